@@ -1,0 +1,1 @@
+"""Rows in, checked and tokenised groups out, batches of groups."""

@@ -1,0 +1,48 @@
+"""The unit of work: one prompt and K completions, as token ids. Never imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+TokenIds = NDArray[np.int32]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """Token ids of one completion and which of them count (are in the loss)."""
+
+    ids: TokenIds
+    """(n,) what follows the prompt's ids, the end token included."""
+    counted: Mask
+    """(n,) False on user and tool turns inside a multi-turn completion."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens count."""
+        return int(self.counted.sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Group:
+    """One prompt and K >= 1 completions. For a preference the order is chosen, rejected."""
+
+    id: str
+    """Where the row came from, for messages to people."""
+    prompt: TokenIds
+    """(p,) with BOS if the tokenizer has one; may be empty only where a completion's first token needs no prediction."""
+    completions: tuple[Completion, ...]
+    p_chosen: float = 1.0
+    margin: float | None = None
+    ranks: tuple[int, ...] = field(default=())
+    scores: tuple[float, ...] | None = None
+    desirable: bool = True
+    weight: float = 1.0
+
+    @property
+    def num_tokens(self) -> int:
+        """Unique tokens: the prompt once, every completion once."""
+        return len(self.prompt) + sum(len(completion.ids) for completion in self.completions)

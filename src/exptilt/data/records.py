@@ -1,0 +1,102 @@
+"""Canonical records: what every known row format becomes before it is rendered. Never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Message = Mapping[str, Any]
+"""One chat turn: `role`, `content`, and what the template understands besides (`tool_calls`, `name`)."""
+
+Text = str | tuple[Message, ...]
+"""Plain text, or a list of chat turns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preference:
+    """A prompt and two completions, one preferred."""
+
+    id: str
+    """Where the row came from, for messages to people: `file.jsonl:17`."""
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    p_chosen: float = 1.0
+    """Probability that `chosen` is better, in [0, 1]; 0.5 is a tie."""
+    margin: float | None = None
+    """By how much `chosen` is better on the source's own scale, if it says so."""
+    weight: float = 1.0
+
+    @property
+    def completions(self) -> tuple[Text, ...]:
+        return (self.chosen, self.rejected)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """A prompt and K completions with ranks; 1 is best, equal ranks are ties."""
+
+    id: str
+    prompt: Text
+    completions: tuple[Text, ...]
+    ranks: tuple[int, ...]
+    scores: tuple[float, ...] | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rating:
+    """A prompt and one completion that is desirable or not."""
+
+    id: str
+    prompt: Text
+    completion: Text
+    desirable: bool
+    score: float | None = None
+    weight: float = 1.0
+
+    @property
+    def completions(self) -> tuple[Text, ...]:
+        return (self.completion,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """A prompt and one completion to imitate."""
+
+    id: str
+    prompt: Text
+    completion: Text
+    weight: float = 1.0
+
+    @property
+    def completions(self) -> tuple[Text, ...]:
+        return (self.completion,)
+
+
+Record = Preference | Ranking | Rating | Demonstration
+
+
+def as_turns(text: Text, role: str) -> tuple[Message, ...]:
+    """Turns as they are, text as one turn of `role`; empty text is no turn."""
+    if not isinstance(text, str):
+        return text
+    return ({"role": role, "content": text},) if text or role == "assistant" else ()
+
+
+def align(prompt: Text, completions: tuple[Text, ...]) -> tuple[Text, tuple[Text, ...]]:
+    """Make prompt and completions all text or all turns: turns as soon as one of them is.
+
+    Example:
+        >>> align("2+2?", ("4", ({"role": "assistant", "content": "5"},)))[0]
+        ({'role': 'user', 'content': '2+2?'},)
+    """
+    if all(isinstance(text, str) for text in (prompt, *completions)):
+        return prompt, completions
+    return as_turns(prompt, "user"), tuple(as_turns(completion, "assistant") for completion in completions)
+
+
+def words_of(text: Text) -> str:
+    """What is said, without roles: for comparing, hashing and measuring."""
+    return text if isinstance(text, str) else "\n".join(turn["content"] for turn in text)

@@ -1,0 +1,42 @@
+"""The errors a person can meet.
+
+    ExptiltError                anything exptilt refuses, in one line a person can act on
+    |- ConfigError              a recipe, a key=value or a hyper-parameter (also a ValueError)
+    |- DataError                a file, a row, a tokenised example (also a ValueError)
+    |- ModelError               a model folder, a tokenizer, an architecture
+    |- CheckpointError          a run folder that cannot be resumed or read
+    `- TrainingError            the run itself: step 0 is not zero, a loss is not finite
+       `- NonFiniteError        names the rows of the step that was stopped before weights moved
+
+The command line prints the message of an `ExptiltError` and nothing else. Any other exception is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class ExptiltError(Exception):
+    """Base of everything exptilt raises on purpose."""
+
+
+class ConfigError(ExptiltError, ValueError):
+    """A recipe, an override or a hyper-parameter is wrong."""
+
+
+class DataError(ExptiltError, ValueError):
+    """A file or a row cannot be used; the message names the file and the line or row."""
+
+
+class ModelError(ExptiltError):
+    """A model folder, a tokenizer or an architecture cannot be used."""
+
+
+class CheckpointError(ExptiltError):
+    """A run folder or a checkpoint cannot be read, resumed or written."""
+
+
+class TrainingError(ExptiltError):
+    """The run itself stopped; the message says why and what to change."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or a gradient was not finite; the step was stopped before any weight moved."""

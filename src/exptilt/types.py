@@ -1,0 +1,191 @@
+"""What losses see: log-probabilities of completions, ragged, in nats.
+
+Shape letters: N counted units (tokens of texts, pixels of masks) of all completions, one completion after the other; B completions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LogProbs:
+    """Log-probabilities of the counted units of B completions, one completion after the other.
+
+    Build one with `LogProbs(values=..., lengths=...)`, `from_sums` (only totals are known) or `from_padded` (a rectangle and a mask).
+    Sums and means are taken in float32 or better whatever the dtype of the values.
+
+    Example:
+        >>> logps = LogProbs(values=torch.tensor([-1.0, -2.0, -4.0]), lengths=torch.tensor([2, 1]))
+        >>> logps.sum().tolist(), logps.mean().tolist()
+        ([-3.0, -4.0], [-1.5, -4.0])
+    """
+
+    values: Tensor | None
+    """(N,) nats; None where only the sums are known."""
+    lengths: Tensor
+    """(B,) int64, how many counted units belong to each completion."""
+    totals: Tensor | None = None
+    """(B,) nats; given only where `values` is None."""
+    entropy: Tensor | None = None
+    """(N,) nats, entropy of the distribution each unit was drawn from; only where a loss asks for it."""
+    log_sum_squares: Tensor | None = None
+    """(N,) log sum_v p_v^2 of that distribution; only where a loss asks for it."""
+    divergence: Tensor | None = None
+    """(N,) nats, KL(reference || policy) of that distribution; only where a loss asks for it."""
+
+    def __post_init__(self) -> None:
+        if self.lengths.ndim != 1:
+            raise ValueError(f"lengths must be one-dimensional (B,), got shape {tuple(self.lengths.shape)}")
+        if (self.values is None) == (self.totals is None):
+            raise ValueError("give either values (N,) or totals (B,), not both and not neither")
+        if self.totals is not None and self.totals.shape != self.lengths.shape:
+            raise ValueError(f"totals must have the shape of lengths {tuple(self.lengths.shape)}, got {tuple(self.totals.shape)}")
+        if self.values is not None:
+            count = int(self.lengths.sum())
+            if self.values.shape != (count,):
+                raise ValueError(f"values must have shape ({count},), the sum of lengths, got {tuple(self.values.shape)}")
+
+    @classmethod
+    def from_sums(cls, sums: Tensor, lengths: Tensor) -> LogProbs:
+        """Build from (B,) summed log-probabilities and (B,) lengths; token-level losses will refuse it."""
+        return cls(values=None, lengths=lengths, totals=sums)
+
+    @classmethod
+    def from_padded(cls, values: Tensor, mask: Tensor) -> LogProbs:
+        """Build from a (B, T) rectangle and a (B, T) mask that is True where a unit counts."""
+        if values.shape != mask.shape or values.ndim != 2:
+            raise ValueError(f"values and mask must share one shape (B, T), got {tuple(values.shape)} and {tuple(mask.shape)}")
+        counted = mask.bool()
+        return cls(values=values[counted], lengths=counted.sum(dim=1))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def sum(self) -> Tensor:
+        """(B,) log-probability of each completion, nats; 0 where it has no counted unit."""
+        if self.totals is not None:
+            return at_least_float32(self.totals)
+        return self.sum_of(self.tokens())
+
+    def mean(self) -> Tensor:
+        """(B,) nats per counted unit.
+
+        Raises:
+            ValueError: if a completion has no counted unit, for which no mean exists.
+        """
+        total = self.sum()
+        return total / self.nonempty_lengths().to(total.device)
+
+    def nonempty_lengths(self) -> Tensor:
+        """(B,) lengths, to divide by.
+
+        Raises:
+            ValueError: if one is zero.
+        """
+        if bool((self.lengths == 0).any()):
+            empty = int((self.lengths == 0).nonzero()[0])
+            raise ValueError(f"completion {empty} has no counted unit, so its mean log-probability is undefined")
+        return self.lengths
+
+    def positions(self) -> Tensor:
+        """(N,) int64, the place of each unit inside its completion, from 0."""
+        starts = self.lengths.cumsum(0) - self.lengths
+        index = torch.arange(int(self.lengths.sum()), device=self.lengths.device)
+        return index - torch.repeat_interleave(starts, self.lengths)
+
+    def tokens(self) -> Tensor:
+        """(N,) log-probabilities unit by unit.
+
+        Raises:
+            ValueError: if only sums are known.
+        """
+        if self.values is None:
+            raise ValueError("this needs log-probabilities token by token, but only sums were given (LogProbs.from_sums)")
+        return self.values
+
+    def sum_of(self, units: Tensor) -> Tensor:
+        """(B,) sums over each completion of any (N,) quantity."""
+        units = at_least_float32(units)
+        owner = torch.repeat_interleave(torch.arange(len(self), device=units.device), self.lengths.to(units.device))
+        return torch.zeros(len(self), dtype=units.dtype, device=units.device).index_add(0, owner, units)
+
+    def select(self, index: Sequence[int] | Tensor) -> LogProbs:
+        """The completions at `index`, in that order."""
+        order = torch.as_tensor(index, dtype=torch.int64, device=self.lengths.device)
+        lengths = self.lengths[order]
+        if self.totals is not None:
+            return LogProbs(values=None, lengths=lengths, totals=self.totals[order])
+        starts = (self.lengths.cumsum(0) - self.lengths)[order]
+        offsets = torch.arange(int(lengths.sum()), device=lengths.device) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+        units = torch.repeat_interleave(starts, lengths) + offsets
+        return self._map(lambda tensor: tensor[units.to(tensor.device)], lengths=lengths)
+
+    def detach(self) -> LogProbs:
+        """The same numbers without a gradient."""
+        return self._map(Tensor.detach)
+
+    def to(self, *args: torch.device | torch.dtype | str) -> LogProbs:
+        """The same numbers on another device or in another dtype (`lengths` stay int64)."""
+        return self._map(lambda tensor: tensor.to(*args))
+
+    @staticmethod
+    def cat(parts: Sequence[LogProbs]) -> LogProbs:
+        """Completions of several `LogProbs`, one after the other."""
+        merged = {}
+        for field in fields(LogProbs):
+            tensors = [getattr(part, field.name) for part in parts]
+            known = [tensor for tensor in tensors if tensor is not None]
+            if known and len(known) != len(tensors):
+                raise ValueError(f"some parts have {field.name} and some have not")
+            merged[field.name] = torch.cat(known) if known else None
+        return LogProbs(**merged)  # type: ignore[arg-type]
+
+    def _map(self, function, lengths: Tensor | None = None) -> LogProbs:  # type: ignore[no-untyped-def]
+        names = [field.name for field in fields(self) if field.name != "lengths"]
+        changed = {name: function(value) for name in names if (value := getattr(self, name)) is not None}
+        return replace(self, lengths=self.lengths if lengths is None else lengths, **changed)
+
+
+class Pair(NamedTuple):
+    """Log-probabilities of the two sides of B pairs."""
+
+    chosen: LogProbs
+    rejected: LogProbs
+
+
+class PairLoss(NamedTuple):
+    """What a pairwise loss returns; every field (B,), nats, rewards detached."""
+
+    loss: Tensor
+    chosen_reward: Tensor
+    rejected_reward: Tensor
+
+
+class CompletionLoss(NamedTuple):
+    """What a loss on single completions returns (SFT, KTO); both (B,), nats, the reward detached.
+
+    The objective of a batch is sum(weight * loss) / sum(weight), with weight 1 where it is None.
+    """
+
+    loss: Tensor
+    reward: Tensor
+    weight: Tensor | None = None
+    """(B,) what each completion counts for; token-mean SFT weighs by length, so splitting a batch changes nothing."""
+
+
+class ListLoss(NamedTuple):
+    """What a K-wise loss returns: (G,) per group, and (B,) detached rewards of all completions of all groups."""
+
+    loss: Tensor
+    reward: Tensor
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor itself if it is float64, else as float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,0 +1,126 @@
+"""YAML with memory of where every key stood, so an error can name the line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from exptilt.errors import ConfigError
+
+
+@dataclass
+class Source:
+    """Parsed values and, for every dotted key, where it was written."""
+
+    label: str
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+
+    def put(self, key: str, value: Any) -> None:
+        """Lay one `dotted.key` over the values; remembered as written on the command line."""
+        node = self.values
+        *parents, last = key.split(".")
+        for parent in parents:
+            child = node.get(parent)
+            # A shorthand such as `loss: ipo` becomes a mapping as soon as one of its keys is set.
+            node[parent] = {"name": child} if isinstance(child, str) else dict(child) if isinstance(child, dict) else {}
+            node = node[parent]
+        node[last] = value
+        self.places[key] = "command line"
+
+    def where(self, path: Sequence[str]) -> str:
+        """Where the deepest known part of a key was written."""
+        for end in range(len(path), 0, -1):
+            place = self.places.get(".".join(path[:end]))
+            if place is not None:
+                return place
+        return self.label
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 numbers (`1e-6` is a float) and no duplicate keys."""
+
+    yaml_implicit_resolvers = {key: list(pairs) for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: str | Path) -> Source:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: the file is missing, is no text, is no YAML, or is no mapping.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; `exptilt init {path}` writes a commented recipe there") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder, not a recipe file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}") from None
+    source = Source(label=str(path))
+    node = _compose(text, str(path))
+    if node is None:
+        return source
+    if not isinstance(node, yaml.MappingNode):
+        kind = "list" if isinstance(node, yaml.SequenceNode) else "single value"
+        raise ConfigError(f"{path}: a recipe is a mapping of keys to values, this is a {kind}")
+    _remember(node, str(path), (), source.places)
+    source.values = _construct(text, str(path))
+    return source
+
+
+def parse_value(shown: str, text: str) -> Any:
+    """Read the right-hand side of `key=value` as YAML."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader subclass
+    except yaml.YAMLError:
+        raise ConfigError(f"command line: the value of {shown!r} is not valid YAML; quote it if it is text") from None
+
+
+def _compose(text: str, label: str) -> yaml.Node | None:
+    try:
+        return yaml.compose(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(_yaml_problem(label, error)) from None
+
+
+def _construct(text: str, label: str) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader subclass
+    except yaml.YAMLError as error:
+        raise ConfigError(_yaml_problem(label, error)) from None
+    return values
+
+
+def _yaml_problem(label: str, error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    line = f" line {mark.line + 1}" if mark is not None else ""
+    return f"{label}{line}: not valid YAML: {getattr(error, 'problem', None) or error}"
+
+
+def _remember(node: yaml.Node, label: str, path: tuple[str, ...], places: dict[str, str]) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for position, item in enumerate(node.value):
+            _remember(item, label, (*path, str(position)), places)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        inner = (*path, str(key.value))
+        place = f"{label} line {key.start_mark.line + 1}"
+        if ".".join(inner) in places:
+            raise ConfigError(f"{place}: {'.'.join(inner)}: written twice; keep one")
+        places[".".join(inner)] = place
+        _remember(value, label, inner, places)
