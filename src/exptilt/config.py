@@ -48,7 +48,7 @@ def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -
         overrides: `dotted.key=value`; the value is read as YAML, so `1e-6`, `true` and `[a, b]` mean what they say.
 
     Raises:
-        ConfigError: with one line per problem: where it stands (file and line, or the command line), what is wrong, what was probably meant.
+        ConfigError: a line per problem: where it stands (file and line, or the command line), what is wrong, what was meant.
     """
     source = read_yaml(path) if path is not None else Source(label="defaults")
     for override in overrides:

@@ -45,11 +45,15 @@ class LogProbs:
         if (self.values is None) == (self.totals is None):
             raise ValueError("give either values (N,) or totals (B,), not both and not neither")
         if self.totals is not None and self.totals.shape != self.lengths.shape:
-            raise ValueError(f"totals must have the shape of lengths {tuple(self.lengths.shape)}, got {tuple(self.totals.shape)}")
+            raise ValueError(
+                f"totals must have the shape of lengths {tuple(self.lengths.shape)}, got {tuple(self.totals.shape)}"
+            )
         if self.values is not None:
             count = int(self.lengths.sum())
             if self.values.shape != (count,):
-                raise ValueError(f"values must have shape ({count},), the sum of lengths, got {tuple(self.values.shape)}")
+                raise ValueError(
+                    f"values must have shape ({count},), the sum of lengths, got {tuple(self.values.shape)}"
+                )
 
     @classmethod
     def from_sums(cls, sums: Tensor, lengths: Tensor) -> LogProbs:
@@ -60,7 +64,9 @@ class LogProbs:
     def from_padded(cls, values: Tensor, mask: Tensor) -> LogProbs:
         """Build from a (B, T) rectangle and a (B, T) mask that is True where a unit counts."""
         if values.shape != mask.shape or values.ndim != 2:
-            raise ValueError(f"values and mask must share one shape (B, T), got {tuple(values.shape)} and {tuple(mask.shape)}")
+            raise ValueError(
+                f"values and mask must share one shape (B, T), got {tuple(values.shape)} and {tuple(mask.shape)}"
+            )
         counted = mask.bool()
         return cls(values=values[counted], lengths=counted.sum(dim=1))
 
@@ -106,7 +112,9 @@ class LogProbs:
             ValueError: if only sums are known.
         """
         if self.values is None:
-            raise ValueError("this needs log-probabilities token by token, but only sums were given (LogProbs.from_sums)")
+            raise ValueError(
+                "this needs log-probabilities token by token, but only sums were given (LogProbs.from_sums)"
+            )
         return self.values
 
     def sum_of(self, units: Tensor) -> Tensor:
@@ -122,7 +130,9 @@ class LogProbs:
         if self.totals is not None:
             return LogProbs(values=None, lengths=lengths, totals=self.totals[order])
         starts = (self.lengths.cumsum(0) - self.lengths)[order]
-        offsets = torch.arange(int(lengths.sum()), device=lengths.device) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+        offsets = torch.arange(int(lengths.sum()), device=lengths.device) - torch.repeat_interleave(
+            lengths.cumsum(0) - lengths, lengths
+        )
         units = torch.repeat_interleave(starts, lengths) + offsets
         return self._map(lambda tensor: tensor[units.to(tensor.device)], lengths=lengths)
 

@@ -45,7 +45,9 @@ class Source:
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 numbers (`1e-6` is a float) and no duplicate keys."""
 
-    yaml_implicit_resolvers = {key: list(pairs) for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the name and kind PyYAML gives it
+        key: list(pairs) for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 _Loader.add_implicit_resolver(

@@ -33,7 +33,7 @@ class Group:
     id: str
     """Where the row came from, for messages to people."""
     prompt: TokenIds
-    """(p,) with BOS if the tokenizer has one; may be empty only where a completion's first token needs no prediction."""
+    """(p,) with BOS if the tokenizer sets one; empty only where the completion's first token does not count."""
     completions: tuple[Completion, ...]
     p_chosen: float = 1.0
     margin: float | None = None

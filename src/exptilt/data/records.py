@@ -30,6 +30,7 @@ class Preference:
 
     @property
     def completions(self) -> tuple[Text, ...]:
+        """Chosen, rejected."""
         return (self.chosen, self.rejected)
 
 
@@ -58,6 +59,7 @@ class Rating:
 
     @property
     def completions(self) -> tuple[Text, ...]:
+        """The one completion."""
         return (self.completion,)
 
 
@@ -72,6 +74,7 @@ class Demonstration:
 
     @property
     def completions(self) -> tuple[Text, ...]:
+        """The one completion."""
         return (self.completion,)
 
 

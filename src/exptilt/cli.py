@@ -1,0 +1,149 @@
+"""The command line: one verb a function; torch is imported by the verb that needs it, never by `--help`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exptilt import __version__
+from exptilt.errors import ExptiltError
+
+app = typer.Typer(
+    name="exptilt",
+    help="Tilt a model toward what people prefer, and see how far it is from the best that could be reached.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="Laid over the recipe, e.g. loss.beta=0.2")
+]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit status 2, never a traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except ExptiltError as error:
+        for line in str(error).splitlines():
+            print(f"exptilt: {line}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "exptilt: interrupted; the last checkpoint is intact, run the same command again to go on", file=sys.stderr
+        )
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        print(f"exptilt {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where runs and report go.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Two runs with one seed give the same table.")] = 0,
+) -> None:
+    """Run the DPO paper's sentiment experiment in small, from nothing to a report, in about three minutes."""
+    from exptilt.recipes.demo import run_demo
+
+    run_demo(output, seed)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write the recipe.")] = Path("recipe.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a commented recipe to edit."""
+    from exptilt.recipes.starter import write_starter
+
+    write_starter(path, force)
+    print(f"wrote {path}; set model.path and data.train, then: exptilt doctor {path} && exptilt train {path}")
+
+
+@app.command()
+def doctor(
+    source: Annotated[str, typer.Argument(help="A recipe, or a data file, folder or hub id.")],
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="Model folder or hub id whose tokenizer is used.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    examples: Annotated[int, typer.Option(help="Rendered examples to show.")] = 2,
+) -> None:
+    """Check data before it costs an hour; exit status 1 if a run would refuse it."""
+    from exptilt.recipes.examine import examine
+
+    raise typer.Exit(examine(source, overrides or [], model, as_json, examples))
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")], overrides: Overrides = None
+) -> None:
+    """Train by a recipe; run the same command again to go on after an interruption."""
+    from exptilt.config import load
+    from exptilt.recipes.recipe import Recipe
+    from exptilt.recipes.training import run_recipe
+
+    outcome = run_recipe(load(Recipe, recipe, overrides or []))
+    if not outcome.finished:
+        print(f"stopped at step {outcome.step}; to go on: {' '.join(['exptilt', *sys.argv[1:]])}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a recipe whose run is finished.")],
+    overrides: Overrides = None,
+) -> None:
+    """Measure a finished run again: held-out preference accuracy, KL, length (e.g. data.test=other.jsonl)."""
+    from exptilt.recipes.training import evaluate_run
+
+    evaluate_run(run, overrides or [])
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="One or more run folders.")],
+    output: Annotated[Path | None, typer.Option(help="Where to write; by default the first run's report.html.")] = None,
+) -> None:
+    """Write one self-contained page about one or several runs."""
+    from exptilt.reports import write_report
+
+    print(write_report(runs, output))
+
+
+@app.command()
+def config(
+    json_schema: Annotated[bool, typer.Option("--json-schema", help="Print JSON Schema, for editors.")] = False,
+) -> None:
+    """List every key of a recipe with type, default and meaning."""
+    from exptilt.recipes.recipe import Recipe
+
+    if json_schema:
+        from exptilt.config import schema
+
+        print(json.dumps(schema(Recipe), indent=2))
+        return
+    from exptilt.recipes.describe import print_keys
+
+    print_keys(Recipe)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""One column of a row, read strictly: the right type or a `RowError` that names the column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from exptilt.data.problems import RowError
+from exptilt.data.records import Message, Text
+
+ROLES = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+}
+"""Role names in use, and what each is here."""
+_YES = {"true", "1", "yes", "chosen", "desirable", "good"}
+_NO = {"false", "0", "-1", "no", "rejected", "undesirable", "bad"}
+
+
+def need(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column that must be there."""
+    value = row.get(column)
+    if value is None:
+        state = "is null" if column in row else "is missing"
+        raise RowError("missing_column", f"column {column!r} {state}")
+    return value
+
+
+def text(value: Any, name: str) -> str:
+    """A string that every tokenizer can read."""
+    if not isinstance(value, str):
+        raise RowError("wrong_type", f"{name} must be text, got {_kind(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RowError("wrong_type", f"{name} holds half of a surrogate pair at character {error.start + 1}") from None
+    return value
+
+
+def content(value: Any, name: str) -> Text:
+    """Text or a list of turns; one turn alone counts as a list of one."""
+    if isinstance(value, str):
+        return text(value, name)
+    return turns([value] if isinstance(value, Mapping) else value, name)
+
+
+def turns(value: Any, name: str) -> tuple[Message, ...]:
+    """A list of chat turns, `role`/`content` or `from`/`value`."""
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
+        raise RowError("wrong_type", f"{name} must be a list of turns with at least one in it, got {_kind(value)}")
+    return tuple(_turn(item, f"{name}[{position}]") for position, item in enumerate(value))
+
+
+def _turn(item: Any, name: str) -> Message:
+    if not isinstance(item, Mapping):
+        raise RowError("wrong_type", f"{name} must be a turn with role and content, got {_kind(item)}")
+    spoken = text(item.get("role", item.get("from")), f"the role of {name}")
+    role = ROLES.get(spoken.lower())
+    if role is None:
+        raise RowError("bad_roles", f"{name} has the unknown role {spoken!r}; known are {', '.join(ROLES)}")
+    extra = {
+        key: kept for key, kept in item.items() if key not in ("role", "from", "content", "value") and kept is not None
+    }
+    said = item.get("content", item.get("value"))
+    if said is None and "tool_calls" in extra:
+        said = ""
+    return {"role": role, "content": _said(said, f"the content of {name}"), **extra}
+
+
+def _said(value: Any, name: str) -> str:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return text(value, name)
+    parts = []
+    for part in value:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text":
+            raise RowError("wrong_type", f"{name} holds a part of type {kind!r}; only text can be trained on here")
+        parts.append(text(part.get("text"), name))
+    return "".join(parts)
+
+
+def number(row: Mapping[str, Any], column: str, low: float = -math.inf, high: float = math.inf) -> float | None:
+    """A finite number in [low, high], or None where the column is absent; digits in text count (CSV)."""
+    value = row.get(column)
+    if value is None:
+        return None
+    return as_number(value, column, low, high)
+
+
+def as_number(value: Any, name: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """A finite number in [low, high]."""
+    try:
+        result = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError, OverflowError):
+        result = math.nan
+    if not math.isfinite(result):
+        raise RowError("wrong_type", f"{name} must be a finite number, got {str(value)[:40]!r}")
+    if not low <= result <= high:
+        raise RowError("bad_value", f"{name} must be in [{low:g}, {high:g}], got {result:g}")
+    return result
+
+
+def yes_or_no(row: Mapping[str, Any], column: str) -> bool:
+    """A label: true or false, 1 or 0, or one of the words in use for them."""
+    value = need(row, column)
+    word = str(int(value) if isinstance(value, bool | float) and value == value // 1 else value).strip().lower()
+    if word not in _YES | _NO:
+        raise RowError("wrong_type", f"column {column!r} must be true or false, got {str(value)[:40]!r}")
+    return word in _YES
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    kind = names.get(type(value), type(value).__name__)
+    return f"an empty {kind.split()[-1]}" if kind == "a list" and not value else kind

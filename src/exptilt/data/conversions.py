@@ -1,0 +1,162 @@
+"""Explicit conversions between kinds of records. Each says what is lost."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+from typing import Literal
+
+from exptilt.data.records import Demonstration, Preference, Ranking, Rating, Record, Text
+from exptilt.errors import DataError
+
+PairChoice = Literal["all", "best_worst", "adjacent"]
+Kind = Literal["pair", "completion", "unpaired", "list"]
+"""What an objective is trained on: preferences, completions to imitate, rated completions, rankings."""
+
+
+def likelier(preference: Preference) -> Text:
+    """The completion that is preferred with probability of at least 0.5; `chosen` in a tie."""
+    return preference.rejected if preference.p_chosen < 0.5 else preference.chosen
+
+
+def preference_to_demonstration(preference: Preference) -> Demonstration:
+    """Keep the likelier completion, to imitate it (Preferred-FT). Loses the other one."""
+    return Demonstration(
+        id=preference.id, prompt=preference.prompt, completion=likelier(preference), weight=preference.weight
+    )
+
+
+def preference_to_ratings(preference: Preference) -> tuple[Rating, ...]:
+    """One desirable and one undesirable completion; a tie gives none.
+
+    Loses how sure the preference was, and that the two were compared.
+
+    Example:
+        >>> pair = Preference(id="a:1", prompt="Q", chosen="good", rejected="bad")
+        >>> [(rating.completion, rating.desirable) for rating in preference_to_ratings(pair)]
+        [('good', True), ('bad', False)]
+    """
+    if preference.p_chosen == 0.5:
+        return ()
+    sides = (("chosen", preference.chosen), ("rejected", preference.rejected))
+    best = "chosen" if preference.p_chosen > 0.5 else "rejected"
+    return tuple(
+        Rating(
+            id=f"{preference.id} {side}",
+            prompt=preference.prompt,
+            completion=completion,
+            desirable=side == best,
+            weight=preference.weight,
+        )
+        for side, completion in sides
+    )
+
+
+def preference_to_ranking(preference: Preference) -> Ranking:
+    """A ranking of two; a tie gives equal ranks. Loses p_chosen other than 0, 0.5 and 1."""
+    p = preference.p_chosen
+    ranks = (1, 1) if p == 0.5 else (1, 2) if p > 0.5 else (2, 1)
+    return Ranking(
+        id=preference.id,
+        prompt=preference.prompt,
+        completions=preference.completions,
+        ranks=ranks,
+        weight=preference.weight,
+    )
+
+
+def ranking_to_preferences(ranking: Ranking, choice: PairChoice = "all") -> tuple[Preference, ...]:
+    """Pairs of a ranking; equal ranks give a tie, p_chosen 0.5. `all` loses nothing but which pairs came from one row.
+
+    Args:
+        ranking: K completions; ties allowed.
+        choice: all K(K-1)/2 pairs; the best and the worst; or the K-1 neighbours in rank order.
+
+    Returns:
+        Preferences whose ids name the two positions, from 1; margins are differences of scores where there are scores.
+
+    Example:
+        >>> ranked = Ranking(id="a:1", prompt="Q", completions=("x", "y", "z"), ranks=(2, 1, 3))
+        >>> [(pair.id, pair.chosen, pair.rejected) for pair in ranking_to_preferences(ranked, "adjacent")]
+        [('a:1 2>1', 'y', 'x'), ('a:1 1>3', 'x', 'z')]
+    """
+    order = sorted(range(len(ranking.ranks)), key=lambda position: ranking.ranks[position])
+    if choice == "best_worst":
+        positions = [(order[0], order[-1])]
+    elif choice == "adjacent":
+        positions = list(pairwise(order))
+    else:
+        positions = list(combinations(order, 2))
+    return tuple(_pair(ranking, better, worse) for better, worse in positions)
+
+
+def ranking_to_demonstration(ranking: Ranking) -> Demonstration:
+    """Keep the best completion, the first of them in a tie. Loses the others."""
+    best = min(range(len(ranking.ranks)), key=lambda position: ranking.ranks[position])
+    return Demonstration(
+        id=ranking.id, prompt=ranking.prompt, completion=ranking.completions[best], weight=ranking.weight
+    )
+
+
+def _pair(ranking: Ranking, better: int, worse: int) -> Preference:
+    tie = ranking.ranks[better] == ranking.ranks[worse]
+    margin = None if ranking.scores is None else ranking.scores[better] - ranking.scores[worse]
+    return Preference(
+        id=f"{ranking.id} {better + 1}{'=' if tie else '>'}{worse + 1}",
+        prompt=ranking.prompt,
+        chosen=ranking.completions[better],
+        rejected=ranking.completions[worse],
+        p_chosen=0.5 if tie else 1.0,
+        margin=margin,
+        weight=ranking.weight,
+    )
+
+
+def convert(record: Record, kind: Kind, choice: PairChoice = "all") -> tuple[Record, ...] | str:
+    """Make of a record what an objective of `kind` is trained on.
+
+    Returns:
+        The examples, or the code of the reason why there is none.
+
+    Raises:
+        DataError: where such a conversion would have to invent something (pairs of single completions).
+    """
+    if isinstance(record, Preference):
+        return _of_preference(record, kind)
+    if isinstance(record, Ranking):
+        return _of_ranking(record, kind, choice)
+    if kind == "completion" and isinstance(record, Rating):
+        if not record.desirable:
+            return "undesirable"
+        return (Demonstration(id=record.id, prompt=record.prompt, completion=record.completion, weight=record.weight),)
+    if (kind, type(record)) in (("completion", Demonstration), ("unpaired", Rating)):
+        return (record,)
+    raise DataError(_cannot(record, kind))
+
+
+def _of_preference(record: Preference, kind: Kind) -> tuple[Record, ...] | str:
+    if kind == "completion":
+        return (preference_to_demonstration(record),)
+    if kind == "unpaired":
+        return preference_to_ratings(record) or "unlabelled"
+    return (preference_to_ranking(record),) if kind == "list" else (record,)
+
+
+def _of_ranking(record: Ranking, kind: Kind, choice: PairChoice) -> tuple[Record, ...]:
+    if kind == "list":
+        return (record,)
+    if kind == "completion":
+        return (ranking_to_demonstration(record),)
+    if kind == "unpaired":
+        raise DataError(_cannot(record, kind))
+    return ranking_to_preferences(record, choice)
+
+
+def _cannot(record: Record, kind: Kind) -> str:
+    has = {Demonstration: "one completion", Rating: "one rated completion", Ranking: "ranked completions"}[type(record)]
+    needs = {
+        "pair": "pairs: columns chosen and rejected",
+        "list": "rankings: columns completions and ranks (or scores), or chosen and rejected",
+        "unpaired": "rated completions: columns completion and label, or chosen and rejected",
+        "completion": "completions",
+    }[kind]
+    return f"{record.id}: the row has {has}, but the objective is trained on {needs}"

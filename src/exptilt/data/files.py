@@ -1,0 +1,213 @@
+"""Files and hub data sets as rows with ids. One bad row is a `RowError`; a bad file is a `DataError`."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from exptilt.data.problems import RowError
+from exptilt.errors import DataError
+
+Rows = Iterator[tuple[str, dict[str, Any] | RowError]]
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_LFS_MAGIC = b"version https://git-lfs"
+_BOM = b"\xef\xbb\xbf"
+
+
+def kind_of(path: Path) -> str | None:
+    """The file type its name states, `.gz` set aside; None where it states none we read."""
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    return suffix if suffix in _READERS else None
+
+
+def read_file(path: Path) -> Rows:
+    """Rows of one local file."""
+    kind = kind_of(path)
+    if kind is None:
+        known = ", ".join(_READERS)
+        raise DataError(f"{path}: unknown type of file; known are {known} (.gz allowed)")
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_LFS_MAGIC))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened: {error.strerror}") from None
+    if start == _LFS_MAGIC:
+        raise DataError(f"{path}: this is a git-lfs pointer, not the data; run `git lfs pull`")
+    if not start:
+        raise DataError(f"{path}: the file is empty")
+    return _READERS[kind](path)
+
+
+def _read_lines(path: Path) -> Rows:
+    for number, line in _lines(path):
+        if line.strip():
+            row_id = f"{path.name}:{number}"
+            try:
+                yield row_id, _row(_json(line.rstrip(b"\r\n")))
+            except RowError as error:
+                yield row_id, error
+
+
+def _read_json(path: Path) -> Rows:
+    first = next((line for _, line in _lines(path) if line.strip()), b"")
+    if not first.lstrip().startswith(b"["):
+        yield from _read_lines(path)
+        return
+    try:
+        values = _json(b"".join(line for _, line in _lines(path)))
+    except RowError as error:
+        raise DataError(f"{path}: {error.detail}") from None
+    for number, value in enumerate(values, start=1):
+        row_id = f"{path.name}:{number}"
+        try:
+            yield row_id, _row(value)
+        except RowError as error:
+            yield row_id, error
+
+
+def _read_csv(path: Path) -> Rows:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(_text_lines(path), strict=True)
+    try:
+        header = next(reader, [])
+        if len(set(header)) != len(header):
+            raise DataError(f"{path}: two columns have the same name in the first line")
+        line = reader.line_num + 1
+        for cells in reader:
+            row_id = f"{path.name}:{line}"
+            line = reader.line_num + 1
+            if len(cells) == len(header):
+                yield row_id, dict(zip(header, cells, strict=True))
+            elif cells:
+                yield (
+                    row_id,
+                    RowError("wrong_type", f"{len(cells)} cells where the first line names {len(header)} columns"),
+                )
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num}: not valid CSV: {error}") from None
+
+
+def _read_parquet(path: Path) -> Rows:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        number = 0
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path.name}:{number}", row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged or no parquet file: {_one_line(error)}") from None
+
+
+_READERS: dict[str, Callable[[Path], Rows]] = {
+    ".jsonl": _read_lines,
+    ".ndjson": _read_lines,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def read_saved(path: Path, split: str) -> Rows:
+    """Rows of a folder written by `datasets.save_to_disk`."""
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:  # whatever datasets and arrow raise, the folder is what is wrong
+        raise DataError(f"{path}: no folder saved by datasets can be read there: {_one_line(error)}") from None
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise DataError(f"{path}: has no split {split!r}; it has {', '.join(loaded)}")
+        loaded = loaded[split]
+    yield from _numbered(path.name, loaded)
+
+
+def read_hub(source: str, split: str, subset: str | None, revision: str | None) -> Rows:
+    """Rows of a data set on the Hugging Face hub."""
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(source, subset, split=split, revision=revision)
+    except Exception as error:  # datasets, huggingface_hub and httpx each raise their own
+        raise DataError(f"{source}: no such file here, and the hub gives no data set: {_one_line(error)}") from None
+    yield from _numbered(f"{source}/{split}", loaded)
+
+
+def _numbered(name: str, rows: Any) -> Rows:
+    for number, row in enumerate(rows, start=1):
+        yield f"{name}:{number}", row
+
+
+def meant(path: Path) -> str:
+    """`; did you mean ...?` where a file nearby has a similar name."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines from 1, unpacked if the file is gzip whatever its name says, without a byte order mark."""
+    number = 0
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line.removeprefix(_BOM) if number == 1 else line
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise DataError(f"{path}: the gzip file is cut short or damaged after line {number}; fetch it again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read after line {number}: {error.strerror}") from None
+
+
+def _open(path: Path) -> AbstractContextManager[IO[bytes]]:
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP_MAGIC
+    return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
+
+
+def _text_lines(path: Path) -> Iterator[str]:
+    for number, line in _lines(path):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: line {number}: not valid UTF-8 at byte {error.start + 1}") from None
+
+
+def _json(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise RowError("invalid_utf8", f"not valid UTF-8 at byte {error.start + 1} of the line") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        raise RowError("invalid_json", f"invalid JSON: {error.msg.removesuffix(' at')} at {where}") from None
+    except RecursionError:
+        raise RowError("invalid_json", "invalid JSON: nested too deeply") from None
+    except ValueError as error:
+        raise RowError("invalid_json", f"invalid JSON: {_one_line(error)}") from None
+
+
+def _row(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RowError("not_an_object", f"a row must be an object with named columns, got {type(value).__name__}")
+    return value
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,43 @@
+r"""Transcripts as one string: turns that begin with `\n\nHuman:` or `\n\nAssistant:` (HH-RLHF)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from exptilt.data.problems import RowError
+from exptilt.data.records import Message
+
+_MARKER = re.compile(r"\n\n(Human|Assistant):[ ]?")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def is_transcript(value: Any) -> bool:
+    """Whether a value begins like a transcript."""
+    return isinstance(value, str) and value.startswith("\n\nHuman:")
+
+
+def parse(transcript: str) -> tuple[Message, ...]:
+    r"""Split a transcript into turns.
+
+    A marker counts only after an empty line, so `Human:` inside a reply stays text. One space after the marker belongs
+    to the marker; everything else is kept as it stands.
+
+    Example:
+        >>> [turn["content"] for turn in parse("\n\nHuman: Hi\n\nAssistant: Hello. Human: is a word.")]
+        ['Hi', 'Hello. Human: is a word.']
+
+    Raises:
+        RowError: if it does not begin with a human's turn or does not end with an assistant's.
+    """
+    if not is_transcript(transcript):
+        raise RowError(
+            "not_a_transcript", rf"the transcript does not begin with '\n\nHuman:' but with {transcript[:30]!r}"
+        )
+    parts = _MARKER.split(transcript)
+    turns = tuple(
+        {"role": _ROLES[role], "content": content} for role, content in zip(parts[1::2], parts[2::2], strict=True)
+    )
+    if turns[-1]["role"] != "assistant":
+        raise RowError("bad_roles", "the transcript ends with a human's turn, so there is no reply to learn")
+    return turns

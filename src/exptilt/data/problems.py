@@ -1,0 +1,204 @@
+"""What can be wrong with data, which setting decides about it, and the ledger that counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from exptilt.errors import DataError
+
+Severity = Literal["error", "warning", "info"]
+MAX_EXAMPLES = 5
+
+
+class Problem(NamedTuple):
+    """One entry of the catalogue."""
+
+    message: str
+    policy: str | None = None
+    """The field of `DataConfig` that decides about it; None where nothing has to be decided."""
+    severity: Severity = "warning"
+    """How serious it is where no policy decides."""
+    fix: str = ""
+
+
+_REPAIR = "repair the row"
+_CUT = "raise data.max_tokens if the model can hold more"
+CATALOGUE: dict[str, Problem] = {
+    # one row cannot be read
+    "invalid_json": Problem("the line is not valid JSON", "on_invalid", fix=_REPAIR),
+    "invalid_utf8": Problem("the line is not valid UTF-8", "on_invalid", fix="write the file as UTF-8"),
+    "not_an_object": Problem("the row is not an object with named columns", "on_invalid", fix=_REPAIR),
+    "missing_column": Problem("a column the format needs is missing or null", "on_invalid", fix=_REPAIR),
+    "wrong_type": Problem("a value has the wrong type", "on_invalid", fix=_REPAIR),
+    "bad_value": Problem("a value is out of range", "on_invalid", fix=_REPAIR),
+    "bad_roles": Problem("the turns are in an order no chat has", "on_invalid", fix=_REPAIR),
+    "not_a_transcript": Problem("the text is no Human/Assistant transcript", "on_invalid", fix=_REPAIR),
+    "no_shared_prompt": Problem(
+        "the two sides share no leading turns, so there is no prompt", "on_invalid", fix=_REPAIR
+    ),
+    "prompt_mismatch": Problem("the prompt is not among the turns the two sides share", "on_invalid", fix=_REPAIR),
+    "template_refused": Problem(
+        "the chat template cannot render the turns", "on_invalid", fix="set data.template=plain or repair the row"
+    ),
+    "template_not_prefix": Problem(
+        "the rendered prompt is not a prefix of prompt and completion rendered together",
+        "on_invalid",
+        fix="set data.template=plain, or use a template that renders a prompt the same with and without its reply",
+    ),
+    # one example is not worth training on as it stands
+    "empty": Problem("a completion is empty or only white space", "on_empty", fix=_REPAIR),
+    "identical": Problem("the completions of a row are identical", "on_identical", fix=_REPAIR),
+    "tie": Problem("neither completion is preferred", "on_tie", fix="train with ties kept, or leave them out"),
+    "duplicate": Problem("the row repeats an earlier one", "on_duplicate", fix="remove the copies"),
+    "conflict": Problem(
+        "the same prompt and completions occur with opposite labels", "on_conflict", fix="settle the label"
+    ),
+    "leak": Problem("a training row has a prompt that is also in the test set", "on_leak", fix="split by prompt"),
+    "prompt_too_long": Problem("the prompt leaves no room for a completion", "on_too_long", fix=_CUT),
+    "too_long": Problem("prompt and completion together are longer than max_tokens", "on_too_long", fix=_CUT),
+    "missing_end": Problem(
+        "the completion has no end token, so the model does not learn to stop",
+        "on_missing_end",
+        fix="use a chat template that ends each assistant turn with a special token, or a tokenizer with an EOS token",
+    ),
+    # left out because of what was asked for; nobody has to decide again
+    "does_not_fit": Problem("the row does not fit even when cut, and was left out", fix=_CUT),
+    "undesirable": Problem("a completion rated undesirable is nothing to imitate, and was left out", severity="info"),
+    "unlabelled": Problem("a tie says neither desirable nor undesirable, and was left out"),
+    "over_limit": Problem("the row is beyond data.test_limit, and was left out", severity="info"),
+    "nothing_counted": Problem("no token of a completion would be trained on, and the row was left out"),
+    # worth knowing
+    "prefix": Problem("one completion is the beginning of the other", fix="check whether one side was cut off"),
+    "prompt_repeated": Problem("a completion begins with its own prompt", fix="remove the prompt from the completion"),
+    "same_role_twice": Problem("two turns in a row have the same role", fix="some chat templates refuse this"),
+    "unlikely_chosen": Problem("p_chosen is below 0.5, so the rejected side is the likelier one", severity="info"),
+    "negative_margin": Problem("the margin is negative, so the source scores the rejected side higher"),
+    "duplicate_prompt": Problem("the prompt occurs in an earlier row as well", severity="info"),
+    "bos_in_text": Problem("the text already begins with the BOS token; no second one was added", severity="info"),
+    "special_token_in_text": Problem(
+        "the text holds the spelling of a special token, which the tokenizer reads as that token",
+        fix="remove it from the text unless it is meant",
+    ),
+    "unknown_tokens": Problem("the tokenizer knows no token for part of the text", fix="use another tokenizer"),
+    "boundary": Problem(
+        "the prompt's tokens are not the first tokens of prompt and completion together",
+        severity="info",
+        fix="data.boundary says what is done; often the prompt ends in a space that belongs to the completion",
+    ),
+    "boundary_merged": Problem(
+        "the row could not be split at the prompt's end and was merged instead", severity="info"
+    ),
+    "first_token_unscored": Problem(
+        "there is no prompt and no BOS token, so the first token cannot be scored", fix="give the tokenizer a BOS token"
+    ),
+    "length_bias": Problem("the longer completion is preferred much more, or much less, often than not"),
+    "few": Problem("there are very few examples to train on"),
+}
+"""Every problem by its code. The order is the order of reports."""
+
+
+class RowError(DataError):
+    """One row cannot be used; what happens to it is up to the policy of its problem."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One problem of a data set, counted."""
+
+    code: str
+    severity: Severity
+    count: int
+    examples: tuple[str, ...]
+    """Row ids, at most five."""
+    message: str
+    fix: str
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.examples) else ""
+        rows = f" ({self.count} rows: {_listed(self.examples)}{more})" if self.count > 1 and self.examples else ""
+        return f"{self.message}{rows}{'; ' if self.fix else ''}{self.fix}"
+
+
+def _listed(row_ids: tuple[str, ...]) -> str:
+    """`a.jsonl:1, 5, b.jsonl:2`: the file is said once."""
+    shown: list[str] = []
+    last = ""
+    for row_id in row_ids:
+        file, _, place = row_id.rpartition(":")
+        shown.append(place if file and file == last else row_id)
+        last = file
+    return ", ".join(shown)
+
+
+def _either(choices: tuple[str, ...]) -> str:
+    *others, last = choices
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+class Ledger:
+    """Counts problems by code and remembers the first rows of each."""
+
+    def __init__(self, policies: Mapping[str, str]) -> None:
+        self._policies = policies
+        self._counts: dict[str, int] = {}
+        self._examples: dict[str, list[str]] = {}
+        self._details: dict[str, str] = {}
+
+    def note(self, code: str, row_id: str = "", detail: str = "", count: int = 1) -> None:
+        """Count a problem that needs no decision."""
+        self._counts[code] = self._counts.get(code, 0) + count
+        examples = self._examples.setdefault(code, [])
+        if row_id and len(examples) < MAX_EXAMPLES:
+            examples.append(row_id)
+        self._details.setdefault(code, detail)
+
+    def decide(self, code: str, row_id: str, detail: str = "") -> str:
+        """Count a problem and return what its policy says; `error` does not raise, so that all errors are found."""
+        self.note(code, row_id, detail)
+        return self._policies[CATALOGUE[code].policy or ""]
+
+    def leaves_out(self, code: str, row_id: str, detail: str = "") -> bool:
+        """Count a problem and return whether its row is left out."""
+        return self.decide(code, row_id, detail) in ("error", "drop")
+
+    def findings(self) -> tuple[Finding, ...]:
+        """All findings, in the order of the catalogue."""
+        return tuple(self._finding(code) for code in CATALOGUE if code in self._counts)
+
+    def _finding(self, code: str) -> Finding:
+        problem = CATALOGUE[code]
+        policy = self._policies[problem.policy] if problem.policy else None
+        severity: Severity = problem.severity
+        fix = problem.fix
+        if problem.policy and policy == "error":
+            severity = "error"
+            fix = f"{problem.fix}, or set data.{problem.policy} to {_either(POLICY_CHOICES[problem.policy])}"
+        elif problem.policy:
+            severity, fix = "warning", f"handled: data.{problem.policy}={policy}"
+        examples = self._examples.get(code, [])
+        detail = self._details.get(code, "") or problem.message
+        message = f"{examples[0]}: {detail}" if examples else detail
+        return Finding(
+            code=code, severity=severity, count=self._counts[code], examples=tuple(examples), message=message, fix=fix
+        )
+
+
+POLICY_CHOICES: dict[str, tuple[str, ...]] = {
+    "on_invalid": ("drop",),
+    "on_empty": ("drop", "keep"),
+    "on_identical": ("drop", "keep"),
+    "on_tie": ("keep", "drop"),
+    "on_duplicate": ("drop", "keep"),
+    "on_conflict": ("soft", "drop", "keep"),
+    "on_leak": ("drop", "keep"),
+    "on_too_long": ("drop", "trim_prompt_start", "trim_completion_end"),
+    "on_missing_end": ("append", "keep"),
+}
+"""What each policy can be besides `error`."""

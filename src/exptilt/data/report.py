@@ -1,0 +1,166 @@
+"""What was read, what was kept, what was left out and why; for a file and for a person."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exptilt.data.groups import Group, TokenIds
+from exptilt.data.problems import Finding
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+    from transformers import PreTrainedTokenizerBase
+
+_STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """How long something is, over all kept examples, in tokens."""
+
+    least: int
+    median: float
+    p95: float
+    most: int
+    total: int
+
+    @classmethod
+    def of(cls, values: Sequence[int]) -> Lengths:
+        """Of a list of lengths that is not empty."""
+        array = np.asarray(values)
+        return cls(
+            least=int(array.min()),
+            median=float(np.median(array)),
+            p95=float(np.percentile(array, 95)),
+            most=int(array.max()),
+            total=int(array.sum()),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitReport:
+    """The account of one split: rows less rows_left_out became examples; examples less examples_left_out were kept."""
+
+    source: str
+    format: str
+    rows: int
+    """Rows read."""
+    rows_left_out: Mapping[str, int]
+    """Why and how many, before conversion."""
+    examples: int
+    """What the remaining rows became; more than the rows where one row gives several pairs."""
+    examples_left_out: Mapping[str, int]
+    """Why and how many, after conversion."""
+    kept: int
+    """Examples to train or test on."""
+    lengths: Mapping[str, Lengths] = field(default_factory=dict)
+    """Of prompts and of the counted tokens of each kind of completion."""
+    longer_chosen: float | None = None
+    """Share of kept pairs whose preferred completion has more characters; what 'the longer one wins' would score."""
+    columns_not_read: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataReport:
+    """The account of a data set."""
+
+    kind: str
+    train: SplitReport
+    test: SplitReport | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Findings that keep a run from starting."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain mappings, lists and scalars, for data.json."""
+        return dataclasses.asdict(self)
+
+
+def print_report(report: DataReport, console: Console) -> None:
+    """Print the account, the lengths and the findings."""
+    for name, split in (("train", report.train), ("test", report.test)):
+        if split is not None:
+            console.print(_split_text(name, split))
+            if split.lengths:
+                console.print(_lengths_table(split))
+    for finding in report.findings:
+        console.print(_finding_text(finding))
+    if not report.findings:
+        console.print("nothing to report", style="green")
+
+
+def show_examples(
+    groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, console: Console, num_examples: int = 2
+) -> None:
+    """Print groups as the model reads them: the prompt dim, tokens that count green, tokens that do not yellow."""
+    for group in groups[:num_examples]:
+        title = _rich_text()
+        title.append(group.id)
+        console.rule(title)
+        prompt = _rich_text()
+        prompt.append(_decoded(tokenizer, group.prompt), style="dim")
+        console.print(prompt)
+        names = ("chosen", "rejected") if len(group.completions) == 2 else ()
+        for position, completion in enumerate(group.completions):
+            text = _rich_text()
+            name = names[position] if names else f"completion {position + 1}"
+            text.append(f"{name} ({completion.length} tokens count): ", style="bold")
+            edges = np.flatnonzero(np.diff(completion.counted.astype(np.int8))) + 1
+            for ids, counted in zip(np.split(completion.ids, edges), np.split(completion.counted, edges), strict=True):
+                if len(ids):
+                    text.append(_decoded(tokenizer, ids), style="green" if counted[0] else "yellow")
+            console.print(text)
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: TokenIds) -> str:
+    return str(tokenizer.decode(ids.tolist()))
+
+
+def _rich_text() -> Text:
+    from rich.text import Text
+
+    return Text()
+
+
+def _split_text(name: str, split: SplitReport) -> Text:
+    text = _rich_text()
+    text.append(f"{name}: ", style="bold")
+    left_out = {**split.rows_left_out}
+    for code, count in split.examples_left_out.items():
+        left_out[code] = left_out.get(code, 0) + count
+    reasons = ", ".join(f"{count} {code}" for code, count in left_out.items()) or "none"
+    text.append(
+        f"{split.source} (format {split.format}): {split.rows} rows read, "
+        f"{split.kept} examples kept; left out: {reasons}"
+    )
+    if split.longer_chosen is not None:
+        text.append(f"; the longer completion is chosen in {100 * split.longer_chosen:.1f} % of pairs")
+    if split.columns_not_read:
+        text.append(f"; columns not read: {', '.join(split.columns_not_read)}")
+    return text
+
+
+def _lengths_table(split: SplitReport) -> Any:
+    from rich.table import Table
+
+    table = Table("tokens", "least", "median", "95 %", "most", "total")
+    for name, lengths in split.lengths.items():
+        cells = (lengths.least, lengths.median, lengths.p95, lengths.most, lengths.total)
+        table.add_row(name, *(f"{value:,.0f}" for value in cells))
+    return table
+
+
+def _finding_text(finding: Finding) -> Text:
+    text = _rich_text()
+    text.append(f"{finding.severity:>7} {finding.code}: ", style=_STYLES[finding.severity])
+    text.append(str(finding))
+    return text

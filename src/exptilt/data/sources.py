@@ -1,0 +1,139 @@
+"""Where rows come from, and everything a recipe can say about its data."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from exptilt.config import config
+from exptilt.data import files
+from exptilt.data.problems import POLICY_CHOICES, RowError
+from exptilt.errors import DataError
+
+Row = Mapping[str, Any]
+Format = Literal[
+    "auto", "preference", "hh", "sharegpt", "ranking", "rating", "rated_messages", "demonstration", "messages", "text"
+]
+
+
+@config
+class DataConfig:
+    """The data of a run: where it is, how it is rendered, and what happens to rows that are wrong.
+
+    Every `on_...` is `error` by default: the run does not start, and the message names the rows and the setting.
+
+    Example:
+        >>> DataConfig(train="pairs.jsonl", test_fraction=0.1, on_empty="drop").policies["on_empty"]
+        'drop'
+    """
+
+    train: str
+    """A .jsonl, .json, .csv or .parquet file (.gz allowed), a folder saved by datasets, or a hub id `owner/name`."""
+    test: str | None = None
+    """Held-out data in the same forms; none: see test_split and test_fraction."""
+    split: str = "train"
+    """Split to train on, where the source has splits (a hub id or a saved folder)."""
+    test_split: str | None = None
+    """Split of the held-out data; without `test` it is taken from the source of `train`."""
+    subset: str | None = None
+    """Configuration of a hub data set, where it has several."""
+    revision: str | None = None
+    """Commit or tag of a hub data set."""
+    test_fraction: float = 0.0
+    """Share of prompts held out of `train`, in [0, 1); taken by a hash of the prompt, so no prompt is on both sides."""
+    limit: int | None = None
+    """Read only so many rows of the training source, from its start."""
+    test_limit: int | None = None
+    """Read, or with test_fraction keep, only so many held-out rows."""
+    format: Format = "auto"
+    """What a row looks like; auto finds it from the columns."""
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Names of the source's columns where they differ from ours: `{prompt: question}`."""
+    template: Literal["auto", "chat", "plain"] = "auto"
+    """auto: messages by the chat template, or Human/Assistant where there is none; chat: text too; plain: neither."""
+    boundary: Literal["split", "merge"] = "split"
+    """Where prompt and completion share a token: split keeps the prompt's own tokens, merge those of the whole."""
+    max_tokens: int | None = None
+    """Longest prompt and completion together, in tokens; none: what the model can hold."""
+    pairs: Literal["all", "best_worst", "adjacent"] = "all"
+    """Which pairs a ranking gives where pairs are needed."""
+    on_invalid: Literal["error", "drop"] = "error"
+    """A row that cannot be read: broken JSON, a missing column, a wrong type, an impossible order of turns."""
+    on_empty: Literal["error", "drop", "keep"] = "error"
+    """A completion that is empty or only white space; keep trains its end token."""
+    on_identical: Literal["error", "drop", "keep"] = "error"
+    """Two completions that are the same but for white space around them."""
+    on_tie: Literal["error", "drop", "keep"] = "error"
+    """A pair with p_chosen 0.5; keep trains on it as a tie."""
+    on_duplicate: Literal["error", "drop", "keep"] = "error"
+    """A row that repeats an earlier one; drop keeps the first."""
+    on_conflict: Literal["error", "drop", "keep", "soft"] = "error"
+    """The same prompt and completions with opposite labels; soft: one pair with the mean p_chosen; drop: none."""
+    on_leak: Literal["error", "drop", "keep"] = "error"
+    """A training row whose prompt is in the test set; drop removes it from training."""
+    on_too_long: Literal["error", "drop", "trim_prompt_start", "trim_completion_end"] = "error"
+    """A row longer than max_tokens; a row that a trim cannot make fit is left out and counted."""
+    on_missing_end: Literal["error", "append", "keep"] = "error"
+    """A chat template that puts no end token after a completion; append adds EOS."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.test_fraction < 1:
+            raise ValueError(f"test_fraction must be in [0, 1), got {self.test_fraction}")
+        if self.test_fraction and (self.test or self.test_split):
+            raise ValueError("test_fraction holds out a part of train; leave it 0 where test or test_split is given")
+        for name in ("limit", "test_limit", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+    @property
+    def policies(self) -> dict[str, str]:
+        """What every `on_...` field says."""
+        return {name: getattr(self, name) for name in POLICY_CHOICES}
+
+
+def read_rows(
+    source: str,
+    split: str = "train",
+    *,
+    subset: str | None = None,
+    revision: str | None = None,
+    limit: int | None = None,
+) -> Iterator[tuple[str, Row | RowError]]:
+    """Read a source row by row; a row that cannot be read comes as a `RowError`, so that a policy can decide about it.
+
+    Args:
+        source: a file, a folder saved by datasets, or a hub id `owner/name`.
+        split: which split, where the source has splits.
+        subset: configuration of a hub data set.
+        revision: commit or tag of a hub data set.
+        limit: at most so many rows, from the start.
+
+    Yields:
+        The row's id (`file.jsonl:17`, lines and rows counted from 1) and the row or what is wrong with it.
+
+    Raises:
+        DataError: where the source as a whole cannot be read: no such file, cut gzip, damaged parquet, a git-lfs
+            pointer, no rows.
+    """
+    empty = True
+    for item in islice(_open(source, split, subset, revision), limit):
+        empty = False
+        yield item
+    if empty:
+        raise DataError(f"{source}: there is not one row in it; check that the file was written and downloaded whole")
+
+
+def _open(source: str, split: str, subset: str | None, revision: str | None) -> Iterator[tuple[str, Row | RowError]]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return files.read_saved(path, split)
+    if path.is_file():
+        return files.read_file(path)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and files.kind_of(path) is None:
+        return files.read_hub(source, split, subset, revision)
+    raise DataError(f"{source}: no such file or folder{files.meant(path)}")

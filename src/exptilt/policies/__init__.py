@@ -1,0 +1,1 @@
+"""Models as providers of log-probabilities: packing, attention, scoring, loading, and the reference."""

@@ -1,0 +1,68 @@
+"""A short name for a model's weights and settings, equal exactly when its log-probabilities would be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exptilt.policies.forward import causal_lm
+
+_FULL_BYTES = 256 * 2**20
+"""Models up to this size are hashed byte by byte; half a second."""
+_NUM_BLOCKS = 64
+_BLOCK_BYTES = 4096
+
+_IGNORED = {"transformers_version", "architectures", "dtype", "torch_dtype", "use_cache"}
+
+
+def fingerprint(model: Any) -> str:
+    """64 hexadecimal digits of all weights and of the settings that shape the forward pass.
+
+    Covers names, shapes, dtypes and contents. Models up to 256 MB are hashed in full. Of larger ones, each tensor gives
+    64 blocks of 4 KB spread evenly and the exact integer sum of all its bits read as 32-bit words, so a changed value
+    changes the result wherever it is; only changes that cancel in that sum and miss every block would go unseen.
+    Where the weights lie, dropout rates and the folder they came from change nothing.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=5, n_embd=4, n_layer=1, n_head=1, n_positions=4))
+        >>> before = fingerprint(model)
+        >>> _ = model.transformer.wpe.weight.data[3, 3].add_(1e-3)
+        >>> before == fingerprint(model)
+        False
+    """
+    state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    full = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) <= _FULL_BYTES
+    digest = hashlib.sha256(json.dumps(_settings(model), sort_keys=True, default=str).encode())
+    for name in sorted(state):
+        tensor = state[name].detach()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        raw = tensor.contiguous().reshape(-1).view(torch.uint8)
+        digest.update(_bytes(raw) if full else _sampled(raw))
+    return digest.hexdigest()
+
+
+def _settings(model: Any) -> dict[str, Any]:
+    settings = causal_lm(model).config.to_dict()
+    return {
+        name: value
+        for name, value in settings.items()
+        if not (name.startswith("_") or name in _IGNORED or "dropout" in name or name.endswith("pdrop"))
+    }
+
+
+def _bytes(raw: Tensor) -> bytes:
+    return raw.cpu().numpy().tobytes()
+
+
+def _sampled(raw: Tensor) -> bytes:
+    words = raw[: raw.numel() // 4 * 4].view(torch.int32)
+    total = int(words.sum(dtype=torch.int64)) + int(raw[raw.numel() // 4 * 4 :].sum(dtype=torch.int64))
+    last = max(raw.numel() - _BLOCK_BYTES, 0)
+    starts = sorted({last * number // (_NUM_BLOCKS - 1) for number in range(_NUM_BLOCKS)})
+    blocks = torch.cat([raw[start : start + _BLOCK_BYTES] for start in starts])
+    return str(total).encode() + _bytes(blocks)

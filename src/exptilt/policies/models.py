@@ -1,0 +1,296 @@
+"""Models and their tokenizers: from a folder or the hub, or from a small configuration; saved as a plain folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from exptilt.config import config
+from exptilt.errors import ModelError
+
+_AUTO: Any = AutoModelForCausalLM
+"""Untyped in transformers."""
+
+
+@config
+class SmallModel:
+    """An architecture to train from scratch."""
+
+    architecture: Literal["llama", "gpt2"] = "llama"
+    """Which family of transformers."""
+    hidden_size: int = 128
+    """Width of the residual stream."""
+    num_layers: int = 3
+    """Number of blocks."""
+    num_heads: int = 4
+    """Attention heads; must divide hidden_size."""
+    num_key_value_heads: int | None = None
+    """Heads of keys and values, fewer for grouped attention; divides num_heads. Not for gpt2. Default: num_heads."""
+    intermediate_size: int | None = None
+    """Width inside a block's feed-forward part. Default: 4 * hidden_size for gpt2, 8/3 * hidden_size for llama."""
+    max_positions: int = 256
+    """Longest sequence, tokens."""
+    vocab_size: int = 4096
+    """Size of the byte-level tokenizer that is trained on the training text where none is given, >= 259."""
+    tie_embeddings: bool = True
+    """Whether input and output embeddings are one matrix."""
+    initializer_range: float = 0.02
+    """Standard deviation of the initial weights."""
+
+    def __post_init__(self) -> None:
+        least = {"hidden_size": 1, "num_layers": 1, "num_heads": 1, "max_positions": 1, "vocab_size": 259}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name} must be >= {smallest}, got {getattr(self, name)}")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size must be a multiple of num_heads = {self.num_heads}, got {self.hidden_size}")
+        if self.architecture == "llama" and self.hidden_size // self.num_heads % 2:
+            raise ValueError(
+                f"hidden_size / num_heads must be even for llama, got {self.hidden_size // self.num_heads}"
+            )
+        if self.num_key_value_heads is not None:
+            if self.architecture != "llama":
+                raise ValueError("num_key_value_heads is only for llama")
+            if self.num_key_value_heads < 1 or self.num_heads % self.num_key_value_heads:
+                raise ValueError(
+                    f"num_key_value_heads must divide num_heads = {self.num_heads}, got {self.num_key_value_heads}"
+                )
+        if self.intermediate_size is not None and self.intermediate_size < 1:
+            raise ValueError(f"intermediate_size must be >= 1, got {self.intermediate_size}")
+        if self.initializer_range <= 0:
+            raise ValueError(f"initializer_range must be > 0, got {self.initializer_range}")
+
+
+@config
+class ModelConfig:
+    """Which model to start from: `path`, or `config` to train one from scratch."""
+
+    path: str | None = None
+    """A folder saved by transformers, or a hub id such as Qwen/Qwen2.5-0.5B."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id. Default: the main branch."""
+    config: SmallModel | None = None
+    """A small architecture with random weights, instead of `path`."""
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer. Default: the same as `path`."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the weights; auto is the checkpoint's own, float32 from scratch."""
+    dropout: float | None = 0.0
+    """Every dropout rate of the model, in [0, 1); null keeps the model's own."""
+
+    def __post_init__(self) -> None:
+        if self.path is not None and self.config is not None:
+            raise ValueError("give either path or config, not both")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+
+def load_model(
+    settings: ModelConfig, tokenizer: PreTrainedTokenizerBase | None = None, *, seed: int = 0
+) -> PreTrainedModel:
+    """Load a model, or make one with random weights; in evaluation mode, on the CPU.
+
+    Args:
+        settings: which model.
+        tokenizer: its vocabulary sizes a model from scratch, and is checked against a loaded one.
+        seed: of random weights; torch's global generator is left as it was.
+
+    Raises:
+        ModelError: in one line, if the folder is missing or no model, the hub does not give it, a weight is missing, or
+            the tokenizer has more tokens than the model.
+    """
+    if settings.config is not None:
+        if tokenizer is None:
+            raise ModelError(
+                "model.config makes a model from scratch and needs a tokenizer; set model.tokenizer, or train one"
+            )
+        model = _from_scratch(settings, settings.config, tokenizer, seed)
+    elif settings.path is not None:
+        model = _from_path(settings, settings.path)
+    else:
+        raise ModelError(
+            "no model given: set model.path to a folder or hub id, or model.config to train one from scratch"
+        )
+    if tokenizer is not None:
+        _check_vocabulary(model, tokenizer)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def load_tokenizer(settings: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model.
+
+    Raises:
+        ModelError: in one line, if there is none, or it has no end token.
+    """
+    path = settings.tokenizer or settings.path
+    if path is None:
+        raise ModelError("no tokenizer given: set model.tokenizer to a folder or hub id, or train one")
+    _check_folder(path, "tokenizer", ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model"))
+    revision = settings.revision if settings.tokenizer is None else None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    except Exception as error:  # transformers, tokenizers and the hub each raise their own kinds
+        raise ModelError(f"{path}: cannot load a tokenizer ({_first_line(error)})") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"{path}: the tokenizer has no end token (eos_token), so no completion could ever end; set one"
+        )
+    return tokenizer
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path) -> None:
+    """Write a folder that plain transformers loads; complete, or not there at all.
+
+    Everything is written to a temporary folder beside it, which then takes the name. An existing folder is replaced.
+
+    Raises:
+        ModelError: if the folder cannot be written.
+    """
+    target = Path(folder)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            model.save_pretrained(staging)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(staging)
+            staging.chmod(0o755)
+            _replace(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise ModelError(f"{target}: cannot save the model ({_first_line(error)})") from error
+
+
+def _replace(staging: Path, target: Path) -> None:
+    """Give `staging` the name of `target`; what was there moves aside first and goes last."""
+    for path in staging.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    old = staging.with_name(staging.name + ".old")
+    if target.exists():
+        target.rename(old)
+    staging.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _from_scratch(
+    settings: ModelConfig, small: SmallModel, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> PreTrainedModel:
+    architecture = _architecture(small, tokenizer)
+    _set_dropout(architecture, settings.dropout)
+    dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _AUTO.from_config(architecture, dtype=torch.float32)
+    return model.to(dtype)  # type: ignore[no-any-return]
+
+
+def _architecture(small: SmallModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    shared: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": small.tie_embeddings,
+        "initializer_range": small.initializer_range,
+    }
+    if small.architecture == "gpt2":
+        return GPT2Config(
+            n_embd=small.hidden_size,
+            n_layer=small.num_layers,
+            n_head=small.num_heads,
+            n_inner=small.intermediate_size or 4 * small.hidden_size,
+            n_positions=small.max_positions,
+            **shared,
+        )
+    return LlamaConfig(
+        hidden_size=small.hidden_size,
+        num_hidden_layers=small.num_layers,
+        num_attention_heads=small.num_heads,
+        num_key_value_heads=small.num_key_value_heads or small.num_heads,
+        intermediate_size=small.intermediate_size or -(-small.hidden_size // 3) * 8,
+        max_position_embeddings=small.max_positions,
+        **shared,
+    )
+
+
+def _from_path(settings: ModelConfig, path: str) -> PreTrainedModel:
+    _check_folder(path, "model", ("config.json",))
+    dtype = "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    try:
+        architecture = AutoConfig.from_pretrained(path, revision=settings.revision)
+        _set_dropout(architecture, settings.dropout)
+        model, info = _AUTO.from_pretrained(
+            path, revision=settings.revision, config=architecture, dtype=dtype, output_loading_info=True
+        )
+    except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
+        raise ModelError(f"{path}: cannot load a causal language model ({_first_line(error)})") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{path}: {len(missing)} weights are missing from the folder and would start random (first: {missing[0]}); "
+            "it is not a complete causal language model"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def _check_folder(path: str, kind: str, files: tuple[str, ...]) -> None:
+    """Tell a wrong folder apart from a hub id before transformers asks the network for it."""
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        if path.startswith((".", "/", "~")) or path.count("/") > 1:
+            raise ModelError(f"{path}: no such folder")
+        return
+    if not folder.is_dir():
+        raise ModelError(f"{path}: is a file; give the folder of a {kind} saved by transformers")
+    if any((folder / name).is_file() for name in files):
+        return
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{path}: is a PEFT adapter without its base model; merge it first, and give the merged folder"
+        )
+    raise ModelError(f"{path}: is no {kind} folder, {' or '.join(files)} is not in it")
+
+
+def _set_dropout(architecture: PreTrainedConfig, rate: float | None) -> None:
+    if rate is None:
+        return
+    for name, value in architecture.to_dict().items():
+        if (
+            ("dropout" in name or name.endswith("pdrop"))
+            and isinstance(value, float | int)
+            and not isinstance(value, bool)
+        ):
+            setattr(architecture, name, rate)
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    known = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    if len(tokenizer) > known:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model only {known}; they do not belong together, "
+            "or tokens were added without resizing the model's embeddings"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,121 @@
+"""Groups as one flat row: prompt | completion | completion | ..., nothing padded, nothing computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from exptilt.data.groups import Completion, Group
+from exptilt.errors import DataError
+from exptilt.policies.attention import Segments, Span, segments_of
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Packed:
+    """T input tokens of G groups in one row, and where the N counted tokens of their C completions are predicted.
+
+    A completion is fed without its last token, which predicts nothing. The first token of every completion is predicted
+    by the prompt's last position, so several completions share one hidden state.
+    """
+
+    input_ids: Tensor
+    """(1, T) int64."""
+    position_ids: Tensor
+    """(1, T) int64; restarts at the prompt's length for each completion."""
+    segments: Segments
+    """Who attends to whom."""
+    source: Tensor
+    """(N,) int64, place in the row of the hidden state that predicts each counted token."""
+    targets: Tensor
+    """(N,) int64, the counted tokens."""
+    lengths: Tensor
+    """(C,) int64, counted tokens of each completion."""
+
+
+def pack(groups: Sequence[Group], device: torch.device | str | None = None) -> Packed:
+    """Lay groups out as one packed row.
+
+    Args:
+        groups: at least one; the caller decides how many fit in memory.
+        device: where the tensors go.
+
+    Raises:
+        DataError: naming the row, if there is nothing to feed, a completion is empty, or a first token counts and
+            nothing precedes it.
+
+    Example:
+        >>> group = Group(id="a.jsonl:1", prompt=np.array([5, 6], np.int32), completions=(
+        ...     Completion(np.array([7, 8], np.int32), np.array([True, True])),
+        ...     Completion(np.array([9], np.int32), np.array([True]))))
+        >>> packed = pack([group])
+        >>> packed.input_ids.tolist(), packed.source.tolist(), packed.targets.tolist(), packed.lengths.tolist()
+        ([[5, 6, 7]], [1, 2, 1], [7, 8, 9], [2, 1])
+    """
+    if not groups:
+        raise DataError("cannot pack an empty list of groups")
+    where = torch.device(device) if device is not None else None
+    spans: list[Span] = []
+    tokens: list[NDArray[np.int32]] = []
+    sources: list[NDArray[np.int64]] = []
+    total = 0
+    for group in groups:
+        prompt_length = len(group.prompt)
+        prompt, total = total, total + prompt_length
+        tokens.append(group.prompt)
+        for position, completion in enumerate(group.completions):
+            _check(group, position, completion)
+            tokens.append(completion.ids[:-1])
+            span = Span(prompt, prompt_length, total, len(completion.ids) - 1, position == 0)
+            total += span.length
+            # A later completion of one token adds nothing to the row: its only token is predicted by the prompt.
+            if span.length or (span.first and prompt_length):
+                spans.append(span)
+            sources.append(_sources(span, completion))
+    if total == 0:
+        raise DataError(f"row {groups[0].id}: no token can be predicted, because nothing precedes it")
+    completions = [completion for group in groups for completion in group.completions]
+    return Packed(
+        input_ids=_tensor(np.concatenate(tokens), where).unsqueeze(0),
+        position_ids=_tensor(_positions(groups), where).unsqueeze(0),
+        segments=segments_of(spans, total, where),
+        source=_tensor(np.concatenate(sources), where),
+        targets=_tensor(np.concatenate([completion.ids[completion.counted] for completion in completions]), where),
+        lengths=_tensor(np.array([completion.length for completion in completions]), where),
+    )
+
+
+def _check(group: Group, position: int, completion: Completion) -> None:
+    if len(completion.ids) == 0:
+        raise DataError(
+            f"row {group.id}: completion {position + 1} is empty; drop the row or end it with the end token"
+        )
+    if len(group.prompt) == 0 and bool(completion.counted[0]):
+        raise DataError(
+            f"row {group.id}: the prompt is empty, so nothing predicts the first token of completion {position + 1}; "
+            "begin the prompt with the tokenizer's BOS token, or do not count that token"
+        )
+
+
+def _sources(span: Span, completion: Completion) -> NDArray[np.int64]:
+    """Place of the hidden state before each counted token."""
+    places = np.flatnonzero(completion.counted)
+    return np.where(places == 0, span.prompt + span.prompt_length - 1, span.start + places - 1)
+
+
+def _positions(groups: Sequence[Group]) -> NDArray[np.int64]:
+    """Each part of the row counts up from where it begins in its own sequence."""
+    starts, lengths = [], []
+    for group in groups:
+        starts += [0] + [len(group.prompt)] * len(group.completions)
+        lengths += [len(group.prompt)] + [len(completion.ids) - 1 for completion in group.completions]
+    begin = np.cumsum(lengths) - lengths
+    return np.arange(sum(lengths)) + np.repeat(np.array(starts) - begin, lengths)
+
+
+def _tensor(array: NDArray[np.integer], device: torch.device | None) -> Tensor:
+    return torch.from_numpy(array.astype(np.int64)).to(device)

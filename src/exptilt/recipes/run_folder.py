@@ -1,0 +1,128 @@
+"""A run's folder: everything about one run, readable by people and by `exptilt report`.
+
+config.yaml       the resolved recipe; `exptilt train` of it is the same run
+run.json          versions, hardware, seeds, the reference's identity, status, warnings
+data.json         what was read, kept and left out
+metrics.jsonl     one line per logged step
+checkpoints/      complete ones only
+model/            what `from_pretrained` loads
+evaluation.json   held-out measurements;  samples.jsonl  side by sides;  report.html  the page
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from exptilt.config import as_dict, dump
+from exptilt.data.groups import Group
+from exptilt.errors import CheckpointError
+from exptilt.recipes.recipe import Recipe
+
+_VERSIONS = ("exptilt", "torch", "transformers", "tokenizers", "datasets", "numpy")
+_NO_EFFECT = ("output", "evaluate.", "sft", "train.log_", "train.eval_", "train.save_", "train.keep_", "train.resume",
+              "train.stop_", "reference.cache", "batch.tokens")  # fmt: skip
+"""Keys that may change between an interruption and its resume: no trained weight depends on them."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and files of one run."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """The trained model, in the form `from_pretrained` loads."""
+        return self.path / "model"
+
+    def is_finished_run_of(self, recipe: Recipe) -> bool:
+        """Whether this folder holds a finished run of exactly this recipe."""
+        if self.read("run.json").get("status") != "done":
+            return False
+        return (self.path / "config.yaml").read_text(encoding="utf-8") == dump(recipe)
+
+    def begin(self, recipe: Recipe) -> None:
+        """Make the folder and write the resolved recipe."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_text("config.yaml", dump(recipe))
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: the run folder cannot be written: {error}") from None
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run; empty if it is not there."""
+        path = self.path / name
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise CheckpointError(f"{path}: is not valid JSON ({error}); remove it to have it written anew") from None
+        return dict(content)
+
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file in one piece."""
+        self.write_text(name, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+    def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write a JSON-lines file in one piece."""
+        self.write_text(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a file in one act, so a reader never sees half of it."""
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.path / name)
+
+    def update_manifest(self, **entries: Any) -> None:
+        """Lay entries over `run.json`."""
+        self.write("run.json", self.read("run.json") | entries)
+
+
+def manifest(recipe: Recipe) -> dict[str, Any]:
+    """What is known about a run before it starts."""
+    return {
+        "exptilt": version("exptilt"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started_at": time.time(),
+        "finished": None,
+        "status": "running",
+        "seed": recipe.seed,
+        "versions": {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()},
+        "hardware": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+        "warnings": [],
+    }
+
+
+def identity(recipe: Recipe, **content: str) -> dict[str, str]:
+    """What must be equal for a resume: every key that moves a weight, and fingerprints of what they point at."""
+    flat = dict(_flatten(as_dict(recipe)))
+    return {key: value for key, value in flat.items() if not key.startswith(_NO_EFFECT)} | content
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", json.dumps(value)
+
+
+def digest_of(groups: Iterable[Group]) -> str:
+    """A fingerprint of tokenised rows, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for group in groups:
+        digest.update(group.prompt.tobytes() + f"|{group.weight}|{group.p_chosen}|{group.desirable}".encode())
+        for completion in group.completions:
+            digest.update(b"|" + completion.ids.tobytes() + completion.counted.tobytes())
+    return digest.hexdigest()

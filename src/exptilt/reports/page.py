@@ -1,0 +1,193 @@
+"""The report: one HTML page that opens from disk without a request, and report.json with every number on it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from exptilt.errors import CheckpointError
+from exptilt.reports import sections
+from exptilt.reports.answers import Verdict
+from exptilt.reports.curves import DISPLACEMENT, HEALTH, LEARNING, LIKELIHOOD, curve
+from exptilt.reports.displacement import is_this_normal
+from exptilt.reports.figures import calibration, margin_histogram
+from exptilt.reports.frontier_figure import colour_index, colour_keys, frontier_figure
+from exptilt.reports.frontier_verdict import point_of
+from exptilt.reports.remarks import cautions, commands, missing
+from exptilt.reports.run_folder import Inputs, RunFolder, read_inputs
+from exptilt.reports.svg import SERIES, Figure
+from exptilt.reports.verdict import run_verdict, verdict_of
+from exptilt.reports.wording import duration, estimate, number, plain, prose, visible
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Read run folders and write report.html, with report.json beside it.
+
+    Args:
+        runs: run folders, or a frontier folder (frontier.json and `runs/*/`).
+        out: the page to write, or a folder for it. By default in the run folder, for several in the folder they share.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        CheckpointError: if a folder is no run folder or a file in it is broken; the message names file and line.
+    """
+    inputs = read_inputs([Path(run) for run in runs])
+    page = _target([Path(run) for run in runs], out)
+    verdict = verdict_of(inputs)
+    html, numbers = (
+        render(inputs, verdict),
+        json.dumps(_finite(everything(inputs, verdict)), indent=1, sort_keys=True, ensure_ascii=False),
+    )
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        for path, text in ((page, html), (page.with_suffix(".json"), numbers + "\n")):
+            partial = path.with_name(path.name + ".partial")
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{page}: the report cannot be written: {error.strerror}; name another place with --out"
+        ) from None
+    return page
+
+
+def render(inputs: Inputs, verdict: Verdict) -> str:
+    """The page as text; the same inputs give the same bytes."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: (
+            value if isinstance(value, Markup) or not isinstance(value, str) else visible(value, 100_000)
+        ),
+    )
+    environment.filters |= {
+        "number": number,
+        "estimate": estimate,
+        "plain": plain,
+        "duration": duration,
+        "prose": prose,
+        "visible": visible,
+    }
+    return environment.get_template("template.html").render(context(inputs, verdict))
+
+
+def context(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:
+    """What the template shows."""
+    colours = run_colours(inputs)
+    drawn, tokens = inputs.runs[: len(SERIES)], colours[: len(SERIES)]
+    several = len(inputs.runs) > 1
+    cards = sections.run_cards(inputs.runs)
+    figures = {
+        "learning": _present(curve(spec, drawn, tokens) for spec in LEARNING),
+        "displacement": _present([curve(DISPLACEMENT, drawn, tokens, large=True)]),
+        "likelihood": _present([curve(LIKELIHOOD, drawn, tokens)]),
+        "margins": _present([margin_histogram(drawn, tokens), calibration(drawn, tokens)]),
+        "lengths": _present([sections.length_figure(inputs, tokens)]),
+        "health": _present(curve(spec, drawn, tokens) for spec in HEALTH),
+        "frontier": _present([frontier_figure(inputs.frontier)] if inputs.frontier else []),
+    }
+    return {
+        "title": inputs.title,
+        "verdict": verdict,
+        "verdicts": [(run, run_verdict(run, inputs.frontier)) for run in inputs.runs] if several else [],
+        "runs": inputs.runs,
+        "several": several,
+        "colours": {run.name: _variable(token) for run, token in zip(inputs.runs, colours, strict=True)},
+        "num_drawn": len(drawn),
+        "figures": figures,
+        "frontier": inputs.frontier,
+        "frontier_rows": sections.frontier_rows(inputs.frontier),
+        "same": [(name, values[0]) for name, values in cards if len(set(values)) == 1],
+        "varying": [(name, values) for name, values in cards if len(set(values)) > 1],
+        "differences": sections.differences(inputs.runs),
+        "data": sections.data_groups(inputs.runs),
+        "accuracy": sections.accuracy_table(inputs.runs),
+        "gaps": sections.gap_tables(inputs.runs),
+        "normal": [(run.name, answer) for run in inputs.runs if (answer := is_this_normal(run))],
+        "samples": sections.sample_groups(inputs),
+        "cautions": cautions(inputs),
+        "commands": commands(inputs),
+        "missing": missing(inputs),
+    }
+
+
+def run_colours(inputs: Inputs) -> list[str]:
+    """A colour for each run: that of its point on the frontier, else the next free one."""
+    keys = colour_keys(inputs.frontier) if inputs.frontier else {}
+    points = [point_of(run, inputs.frontier) for run in inputs.runs]
+    own = [colour_index(point, keys) if point is not None else None for point in points]
+    free = iter([index for index in range(len(SERIES)) if index not in own] * (1 + len(own)))
+    return [SERIES[next(free, index % len(SERIES)) if place is None else place] for index, place in enumerate(own)]
+
+
+def everything(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:
+    """report.json: the verdict, and every number read, by run."""
+    return {
+        "title": inputs.title,
+        "verdict": _verdict(verdict),
+        "runs": [_numbers(run, inputs) for run in inputs.runs],
+        "frontier": inputs.frontier.model_dump(mode="json", exclude_none=True) if inputs.frontier else None,
+        "cautions": [caution.model_dump() for caution in cautions(inputs)],
+        "missing": missing(inputs),
+    }
+
+
+def _numbers(run: RunFolder, inputs: Inputs) -> dict[str, Any]:
+    names = sorted({key for line in run.metrics for key in line} - {"step"})
+    normal = is_this_normal(run)
+    return {
+        "name": run.name,
+        "config": run.config,
+        "run": run.info.model_dump(mode="json", exclude_none=True) if run.info else None,
+        "data": run.data.model_dump(mode="json", exclude_none=True) if run.data else None,
+        "metrics": {
+            "step": [line["step"] for line in run.metrics],
+            **{name: [line.get(name) for line in run.metrics] for name in names},
+        },
+        "evaluation": run.evaluation.model_dump(mode="json", exclude_none=True) if run.evaluation else None,
+        "samples": [{"reference_score": one.reference_score, "policy_score": one.policy_score} for one in run.samples],
+        "verdict": _verdict(run_verdict(run, inputs.frontier)),
+        "is_this_normal": vars(normal) if normal else None,
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {"headline": verdict.headline, "answers": [vars(answer) for answer in verdict.answers]}
+
+
+def _present(figures: Iterable[Figure | None]) -> list[Figure]:
+    return [figure for figure in figures if figure is not None]
+
+
+def _variable(token: str) -> str:
+    return f"var(--s{SERIES.index(token)})"
+
+
+def _target(runs: Sequence[Path], out: Path | None) -> Path:
+    if out is None:
+        shared = runs[0] if len(runs) == 1 else Path(os.path.commonpath([run.resolve() for run in runs]))
+        return shared / "report.html"
+    return out if out.suffix in (".html", ".htm") else out / "report.html"
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: such a number becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(child) for child in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)

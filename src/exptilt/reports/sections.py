@@ -1,0 +1,238 @@
+"""What the sections of the page say, as plain rows for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exptilt.reports.figures import lengths
+from exptilt.reports.frontier_figure import colour_index, colour_keys, is_reference, with_reference
+from exptilt.reports.frontier_verdict import gained, is_trusted
+from exptilt.reports.run_folder import Inputs, RunFolder
+from exptilt.reports.schema import DataReport, Estimate, Frontier, RunInfo, Sample, estimates
+from exptilt.reports.svg import INK, SERIES, Figure
+from exptilt.reports.wording import duration, estimate, number, plain
+
+FIRST_SAMPLES, OTHER_SAMPLES = 12, 3
+_SETTINGS = {
+    "Objective": ("loss", "name"),
+    "Beta": ("loss", "beta"),
+    "Learning rate": ("optim", "learning_rate"),
+    "Schedule": ("optim", "schedule"),
+    "Batch": ("batch", "size"),
+    "Epochs": ("train", "epochs"),
+    "Seed": ("seed",),
+    "Dtype": ("model", "dtype"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the frontier's table."""
+
+    name: str
+    colour: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DataGroup:
+    """One data report, and the runs that share it."""
+
+    runs: tuple[str, ...]
+    report: DataReport
+
+    @property
+    def lengths(self) -> list[tuple[str, Any]]:
+        """Lengths by what they are of."""
+        by_split = [
+            (f"{split}: {_name(what)}", value)
+            for split, account in self.report.splits.items()
+            for what, value in account.lengths.items()
+        ]
+        return [*self.report.lengths.items(), *by_split]
+
+
+@dataclass(frozen=True)
+class SampleGroup:
+    """Side-by-sides of one run: the first few in file order, not a selection."""
+
+    name: str
+    shown: tuple[Sample, ...]
+    total: int
+
+
+def frontier_rows(frontier: Frontier | None) -> list[Row]:
+    """Every policy with reward, gain, KL, share of the optimum, length; then best-of-N."""
+    if frontier is None:
+        return []
+    words = {"above": "yes", "below": "no, lower", "overlaps": "not distinguishable", "unknown": "no interval"}
+    colours = colour_keys(frontier)
+    rows = []
+    for point in with_reference(frontier).points:
+        length = number(_value(point.length))
+        if is_reference(point):
+            rows.append(
+                Row(point.name, "var(--ink)", (estimate(point.reward), number(point.kl.value), "—", "—", length))
+            )
+            continue
+        upper = "" if point.fraction is None or is_trusted(point, frontier) else " *"
+        share = estimate(point.fraction, percent=True) + upper
+        cells = (estimate(point.reward), estimate(point.kl), words[gained(point, frontier)], share, length)
+        rows.append(Row(point.name, f"var(--s{colour_index(point, colours)})", cells))
+    for best in frontier.best_of_n:
+        kl = ("at most " if best.kl_is == "upper bound" else "") + number(best.kl)
+        rows.append(Row(f"best of {best.n}", "var(--muted)", (estimate(best.reward), kl, "—", "—", "—")))
+    return rows
+
+
+def run_cards(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
+    """Facts about the runs, one row each, one value per run; rows without any value are left out."""
+    cards = [_card(run) for run in runs]
+    rows = [(name, [plain(card[name]) for card in cards]) for name in (cards[0] if cards else ())]
+    return [(name, values) for name, values in rows if any(value != "—" for value in values)]
+
+
+def _card(run: RunFolder) -> dict[str, Any]:
+    info = run.info or RunInfo()
+    reference = info.reference or {}
+    last_step = int(run.metrics[-1]["step"]) if run.metrics else None
+    return {
+        "Status": info.status,
+        "Model": info.model.get("name") or run.setting("model", "path"),
+        "Parameters": info.model.get("parameters"),
+        "Reference": reference.get("source") or reference.get("identity"),
+        **{label: run.setting(*keys) for label, keys in _SETTINGS.items()},
+        "Steps done": last_step if info.steps is None else info.steps,
+        "Time": duration(info.seconds),
+        "Hardware": info.hardware,
+        "Started": info.started,
+        "exptilt": info.exptilt,
+        "Versions": info.versions or None,
+    }
+
+
+def differences(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
+    """Recipe keys whose values differ between runs."""
+    flat = [dict(_flat(run.config)) for run in runs]
+    keys = list(dict.fromkeys(key for one in flat for key in one))
+    rows = [(key, [plain(one.get(key)) for one in flat]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def data_groups(runs: Sequence[RunFolder]) -> list[DataGroup]:
+    """Data reports, each once with the runs that share it."""
+    groups: list[tuple[DataReport, list[str]]] = []
+    for run in runs:
+        if run.data is None:
+            continue
+        for report, names in groups:
+            if report == run.data:
+                names.append(run.name)
+                break
+        else:
+            groups.append((run.data, [run.name]))
+    return [DataGroup(tuple(names), report) for report, names in groups]
+
+
+def accuracy_table(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
+    """Preference accuracies, AUC, calibration error and other measured numbers, one row each, one value per run."""
+    columns = [_measured(run) for run in runs]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    return [(name, [column.get(name, "—") for column in columns]) for name in names]
+
+
+def gap_tables(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Accuracy by length difference: (run, column names, rows)."""
+    tables = []
+    for run in runs:
+        rows = [*run.evaluation.by_longer, *run.evaluation.by_length_gap] if run.evaluation else []
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        if rows:
+            tables.append(
+                (
+                    run.name,
+                    [_name(column) for column in columns],
+                    [[_cell(column, row.get(column)) for column in columns] for row in rows],
+                )
+            )
+    return tables
+
+
+def length_figure(inputs: Inputs, colours: Sequence[str]) -> Figure | None:
+    """Lengths before and after: of the frontier's policies, else what the evaluations measured."""
+    if inputs.frontier is not None and any(_value(point.length) is not None for point in inputs.frontier.points):
+        keys = colour_keys(inputs.frontier)
+        points = inputs.frontier.points
+        return lengths(
+            [
+                (p.name, p.length, INK if is_reference(p) else SERIES[colour_index(p, keys)])
+                for p in points
+                if p.length is not None
+            ]
+        )
+    rows = []
+    for run, colour in zip(inputs.runs, colours, strict=False):
+        named = estimates(run.evaluation.lengths if run.evaluation else None)
+        rows += [
+            (_name(name) if len(inputs.runs) == 1 else f"{run.name}: {_name(name)}", length, colour)
+            for name, length in named.items()
+        ]
+    return lengths(rows)
+
+
+def sample_groups(inputs: Inputs) -> list[SampleGroup]:
+    """Side-by-sides, more of the first group."""
+    limits = [FIRST_SAMPLES] + [OTHER_SAMPLES] * len(inputs.samples)
+    return [
+        SampleGroup(name, samples[:limit], len(samples))
+        for (name, samples), limit in zip(inputs.samples, limits, strict=False)
+    ]
+
+
+def _measured(run: RunFolder) -> dict[str, str]:
+    if run.evaluation is None:
+        return {}
+    named = {}
+    for scores, reductions in run.evaluation.accuracy.items():
+        for reduction, value in reductions.items():
+            named[f"Accuracy, {scores.replace('_', ' ')}, {reduction.replace('_', ' ')}"] = estimate(
+                value, percent=True
+            )
+    if run.evaluation.longest_wins is not None:
+        named["Accuracy of always taking the longer"] = estimate(run.evaluation.longest_wins, percent=True)
+    if run.evaluation.auc is not None:
+        named["AUC of the margin"] = estimate(run.evaluation.auc)
+    if run.evaluation.calibration is not None:
+        named["Calibration error (ECE)"] = number(run.evaluation.calibration.ece)
+    if run.evaluation.kl is not None:
+        named["KL(policy ‖ reference), nats per reply"] = estimate(run.evaluation.kl)
+    shares = estimates(run.evaluation.ended)
+    named |= {f"Ended by themselves, {_name(name)}": estimate(value, percent=True) for name, value in shares.items()}
+    for heading, node in (
+        ("Reward", run.evaluation.reward),
+        ("Displacement", run.evaluation.displacement),
+        ("Length", run.evaluation.lengths),
+    ):
+        named |= {f"{heading}, {name.replace('_', ' ')}": estimate(value) for name, value in estimates(node).items()}
+    return named
+
+
+def _name(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _cell(column: str, value: Any) -> str:
+    is_share = "accuracy" in column and value is not None
+    return estimate(Estimate.model_validate(value), percent=True) if is_share else plain(value)
+
+
+def _flat(node: Any, path: str = "") -> list[tuple[str, Any]]:
+    if isinstance(node, dict) and node:
+        return [pair for key, child in node.items() for pair in _flat(child, f"{path}.{key}" if path else str(key))]
+    return [(path, node)]
+
+
+def _value(given: Estimate | None) -> float | None:
+    return None if given is None else given.value

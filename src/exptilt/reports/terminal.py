@@ -1,0 +1,63 @@
+"""The same answers in a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.table import Table
+from rich.text import Text
+
+from exptilt.errors import CheckpointError
+from exptilt.reports.run_folder import read_inputs
+from exptilt.reports.schema import Frontier
+from exptilt.reports.sections import frontier_rows
+from exptilt.reports.verdict import verdict_of
+
+_STYLES = {"good": "green", "bad": "red", "unsure": "default", "none": "dim"}
+
+
+def frontier_table(frontier: dict[str, Any]) -> Table:
+    """Policies of a frontier.json with reward, KL, gain, share of the optimum and length, for `rich.print`.
+
+    Raises:
+        CheckpointError: if the mapping is not a frontier; the message names the key.
+    """
+    try:
+        checked = Frontier.model_validate(frontier)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise CheckpointError(f"frontier: {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}") from None
+    table = Table(box=None, pad_edge=False, header_style="dim", caption_justify="left")
+    for name, right in (
+        ("policy", False),
+        (checked.reward_name, True),
+        ("KL, nats", True),
+        ("above reference", False),
+        ("of the optimum", True),
+        ("length", True),
+    ):
+        table.add_column(name, justify="right" if right else "left", no_wrap=name == "policy")
+    rows = frontier_rows(checked)
+    for row in rows:
+        table.add_row(Text(row.name), *(Text(cell) for cell in row.cells))
+    if any(cell.endswith("*") for row in rows for cell in row.cells):
+        table.caption = "* past the part of the optimum its samples carry: an upper bound"
+    return table
+
+
+def run_summary(folder: Path) -> Table:
+    """The verdict on a run folder or a frontier folder: question, answer and the sentence behind it.
+
+    Raises:
+        CheckpointError: if the folder is neither, or a file in it is broken.
+    """
+    verdict = verdict_of(read_inputs([folder]))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_column()
+    for answer in verdict.answers:
+        table.add_row(answer.question, Text(answer.answer, style=_STYLES[answer.tone]), Text(answer.detail))
+    return table

@@ -1,0 +1,216 @@
+"""Draw completions from a causal language model.
+
+The loop is our own and not `transformers.generate`, for three reasons. It never reads a generation config, so nothing
+in a model folder can bend the law. Every sample has its own random stream, so the batch size does not decide what is
+drawn. A prompt is read once however many samples it gets, and rows that have ended leave the batch. It is also not
+slower: 4,096 samples of 24 tokens from a 3-layer model of width 128 take 3.7 s on one core against 5.0 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
+
+from exptilt.data.groups import Completion, Group, TokenIds
+from exptilt.errors import ModelError
+from exptilt.sampling.decode import State, read_prompts
+from exptilt.sampling.law import HasEos, SamplingLaw
+
+_COMPACT_BELOW = 0.75
+"""Ended rows are dropped from the cache once fewer than this share of its rows is alive: dropping copies the cache."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Sample:
+    """One completion drawn from a model."""
+
+    prompt_index: int
+    """Position of the prompt in the prompts given."""
+    sample_index: int
+    """0, 1, ... among the samples of this prompt."""
+    prompt: TokenIds
+    ids: TokenIds
+    """(n,) what was drawn, the end token included if there is one; n >= 1."""
+    ended: bool
+    """True if the last id is an end token, False if the completion was cut at `max_new_tokens`."""
+    law: SamplingLaw
+
+    def text(self, tokenizer: Any) -> str:
+        """The completion as text, without special tokens."""
+        return str(tokenizer.decode(self.ids.tolist(), skip_special_tokens=True))
+
+
+def sample(
+    model: Any,
+    end: HasEos | Iterable[int],
+    prompts: Sequence[TokenIds],
+    *,
+    num_samples: int = 1,
+    law: SamplingLaw,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Sample]:
+    """Draw `num_samples` completions for every prompt.
+
+    Sample s of prompt p at token t uses the t-th uniform number of a stream keyed by (seed, p, s), turned into a token
+    by the inverse of the cumulative distribution. So more samples, more prompts or another batch size leave the others
+    unchanged, except that the rounding of a forward pass depends on the batch's shape: a number within rounding (about
+    1e-6) of a boundary may fall on its other side. Batches are formed by length of prompt; where lengths differ inside
+    one, the shorter are padded on the left.
+
+    Args:
+        model: a transformers (or PEFT) causal language model; put into evaluation mode while sampling.
+        end: the tokenizer, or the ids that end a completion; `law.eos_ids` wins where it is set.
+        prompts: token ids of each prompt, at least one id each.
+        num_samples: completions per prompt, >= 1.
+        law: how to draw.
+        seed: >= 0.
+        batch_size: completions drawn at a time.
+        progress: called with (completions drawn, completions in all) after every batch.
+
+    Returns:
+        Samples in the order of the prompts, each prompt's in the order of `sample_index`.
+
+    Raises:
+        ValueError: an empty prompt, or one that does not fit the model's context with `max_new_tokens`.
+        ModelError: the model's probabilities are not finite, or it keeps no cache of keys and values.
+    """
+    law = law.ending_at(end)
+    for name, value, least in (("num_samples", num_samples, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be >= {least}, got {value}")
+    _check(model, prompts, law.max_new_tokens)
+    rows = [(prompt, index) for prompt in range(len(prompts)) for index in range(num_samples)]
+    order = sorted(range(len(rows)), key=lambda row: (len(prompts[rows[row][0]]), row))
+    drawn: dict[int, Sample] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            finished = _draw_batch(model, prompts, [rows[row] for row in batch], law, seed)
+            drawn.update(zip(batch, finished, strict=True))
+            if progress is not None:
+                progress(start + len(batch), len(rows))
+    finally:
+        model.train(was_training)
+    return [drawn[row] for row in range(len(rows))]
+
+
+def samples_as_groups(samples: Sequence[Sample], max_completions: int = 16) -> list[Group]:
+    """Samples as groups for scoring: every sampled id counts, and completions keep the order of the samples.
+
+    Neighbouring samples of one prompt share a group, at most `max_completions` of them, so a group stays a small row.
+    """
+    runs: list[list[Sample]] = []
+    for drawn in samples:
+        same = runs and runs[-1][0].prompt_index == drawn.prompt_index and len(runs[-1]) < max_completions
+        if same:
+            runs[-1].append(drawn)
+        else:
+            runs.append([drawn])
+    return [_group(run) for run in runs]
+
+
+def _group(run: Sequence[Sample]) -> Group:
+    completions = tuple(Completion(ids=drawn.ids, counted=np.ones(len(drawn.ids), dtype=np.bool_)) for drawn in run)
+    first = run[0]
+    name = f"prompt {first.prompt_index}, samples from {first.sample_index}"
+    return Group(id=name, prompt=first.prompt, completions=completions)
+
+
+def _check(model: Any, prompts: Sequence[TokenIds], max_new_tokens: int) -> None:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for index, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise ValueError(f"prompt {index} has no token: the first one drawn needs one before it (BOS will do)")
+        if context is not None and len(prompt) + max_new_tokens > context:
+            raise ValueError(
+                f"prompt {index} has {len(prompt)} tokens; with max_new_tokens={max_new_tokens} "
+                f"that exceeds the model's context of {context}"
+            )
+
+
+@torch.inference_mode()
+def _draw_batch(
+    model: Any, prompts: Sequence[TokenIds], rows: Sequence[tuple[int, int]], law: SamplingLaw, seed: int
+) -> list[Sample]:
+    uniforms = np.stack([_uniforms(seed, prompt, index, law.max_new_tokens) for prompt, index in rows])
+    unique = sorted({prompt for prompt, _ in rows})
+    state = read_prompts(model, [prompts[prompt] for prompt in unique])
+    place = {prompt: position for position, prompt in enumerate(unique)}
+    state.select(torch.tensor([place[prompt] for prompt, _ in rows], device=state.seen.device))
+    eos = law.eos_ids or ()
+    return [
+        Sample(
+            prompt_index=prompt, sample_index=index, prompt=prompts[prompt], ids=ids, ended=int(ids[-1]) in eos, law=law
+        )
+        for (prompt, index), ids in zip(rows, _draw_ids(state, law, torch.as_tensor(uniforms)), strict=True)
+    ]
+
+
+def _uniforms(seed: int, prompt: int, index: int, count: int) -> NDArray[np.float64]:
+    key = np.array([seed, (prompt << 32) | index], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).random(count)
+
+
+def _draw_ids(state: State, law: SamplingLaw, uniforms: Tensor) -> list[TokenIds]:
+    """(n_b,) ids for each row b of a batch; `uniforms[b]` is its random stream."""
+    device = state.seen.device
+    eos = torch.tensor(law.eos_ids or (), dtype=torch.int64)
+    out = torch.full((len(uniforms), law.max_new_tokens), -1, dtype=torch.int64)
+    rows = torch.arange(len(uniforms))
+    alive = torch.ones(len(uniforms), dtype=torch.bool)
+    for step in range(law.max_new_tokens):
+        logits = _bend(state.logits.float(), state.seen, law, eos, step)
+        tokens = _choose(logits, uniforms[rows, step].to(device), law, step)
+        out[rows[alive], step] = tokens.cpu()[alive]
+        alive &= ~torch.isin(tokens.cpu(), eos)
+        if not bool(alive.any()) or step + 1 == law.max_new_tokens:
+            break
+        if alive.float().mean() < _COMPACT_BELOW:
+            kept = alive.nonzero().squeeze(1)
+            state.select(kept.to(device))
+            tokens, rows, alive = tokens[kept.to(device)], rows[kept], alive[kept]
+        state.advance(tokens)
+    return [ids[ids >= 0].numpy().astype(np.int32) for ids in out]
+
+
+def _choose(logits: Tensor, uniform: Tensor, law: SamplingLaw, step: int) -> Tensor:
+    """(B,) token ids: each row's inverse cumulative distribution at its uniform number, or the likeliest token."""
+    # Metal has no float64.
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64
+    cumulative = torch.softmax(logits.to(wide), dim=-1).cumsum(dim=-1)
+    total = cumulative[:, -1]
+    if not bool(torch.isfinite(total).all()):
+        raise ModelError(f"the model's probabilities are not finite at new token {step}: look at its weights and dtype")
+    if law.temperature == 0:
+        return logits.argmax(dim=-1)
+    # Strictly below the total, else a token of probability zero at the end of the vocabulary could be drawn.
+    target = torch.minimum(uniform.to(wide) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
+
+
+def _bend(logits: Tensor, seen: Tensor, law: SamplingLaw, eos: Tensor, step: int) -> Tensor:
+    """(B, V) logits of the law, in the order transformers applies its settings."""
+    if law.is_plain:
+        return logits
+    if law.repetition_penalty != 1:
+        logits = RepetitionPenaltyLogitsProcessor(law.repetition_penalty)(seen, logits)
+    if step < law.min_new_tokens:
+        logits = logits.index_fill(1, eos.to(logits.device), -torch.inf)
+    if law.temperature not in (0, 1):
+        logits = logits / law.temperature
+    if law.top_k:
+        logits = TopKLogitsWarper(law.top_k)(seen, logits)
+    if law.top_p < 1:
+        logits = TopPLogitsWarper(law.top_p)(seen, logits)
+    return logits

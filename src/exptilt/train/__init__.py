@@ -1,0 +1,1 @@
+"""The one training loop, and what joins a loss to a policy."""

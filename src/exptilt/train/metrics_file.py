@@ -1,0 +1,41 @@
+"""`metrics.jsonl`: one line per logged step, readable while the run goes on, and whole again after a resume."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class MetricsFile:
+    """Appends lines; after a resume, lines past the resumed step are cut away first."""
+
+    path: Path
+    listeners: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
+
+    def cut_after(self, step: int) -> None:
+        """Drop lines of steps that will be done again, and a line torn by a kill."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        os.replace(temporary, self.path)
+
+    def write(self, step: int, epoch: float, values: dict[str, float]) -> None:
+        """Append one line."""
+        line: dict[str, Any] = {"step": step, "epoch": round(epoch, 6), **values}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        for listener in self.listeners:
+            listener(line)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,209 @@
+"""Joins a loss to groups: which completions it sees, with which weights, and what is measured beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exptilt.data.groups import Completion, Group
+from exptilt.errors import DataError, NonFiniteError
+from exptilt.losses import with_soft_labels
+from exptilt.train.sums import Sums
+from exptilt.types import LogProbs, Pair
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What one batch of groups contributes."""
+
+    loss: Tensor
+    """() sum over rows of weight * loss, nats; still attached to the graph."""
+    weight: float
+    """What the sum is to be divided by once the whole global batch is in: rows, or tokens for a token mean."""
+    sums: Sums
+
+
+@dataclass
+class Objective:
+    """A loss, applied to groups, with the running statistics the loss may keep."""
+
+    loss: Any
+    """One of the catalogue (`exptilt.losses`)."""
+    state: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.loss.is_stateful:
+            initial: dict[str, float] = self.loss.initial_state()
+            self.state.update(initial)
+
+    def __call__(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
+        """Form the loss of these groups.
+
+        Args:
+            groups: the rows.
+            policy: log-probabilities of all completions of all groups, in order.
+            reference: the same of the reference, or None where the loss needs none.
+
+        Raises:
+            NonFiniteError: if the loss of a row is not finite; nothing has been updated yet.
+        """
+        forms = {"pair": self._pair, "completion": self._completion, "unpaired": self._unpaired, "list": self._list}
+        return forms[self.loss.kind](groups, policy, reference)
+
+    def prepare(self, groups: Sequence[Group]) -> list[Group]:
+        """The groups of one global batch as they must be scored.
+
+        KTO's reference point needs completions under prompts of other rows: each row gets the completion of the next row
+        with another prompt, in an order fixed by the row ids, so that neither shuffling nor splitting changes the pairing.
+        """
+        if "mismatched" not in self.loss.inputs:
+            return list(groups)
+        order = sorted(groups, key=lambda group: group.id)
+        partner = {
+            group.id: _other_prompt(group, [*order[place + 1 :], *order[:place]]) for place, group in enumerate(order)
+        }
+        return [replace(group, completions=(group.completions[0], partner[group.id])) for group in groups]
+
+    def _pair(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
+        sides = _sides(policy)
+        anchor = _sides(reference) if reference is not None else None
+        p_chosen = torch.tensor([group.p_chosen for group in groups], device=policy.lengths.device)
+        inputs = self._inputs(groups, policy)
+        certain = bool((p_chosen == 1).all())
+        out = (
+            self.loss(sides, anchor, **inputs)
+            if certain
+            else with_soft_labels(self.loss, sides, anchor, p_chosen, **inputs)
+        )
+        self._remember(sides, anchor)
+        margin = out.chosen_reward - out.rejected_reward
+        measured = {
+            "rewards/chosen": out.chosen_reward,
+            "rewards/rejected": out.rejected_reward,
+            "rewards/margins": margin,
+            # A tie is half right: it carries no information either way.
+            "rewards/accuracies": (margin > 0).float() + 0.5 * (margin == 0).float(),
+        }
+        for number, name in enumerate(("chosen", "rejected")):
+            measured |= _levels(f"/{name}", sides[number], anchor[number] if anchor else None)
+        return _output(groups, out.loss, None, measured)
+
+    def _completion(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
+        out = self.loss(policy, reference)
+        return _output(groups, out.loss, out.weight, _levels("", policy, reference))
+
+    def _unpaired(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
+        desirable = torch.tensor([group.desirable for group in groups], device=policy.lengths.device)
+        own, extra = policy, dict[str, Any]()
+        own_reference = reference
+        if "mismatched" in self.loss.inputs:
+            own, extra["mismatched"] = _sides(policy)
+            own_reference, extra["mismatched_reference"] = _sides(reference) if reference is not None else (None, None)
+        if self.loss.is_stateful:
+            extra["state"] = self.state
+        out = self.loss(own, own_reference, desirable, **extra)
+        self._remember(own, own_reference, desirable)
+        output = _output(groups, out.loss, out.weight, _levels("", own, own_reference))
+        for name, chosen in (("chosen", desirable), ("rejected", ~desirable)):
+            output.sums.add(f"rewards/{name}", float(out.reward[chosen].sum()), float(chosen.sum()))
+        return output
+
+    def _list(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
+        sizes = torch.tensor([len(group.completions) for group in groups])
+        out = self.loss(policy, reference, sizes, **self._inputs(groups, policy))
+        best = torch.tensor([min(range(len(group.ranks)), key=group.ranks.__getitem__) for group in groups])
+        first = sizes.cumsum(0) - sizes
+        chosen = out.reward[first + best]
+        highest = torch.stack([rewards.max() for rewards in out.reward.split(sizes.tolist())])
+        measured = {"rewards/chosen": chosen, "rewards/accuracies": (chosen >= highest).float()}
+        return _output(groups, out.loss, None, measured)
+
+    def _inputs(self, groups: Sequence[Group], like: LogProbs) -> dict[str, Any]:
+        """The further arguments the loss names, from the groups' own columns."""
+        extra: dict[str, Any] = {}
+        for name in self.loss.inputs:
+            column = [_INPUTS[name](group) for group in groups]
+            missing = [group.id for group, value in zip(groups, column, strict=True) if value is None or value == ()]
+            if missing:
+                raise DataError(
+                    f"{missing[0]}: loss {self.loss.name!r} needs {name.replace('_', ' ')} in every row; "
+                    f"{len(missing)} of these rows have none"
+                )
+            flat = [item for value in column for item in (value if isinstance(value, tuple) else (value,))]
+            extra[name] = torch.tensor(flat, dtype=torch.float32, device=like.lengths.device)
+        if self.loss.is_stateful:
+            extra["state"] = self.state
+        return extra
+
+    def _remember(self, *batch: Any) -> None:
+        """Move running statistics on, once per global batch that is being trained on."""
+        if self.loss.is_stateful and torch.is_grad_enabled():
+            self.state = self.loss.next_state(self.state, *batch)
+
+
+_INPUTS: dict[str, Callable[[Group], Any]] = {
+    "margin": lambda group: group.margin,
+    "chosen_score": lambda group: group.scores[0] if group.scores else None,
+    "rejected_score": lambda group: group.scores[1] if group.scores else None,
+    "ranks": lambda group: group.ranks,
+    "scores": lambda group: group.scores,
+}
+
+
+def _other_prompt(group: Group, others: Sequence[Group]) -> Completion:
+    for other in others:
+        if not np.array_equal(other.prompt, group.prompt):
+            return other.completions[0]
+    raise DataError(
+        f"{group.id}: every row of this batch has the same prompt, so there is no mismatched completion for the "
+        "reference point; use a larger batch.size"
+    )
+
+
+def _sides(logps: LogProbs) -> Pair:
+    """Chosen and rejected of groups that hold exactly these two, in this order."""
+    index = torch.arange(0, len(logps), 2)
+    return Pair(logps.select(index), logps.select(index + 1))
+
+
+def _levels(suffix: str, policy: LogProbs, reference: LogProbs | None) -> dict[str, Tensor]:
+    """Where the log-probabilities stand, and how far they moved from the reference."""
+    levels = {f"logps{suffix}": policy.sum().detach(), f"lengths{suffix}": policy.lengths.float()}
+    if reference is not None:
+        levels[f"displacement{suffix}"] = levels[f"logps{suffix}"] - reference.sum()
+    return levels
+
+
+def _output(groups: Sequence[Group], losses: Tensor, loss_weight: Tensor | None, measured: dict[str, Tensor]) -> Output:
+    _require_finite(losses, groups)
+    rows = _weights(groups, losses)
+    weights = rows if loss_weight is None else rows * loss_weight
+    total = (weights * losses).sum()
+    sums = Sums()
+    sums.add("loss", float(total.detach()), float(weights.sum()))
+    names = list(measured)
+    # One transfer for all metrics: a device is waited for once.
+    totals = torch.stack([(rows * measured[name]).sum() for name in names]).tolist()
+    for name, value in zip(names, totals, strict=True):
+        sums.add(name, value, float(rows.sum()))
+    return Output(total, float(weights.sum()), sums)
+
+
+def _weights(groups: Sequence[Group], like: Tensor) -> Tensor:
+    return torch.tensor([group.weight for group in groups], dtype=like.dtype, device=like.device)
+
+
+def _require_finite(losses: Tensor, groups: Sequence[Group]) -> None:
+    finite = losses.detach().isfinite()
+    if bool(finite.all()):
+        return
+    rows = [groups[int(row)].id for row in (~finite).nonzero().flatten()]
+    raise NonFiniteError(
+        f"the loss of {len(rows)} row(s) is not finite, no weight was moved: {', '.join(rows[:5])}. "
+        "Look at these rows with `exptilt doctor`, lower optim.learning_rate, or use model.dtype=float32"
+    )

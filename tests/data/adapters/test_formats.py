@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from exptilt.data.adapters import ADAPTERS, find
+from exptilt.data.problems import RowError
+from exptilt.data.records import Demonstration, Preference, Ranking, Rating
+from exptilt.errors import DataError
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def bot(text):
+    return {"role": "assistant", "content": text}
+
+
+def read(row):
+    adapter, _ = find([row], "file")
+    return adapter.name, adapter.record(row, "file:1")
+
+
+def refused(row, format_row=None):
+    adapter, _ = find([format_row or row], "file")
+    with pytest.raises(RowError) as caught:
+        adapter.record(row, "file:1")
+    return caught.value.code, caught.value.detail
+
+
+TEXT_PAIR = {"prompt": "Q", "chosen": "good", "rejected": "bad"}
+
+
+def test_text_preference():
+    assert read(TEXT_PAIR) == ("preference", Preference(id="file:1", prompt="Q", chosen="good", rejected="bad"))
+
+
+def test_text_without_a_prompt_is_compared_whole():
+    # a common prefix of characters would make "The s" or "Yes." the prompt
+    _, record = read({"chosen": "The sky", "rejected": "The sun"})
+    assert (record.prompt, record.chosen, record.rejected) == ("", "The sky", "The sun")
+
+
+def test_messages_with_an_implicit_prompt_of_whole_turns():
+    shared = [{"role": "system", "content": "S"}, user("Q1"), bot("A1"), user("Q2")]
+    row = {"chosen": [*shared, bot("Yes. ")], "rejected": [*shared, bot("No, never."), user("Q3"), bot("x")]}
+    _, record = read(row)
+    assert record.prompt == tuple(shared)
+    assert record.chosen == (bot("Yes. "),)
+    assert record.rejected == (bot("No, never."), user("Q3"), bot("x"))
+
+
+@pytest.mark.parametrize("prompt", ["Q", [user("Q")]])
+def test_a_prompt_beside_full_message_lists_is_not_doubled(prompt):
+    _, record = read({"prompt": prompt, "chosen": [user("Q"), bot("a")], "rejected": [user("Q"), bot("b")]})
+    assert record.prompt == (user("Q"),)
+    assert (record.chosen, record.rejected) == ((bot("a"),), (bot("b"),))
+
+
+def test_text_prompt_with_replies_as_messages_becomes_a_turn():
+    _, record = read({"prompt": "Q", "chosen": [bot("a")], "rejected": [bot("b")]})
+    assert (record.prompt, record.rejected) == ((user("Q"),), (bot("b"),))
+
+
+def test_reply_that_repeats_the_users_turn_stays_a_reply():
+    _, record = read({"chosen": [user("Q"), bot("a"), user("Q"), bot("b")], "rejected": [user("Q"), bot("a")]})
+    assert record.prompt == (user("Q"),)
+    assert record.rejected == (bot("a"),)
+
+
+def test_contexts_that_differ_are_reported_not_guessed():
+    system = {"role": "system", "content": "S"}
+    assert (
+        refused({"chosen": [system, user("Q"), bot("a")], "rejected": [user("Q"), bot("b")]})[0] == "no_shared_prompt"
+    )
+    mismatch = {"prompt": "other", "chosen": [user("Q"), bot("a")], "rejected": [user("Q"), bot("b")]}
+    assert refused(mismatch)[0] == "prompt_mismatch"
+
+
+def test_transcripts_are_told_from_text():
+    row = {"chosen": "\n\nHuman: Q\n\nAssistant: ab", "rejected": "\n\nHuman: Q\n\nAssistant: ac"}
+    name, record = read(row)
+    assert name == "hh"
+    assert (record.prompt, record.chosen, record.rejected) == ((user("Q"),), (bot("ab"),), (bot("ac"),))
+
+
+def test_sharegpt_and_axolotl_preferences():
+    sharegpt = {
+        "conversations": [{"from": "system", "value": "S"}, {"from": "human", "value": "Q"}],
+        "chosen": {"from": "gpt", "value": "a"},
+        "rejected": {"from": "gpt", "value": "b"},
+    }
+    name, record = read(sharegpt)
+    assert name == "sharegpt"
+    assert record.prompt == ({"role": "system", "content": "S"}, user("Q"))
+    assert record.chosen == (bot("a"),)
+    assert read({"messages": [user("Q")], "chosen": bot("a"), "rejected": bot("b")})[1].prompt == (user("Q"),)
+
+
+def test_optional_numbers_of_a_pair():
+    _, record = read({**TEXT_PAIR, "p_chosen": "0.75", "margin": 2, "weight": 0.5})
+    assert (record.p_chosen, record.margin, record.weight) == (0.75, 2.0, 0.5)
+    _, scored = read({**TEXT_PAIR, "score_chosen": 8.5, "score_rejected": 3.0})
+    assert (scored.margin, scored.p_chosen) == (5.5, 1.0)
+    _, tie = read({**TEXT_PAIR, "score_chosen": 4, "score_rejected": 4})
+    assert (tie.margin, tie.p_chosen) == (0.0, 0.5)
+
+
+def test_ratings():
+    assert read({"prompt": "Q", "completion": "a", "label": "False", "score": 2}) == (
+        "rating",
+        Rating(id="file:1", prompt="Q", completion="a", desirable=False, score=2.0),
+    )
+    name, record = read({"messages": [user("Q1"), bot("A1"), user("Q2"), bot("A2")], "label": True})
+    assert name == "rated_messages"
+    assert (record.prompt, record.completion) == ((user("Q1"), bot("A1"), user("Q2")), (bot("A2"),))
+
+
+@pytest.mark.parametrize(
+    ("label", "desirable"), [(True, True), (0, False), (1.0, True), ("1", True), ("rejected", False), ("chosen", True)]
+)
+def test_labels_as_they_are_written(label, desirable):
+    assert read({"prompt": "Q", "completion": "a", "label": label})[1].desirable is desirable
+
+
+@pytest.mark.parametrize("label", [2, 0.5, "maybe", math.nan, [1]])
+def test_labels_that_are_none(label):
+    assert refused({"prompt": "Q", "completion": "a", "label": label})[0] == "wrong_type"
+
+
+def test_demonstrations():
+    assert read({"prompt": "Q", "completion": "a"})[1] == Demonstration(id="file:1", prompt="Q", completion="a")
+    assert read({"text": "all of it", "label": 1})[1] == Demonstration(id="file:1", prompt="", completion="all of it")
+    turns = [{"role": "system", "content": "S"}, user("Q1"), bot("A1"), user("Q2"), bot("A2")]
+    name, record = read({"messages": turns})
+    assert name == "messages"
+    assert (record.prompt, record.completion) == (tuple(turns[:2]), tuple(turns[2:]))
+    assert refused({"messages": [user("Q"), bot("A"), user("thanks")]})[0] == "bad_roles"
+
+
+def test_rankings_by_rank_and_by_score():
+    name, record = read({"prompt": "Q", "completions": ["x", "y", "z"], "ranks": [2.0, 1, 2]})
+    assert name == "ranking"
+    assert record == Ranking(id="file:1", prompt="Q", completions=("x", "y", "z"), ranks=(2, 1, 2))
+    _, scored = read({"prompt": "Q", "completions": ["x", "y"], "scores": [0.1, 0.7]})
+    assert (scored.ranks, scored.scores) == ((2, 1), (0.1, 0.7))
+    assert refused({"prompt": "Q", "completions": ["x", "y"], "ranks": [0, 1]})[0] == "bad_value"
+    assert refused({"prompt": "Q", "completions": ["x", "y"], "scores": [0.1]})[0] == "wrong_type"
+    assert refused({"prompt": "Q", "completions": ["x", "y"], "scores": [0.1, math.nan]})[0] == "wrong_type"
+    assert refused({"prompt": "Q", "completions": ["x"], "ranks": [1]})[0] == "wrong_type"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "detail"),
+    [
+        ({"rejected": None}, "missing_column", "column 'rejected' is null"),
+        ({"chosen": 7}, "wrong_type", "chosen must be a list of turns with at least one in it, got a number"),
+        ({"chosen": []}, "wrong_type", "got an empty list"),
+        ({"chosen": "\ud800"}, "wrong_type", "chosen holds half of a surrogate pair at character 1"),
+        ({"chosen": [{"role": "alien", "content": "x"}]}, "bad_roles", "unknown role 'alien'"),
+        ({"chosen": [{"role": "user", "content": None}]}, "wrong_type", "the content of chosen[0] must be text"),
+        ({"chosen": ["x"]}, "wrong_type", "chosen[0] must be a turn with role and content, got text"),
+        ({"chosen": [{"role": "user", "content": [{"type": "image"}]}]}, "wrong_type", "a part of type 'image'"),
+        ({"p_chosen": 1.5}, "bad_value", "p_chosen must be in [0, 1], got 1.5"),
+        ({"p_chosen": math.nan}, "wrong_type", "p_chosen must be a finite number, got 'nan'"),
+        ({"margin": "N/A"}, "wrong_type", "margin must be a finite number, got 'N/A'"),
+        ({"weight": -1}, "bad_value", "weight must be in [0, inf], got -1"),
+    ],
+)
+def test_rows_that_are_wrong_say_where(change, code, detail):
+    got = refused({**TEXT_PAIR, **change}, TEXT_PAIR)
+    assert got[0] == code
+    assert detail in got[1]
+
+
+def test_text_parts_are_joined_and_empty_columns_of_a_table_are_dropped():
+    said = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": None}
+    assert read({"messages": [said, bot("c")]})[1].prompt == (user("ab"),)
+
+
+def test_unknown_columns_say_what_was_meant():
+    with pytest.raises(
+        DataError, match=r"file: no known format has its columns \(prompt, chosen, reject\).*\{rejected: reject\}"
+    ):
+        find([{"prompt": "Q", "chosen": "a", "reject": "b"}], "file")
+
+
+def test_format_is_told_from_several_rows_and_names_what_it_does_not_read():
+    adapter, unread = find([{"prompt": "Q", "chosen": "a"}, {**TEXT_PAIR, "source": "x", "id": 3}], "file")
+    assert (adapter.name, unread) == ("preference", ("source",))
+
+
+def test_format_can_be_forced():
+    row = {"chosen": "\n\nHuman: Q\n\nAssistant: ab", "rejected": "\n\nHuman: Q\n\nAssistant: ac"}
+    assert find([row], "file", "preference")[0].name == "preference"
+    assert len({adapter.name for adapter in ADAPTERS}) == len(ADAPTERS)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exptilt.data.batching import BatchConfig, Batches, pack
+from exptilt.data.groups import Completion, Group
+
+
+def group(name, *lengths, prompt=1):
+    parts = (Completion(ids=np.zeros(n, dtype=np.int32), counted=np.ones(n, dtype=bool)) for n in lengths)
+    return Group(id=str(name), prompt=np.zeros(prompt, dtype=np.int32), completions=tuple(parts))
+
+
+def groups_of(lengths):
+    return [group(n, length) for n, length in enumerate(lengths)]
+
+
+def ids(micro_batches):
+    return [[member.id for member in micro] for micro in micro_batches]
+
+
+LENGTHS = st.lists(st.integers(1, 30), min_size=4, max_size=40)
+
+
+def test_first_fit_decreasing_by_hand():
+    # sizes with prompt 1: 7, 5, 4, 3, 2 in bins of 10: 7+3, 5+4, 2 -> 7+3, 5+4 has 1 left, so 2 opens a bin
+    bins = pack(groups_of([3, 6, 1, 4, 2]), 10)
+    assert ids(bins) == [["1", "4"], ["3", "0"], ["2"]]
+
+
+def test_a_shared_prompt_is_paid_once_and_a_giant_stands_alone():
+    assert ids(pack([group("a", 2, 2, prompt=5), group("b", 1, prompt=1)], 11)) == [["a", "b"]]
+    assert ids(pack([group("a", 50), group("b", 1), group("c", 2)], 10)) == [["a"], ["c", "b"]]
+    assert ids(pack(groups_of([1, 2]), None)) == [["0", "1"]]
+
+
+@given(LENGTHS, st.integers(4, 16), st.integers(1, 4), st.integers(0, 3), st.integers(1, 40))
+def test_every_group_once_per_epoch_within_the_budget_on_any_number_of_processes(lengths, size, world, seed, tokens):
+    groups = groups_of(lengths)
+    config = BatchConfig(size=size, tokens=tokens)
+    ranks = [Batches(groups, config, seed=seed, rank=rank, world_size=world) for rank in range(world)]
+    for epoch in range(2):
+        seen = Counter()
+        for step in range(epoch * ranks[0].num_steps, (epoch + 1) * ranks[0].num_steps):
+            micro = [batches.step(step) for batches in ranks]
+            assert all(mine and all(mine) for mine in micro)
+            counts = [len(mine) for mine in micro]
+            in_step = [member for mine in micro for part in mine for member in part]
+            assert max(counts) - min(counts) == 0 or len(in_step) == sum(counts)
+            for part in (part for mine in micro for part in mine):
+                assert len(part) == 1 or sum(member.num_tokens for member in part) <= tokens
+            assert sorted(m.id for m in in_step) == sorted(m.id for m in ranks[0].groups(step))
+            seen.update(member.id for member in in_step)
+        assert seen == Counter(member.id for member in groups)
+
+
+def test_the_last_short_batch_is_kept_and_every_step_but_it_is_full():
+    batches = Batches(groups_of(range(1, 11)), BatchConfig(size=4), seed=3)
+    assert [len(batches.groups(step)) for step in range(batches.num_steps)] == [4, 4, 2]
+
+
+def test_a_last_batch_smaller_than_the_processes_takes_from_the_one_before():
+    batches = Batches(groups_of(range(1, 10)), BatchConfig(size=4), rank=1, world_size=2)
+    assert [len(batches.groups(step)) for step in range(3)] == [4, 3, 2]
+    joined = Batches(groups_of(range(1, 10)), BatchConfig(size=4), rank=2, world_size=3)
+    assert [len(joined.groups(step)) for step in range(2)] == [4, 5]
+
+
+def test_a_step_depends_on_its_number_and_the_seed_only():
+    groups = groups_of(range(1, 30))
+    config = BatchConfig(size=8, tokens=40)
+    walked = Batches(groups, config, seed=5)
+    whole = [ids(walked.step(step)) for step in range(9)]
+    assert ids(Batches(groups, config, seed=5).step(6)) == whole[6]
+    assert whole[:4] != whole[4:8]
+    assert [ids(Batches(groups, config, seed=6).step(step)) for step in range(9)] != whole
+    assert walked.epoch(3) == 0
+    assert walked.epoch(4) == 1
+
+
+def test_the_groups_of_a_step_do_not_depend_on_the_number_of_processes():
+    groups = groups_of(range(1, 21))
+    one = Batches(groups, BatchConfig(size=8), seed=1)
+    two = Batches(groups, BatchConfig(size=8), seed=1, rank=1, world_size=2)
+    assert [[m.id for m in one.groups(s)] for s in range(6)] == [[m.id for m in two.groups(s)] for s in range(6)]
+
+
+def test_without_shuffling_the_order_of_the_file_is_kept():
+    batches = Batches(groups_of([1, 1, 1, 1, 1]), BatchConfig(size=2, shuffle=False))
+    assert [[m.id for m in batches.groups(step)] for step in range(4)] == [["0", "1"], ["2", "3"], ["4"], ["0", "1"]]
+    assert len(list(batches)) == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: BatchConfig(size=0), "size must be at least 1, got 0"),
+        (lambda: BatchConfig(tokens=0), "tokens must be at least 1, got 0"),
+        (lambda: Batches(groups_of([1]), BatchConfig(), world_size=2), "there are 1 groups for 2 processes"),
+        (lambda: Batches(groups_of([1, 1]), BatchConfig(size=1), world_size=2), "batch size must be at least"),
+        (lambda: Batches(groups_of([1]), BatchConfig(), rank=1), r"rank must be in \[0, world_size\), got 1 of 1"),
+    ],
+)
+def test_settings_out_of_range(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from exptilt.data.intake import read_records
+from exptilt.data.prepare import prepare, prepare_records
+from exptilt.data.records import Preference, Ranking
+from exptilt.data.sources import DataConfig
+from exptilt.errors import DataError
+
+
+def write(path, rows):
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return str(path)
+
+
+def pair(n, **change):
+    return {"prompt": f"question {n}", "chosen": f" good {n}", "rejected": f" bad {n}", **change}
+
+
+@pytest.fixture
+def messy(tmp_path):
+    rows = [
+        pair(1),
+        '{"prompt": "a", "chosen": }',
+        {"prompt": "b", "chosen": "c"},
+        pair(4, chosen="  "),
+        pair(5, rejected="good 5 "),
+        pair(6, prompt="the cat " * 60),
+        pair(7, chosen=" good" * 60),
+        pair(1),
+        pair(9, p_chosen=0.5),
+        pair(10, p_chosen=2),
+        pair(11),
+        pair(11, chosen=" bad 11", rejected=" good 11"),
+    ]
+    return write(tmp_path / "pairs.jsonl", rows)
+
+
+def test_every_fault_is_named_with_its_row_and_the_setting_that_decides(messy, base_tokenizer):
+    with pytest.raises(DataError) as caught:
+        prepare(DataConfig(train=messy), base_tokenizer, "pair", 40)
+    lines = {line.split(";")[0]: line for line in str(caught.value).splitlines()}
+    assert set(lines) == {
+        "pairs.jsonl:2: invalid JSON: Expecting value at column 27",
+        "pairs.jsonl:3: column 'rejected' is missing",
+        "pairs.jsonl:4: chosen is empty or only white space",
+        "pairs.jsonl:5: chosen and rejected are identical",
+        "pairs.jsonl:6: the prompt alone has 121 tokens and max_tokens is 40",
+        "pairs.jsonl:7: 5 tokens of prompt and 121 of completion, and max_tokens is 40",
+        "pairs.jsonl:8: repeats pairs.jsonl:1",
+        "pairs.jsonl:9: neither side is preferred (p_chosen is 0.5)",
+        "pairs.jsonl:10: p_chosen must be in [0, 1], got 2",
+        "pairs.jsonl:11: has the opposite label of pairs.jsonl:12 (2 rows: pairs.jsonl:11, 12)",
+    }
+    for policy in ("invalid", "empty", "identical", "too_long", "duplicate", "tie", "conflict"):
+        assert f"data.on_{policy} to" in str(caught.value)
+
+
+DROP_ALL = dict.fromkeys(
+    ("on_invalid", "on_empty", "on_identical", "on_too_long", "on_duplicate", "on_tie", "on_conflict"), "drop"
+)
+
+
+def test_with_policies_every_row_is_accounted_for(messy, base_tokenizer):
+    prepared = prepare(DataConfig(train=messy, **DROP_ALL), base_tokenizer, "pair", 40)
+    assert [group.id for group in prepared.train] == ["pairs.jsonl:1"]
+    train = prepared.report.train
+    assert train.rows == 12
+    assert train.rows_left_out == {
+        "invalid_json": 1, "missing_column": 1, "bad_value": 1, "duplicate": 1, "conflict": 2,
+    }  # fmt: skip
+    assert train.examples_left_out == {"empty": 1, "identical": 1, "tie": 1, "prompt_too_long": 1, "too_long": 1}
+    assert train.rows - sum(train.rows_left_out.values()) == train.examples
+    assert train.examples - sum(train.examples_left_out.values()) == train.kept == len(prepared.train)
+    assert prepared.report.errors == ()
+    assert json.loads(json.dumps(prepared.report.as_dict()))["train"]["kept"] == 1
+
+
+def test_looking_does_not_raise_and_needs_no_tokenizer(messy):
+    prepared = prepare(DataConfig(train=messy), None, "pair", strict=False)
+    assert prepared.train == []
+    assert {finding.code for finding in prepared.report.errors} == {
+        "invalid_json", "missing_column", "bad_value", "empty", "identical", "duplicate", "tie", "conflict",
+    }  # fmt: skip
+    assert prepared.report.train.kept == 3
+
+
+def test_nothing_left_is_an_error_with_the_reasons(tmp_path, base_tokenizer):
+    path = write(tmp_path / "a.jsonl", [pair(1, chosen=""), pair(2, chosen="")])
+    with pytest.raises(DataError, match="none of its 2 rows is left to use: 2 empty"):
+        prepare(DataConfig(train=path, on_empty="drop"), base_tokenizer, "pair")
+
+
+def test_only_broken_rows(tmp_path, base_tokenizer):
+    path = write(tmp_path / "a.jsonl", ["{", "["])
+    with pytest.raises(DataError, match="none of its 2 rows is left to use: 2 invalid_json"):
+        prepare(DataConfig(train=path, on_invalid="drop"), base_tokenizer, "pair")
+
+
+def test_groups_carry_what_the_row_says(tmp_path, base_tokenizer):
+    path = write(tmp_path / "a.jsonl", [pair(1, p_chosen=0.75, margin=2, weight=0.5, id="abc")])
+    (group,) = prepare(DataConfig(train=path), base_tokenizer, "pair").train
+    assert (group.id, group.p_chosen, group.margin, group.weight) == ("a.jsonl:1#abc", 0.75, 2.0, 0.5)
+    said = [base_tokenizer.decode([*group.prompt, *part.ids]) for part in group.completions]
+    assert said == ["question 1 good 1<eos>", "question 1 bad 1<eos>"]
+
+
+def test_one_file_serves_every_kind(tmp_path, base_tokenizer):
+    config = DataConfig(train=write(tmp_path / "a.jsonl", [pair(1), pair(2)]))
+    chosen = prepare(config, base_tokenizer, "completion").train
+    assert [base_tokenizer.decode(group.completions[0].ids) for group in chosen] == [" good 1<eos>", " good 2<eos>"]
+    unpaired = prepare(config, base_tokenizer, "unpaired")
+    assert [group.desirable for group in unpaired.train] == [True, False, True, False]
+    assert (unpaired.report.train.rows, unpaired.report.train.examples) == (2, 4)
+    assert [group.ranks for group in prepare(config, base_tokenizer, "list").train] == [(1, 2), (1, 2)]
+
+
+def test_a_rejected_side_that_is_never_trained_on_is_no_fault(tmp_path, base_tokenizer):
+    path = write(tmp_path / "a.jsonl", [pair(1, rejected="")])
+    assert len(prepare(DataConfig(train=path), base_tokenizer, "completion").train) == 1
+
+
+def test_rankings_give_pairs_and_their_ties_obey_the_policy(tmp_path, base_tokenizer):
+    path = write(tmp_path / "a.jsonl", [{"prompt": "q", "completions": [" a", " b", " c"], "ranks": [1, 2, 2]}])
+    with pytest.raises(DataError, match=r"a.jsonl:1 2=3: neither side is preferred"):
+        prepare(DataConfig(train=path), base_tokenizer, "pair")
+    kept = prepare(DataConfig(train=path, on_tie="keep"), base_tokenizer, "pair").train
+    assert [group.p_chosen for group in kept] == [1.0, 1.0, 0.5]
+    best_worst = prepare(DataConfig(train=path, pairs="best_worst"), base_tokenizer, "pair").train
+    assert [group.id for group in best_worst] == ["a.jsonl:1 1>3"]
+
+
+def test_held_out_prompts_are_in_one_part_only(tmp_path, base_tokenizer):
+    rows = [
+        pair(n, prompt=f"{'Same ' if k else 'same  '}question {n}", chosen=f" good {n} {k}")
+        for n in range(60)
+        for k in (0, 1)
+    ]
+    config = DataConfig(train=write(tmp_path / "a.jsonl", rows), test_fraction=0.2, test_limit=8)
+    prepared = prepare(config, base_tokenizer, "pair")
+    report = prepared.report
+    numbers = [{int(group.id.split(":")[1]) - 1 for group in part} for part in (prepared.train, prepared.test)]
+    assert not {number // 2 for number in numbers[0]} & {number // 2 for number in numbers[1]}
+    assert report.test is not None
+    assert report.train.rows + report.test.rows == 120
+    assert report.test.kept == 8
+    assert report.test.rows_left_out["over_limit"] == report.test.rows - 8
+
+
+def test_a_leak_between_two_files(tmp_path, base_tokenizer):
+    train = write(tmp_path / "train.jsonl", [pair(1), pair(2)])
+    test = write(tmp_path / "test.jsonl", [pair(2, chosen=" other")])
+    with pytest.raises(DataError, match=r"train.jsonl:2: has the prompt of test.jsonl:1, which is in the test set"):
+        prepare(DataConfig(train=train, test=test), base_tokenizer, "pair")
+    prepared = prepare(DataConfig(train=train, test=test, on_leak="drop"), base_tokenizer, "pair")
+    assert ([g.id for g in prepared.train], [g.id for g in prepared.test]) == (["train.jsonl:1"], ["test.jsonl:1"])
+    with pytest.raises(DataError, match="train and test are the same rows"):
+        prepare(DataConfig(train=train, test=train), base_tokenizer, "pair")
+
+
+def test_columns_can_be_named(tmp_path):
+    rows = [{"question": "q", "good": "a", "bad": "b"}]
+    config = DataConfig(
+        train=write(tmp_path / "a.jsonl", rows), columns={"prompt": "question", "chosen": "good", "rejected": "bad"}
+    )
+    assert read_records(config).train == [Preference(id="a.jsonl:1", prompt="q", chosen="a", rejected="b")]
+
+
+def test_records_are_read_with_every_text_check(messy):
+    with pytest.raises(DataError, match=r"pairs.jsonl:4: chosen is empty"):
+        read_records(DataConfig(train=messy))
+    records = read_records(DataConfig(train=messy, **DROP_ALL), "completion")
+    assert [record.completion for record in records.train][:2] == [" good 1", " good 5"]
+
+
+def test_records_made_in_python(base_tokenizer):
+    records = [Ranking(id="x", prompt="q", completions=(" a", " b"), ranks=(2, 1), scores=(0.0, 1.5))]
+    prepared = prepare_records(records, base_tokenizer, "list", test=records[:0])
+    (group,) = prepared.train
+    assert (group.ranks, group.scores, prepared.test, prepared.report.test) == ((2, 1), (0.0, 1.5), [], None)
+
+
+def test_few_examples_and_a_length_bias_are_worth_a_word(tmp_path, base_tokenizer):
+    few = prepare(DataConfig(train=write(tmp_path / "a.jsonl", [pair(1)])), base_tokenizer, "pair").report
+    assert [str(finding) for finding in few.findings] == ["there are only 1 examples to train on"]
+    rows = [pair(n, rejected=f" bad {n}" if n % 4 else f" far too long {n}") for n in range(100)]
+    report = prepare(DataConfig(train=write(tmp_path / "b.jsonl", rows)), base_tokenizer, "pair").report
+    assert report.train.longer_chosen == 0.75
+    assert [finding.code for finding in report.findings] == ["length_bias"]
+
+
+def test_a_broken_template_obeys_the_policy_for_invalid_rows(tmp_path, make_tokenizer):
+    tokenizer = make_tokenizer(chat="{{ raise_exception('no') }}")
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    path = write(tmp_path / "a.jsonl", [{"messages": turns}])
+    with pytest.raises(DataError, match=r"a.jsonl:1: the chat template refuses the turns \(user\): no"):
+        prepare(DataConfig(train=path), tokenizer, "completion")
+
+
+def test_real_rows_of_every_format_are_kept_or_counted(real_data, chat_tokenizer):
+    files = {
+        "hh_rlhf/harmless-base.test.jsonl.gz": ("hh", "pair", 2312, {"empty": 4}),
+        "pref_small/dpo_en_demo.sharegpt.jsonl.gz": ("sharegpt", "pair", 300, {"duplicate": 5}),
+        "kto/kto_en_demo.jsonl.gz": ("rated_messages", "unpaired", 300, {}),
+        "kto/kto_mix.test.jsonl.gz": ("rating", "unpaired", 1092, {"conflict": 2}),
+    }
+    for name, (form, kind, rows, left_out) in files.items():
+        config = DataConfig(train=str(real_data / name), **DROP_ALL)
+        train = prepare(config, None, kind).report.train
+        assert (train.format, train.rows) == (form, rows)
+        assert {**train.rows_left_out, **train.examples_left_out} == left_out
+        assert train.kept == rows - sum(left_out.values())
+    dialogues = DataConfig(train=str(real_data / "sft/sgd_dialogues.test.jsonl.gz"), limit=20)
+    for record, group in zip(
+        read_records(dialogues).train, prepare(dialogues, chat_tokenizer, "completion").train, strict=True
+    ):
+        (completion,) = group.completions
+        said = [turn["content"] for turn in record.completion if turn["role"] == "assistant"]
+        assert chat_tokenizer.decode(completion.ids[completion.counted]) == "".join(
+            f"{text}<|im_end|>" for text in said
+        )

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from rich.console import Console
+
+from exptilt.data.groups import Completion, Group
+from exptilt.data.prepare import prepare_records
+from exptilt.data.records import Preference
+from exptilt.data.report import Lengths, print_report, show_examples
+from exptilt.data.sources import DataConfig
+
+
+def plain_console():
+    return Console(file=io.StringIO(), width=200, force_terminal=False)
+
+
+def test_lengths_by_hand():
+    assert Lengths.of([1, 2, 4, 10, 20]) == Lengths(least=1, median=4.0, p95=18.0, most=20, total=37)
+
+
+def test_the_printed_report_has_counts_lengths_and_findings(base_tokenizer):
+    records = [
+        Preference(id="a.jsonl:1", prompt="[bold]the", chosen=" cat sat", rejected=" dog"),
+        Preference(id="a.jsonl:2", prompt="fox", chosen="", rejected=" dog"),
+    ]
+    config = DataConfig(train="x", on_empty="drop")
+    console = plain_console()
+    print_report(prepare_records(records, base_tokenizer, "pair", config=config).report, console)
+    shown = console.file.getvalue()
+    assert (
+        "2 rows read, 1 examples kept; left out: 1 empty; the longer completion is chosen in 100.0 % of pairs" in shown
+    )
+    assert "warning empty: a.jsonl:2: chosen is empty or only white space; handled: data.on_empty=drop" in shown
+    assert "chosen" in shown.split("median")[1]
+
+
+def test_examples_show_which_tokens_count(base_tokenizer):
+    ids = np.array(base_tokenizer("the cat sat[red]")["input_ids"], dtype=np.int32)
+    counted = np.ones(len(ids), dtype=bool)
+    counted[:2] = False
+    group = Group(id="a.jsonl:1", prompt=ids, completions=(Completion(ids=ids, counted=counted),))
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system="standard")
+    show_examples([group, group], base_tokenizer, console, 1)
+    shown = console.file.getvalue()
+    assert shown.count("a.jsonl:1") == 1
+    assert f"completion 1 ({len(ids) - 2} tokens count)" in shown
+    assert f"\x1b[33m{base_tokenizer.decode(ids[:2])}\x1b[0m" in shown
+    assert f"\x1b[32m{base_tokenizer.decode(ids[2:])}\x1b[0m" in shown

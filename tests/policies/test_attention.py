@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from exptilt.errors import ModelError
+from exptilt.policies.attention import segments_attention
+from exptilt.policies.packing import pack
+
+HEADS, KEY_HEADS, WIDTH = 4, 2, 6
+
+
+def visible(groups, window):
+    """The dense (T, T) rule: own prompt and own completion, nothing later, nothing beyond the window."""
+    owners = []
+    for place, group in enumerate(groups):
+        owners += [(place, -1, position) for position in range(len(group.prompt))]
+        for number, completion in enumerate(group.completions):
+            owners += [(place, number, len(group.prompt) + position) for position in range(len(completion.ids) - 1)]
+    return torch.tensor(
+        [[q[0] == k[0] and k[1] in (-1, q[1]) and 0 <= q[2] - k[2] < (window or 10**6) for k in owners] for q in owners]
+    )
+
+
+def dense(query, key, value, mask, scaling, softcap, sinks):
+    repeats = HEADS // KEY_HEADS
+    scores = query @ key.repeat_interleave(repeats, 1).transpose(-1, -2) * scaling
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.masked_fill(~mask, float("-inf")).exp()
+    total = scores.sum(-1, keepdim=True)
+    if sinks is not None:
+        total = total + sinks.exp()[None, :, None, None]
+    return (scores / total) @ value.repeat_interleave(repeats, 1)
+
+
+@pytest.mark.parametrize("window", [None, 1, 4])
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("sinks", [False, True])
+def test_equals_dense_attention_with_gradients(groups, window, softcap, sinks) -> None:
+    packed = pack(groups)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(heads):
+        tensor = torch.randn(1, heads, packed.input_ids.numel(), WIDTH, generator=generator, dtype=torch.float64)
+        return tensor.requires_grad_()
+
+    inputs = [draw(HEADS), draw(KEY_HEADS), draw(KEY_HEADS)]
+    s_aux = torch.randn(HEADS, generator=generator, dtype=torch.float64) if sinks else None
+    upstream = torch.randn(1, HEADS, packed.input_ids.numel(), WIDTH, generator=generator, dtype=torch.float64)
+    options = {"scaling": 0.7, "sliding_window": window, "softcap": softcap, "s_aux": s_aux}
+    output, _ = segments_attention(torch.nn.Module(), *inputs, None, segments=packed.segments, **options)
+    expected = dense(*inputs, visible(groups, window), 0.7, softcap, s_aux)
+    torch.testing.assert_close(output.transpose(1, 2), expected, rtol=1e-6, atol=1e-6)
+    found = torch.autograd.grad((output.transpose(1, 2) * upstream).sum(), inputs)
+    wanted = torch.autograd.grad((expected * upstream).sum(), inputs)
+    for gradient, true in zip(found, wanted, strict=True):
+        torch.testing.assert_close(gradient, true, rtol=1e-6, atol=1e-6)
+
+
+def test_long_prompts_and_short_completions_skip_the_prompts_queries(make_group) -> None:
+    packed = pack([make_group(40, 4, 5, 6)])
+    shapes = sorted((tuple(block.queries.shape), tuple(block.keys.shape)) for block in packed.segments.blocks)
+    assert shapes == [((1, 43), (1, 43)), ((2, 5), (2, 45))]
+
+
+def test_without_segments_soft_capped_attention_is_causal_and_heeds_a_mask() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, heads, 5, WIDTH, generator=generator) for heads in (HEADS, KEY_HEADS, KEY_HEADS)
+    )
+    causal = torch.ones(5, 5).tril().bool()
+    options = {"scaling": 0.5, "softcap": 2.0}
+    plain, _ = segments_attention(torch.nn.Module(), query, key, value, None, **options)
+    torch.testing.assert_close(plain.transpose(1, 2), dense(query, key, value, causal, 0.5, 2.0, None))
+    last, _ = segments_attention(torch.nn.Module(), query[:, :, -1:], key, value, None, **options)
+    torch.testing.assert_close(last, plain[:, -1:])
+    padded = causal & (torch.arange(5) > 0)
+    padded[0, 0] = True
+    masked, _ = segments_attention(torch.nn.Module(), query, key, value, padded[None, None], **options)
+    torch.testing.assert_close(masked.transpose(1, 2), dense(query, key, value, padded, 0.5, 2.0, None))
+
+
+def test_position_bias_is_refused(groups) -> None:
+    rows = torch.zeros(1, HEADS, 3, WIDTH)
+    with pytest.raises(ModelError, match="Module adds a position bias"):
+        segments_attention(
+            torch.nn.Module(), rows, rows, rows, None, segments=pack(groups).segments, position_bias=torch.zeros(1)
+        )

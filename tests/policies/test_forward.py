@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from exptilt.policies.attention import NAME
+from exptilt.policies.forward import packable, self_check
+from exptilt.policies.scoring import score
+
+
+def test_plain_model_passes_and_global_randomness_is_untouched(make_model) -> None:
+    model = make_model("llama").train()
+    before = torch.get_rng_state()
+    check = self_check(model)
+    assert check.packed
+    assert check.error < 1e-5
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+    assert model.config._attn_implementation == NAME
+
+
+def test_a_head_of_its_own_is_found_and_still_scored_right(make_model, groups, separate, targets_of) -> None:
+    model = make_model("llama")
+    kind = type(model)
+
+    class Tempered(kind):  # type: ignore[misc, valid-type]
+        def forward(self, *args, **kwargs):
+            output = super().forward(*args, **kwargs)
+            output.logits = output.logits / 2
+            return output
+
+    model.__class__ = Tempered
+    check = self_check(model)
+    assert not check.packed
+    assert "log-probabilities differ by" in check.reason
+    assert model.config._attn_implementation == "sdpa"
+    expected = separate(model, groups).gather(1, targets_of(groups)[:, None]).squeeze(1)
+    torch.testing.assert_close(score(model, groups).tokens(), expected, rtol=0, atol=1e-5)
+
+
+def test_attention_outside_the_interface_is_found(make_model) -> None:
+    model = make_model("gpt_neo", num_layers=2, attention_types=[[["global", "local"], 1]], window_size=5)
+    assert not packable(model)
+
+
+def test_a_window_only_in_the_mask_is_found(make_model) -> None:
+    # Longer than the probe, so comparing values could not show it.
+    model = make_model("llama")
+    model.config.layer_types = ["sliding_attention", "full_attention"]
+    assert self_check(model).reason == "its sliding window reaches attention only through a mask"
+
+
+def test_half_precision_is_checked_in_float32(make_model) -> None:
+    model = make_model("llama").to(torch.bfloat16)
+    assert self_check(model).error < 1e-5
+    assert model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_generation_is_unchanged_by_the_switch(kind, make_model) -> None:
+    model = make_model(kind, num_key_value_heads=2, head_dim=4, sliding_window=5)
+    ids = torch.tensor([[0, 0, 7, 8, 9], [4, 5, 6, 7, 8]])
+    options = {"attention_mask": (ids != 0).long(), "do_sample": False, "max_new_tokens": 9, "pad_token_id": 0}
+    before = model.generate(ids, **options)
+    assert packable(model)
+    assert torch.equal(model.generate(ids, **options), before)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from exptilt.data.groups import Completion, Group
+from exptilt.errors import DataError
+from exptilt.policies.packing import pack
+
+
+def group(prompt, *completions, counted=None, id="rows.jsonl:1"):
+    made = tuple(
+        Completion(np.array(ids, np.int32), np.array(counted[place] if counted else [True] * len(ids), dtype=bool))
+        for place, ids in enumerate(completions)
+    )
+    return Group(id=id, prompt=np.array(prompt, np.int32), completions=made)
+
+
+def test_row_of_two_groups_by_hand() -> None:
+    packed = pack([group([5, 6], [7, 8, 2], [9, 2]), group([4], [3, 2])])
+    assert packed.input_ids.tolist() == [[5, 6, 7, 8, 9, 4, 3]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 2, 0, 1]]
+    assert packed.source.tolist() == [1, 2, 3, 1, 4, 5, 6]
+    assert packed.targets.tolist() == [7, 8, 2, 9, 2, 3, 2]
+    assert packed.lengths.tolist() == [3, 2, 2]
+
+
+def test_only_counted_positions_are_targets() -> None:
+    packed = pack([group([5, 6], [7, 8, 9, 2], [3, 2], counted=[[False, True, False, True], [False, False]])])
+    assert packed.targets.tolist() == [8, 2]
+    assert packed.source.tolist() == [2, 4]
+    assert packed.lengths.tolist() == [2, 0]
+
+
+def test_sixteen_completions_share_one_prompt() -> None:
+    packed = pack([group([5, 6, 7], *([number, 2] for number in range(10, 26)))])
+    assert packed.input_ids.shape == (1, 3 + 16)
+    assert packed.position_ids[0, 3:].tolist() == [3] * 16
+    assert packed.source[::2].tolist() == [2] * 16
+
+
+def test_one_token_completions_add_nothing_to_the_row() -> None:
+    packed = pack([group([5, 6], [2], [3])])
+    assert packed.input_ids.tolist() == [[5, 6]]
+    assert packed.source.tolist() == [1, 1]
+
+
+def test_every_token_of_the_row_has_one_result(groups) -> None:
+    packed = pack(groups)
+    places = sum(block.queries.numel() for block in packed.segments.blocks)
+    order = packed.segments.order.tolist()
+    assert len(order) == packed.input_ids.numel()
+    assert len(set(order)) == len(order)
+    assert min(order) >= 0
+    assert max(order) < places
+
+
+def test_many_short_sequences_are_few_blocks(make_group) -> None:
+    packed = pack([make_group(6, 18 + number % 7, 20, seed=number) for number in range(64)])
+    assert len(packed.segments.blocks) == 1
+    assert sum(block.queries.numel() for block in packed.segments.blocks) < 1.3 * 128 * 26
+
+
+def test_empty_prompt_needs_an_uncounted_first_token() -> None:
+    packed = pack([group([], [5, 6, 2], counted=[[False, True, True]])])
+    assert packed.input_ids.tolist() == [[5, 6]]
+    assert packed.source.tolist() == [0, 1]
+    with pytest.raises(DataError, match=r"row a\.jsonl:17: the prompt is empty.*completion 1.*BOS"):
+        pack([group([], [5, 6], id="a.jsonl:17")])
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda: [], "empty list"),
+        (lambda: [group([5], [3], [], id="a.jsonl:2")], r"row a\.jsonl:2: completion 2 is empty"),
+        (lambda: [group([], [5], counted=[[False]], id="a.jsonl:3")], r"row a\.jsonl:3: no token can be predicted"),
+    ],
+)
+def test_what_cannot_be_packed_is_named(bad, message) -> None:
+    with pytest.raises(DataError, match=message):
+        pack(bad())

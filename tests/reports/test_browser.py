@@ -1,0 +1,61 @@
+"""The page in a real browser: no console message and, under a policy that forbids every request, no refusal either."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exptilt.reports import write_report
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+QUIET = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=2000",
+]
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium found: set CHROMIUM or install it to run this test"
+)
+
+
+def load(page: Path, profile: Path, width: int) -> tuple[str, list[str]]:
+    """The document after loading, and what the console said."""
+    command = [
+        str(CHROMIUM),
+        *QUIET,
+        f"--user-data-dir={profile}",
+        f"--window-size={width},900",
+        "--dump-dom",
+        page.as_uri(),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return result.stdout, [line for line in result.stderr.splitlines() if "CONSOLE" in line]
+
+
+def test_the_page_loads_without_a_message_or_a_request(
+    frontier_folder: Path, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    document, messages = load(write_report([frontier_folder, make_run()]), tmp_path / "profile", 390)
+    assert "How to reproduce" in document
+    assert messages == []
+
+
+def test_a_request_would_have_been_seen(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    page = write_report([make_run()])
+    page.write_text(page.read_text().replace("<main>", '<main><img src="file:///nowhere.png">'))
+    _, messages = load(page, tmp_path / "profile", 1200)
+    assert any("Content Security Policy" in line for line in messages)
