@@ -60,7 +60,7 @@ def demo(
     output: Annotated[Path, typer.Option(help="Where runs and report go.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Two runs with one seed give the same table.")] = 0,
 ) -> None:
-    """Run the DPO paper's sentiment experiment in small, from nothing to a report, in about three minutes."""
+    """Run the whole path in small: a model, preferences, five runs, a report."""
     from exptilt.recipes.demo import run_demo
 
     run_demo(output, seed)
@@ -86,7 +86,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     examples: Annotated[int, typer.Option(help="Rendered examples to show.")] = 2,
 ) -> None:
-    """Check data before it costs an hour; exit status 1 if a run would refuse it."""
+    """Check data before a run; exit status 1 if it would be refused."""
     from exptilt.recipes.examine import examine
 
     raise typer.Exit(examine(source, overrides or [], model, as_json, examples))
@@ -96,7 +96,7 @@ def doctor(
 def train(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")], overrides: Overrides = None
 ) -> None:
-    """Train by a recipe; run the same command again to go on after an interruption."""
+    """Train by a recipe; run the command again to go on after a stop."""
     from exptilt.config import load
     from exptilt.recipes.recipe import Recipe
     from exptilt.recipes.training import run_recipe
@@ -108,13 +108,14 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder, or a recipe whose run is finished.")],
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
     overrides: Overrides = None,
+    policy: Annotated[Path | None, typer.Option(help="Measure this model folder instead of the run's model.")] = None,
 ) -> None:
-    """Measure a finished run again: held-out preference accuracy, KL, length (e.g. data.test=other.jsonl)."""
-    from exptilt.recipes.training import evaluate_run
+    """Measure a run on held-out rows, its own or others (data.test=other.jsonl)."""
+    from exptilt.recipes.evaluation import evaluate_run
 
-    evaluate_run(run, overrides or [])
+    evaluate_run(run, overrides or [], policy)
 
 
 @app.command()

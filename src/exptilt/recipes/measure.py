@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from exptilt.evaluate.intervals import Resampling, mean
 from exptilt.evaluate.kl import estimate_kl
 from exptilt.policies.divergence import sequence_kl
 from exptilt.policies.scoring import score_all
-from exptilt.recipes.recipe import EvaluateConfig
+from exptilt.recipes.recipe import EvaluateConfig, Recipe
+from exptilt.recipes.references import ReferenceTable, reference_model
 from exptilt.sampling.generate import Sample, sample, samples_as_groups
 from exptilt.sampling.law import SamplingLaw
 from exptilt.types import LogProbs, Pair
@@ -29,6 +30,38 @@ class Measured:
 
     evaluation: dict[str, Any]
     samples: list[dict[str, Any]]
+
+
+def measure_policy(
+    recipe: Recipe,
+    policy: Any,
+    start: Callable[[], Any],
+    tokenizer: Any,
+    held_out: Sequence[Group],
+    reference: ReferenceTable | None,
+) -> Measured:
+    """Everything a recipe asks to be measured on held-out rows.
+
+    Args:
+        recipe: objective and settings.
+        policy: the trained model.
+        start: gives the model as it was before step 1, for samples of the reference.
+        tokenizer: of both.
+        held_out: rows of the objective's kind.
+        reference: the reference's log-probabilities of these rows, if it was scored.
+    """
+    settings, how = recipe.evaluate, Resampling(level=recipe.evaluate.level)
+    content: dict[str, Any] = {}
+    if recipe.loss.kind == "pair" and reference is not None:
+        logps = score_groups(policy, held_out, recipe.batch.tokens or 8192)
+        beta = getattr(recipe.loss, "beta", None)
+        content = measure_preferences(logps, reference(held_out).to("cpu"), held_out, beta, how)
+    if not settings.num_prompts or recipe.loss.name == "sft":  # SFT makes the reference; it has none to be far from
+        return Measured(content, [])
+    other = reference_model(recipe, start())
+    drawn = measure_samples(policy, other, tokenizer, held_out, settings, recipe.seed)
+    lengths = content.get("lengths", {}) | drawn.evaluation["lengths"]
+    return Measured(content | drawn.evaluation | {"lengths": lengths}, drawn.samples)
 
 
 def measure_preferences(

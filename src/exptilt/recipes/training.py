@@ -16,13 +16,12 @@ from exptilt.data.batching import Batches, pack
 from exptilt.data.groups import Group
 from exptilt.data.prepare import Prepared, prepare
 from exptilt.data.report import print_report
-from exptilt.evaluate.intervals import Resampling
 from exptilt.policies.forward import evaluating
 from exptilt.policies.models import load_model, save_model
 from exptilt.policies.scoring import score
-from exptilt.recipes.measure import measure_preferences, measure_samples, score_groups
+from exptilt.recipes.measure import measure_policy
 from exptilt.recipes.recipe import Recipe
-from exptilt.recipes.references import ReferenceTable, reference_model, reference_table
+from exptilt.recipes.references import ReferenceTable, reference_table
 from exptilt.recipes.run_folder import RunFolder, digest_of, identity, manifest
 from exptilt.recipes.vocabulary import find_tokenizer
 from exptilt.reports import write_report
@@ -207,20 +206,11 @@ class _Session:
             return self.objective(groups, policy, reference).sums
 
     def _measure(self) -> None:
-        """Write evaluation.json and samples.jsonl: the reference is the model the run was measured against throughout."""
-        recipe, settings = self.recipe, self.recipe.evaluate
-        how = Resampling(level=settings.level)
-        content: dict[str, Any] = {}
-        if self.objective.loss.kind == "pair" and self.held_out and self.reference is not None:
-            policy = score_groups(self.model, self.held_out, recipe.batch.tokens or 8192)
-            beta = getattr(recipe.loss, "beta", None)
-            anchor = self.reference(self.held_out).to("cpu")
-            content = measure_preferences(policy, anchor, self.held_out, beta, how)
-        if settings.num_prompts and self.held_out and self.recipe.loss.name != "sft":
-            reference = reference_model(recipe, self._start())
-            drawn = measure_samples(self.model, reference, self.tokenizer, self.held_out, settings, recipe.seed)
-            lengths = content.get("lengths", {}) | drawn.evaluation["lengths"]
-            content |= drawn.evaluation | {"lengths": lengths}
-            self.folder.write_lines("samples.jsonl", drawn.samples)
-        if content:
-            self.folder.write("evaluation.json", content)
+        """Write evaluation.json and samples.jsonl, against the reference the run had throughout."""
+        if not self.held_out:
+            return
+        found = measure_policy(self.recipe, self.model, self._start, self.tokenizer, self.held_out, self.reference)
+        if found.evaluation:
+            self.folder.write("evaluation.json", found.evaluation)
+        if found.samples:
+            self.folder.write_lines("samples.jsonl", found.samples)
