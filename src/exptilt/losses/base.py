@@ -1,0 +1,178 @@
+"""What a loss is: a frozen, callable dataclass of hyper-parameters that sees log-probabilities only.
+
+A loss belongs to one `kind`, which says what it is called with:
+
+    pair         loss(policy: Pair, reference: Pair | None) -> PairLoss
+    completion   loss(policy: LogProbs, reference: LogProbs | None) -> CompletionLoss
+    unpaired     loss(policy: LogProbs, reference: LogProbs, desirable: (B,) bool) -> CompletionLoss
+    list         loss(policy: LogProbs, reference: LogProbs | None, sizes: (G,) int) -> ListLoss
+    reward       loss(chosen: (B,), rejected: (B,), margin: (B,) | None) -> PairLoss       scalar rewards, no policy
+    reward_list  loss(rewards: (B,), sizes: (G,) int, ranks: (B,)) -> ListLoss
+
+and further keyword arguments, those named in its `inputs`:
+
+    margin                 (B,) how much better the chosen completion is, > 0                            (pair)
+    chosen_score, rejected_score   (B,) a score of each completion                                       (pair)
+    chosen_is_policy       (B,) bool, True where the chosen completion was sampled from the policy       (pair)
+    mismatched, mismatched_reference   LogProbs of completions under the prompts of other rows           (unpaired)
+    ranks                  (B,) 1 is best, equal ranks are ties, per group                               (list)
+    scores                 (B,) larger is better                                                         (list)
+
+The objective of a batch is the mean of the per-example losses (a weighted one where the result has a `weight`). It is
+defined on the whole global batch: a loss whose `couples_batch` is true must see the whole batch in one call, any other
+may see it in pieces.
+
+A loss whose `is_stateful` is true carries numbers from step to step. They are never inside the object:
+
+    state = loss.initial_state()                        before the first step; a dict of floats, for the checkpoint
+    out = loss(policy, reference, state=state)          None means the initial state
+    state = loss.next_state(state, policy, reference)   after the step, from the same whole batch
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from exptilt.types import LogProbs, Pair, at_least_float32
+
+Kind = Literal["pair", "completion", "unpaired", "list", "reward", "reward_list"]
+State = dict[str, float]
+Normalization = Literal["token", "sequence", "sum"]
+"""How a negative log-likelihood is counted: tokens of the batch alike, completions by their mean, or by their sum."""
+
+
+class Loss:
+    """Base of every loss: the class attributes the loop reads, and nothing else.
+
+    Combinators and losses with an option that changes the answer make some of these properties of the instance, so read
+    them there.
+    """
+
+    name: str
+    kind: ClassVar[Kind]
+    needs_reference: ClassVar[bool] = True
+    """False where the formula has no reference in it."""
+    needs_lengths: ClassVar[bool] = False
+    """True where the number of counted units enters the formula."""
+    needs_tokens: ClassVar[bool] = False
+    """True where sums do not suffice (token-level losses)."""
+    byproducts: ClassVar[tuple[str, ...]] = ()
+    """Optional fields of `LogProbs` the policy must fill: entropy, log_sum_squares, divergence."""
+    inputs: ClassVar[tuple[str, ...]] = ()
+    """Names of further keyword arguments the call needs; the vocabulary is in this module's docstring."""
+    couples_batch: ClassVar[bool] = False
+    """True where one example's loss depends on the others: the loop then forms it over the whole global batch."""
+    is_stateful: ClassVar[bool] = False
+    """True where the call takes `state` and there are `initial_state` and `next_state`."""
+
+
+def require_positive(name: str, value: float) -> None:
+    """Refuse a hyper-parameter that must be > 0 (and finite)."""
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be > 0 and finite, got {value}")
+
+
+def require_at_least_zero(name: str, value: float) -> None:
+    """Refuse a hyper-parameter that must be >= 0 (and finite)."""
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be >= 0 and finite, got {value}")
+
+
+def require_between(
+    name: str, value: float, low: float, high: float, *, low_open: bool = False, high_open: bool = False
+) -> None:
+    """Refuse a hyper-parameter outside [low, high]; `low_open` and `high_open` leave out an end."""
+    above = low < value if low_open else low <= value
+    below = value < high if high_open else value <= high
+    if not (above and below):
+        interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
+        raise ValueError(f"{name} must be in {interval}, got {value}")
+
+
+def check_pair(policy: Pair, reference: Pair | None = None) -> None:
+    """Refuse sides that do not belong together, and say which."""
+    if len(policy.chosen) != len(policy.rejected):
+        raise ValueError(
+            f"policy.chosen has {len(policy.chosen)} completions but policy.rejected has {len(policy.rejected)}; "
+            "a pair needs one of each"
+        )
+    if reference is not None:
+        check_same_completions("chosen", policy.chosen, reference.chosen)
+        check_same_completions("rejected", policy.rejected, reference.rejected)
+
+
+def check_same_completions(side: str, policy: LogProbs, reference: LogProbs | None) -> None:
+    """Refuse a reference that scored other completions than the policy."""
+    if reference is None:
+        raise ValueError(f"reference log-probabilities of {side} are missing; this loss compares the policy with them")
+    if len(policy) != len(reference):
+        raise ValueError(
+            f"{side}: policy has {len(policy)} completions but reference has {len(reference)}; "
+            "both must score the same ones"
+        )
+    if not torch.equal(policy.lengths, reference.lengths.to(policy.lengths.device)):
+        first = int((policy.lengths != reference.lengths.to(policy.lengths.device)).nonzero()[0])
+        raise ValueError(
+            f"{side}: completion {first} has {int(policy.lengths[first])} counted units under the policy but "
+            f"{int(reference.lengths[first])} under the reference; both must score the same tokens"
+        )
+
+
+def check_column(name: str, column: Tensor | None, length: int) -> Tensor:
+    """A per-example input, refused if it is missing or of the wrong shape."""
+    if column is None:
+        raise ValueError(f"{name} is missing; give one value per example, shape ({length},)")
+    if column.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},), one value per example, got {tuple(column.shape)}")
+    return column
+
+
+def log_ratio(policy: LogProbs, reference: LogProbs | None, side: str = "completions") -> Tensor:
+    """(B,) log pi(y|x) - log pi_ref(y|x), nats.
+
+    Where both sides know their tokens the difference is taken token by token and then summed: two float32 sums of a
+    long completion can agree in all but their last digits.
+    """
+    check_same_completions(side, policy, reference)
+    assert reference is not None  # noqa: S101  (checked one line up; tells the type checker)
+    if policy.values is not None and reference.values is not None:
+        return policy.sum_of(at_least_float32(policy.values) - at_least_float32(reference.values))
+    return policy.sum() - reference.sum()
+
+
+def mean_log_ratio(policy: LogProbs, reference: LogProbs | None, side: str = "completions") -> Tensor:
+    """(B,) the log-ratio per counted unit; refuses an empty completion."""
+    total = log_ratio(policy, reference, side)
+    return total / policy.nonempty_lengths().to(total.device)
+
+
+def log_ratios(policy: Pair, reference: Pair | None) -> tuple[Tensor, Tensor]:
+    """The log-ratios of both sides, each (B,) nats."""
+    check_pair(policy)
+    chosen, rejected = (None, None) if reference is None else reference
+    return log_ratio(policy.chosen, chosen, "chosen"), log_ratio(policy.rejected, rejected, "rejected")
+
+
+def mean_log_ratios(policy: Pair, reference: Pair | None) -> tuple[Tensor, Tensor]:
+    """The log-ratios of both sides per counted unit, each (B,); refuses an empty completion."""
+    check_pair(policy)
+    chosen, rejected = (None, None) if reference is None else reference
+    return mean_log_ratio(policy.chosen, chosen, "chosen"), mean_log_ratio(policy.rejected, rejected, "rejected")
+
+
+def negative_log_likelihood(logps: LogProbs, normalization: Normalization) -> Tensor:
+    """(B,) terms whose mean over the batch is the NLL under that normalisation.
+
+    For `token` it is B * NLL_i / (tokens of the batch), so this must then be formed over the whole batch.
+    """
+    if normalization == "sum":
+        return -logps.sum()
+    if normalization == "sequence":
+        return -logps.mean()
+    tokens = int(logps.lengths.sum())
+    if tokens == 0:
+        raise ValueError("the batch has no counted unit, so its mean per token is undefined")
+    return -logps.sum() * (len(logps) / tokens)

@@ -1,0 +1,247 @@
+"""Weighted sums of pairwise losses: `0.8 DPO + 0.2 BCO + 1.0 NLL`, anchors included."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator
+from torch import Tensor
+
+from exptilt.config import config
+from exptilt.losses.anchors import NLL, CalAnchor, HingeAnchor, LinearAnchor, LogSumExpAnchor, ReferenceHingeAnchor
+from exptilt.losses.aot import AOT
+from exptilt.losses.apo import APODown, APOZero
+from exptilt.losses.base import Loss, State, require_at_least_zero, require_positive
+from exptilt.losses.bco import BCO
+from exptilt.losses.bdpo import BDPO
+from exptilt.losses.beta_dpo import BetaDPO
+from exptilt.losses.cal_dpo import CalDPO, CalHingeDPO
+from exptilt.losses.cpo import CPO
+from exptilt.losses.discopop import DiscoPOP
+from exptilt.losses.dpo import DPO, RobustDPO
+from exptilt.losses.dpop import DPOP
+from exptilt.losses.exo import EXO
+from exptilt.losses.f_dpo import FDPO
+from exptilt.losses.hinge import Hinge
+from exptilt.losses.ipo import IPO
+from exptilt.losses.ld_dpo import LDDPO
+from exptilt.losses.length_aware import RDPO, LengthNormalizedDPO
+from exptilt.losses.nca import NCA
+from exptilt.losses.odpo import ODPO
+from exptilt.losses.orpo import ORPO
+from exptilt.losses.sampo import SamPO
+from exptilt.losses.simpo import AlphaPO, SimPO
+from exptilt.losses.slic import SLiC
+from exptilt.losses.sppo import SPPO, SPPOHard
+from exptilt.losses.tdpo import TDPO1, TDPO2
+from exptilt.losses.unlikelihood import Unlikelihood
+from exptilt.losses.wpo import WPO
+from exptilt.losses.xpo import XPO
+from exptilt.types import Pair, PairLoss
+
+# fmt: off
+Pairwise = (
+    DPO | RobustDPO | IPO | Hinge | FDPO | EXO | NCA | BCO | SPPO | SPPOHard | CalDPO | CalHingeDPO | BDPO | DPOP
+    | RDPO | LengthNormalizedDPO | LDDPO | SamPO | ODPO | TDPO1 | TDPO2 | BetaDPO | WPO | AOT | APOZero | APODown
+    | DiscoPOP | XPO
+    | SimPO | AlphaPO | CPO | ORPO | SLiC | Unlikelihood
+    | NLL | HingeAnchor | ReferenceHingeAnchor | LogSumExpAnchor | LinearAnchor | CalAnchor
+)
+# fmt: on
+PairwiseLoss = Annotated[Pairwise, Discriminator("name")]
+"""Every loss on pairs that is not itself a sum."""
+
+
+@config
+class Term:
+    """One term of a sum."""
+
+    loss: PairwiseLoss
+    """A loss on pairs, or an anchor."""
+    weight: float = 1.0
+    """Its weight, finite; negative only if you mean to push the other way."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.weight):
+            raise ValueError(f"weight must be finite, got {self.weight}")
+
+
+class WeightedSum(Loss):
+    """What a sum of losses needs is what its terms need."""
+
+    kind: ClassVar = "pair"
+
+    def parts(self) -> tuple[Term, ...]:
+        """The terms of the sum."""
+        raise TypeError(f"{type(self).__name__} must say what its terms are")
+
+    def _any(self, attribute: str) -> bool:
+        return any(getattr(term.loss, attribute) for term in self.parts())
+
+    def _union(self, attribute: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for term in self.parts() for name in getattr(term.loss, attribute)))
+
+    @property
+    def needs_reference(self) -> bool:  # type: ignore[override]
+        """Where a term does."""
+        return self._any("needs_reference")
+
+    @property
+    def needs_lengths(self) -> bool:  # type: ignore[override]
+        """Where a term does."""
+        return self._any("needs_lengths")
+
+    @property
+    def needs_tokens(self) -> bool:  # type: ignore[override]
+        """Where a term does."""
+        return self._any("needs_tokens")
+
+    @property
+    def couples_batch(self) -> bool:  # type: ignore[override]
+        """Where a term does."""
+        return self._any("couples_batch")
+
+    @property
+    def is_stateful(self) -> bool:  # type: ignore[override]
+        """Where a term is."""
+        return self._any("is_stateful")
+
+    @property
+    def byproducts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of all terms."""
+        return self._union("byproducts")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of all terms."""
+        return self._union("inputs")
+
+    def initial_state(self) -> State:
+        """The states of all stateful terms, keys prefixed by the term's place."""
+        return {
+            f"{place}.{key}": value for place, loss in self._stateful() for key, value in loss.initial_state().items()
+        }
+
+    def next_state(self, state: State, policy: Pair, reference: Pair | None) -> State:
+        """The states of all stateful terms with this batch counted in."""
+        advanced = {
+            place: loss.next_state(_state_of(place, state), policy, reference) for place, loss in self._stateful()
+        }
+        return {f"{place}.{key}": value for place, part in advanced.items() for key, value in part.items()}
+
+    def _stateful(self) -> list[tuple[int, Any]]:
+        return [(place, term.loss) for place, term in enumerate(self.parts()) if term.loss.is_stateful]
+
+    def __call__(
+        self, policy: Pair, reference: Pair | None = None, state: State | None = None, **inputs: Tensor
+    ) -> PairLoss:
+        """The weighted sum of each pair's losses, (B,), and the rewards of the first term."""
+        total: Tensor | None = None
+        first: PairLoss | None = None
+        for place, term in enumerate(self.parts()):
+            wanted: dict[str, Any] = {name: inputs.get(name) for name in term.loss.inputs}
+            if term.loss.is_stateful and state is not None:
+                wanted["state"] = _state_of(place, state)
+            out = term.loss(policy, reference, **wanted)
+            total = term.weight * out.loss if total is None else total + term.weight * out.loss
+            first = first or out
+        if total is None or first is None:
+            raise ValueError("terms must hold at least one loss")
+        return PairLoss(total, first.chosen_reward, first.rejected_reward)
+
+
+@config
+class Mixture(WeightedSum):
+    """A weighted sum of pairwise losses and anchors.
+
+    With a weight w_i for every term,
+
+        loss = sum_i w_i * loss_i
+
+    The rewards reported are those of the first term. The default, DPO plus the NLL of the chosen completion, is that of
+    Iterative RPO (https://arxiv.org/abs/2404.19733).
+
+    Use when: a contrast needs an anchor on absolute likelihoods, or several signals are combined.
+    Known failure: terms live on different scales (nats per token, per completion, squares); look at each in the
+    metrics.
+    Source: the weights multiply the terms as in TRL from 0.12; TRL 0.9 weighted DPO instead of the NLL.
+
+    Example:
+        >>> import torch
+        >>> from exptilt.types import LogProbs
+        >>> def side(total): return LogProbs.from_sums(torch.tensor([total]), torch.tensor([4]))
+        >>> mixture = Mixture(terms=(Term(loss=DPO(beta=0.1)), Term(loss=NLL(), weight=0.5)))
+        >>> policy, reference = Pair(side(-8.0), side(-14.0)), Pair(side(-10.0), side(-12.0))
+        >>> round(mixture(policy, reference).loss.item(), 6)  # 0.513015 + 0.5 * 2
+        1.513015
+    """
+
+    name: Literal["mixture"] = "mixture"
+    terms: tuple[Term, ...] = (Term(loss=DPO()), Term(loss=NLL()))
+    """Terms of the sum, each {weight, loss}; the first gives the reported rewards."""
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError("terms must hold at least one loss, got none")
+        if any(isinstance(term.loss, LinearAnchor) and not term.loss.allow_unbounded for term in self.terms):
+            warnings.warn(
+                "anchor_linear is not an anchor: it has no finite optimum and only rewards the margin without end; "
+                "use nll or anchor_reference_hinge, or set allow_unbounded: true",
+                stacklevel=2,
+            )
+
+    def parts(self) -> tuple[Term, ...]:
+        """The terms of the sum."""
+        return self.terms
+
+
+@config
+class MPO(WeightedSum):
+    """Mixed Preference Optimization (Wang et al., 2024): preference, quality and generation at once.
+
+    With DPO and BCO at one beta and NLL of the chosen completion,
+
+        loss = preference_weight * DPO + quality_weight * BCO + generation_weight * NLL
+
+    Use when: reproducing InternVL's recipe; for other terms use `mixture`.
+    Known failure: as its terms'; the NLL usually dominates.
+    Source: https://arxiv.org/abs/2411.10442, weights 0.8, 0.2, 1.0. BCO has its running mean; NLL is per completion.
+
+    Example:
+        >>> import torch
+        >>> from exptilt.types import LogProbs
+        >>> def side(total): return LogProbs.from_sums(torch.tensor([total]), torch.tensor([4]))
+        >>> pair = Pair(side(-8.0), side(-14.0))
+        >>> round(MPO()(pair, pair).loss.item(), 6)  # 0.8 log 2 + 0.2 * 2 log 2 + 2
+        2.831777
+    """
+
+    name: Literal["mpo"] = "mpo"
+    beta: float = 0.1
+    """Strength of the pull toward the reference, > 0."""
+    preference_weight: float = 0.8
+    """Weight of DPO, >= 0."""
+    quality_weight: float = 0.2
+    """Weight of BCO, >= 0."""
+    generation_weight: float = 1.0
+    """Weight of the NLL of the chosen completion, >= 0."""
+
+    def __post_init__(self) -> None:
+        require_positive("beta", self.beta)
+        for name in ("preference_weight", "quality_weight", "generation_weight"):
+            require_at_least_zero(name, getattr(self, name))
+
+    def parts(self) -> tuple[Term, ...]:
+        """The terms of the sum."""
+        return (
+            Term(loss=DPO(beta=self.beta), weight=self.preference_weight),
+            Term(loss=BCO(beta=self.beta), weight=self.quality_weight),
+            Term(loss=NLL(), weight=self.generation_weight),
+        )
+
+
+def _state_of(place: int, state: State) -> State:
+    prefix = f"{place}."
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
