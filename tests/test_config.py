@@ -70,6 +70,12 @@ def test_overrides_win_and_switch_a_choice(tmp_path):
     )
 
 
+def test_a_choice_without_a_name_is_the_default_one(tmp_path):
+    path = write(tmp_path, "title: a\n")
+    assert load(Drawing, path, ["loss.radius=4"]).loss == Circle(radius=4.0)
+    assert load(Drawing, write(tmp_path, "title: a\nloss: {radius: 3}\n")).loss == Circle(radius=3.0)
+
+
 def test_what_is_written_loads_equal(tmp_path):
     drawing = Drawing(title="déjà: vu", loss=Square(side=1e-7), rate=float("inf"))
     assert load(Drawing, write(tmp_path, dump(drawing))) == drawing
@@ -80,11 +86,22 @@ def test_what_is_written_loads_equal(tmp_path):
     [
         ("title: a\npne: {}\n", [], "drawing.yaml line 2: pne: unknown key; did you mean 'pen'?"),
         ("title: a\npen:\n  widht: 2\n", [], "drawing.yaml line 3: pen.widht: unknown key; did you mean 'width'?"),
-        ("title: a\nloss:\n  name: circle\n  raduis: 2\n", [], "line 4: loss.raduis: unknown key; did you mean 'radius'?"),
-        ("title: a\nloss: {name: squar}\n", [], "loss.name: unknown name 'squar'; did you mean 'square'? (one of: circle, square)"),
-        ("title: a\nloss: {radius: 3}\n", [], "drawing.yaml line 2: loss.name: missing"),
-        ("title: a\nloss:\n  name: circle\n  radius: -1\n", [], "line 2: loss: radius must be > 0, got -1"),
-        ("title: a\n", ["pen.width=wide"], "command line: pen.width: must be a valid integer"),
+        (
+            "title: a\nloss:\n  name: circle\n  raduis: 2\n",
+            [],
+            "line 4: loss.raduis: unknown key; did you mean 'radius'?",
+        ),
+        (
+            "title: a\nloss: {name: squar}\n",
+            [],
+            "loss.name: unknown name 'squar'; did you mean 'square'?",
+        ),
+        ("title: a\nloss: {name: oval}\n", [], "line 2: loss.name: unknown name 'oval' (known: circle, square)"),
+        ("title: a\nloss:\n  name: circle\n  radius: -1\n", [], "line 4: loss.radius must be > 0, got -1"),
+        ("title: a\n", ["loss.radius=-1"], "command line: loss.radius must be > 0, got -1"),
+        ("title: a\nloss: circle\n", ["loss.radius=-1"], "command line: loss.radius must be > 0, got -1"),
+        ("title: a\n", ["pen.width=wide"], "command line: pen.width: must be a valid integer, got 'wide'"),
+        ("title: a\n", ["pen.width=1.5"], "command line: pen.width: must be a valid integer, got 1.5"),
         ("title: a\n", ["pen.color=blue"], "command line: pen.color: must be 'black' or 'red', got 'blue'"),
         ("title: 3\n", [], "drawing.yaml line 1: title: must be a valid string, got 3"),
         ("pen: {}\n", [], "drawing.yaml: title: missing; it has no default"),
@@ -93,7 +110,8 @@ def test_what_is_written_loads_equal(tmp_path):
         ("title: a\ntitle: b\n", [], "drawing.yaml line 2: title: written twice"),
         ("title: [a\n", [], "drawing.yaml line 2: not valid YAML"),
         ("- a\n", [], "a recipe is a mapping of keys to values, this is a list"),
-        ("title: a\npen: 3\n", [], "drawing.yaml line 2: pen:"),
+        ("title: a\npen: 3\n", [], "drawing.yaml line 2: pen: must hold keys of its own, such as pen.width, got 3"),
+        ("title: a\npen:\n", [], "drawing.yaml line 2: pen: must hold keys of its own, such as pen.width, got null"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_where(tmp_path, text, overrides, expected):

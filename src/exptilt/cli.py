@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +24,7 @@ app = typer.Typer(
 )
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value]...", help="Laid over the recipe, e.g. loss.beta=0.2")
+    list[str] | None, typer.Argument(metavar="key=value", help="Laid over the recipe, e.g. loss.beta=0.2")
 ]
 
 
@@ -36,14 +37,17 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"exptilt: {line}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "exptilt: interrupted; the last checkpoint is intact, run the same command again to go on", file=sys.stderr
-        )
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except SystemExit as leaving:
+        if leaving.code == _INTERRUPTED:
+            print(f"exptilt: interrupted; to go on from what is done: {_this_command()}", file=sys.stderr)
+        raise
+
+
+_INTERRUPTED = 130
+
+
+def _this_command() -> str:
+    return shlex.join(["exptilt", *sys.argv[1:]])
 
 
 @app.callback(invoke_without_command=True)
@@ -103,7 +107,11 @@ def train(
 
     outcome = run_recipe(load(Recipe, recipe, overrides or []))
     if not outcome.finished:
-        print(f"stopped at step {outcome.step}; to go on: {' '.join(['exptilt', *sys.argv[1:]])}")
+        print(f"stopped at step {outcome.step}; to go on: {_this_command()}")
+        return
+    from exptilt.recipes.evaluation import print_summary
+
+    print_summary(outcome.folder)
 
 
 @app.command()
@@ -119,6 +127,18 @@ def evaluate(
 
 
 @app.command()
+def frontier(
+    recipe: Annotated[Path, typer.Argument(help="A grid recipe, a YAML file.")], overrides: Overrides = None
+) -> None:
+    """Train a grid from one reference; reward against KL of all, beside the optimum."""
+    from exptilt.config import load
+    from exptilt.recipes.grid import GridRecipe
+    from exptilt.recipes.grid_run import run_grid
+
+    run_grid(load(GridRecipe, recipe, overrides or []))
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="One or more run folders.")],
     output: Annotated[Path | None, typer.Option(help="Where to write; by default the first run's report.html.")] = None,
@@ -131,9 +151,12 @@ def report(
 
 @app.command()
 def config(
+    prefix: Annotated[
+        str, typer.Argument(metavar="key", help="A section, key or objective: optim, optim.learning_rate, loss.dpo")
+    ] = "",
     json_schema: Annotated[bool, typer.Option("--json-schema", help="Print JSON Schema, for editors.")] = False,
 ) -> None:
-    """List every key of a recipe with type, default and meaning."""
+    """List the keys of a recipe with type, default and meaning."""
     from exptilt.recipes.recipe import Recipe
 
     if json_schema:
@@ -143,7 +166,7 @@ def config(
         return
     from exptilt.recipes.describe import print_keys
 
-    print_keys(Recipe)
+    print_keys(Recipe, prefix)
 
 
 if __name__ == "__main__":

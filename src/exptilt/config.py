@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
-import yaml
-
 from exptilt.errors import ConfigError
-from exptilt.yaml_source import Source, parse_value, read_yaml
+from exptilt.yaml_source import Source, parse_value, read_yaml, to_yaml
 
 T = TypeVar("T")
 
@@ -54,7 +54,9 @@ def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise ConfigError(f"command line: {override!r} is not of the form key=value (for example train.steps=100)")
+            raise ConfigError(
+                f"command line: {override!r} is not of the form key=value (for example train.max_steps=100)"
+            )
         source.put(key, parse_value(override, text))
     return build(cls, source)
 
@@ -63,8 +65,9 @@ def build(cls: type[T], source: Source) -> T:
     """Build `cls` from parsed YAML; every problem becomes one line of a `ConfigError`."""
     from pydantic import TypeAdapter, ValidationError
 
+    source = dataclasses.replace(source, values=_expand_shorthands(cls, source.values))
     try:
-        return TypeAdapter(cls).validate_python(_expand_shorthands(source.values))
+        return TypeAdapter(cls).validate_python(source.values)
     except ValidationError as error:
         lines = [_explain(cls, source, problem) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
@@ -72,7 +75,7 @@ def build(cls: type[T], source: Source) -> T:
 
 def dump(value: Any) -> str:
     """YAML of a settings dataclass with every key resolved; `load` of it gives an equal object."""
-    return yaml.safe_dump(as_dict(value), sort_keys=False, allow_unicode=True, width=120)
+    return to_yaml(as_dict(value))
 
 
 def as_dict(value: Any) -> dict[str, Any]:
@@ -90,11 +93,14 @@ def schema(cls: type[Any]) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(cls).json_schema()}
 
 
-def _expand_shorthands(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`loss: ipo` means `loss: {name: ipo}`."""
+def _expand_shorthands(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`loss: ipo` means `loss: {name: ipo}`, and `loss: {beta: 0.2}` means another beta of the default loss."""
     expanded = dict(values)
-    if isinstance(expanded.get("loss"), str):
-        expanded["loss"] = {"name": expanded["loss"]}
+    for field in dataclasses.fields(cls):
+        given = expanded.get(field.name)
+        if hasattr(field.default, "name") and isinstance(given, str | Mapping):
+            written = {"name": given} if isinstance(given, str) else given
+            expanded[field.name] = {"name": field.default.name, **written}
     return expanded
 
 
@@ -109,15 +115,35 @@ def _explain(cls: type[Any], source: Source, problem: Mapping[str, Any]) -> str:
     if kind == "union_tag_invalid":
         allowed = str(problem["ctx"]["expected_tags"]).replace("'", "").split(", ")
         tag = str(problem["ctx"]["tag"])
-        return f"{where}: {shown}.name: unknown name {tag!r}{_meant(tag, allowed)} (one of: {', '.join(allowed)})"
+        return f"{where}: {shown}.name: unknown name {tag!r}{_meant(tag, allowed)}"
     if kind == "union_tag_not_found":
         return f"{where}: {shown}.name: missing; it says which kind this is"
     if kind in ("missing", "missing_argument"):
         return f"{where}: {shown}: missing; it has no default"
+    if kind in _NO_SECTION:
+        known = _known_keys(cls, keys)
+        inside = f", such as {path[-1]}.{known[0]}" if known and path else ""
+        return f"{where}: {shown}: must hold keys of its own{inside}, got {_shown(problem['input'])}"
     if kind == "value_error":
-        return f"{where}: {shown}: {problem['ctx']['error']}"
-    message = str(problem["msg"]).replace("Input should be", "must be")
-    return f"{where}: {shown}: {message}, got {problem['input']!r}"
+        return _out_of_range(source, path, str(problem["ctx"]["error"]))
+    message = re.sub(r", (unable to parse|got a number with).*", "", problem["msg"]).replace("Input should", "must")
+    return f"{where}: {shown}: {message}, got {_shown(problem['input'])}"
+
+
+_NO_SECTION = ("dataclass_type", "model_attributes_type", "dict_type", "mapping_type")
+
+
+def _out_of_range(source: Source, path: Sequence[str], message: str) -> str:
+    """A range check names its field first: `beta must be > 0, got -1`; the line of that field is the one to show."""
+    inner = (*path, message.split()[0])
+    if ".".join(inner) in source.places:
+        return f"{source.where(inner)}: {'.'.join((*path, message))}"
+    return f"{source.where(path)}: {'.'.join(path) or 'recipe'}: {message}"
+
+
+def _shown(value: Any) -> str:
+    """A value as it is written in a recipe."""
+    return repr(value) if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _real_path(values: Any, keys: Sequence[str]) -> list[str]:

@@ -43,18 +43,32 @@ class Source:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers (`1e-6` is a float) and no duplicate keys."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - the name and kind PyYAML gives it
-        key: list(pairs) for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    """YAML 1.2 numbers (`1e-6` is a float), `none` for null, and no duplicate keys."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would take for something else than text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write equal values twice rather than by reference."""
+        return True
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.yaml_implicit_resolvers = {key: list(pairs) for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+        list("-+0123456789."),
+    )
+    _kind.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:none|None)$"), ["n", "N"])
+
+
+def to_yaml(value: Any, *, flow: bool = False) -> str:
+    """A value as YAML that `read_yaml` reads as an equal one; `flow` puts it on one line."""
+    width = 10_000 if flow else 120
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=width)
+    return text.removesuffix("...\n").strip() if flow else text
 
 
 def read_yaml(path: str | Path) -> Source:

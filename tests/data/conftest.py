@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import string
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,45 @@ def metaspace() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<bos>", eos_token="<eos>")
 
 
+def unigram() -> PreTrainedTokenizerFast:
+    """As SentencePiece's own model: pieces with a probability, spaces as a visible mark."""
+    core = Tokenizer(models.Unigram())
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    core.decoder = decoders.Metaspace(prepend_scheme="first")
+    core.train_from_iterator(
+        CORPUS,
+        trainers.UnigramTrainer(
+            vocab_size=200,
+            special_tokens=["<unk>", "<bos>", "<eos>"],
+            unk_token="<unk>",
+            initial_alphabet=list(f"\n{string.printable[:94]}"),
+            show_progress=False,
+        ),
+    )
+    core.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<bos>", eos_token="<eos>")
+
+
+def word_piece() -> PreTrainedTokenizerFast:
+    """As BERT's: words in pieces; spaces and line ends are not kept."""
+    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.decoder = decoders.WordPiece(cleanup=False)
+    core.train_from_iterator(
+        [*CORPUS, *(f"a{letter}" for letter in string.ascii_letters + string.digits)],
+        trainers.WordPieceTrainer(
+            vocab_size=400,
+            special_tokens=["[UNK]", "[CLS]", "[SEP]"],
+            initial_alphabet=list(string.printable[:94]),
+            show_progress=False,
+        ),
+    )
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", bos_token="[CLS]", eos_token="[SEP]")
+
+
 def word_level() -> PreTrainedTokenizerFast:
     vocab = {"[UNK]": 0, "[SEP]": 1, "good": 2, "film": 3}
     core = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
@@ -84,6 +124,12 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def word_tokenizer() -> PreTrainedTokenizerFast:
     return word_level()
+
+
+@pytest.fixture(scope="session", params=[byte_level, unigram, word_piece], ids=["bytes", "unigram", "wordpiece"])
+def any_tokenizer(request) -> PreTrainedTokenizerFast:
+    """One of each kind."""
+    return request.param()
 
 
 @pytest.fixture

@@ -169,4 +169,5 @@ def test_real_transcripts(real_data):
         "same_role_twice": 9,
         "duplicate_prompt": 2,
         "prompt_repeated": 2,
+        "nearly_identical": 3,
     }

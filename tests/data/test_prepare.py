@@ -81,7 +81,7 @@ def test_with_policies_every_row_is_accounted_for(messy, base_tokenizer):
 
 def test_looking_does_not_raise_and_needs_no_tokenizer(messy):
     prepared = prepare(DataConfig(train=messy), None, "pair", strict=False)
-    assert prepared.train == []
+    assert len(prepared.train) == 0
     assert {finding.code for finding in prepared.report.errors} == {
         "invalid_json", "missing_column", "bad_value", "empty", "identical", "duplicate", "tie", "conflict",
     }  # fmt: skip
@@ -180,7 +180,7 @@ def test_records_made_in_python(base_tokenizer):
     records = [Ranking(id="x", prompt="q", completions=(" a", " b"), ranks=(2, 1), scores=(0.0, 1.5))]
     prepared = prepare_records(records, base_tokenizer, "list", test=records[:0])
     (group,) = prepared.train
-    assert (group.ranks, group.scores, prepared.test, prepared.report.test) == ((2, 1), (0.0, 1.5), [], None)
+    assert (group.ranks, group.scores, list(prepared.test), prepared.report.test) == ((2, 1), (0.0, 1.5), [], None)
 
 
 def test_few_examples_and_a_length_bias_are_worth_a_word(tmp_path, base_tokenizer):
@@ -189,7 +189,7 @@ def test_few_examples_and_a_length_bias_are_worth_a_word(tmp_path, base_tokenize
     rows = [pair(n, rejected=f" bad {n}" if n % 4 else f" far too long {n}") for n in range(100)]
     report = prepare(DataConfig(train=write(tmp_path / "b.jsonl", rows)), base_tokenizer, "pair").report
     assert report.train.longer_chosen == 0.75
-    assert [finding.code for finding in report.findings] == ["length_bias"]
+    assert [finding.code for finding in report.findings] == ["length_bias", "suggestion"]
 
 
 def test_a_broken_template_obeys_the_policy_for_invalid_rows(tmp_path, make_tokenizer):

@@ -193,7 +193,7 @@ loss:
     [
         ("loss: {name: dpo, betta: 1}", r"line 1: loss.betta: unknown key; did you mean 'beta'\?"),
         ("loss: ippo", r"loss.name: unknown name 'ippo'; did you mean 'ipo'\?"),
-        ("loss: {name: ipo, beta: -1}", r"loss: beta must be > 0 and finite, got -1"),
+        ("loss: {name: ipo, beta: -1}", r"line 1: loss.beta must be > 0 and finite, got -1"),
         (
             "loss:\n  name: mixture\n  terms:\n    - loss: {name: cpo, nll_wait: 1}",
             r"line 4: loss.terms.0.loss.nll_wait: unknown key; did you mean 'nll_weight'\?",
@@ -202,7 +202,7 @@ loss:
             "loss: {name: mixture, terms: [{loss: {name: dpoo}}]}",
             r"loss.terms.0.loss.name: unknown name 'dpoo'; did you mean",
         ),
-        ("loss: {name: mixture, terms: []}", "loss: terms must hold at least one loss"),
+        ("loss: {name: mixture, terms: []}", "line 1: loss.terms must hold at least one loss"),
         ("loss: {name: mixture, terms: [{weight: .inf, loss: {name: dpo}}]}", "weight must be finite, got inf"),
     ],
 )

@@ -10,6 +10,7 @@ import torch
 
 from exptilt.errors import CheckpointError
 from exptilt.train.checkpoint import (
+    discard_after,
     is_complete,
     load_checkpoint,
     newest_checkpoint,
@@ -66,10 +67,20 @@ def test_a_refusing_disk_is_said_and_earlier_ones_stay(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(CheckpointError, match="No space left on device.*earlier checkpoints are intact"):
+    with pytest.raises(CheckpointError, match=r"No space left on device.*earlier checkpoints are intact"):
         save_checkpoint(tmp_path, 2, STATE, keep=5)
     assert newest_checkpoint(tmp_path) == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_lies_past_a_step_is_discarded(tmp_path):
+    for step in (2, 9, 10, 11):
+        save_checkpoint(tmp_path, step, STATE, keep=9)
+    discard_after(tmp_path, 9)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000009"]
+    discard_after(tmp_path, 0)
+    discard_after(tmp_path / "never made", 0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_generator_goes_on_where_it_was(tmp_path):

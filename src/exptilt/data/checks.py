@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,9 @@ from exptilt.data.problems import Ledger
 from exptilt.data.records import Message, Preference, Ranking, Rating, Record, Text, words_of
 
 Digest = bytes
+_MARKER = re.compile(r"\n\n(Human|Assistant):")
+_NEAR = 0.97
+"""Two sides that agree in this share of their characters, at their two ends, are nearly identical."""
 _MANY_CHARACTERS = 20
 """A prompt shorter than this may well begin its own answer."""
 
@@ -29,6 +33,11 @@ def prompt_key(record: Record) -> Digest:
 def is_held_out(record: Record, fraction: float) -> bool:
     """Whether a record falls into the held-out part: a hash of its prompt below `fraction`, the same in every run."""
     return int.from_bytes(prompt_key(record)[:8], "big") < fraction * 2**64
+
+
+def share_of(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone, the same in every run."""
+    return int.from_bytes(_digest(name)[:6], "big") / 2**48
 
 
 def check_record(record: Record, ledger: Ledger) -> str | None:
@@ -59,10 +68,12 @@ def _noted(record: Record) -> Iterator[tuple[str, str]]:
     if isinstance(record, Preference):
         yield from _noted_of_pair(record)
     prompt = _last_words(record.prompt)
-    for name, completion in _named(record):
-        if len(prompt) >= _MANY_CHARACTERS and words_of(completion).lstrip().startswith(prompt):
-            yield "prompt_repeated", f"{name} begins with its own prompt"
-            break
+    repeats = [name for name, completion in _named(record) if words_of(completion).lstrip().startswith(prompt)]
+    all_do = len(repeats) == len(record.completions) > 1
+    if repeats and prompt and (all_do or len(prompt) >= _MANY_CHARACTERS):
+        yield "prompt_repeated", f"{repeats[0]} begins with its own prompt"
+    if any(_has_marker(completion) for completion in record.completions):
+        yield "marker_in_text", ""
     if any(_same_role_twice(text) for text in (record.prompt, *record.completions)):
         yield "same_role_twice", ""
 
@@ -73,10 +84,46 @@ def _noted_of_pair(record: Preference) -> Iterator[tuple[str, str]]:
         yield "prefix", "rejected is the beginning of chosen"
     elif chosen != rejected and rejected.startswith(chosen):
         yield "prefix", "chosen is the beginning of rejected"
+    elif chosen.strip() != rejected.strip() and _nearly_identical(chosen, rejected):
+        yield "nearly_identical", ""
     if record.p_chosen < 0.5:
         yield "unlikely_chosen", f"p_chosen is {record.p_chosen:g}, so the rejected side is the likelier one"
     if record.margin is not None and record.margin < 0:
         yield "negative_margin", f"the margin is {record.margin:g}, so the source scores the rejected side higher"
+
+
+def _nearly_identical(one: str, other: str) -> bool:
+    """Whether two texts differ only in case, spaces and punctuation, or in a few characters in one place."""
+    shorter, longer = sorted((len(one), len(other)))
+    if shorter < _NEAR * longer - 8:
+        return False
+    if _letters(one) == _letters(other):
+        return True
+    start = _num_shared(one, other)
+    end = _num_shared(one[start:][::-1], other[start:][::-1])
+    return start + end >= _NEAR * longer
+
+
+def _num_shared(one: str, other: str) -> int:
+    """How many first characters two texts share."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[:middle] == other[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).casefold()
+
+
+def _has_marker(completion: Text) -> bool:
+    if isinstance(completion, str):
+        return bool(_MARKER.search(completion))
+    return any(_MARKER.search(turn["content"]) for turn in completion if turn["role"] == "assistant")
 
 
 def check_across(records: Sequence[Record], ledger: Ledger) -> tuple[list[Record], dict[str, int]]:
@@ -162,7 +209,9 @@ def _label(record: Record) -> object:
 
 
 def _unlabelled_key(record: Record) -> Digest:
-    return _digest("\x1d".join([_stripped(record.prompt), *sorted(_stripped(text) for text in record.completions)]))
+    context = repr(sorted(record.template_args.items())) if record.template_args else ""
+    said = sorted(_stripped(text) for text in record.completions)
+    return _digest("\x1d".join([context, _stripped(record.prompt), *said]))
 
 
 def _note_prompts(records: Iterable[Record], ledger: Ledger) -> None:

@@ -21,12 +21,16 @@ def likelier(preference: Preference) -> Text:
 def preference_to_demonstration(preference: Preference) -> Demonstration:
     """Keep the likelier completion, to imitate it (Preferred-FT). Loses the other one."""
     return Demonstration(
-        id=preference.id, prompt=preference.prompt, completion=likelier(preference), weight=preference.weight
+        id=preference.id,
+        prompt=preference.prompt,
+        completion=likelier(preference),
+        weight=preference.weight,
+        template_args=preference.template_args,
     )
 
 
 def preference_to_ratings(preference: Preference) -> tuple[Rating, ...]:
-    """One desirable and one undesirable completion; a tie gives none.
+    """One desirable and one undesirable completion; a tie gives none, unless the source says both are good or bad.
 
     Loses how sure the preference was, and that the two were compared.
 
@@ -35,7 +39,8 @@ def preference_to_ratings(preference: Preference) -> tuple[Rating, ...]:
         >>> [(rating.completion, rating.desirable) for rating in preference_to_ratings(pair)]
         [('good', True), ('bad', False)]
     """
-    if preference.p_chosen == 0.5:
+    tie = preference.p_chosen == 0.5
+    if tie and preference.both_desirable is None:
         return ()
     sides = (("chosen", preference.chosen), ("rejected", preference.rejected))
     best = "chosen" if preference.p_chosen > 0.5 else "rejected"
@@ -44,8 +49,9 @@ def preference_to_ratings(preference: Preference) -> tuple[Rating, ...]:
             id=f"{preference.id} {side}",
             prompt=preference.prompt,
             completion=completion,
-            desirable=side == best,
+            desirable=bool(preference.both_desirable) if tie else side == best,
             weight=preference.weight,
+            template_args=preference.template_args,
         )
         for side, completion in sides
     )
@@ -61,6 +67,7 @@ def preference_to_ranking(preference: Preference) -> Ranking:
         completions=preference.completions,
         ranks=ranks,
         weight=preference.weight,
+        template_args=preference.template_args,
     )
 
 
@@ -93,7 +100,11 @@ def ranking_to_demonstration(ranking: Ranking) -> Demonstration:
     """Keep the best completion, the first of them in a tie. Loses the others."""
     best = min(range(len(ranking.ranks)), key=lambda position: ranking.ranks[position])
     return Demonstration(
-        id=ranking.id, prompt=ranking.prompt, completion=ranking.completions[best], weight=ranking.weight
+        id=ranking.id,
+        prompt=ranking.prompt,
+        completion=ranking.completions[best],
+        weight=ranking.weight,
+        template_args=ranking.template_args,
     )
 
 
@@ -108,6 +119,7 @@ def _pair(ranking: Ranking, better: int, worse: int) -> Preference:
         p_chosen=0.5 if tie else 1.0,
         margin=margin,
         weight=ranking.weight,
+        template_args=ranking.template_args,
     )
 
 
@@ -127,10 +139,20 @@ def convert(record: Record, kind: Kind, choice: PairChoice = "all") -> tuple[Rec
     if kind == "completion" and isinstance(record, Rating):
         if not record.desirable:
             return "undesirable"
-        return (Demonstration(id=record.id, prompt=record.prompt, completion=record.completion, weight=record.weight),)
+        return (_imitated(record),)
     if (kind, type(record)) in (("completion", Demonstration), ("unpaired", Rating)):
         return (record,)
     raise DataError(_cannot(record, kind))
+
+
+def _imitated(rating: Rating) -> Demonstration:
+    return Demonstration(
+        id=rating.id,
+        prompt=rating.prompt,
+        completion=rating.completion,
+        weight=rating.weight,
+        template_args=rating.template_args,
+    )
 
 
 def _of_preference(record: Preference, kind: Kind) -> tuple[Record, ...] | str:

@@ -146,6 +146,24 @@ def read_hub(source: str, split: str, subset: str | None, revision: str | None) 
     yield from _numbered(f"{source}/{split}", loaded)
 
 
+def licence_of(source: str, subset: str | None, revision: str | None) -> str | None:
+    """What a folder saved by datasets, or a hub data set, says of its licence; None where it says nothing."""
+    path = Path(source).expanduser()
+    if path.is_file() or not source:
+        return None
+    try:
+        if path.is_dir():
+            found = sorted(path.rglob("dataset_info.json"))
+            said = json.loads(found[0].read_text(encoding="utf-8")).get("license") if found else None
+        else:
+            import datasets
+
+            said = datasets.load_dataset_builder(source, subset, revision=revision).info.license
+    except Exception:  # a licence that cannot be found is no reason to stop; the report says that none is known
+        return None
+    return str(said) if said else None
+
+
 def _numbered(name: str, rows: Any) -> Rows:
     for number, row in enumerate(rows, start=1):
         yield f"{name}:{number}", row
@@ -157,7 +175,7 @@ def meant(path: Path) -> str:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:
         return ""
-    near = difflib.get_close_matches(path.name, names, n=1)
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
     return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 

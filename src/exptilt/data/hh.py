@@ -41,3 +41,23 @@ def parse(transcript: str) -> tuple[Message, ...]:
     if turns[-1]["role"] != "assistant":
         raise RowError("bad_roles", "the transcript ends with a human's turn, so there is no reply to learn")
     return turns
+
+
+def asked(transcript: str) -> tuple[Message, ...]:
+    r"""The turns of a transcript that ends where the reply should begin, with or without an open `Assistant:` (Nectar).
+
+    Example:
+        >>> asked("\n\nHuman: Hi \n\nAssistant: ")
+        ({'role': 'user', 'content': 'Hi'},)
+    """
+    if not is_transcript(transcript):
+        raise RowError("not_a_transcript", rf"the prompt does not begin with '\n\nHuman:' but with {transcript[:30]!r}")
+    parts = _MARKER.split(transcript)
+    turns = [
+        {"role": _ROLES[role], "content": said.rstrip(" ")} for role, said in zip(parts[1::2], parts[2::2], strict=True)
+    ]
+    if turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip():
+        turns.pop()
+    if not turns or turns[-1]["role"] != "user":
+        raise RowError("bad_roles", "the prompt does not end with a human's turn")
+    return tuple(turns)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from exptilt.data import adapters
-from exptilt.data.checks import check_across, check_leak, check_record, is_held_out
+from exptilt.data.checks import check_across, check_leak, check_record, is_held_out, prompt_key, share_of
 from exptilt.data.conversions import Kind, convert
-from exptilt.data.problems import Ledger, RowError
-from exptilt.data.records import Record
-from exptilt.data.sources import DataConfig, Row, read_rows
+from exptilt.data.problems import Ledger
+from exptilt.data.reading import Part, read_part
+from exptilt.data.records import Preference, Record
+from exptilt.data.sources import DataConfig
 from exptilt.errors import DataError
-
-_NUM_SAMPLE_ROWS = 64
-"""Rows looked at to tell the format."""
 
 
 @dataclass(kw_only=True)
@@ -30,6 +27,12 @@ class Split:
     records: list[Record]
     rows_left_out: Counter[str] = field(default_factory=Counter)
     columns_not_read: tuple[str, ...] = ()
+    parts: list[Part] = field(default_factory=list)
+    """The sources it was mixed from."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """How often records are used, by id, where that is not once."""
+    repeated: int = 0
+    """Copies that weights above 1 added."""
 
 
 class Examples(NamedTuple):
@@ -42,64 +45,45 @@ class Examples(NamedTuple):
 
 def read_splits(config: DataConfig, ledger: Ledger) -> tuple[Split, Split | None]:
     """Read training and held-out rows; no prompt is in both, or the ledger says so."""
-    train = _read_split(config, config.train, config.split, config.limit, ledger)
+    names = Counter(Path(source.path).name for source in config.sources)
+    parts = []
+    for position, source in enumerate(config.sources):
+        prefix = f"{position + 1}/" if names[Path(source.path).name] > 1 else ""
+        parts.append(read_part(source, ledger, prefix))
+    train = _mixed(parts)
     test: Split | None = None
-    if config.test is not None or config.test_split is not None:
-        source, split = config.test or config.train, config.test_split or config.split
-        if (source, split) == (config.train, config.split):
-            raise DataError(f"{source}: train and test are the same rows; set data.test_fraction to hold some out")
-        test = _read_split(config, source, split, config.test_limit, ledger)
+    held_out = config.held_out_source
+    if held_out is not None:
+        if (held_out.path, held_out.split, held_out.where) == (config.train, config.split, config.where):
+            raise DataError(
+                f"{held_out.path}: train and test are the same rows; set data.test_fraction to hold some out"
+            )
+        test = _mixed([read_part(held_out, ledger)])
     elif config.test_fraction:
         test = _hold_out(train, config, ledger)
     return train, test
 
 
-def _read_split(config: DataConfig, source: str, split: str, limit: int | None, ledger: Ledger) -> Split:
-    rows = read_rows(source, split, subset=config.subset, revision=config.revision, limit=limit)
-    named = ((row_id, _renamed(row, config.columns)) for row_id, row in rows)
-    sample = list(islice(named, _NUM_SAMPLE_ROWS))
-    readable = [row for _, row in sample if not isinstance(row, RowError)]
-    result = Split(source=source, format=config.format, rows=0, records=[])
-    adapter = None
-    if readable:
-        adapter, result.columns_not_read = adapters.find(readable, source, config.format)
-        result.format = adapter.name
-    for row_id, row in chain(sample, named):
-        result.rows += 1
-        try:
-            if isinstance(row, RowError):
-                raise row
-            if adapter is None:
-                adapter, result.columns_not_read = adapters.find([row], source, config.format)
-                result.format = adapter.name
-            result.records.append(adapter.record(row, _row_id(row_id, row)))
-        except RowError as error:
-            ledger.leaves_out(error.code, row_id, error.detail)
-            result.rows_left_out[error.code] += 1
-    return result
-
-
-def _renamed(row: Row | RowError, columns: Mapping[str, str]) -> Row | RowError:
-    if isinstance(row, RowError) or not columns:
-        return row
-    taken = set(columns.values())
-    renamed: dict[str, Any] = {name: value for name, value in row.items() if name not in taken}
-    renamed.update({ours: row[theirs] for ours, theirs in columns.items() if theirs in row})
-    return renamed
-
-
-def _row_id(row_id: str, row: Row) -> str:
-    """The place of the row, and the source's own id where it has one."""
-    own = row.get("id")
-    if not isinstance(own, str | int | float):
-        return row_id
-    return f"{row_id}#{' '.join(str(own).split())[:80]}"
+def _mixed(parts: Sequence[Part]) -> Split:
+    """Several sources as one split, one after the other."""
+    formats = dict.fromkeys(part.format for part in parts)
+    split = Split(source=" + ".join(part.source.path for part in parts), format=" + ".join(formats), rows=0, records=[])
+    for part in parts:
+        split.rows += part.rows
+        split.records += part.records
+        split.rows_left_out.update(part.rows_left_out)
+        split.columns_not_read += tuple(name for name in part.columns_not_read if name not in split.columns_not_read)
+        split.parts.append(part)
+        if part.source.weight != 1:
+            split.weights |= {record.id: part.source.weight for record in part.records}
+        part.records = []
+    return split
 
 
 def _hold_out(train: Split, config: DataConfig, ledger: Ledger) -> Split:
     held_out = [record for record in train.records if is_held_out(record, config.test_fraction)]
     train.records = [record for record in train.records if not is_held_out(record, config.test_fraction)]
-    if not held_out or not train.records:
+    if (held_out or train.records) and not (held_out and train.records):
         raise DataError(
             f"{config.train}: data.test_fraction={config.test_fraction:g} leaves {len(train.records)} rows to train on "
             f"and {len(held_out)} to test on; change it, or name a test file in data.test"
@@ -107,6 +91,7 @@ def _hold_out(train: Split, config: DataConfig, ledger: Ledger) -> Split:
     train.rows -= len(held_out)
     test = Split(source=train.source, format=train.format, rows=len(held_out), records=held_out)
     test.columns_not_read = train.columns_not_read
+    test.parts = train.parts
     for record in held_out[config.test_limit :] if config.test_limit is not None else ():
         ledger.note("over_limit", record.id)
         test.rows_left_out["over_limit"] += 1
@@ -115,7 +100,7 @@ def _hold_out(train: Split, config: DataConfig, ledger: Ledger) -> Split:
 
 
 def check_splits(train: Split, test: Split | None, ledger: Ledger) -> None:
-    """Settle rows that repeat or contradict each other within a split, and prompts that are in both."""
+    """Settle rows that repeat or contradict each other within a split, and prompts in both; then weigh the sources."""
     for split in (train, test):
         if split is not None:
             split.records, left_out = check_across(split.records, ledger)
@@ -124,6 +109,22 @@ def check_splits(train: Split, test: Split | None, ledger: Ledger) -> None:
         train.records, count = check_leak(train.records, test.records, ledger)
         if count:
             train.rows_left_out["leak"] += count
+    if train.weights:
+        _weigh(train, ledger)
+
+
+def _weigh(split: Split, ledger: Ledger) -> None:
+    """Use every record as often as its source's weight says; a fraction takes the same records in every run."""
+    used: list[Record] = []
+    for record in split.records:
+        weight = split.weights.get(record.id, 1.0)
+        count = int(weight) + (share_of(record.id) < weight % 1)
+        if count == 0:
+            ledger.note("not_sampled", record.id)
+            split.rows_left_out["not_sampled"] += 1
+        used += [record if copy == 0 else replace(record, id=f"{record.id} copy {copy + 1}") for copy in range(count)]
+        split.repeated += max(0, count - 1)
+    split.records = used
 
 
 def make_examples(split: Split, kind: Kind | None, config: DataConfig, ledger: Ledger) -> Examples:
@@ -136,18 +137,35 @@ def make_examples(split: Split, kind: Kind | None, config: DataConfig, ledger: L
             split.rows_left_out[made] += 1
         else:
             converted.extend(made)
-    return _checked(converted, ledger)
+    return _checked(converted, config, ledger)
 
 
-def _checked(records: Sequence[Record], ledger: Ledger) -> Examples:
+def _checked(records: Sequence[Record], config: DataConfig, ledger: Ledger) -> Examples:
     kept, left_out = [], Counter[str]()
+    of_prompt: Counter[bytes] = Counter()
     for record in records:
-        code = check_record(record, ledger)
+        code = _unwanted(record, config, of_prompt)
+        if code is not None:
+            ledger.note(code, record.id)
+        else:
+            code = check_record(record, ledger)
         if code is None:
             kept.append(record)
+            if config.max_per_prompt is not None:
+                of_prompt[prompt_key(record)] += 1
         else:
             left_out[code] += 1
     return Examples(len(records), kept, left_out)
+
+
+def _unwanted(record: Record, config: DataConfig, of_prompt: Mapping[bytes, int]) -> str | None:
+    """Why the settings leave an example out, if they do."""
+    margin = record.margin if isinstance(record, Preference) else None
+    if config.min_margin is not None and margin is not None and abs(margin) < config.min_margin:
+        return "small_margin"
+    if config.max_per_prompt is not None and of_prompt[prompt_key(record)] >= config.max_per_prompt:
+        return "over_prompt_limit"
+    return None
 
 
 class Records(NamedTuple):

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from exptilt.data.checks import longer_side
+from exptilt.data.cache import Cached, DataCache
 from exptilt.data.conversions import Kind
 from exptilt.data.encode import Encoded, Encoder
 from exptilt.data.fit import fit
 from exptilt.data.groups import Group
 from exptilt.data.intake import Examples, Split, check_splits, make_examples, read_splits, refuse_errors
 from exptilt.data.problems import Ledger, RowError
+from exptilt.data.reading import Part
 from exptilt.data.records import Preference, Ranking, Rating, Record
-from exptilt.data.report import DataReport, Lengths, SplitReport
+from exptilt.data.report import DataReport, Lengths, SourceReport, SplitReport
 from exptilt.data.sources import DataConfig
+from exptilt.data.table import GroupTable, TableBuilder
+from exptilt.data.tally import Tally
 from exptilt.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_FEW = 100
-"""Fewer examples than this are worth a word."""
-_BIAS = 0.1
-"""How far from one half the share of longer chosen completions is worth a word."""
 _CHUNK = 512
 """Records tokenised at a time."""
 
@@ -34,8 +33,8 @@ _CHUNK = 512
 class Prepared:
     """Groups to train and to test on, and the account of how they came about."""
 
-    train: list[Group]
-    test: list[Group]
+    train: Sequence[Group]
+    test: Sequence[Group]
     report: DataReport
 
 
@@ -54,9 +53,9 @@ class _Work:
 class _Done:
     """Groups of one split and why examples are not among them."""
 
-    groups: list[Group] = field(default_factory=list)
-    kept: list[Record] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    groups: GroupTable
+    tally: Tally
+    left_out: Counter[str]
 
 
 def prepare(
@@ -80,9 +79,17 @@ def prepare(
         DataError: if a source cannot be read or, where strict, rows are wrong and no policy says what to do, or
             nothing is left.
     """
-    ledger = Ledger(config.policies)
-    train, test = read_splits(config, ledger)
-    return _prepare(train, test, _work(config, tokenizer, kind, max_tokens, ledger), strict)
+    cached = DataCache.of(config, tokenizer, kind, max_tokens)
+    found = cached.read() if cached is not None else None
+    if found is None:
+        ledger = Ledger(config.policies)
+        train, test = read_splits(config, ledger)
+        prepared = _prepare(train, test, _work(config, tokenizer, kind, max_tokens, ledger))
+        if cached is not None:
+            cached.write(Cached(prepared.train, prepared.test, prepared.report))
+    else:
+        prepared = Prepared(train=found.train, test=found.test, report=found.report)
+    return _refused(prepared) if strict else prepared
 
 
 def prepare_records(
@@ -108,7 +115,7 @@ def prepare_records(
     ledger = Ledger(config.policies)
     train = Split(source="records", format="records", rows=len(records), records=list(records))
     held_out = Split(source="records", format="records", rows=len(test), records=list(test)) if test else None
-    return _prepare(train, held_out, _work(config, tokenizer, kind, max_tokens, ledger), strict=True)
+    return _refused(_prepare(train, held_out, _work(config, tokenizer, kind, max_tokens, ledger)))
 
 
 def _work(
@@ -121,27 +128,31 @@ def _work(
     return _Work(config=config, kind=kind, ledger=ledger, encoder=encoder, max_tokens=min(limits, default=None))
 
 
-def _prepare(train: Split, test: Split | None, work: _Work, strict: bool) -> Prepared:
+def _prepare(train: Split, test: Split | None, work: _Work) -> Prepared:
     check_splits(train, test, work.ledger)
-    groups, train_report = _split(train, work)
-    test_groups, test_report = _split(test, work) if test is not None else ([], None)
-    if train_report.kept < _FEW:
-        work.ledger.note(
-            "few", detail=f"there are only {train_report.kept} examples to train on", count=train_report.kept
-        )
-    _note_length_bias(train_report, work.ledger)
+    done, train_report = _split(train, work)
+    test_groups, test_report = GroupTable.of(()), None
+    if test is not None:
+        test_done, test_report = _split(test, work)
+        test_groups = test_done.groups
+    done.tally.note(work.kind, work.ledger)
     report = DataReport(kind=work.kind, train=train_report, test=test_report, findings=work.ledger.findings())
-    if strict:
-        refuse_errors(report.findings)
-        for split in (train_report, test_report):
-            _refuse_nothing(split)
-    return Prepared(train=groups, test=test_groups, report=report)
+    return Prepared(train=done.groups, test=test_groups, report=report)
 
 
-def _split(split: Split, work: _Work) -> tuple[list[Group], SplitReport]:
+def _refused(prepared: Prepared) -> Prepared:
+    """Raise where the data has errors or is nothing; else give it back."""
+    refuse_errors(prepared.report.findings)
+    for split in (prepared.report.train, prepared.report.test):
+        _refuse_nothing(split)
+    return prepared
+
+
+def _split(split: Split, work: _Work) -> tuple[_Done, SplitReport]:
     examples = make_examples(split, work.kind, work.config, work.ledger)
-    done = _grouped(examples, work) if work.encoder else _Done(kept=examples.kept)
-    pairs = [record for record in done.kept if isinstance(record, Preference)]
+    split.records = []
+    done = _grouped(examples, work)
+    tally = done.tally
     report = SplitReport(
         source=split.source,
         format=split.format,
@@ -149,31 +160,51 @@ def _split(split: Split, work: _Work) -> tuple[list[Group], SplitReport]:
         rows_left_out=dict(split.rows_left_out),
         examples=examples.num_converted,
         examples_left_out=dict(examples.left_out + done.left_out),
-        kept=len(done.kept),
+        kept=tally.examples,
         lengths=_lengths(done.groups, work.kind),
-        longer_chosen=sum(longer_side(pair) > 0 for pair in pairs) / len(pairs) if pairs else None,
+        longer_chosen=tally.longer_chosen,
+        more_markup_chosen=tally.markup_chosen,
+        p_chosen=tally.p_chosen,
+        num_desirable=tally.desirable,
+        num_undesirable=tally.undesirable,
+        repeated=split.repeated,
+        sources=tuple(_source(part) for part in split.parts),
         columns_not_read=split.columns_not_read,
     )
-    return done.groups, report
+    return done, report
+
+
+def _source(part: Part) -> SourceReport:
+    return SourceReport(
+        path=part.source.path,
+        format=part.format,
+        rows=part.rows,
+        records=part.num_records,
+        weight=part.source.weight,
+        licence=part.licence,
+    )
 
 
 def _grouped(examples: Examples, work: _Work) -> _Done:
+    """Tokenise examples chunk by chunk; without a tokenizer only count them."""
     from tqdm import tqdm
 
-    done = _Done()
-    if work.encoder is None:
-        return done
+    builder, tally, left_out = TableBuilder(), Tally(), Counter[str]()
     starts = range(0, len(examples.kept), _CHUNK)
     for start in tqdm(starts, desc="tokenising", unit=f" x {_CHUNK} rows", disable=None, delay=2):
         records = examples.kept[start : start + _CHUNK]
+        if work.encoder is None:
+            for record in records:
+                tally.add(record)
+            continue
         for record, encoded in zip(records, work.encoder.encode(records), strict=True):
             fitted = _fit(record, encoded, work)
             if isinstance(fitted, str):
-                done.left_out[fitted] += 1
+                left_out[fitted] += 1
             else:
-                done.kept.append(record)
-                done.groups.append(_group(record, fitted))
-    return done
+                tally.add(record)
+                builder.add(_group(record, fitted))
+    return _Done(groups=builder.table(), tally=tally, left_out=left_out)
 
 
 def _fit(record: Record, encoded: Encoded | RowError, work: _Work) -> Encoded | str:
@@ -194,25 +225,16 @@ def _group(record: Record, encoded: Encoded) -> Group:
     return Group(id=record.id, prompt=encoded.prompt, completions=encoded.completions, weight=record.weight, **extra)
 
 
-def _lengths(groups: Sequence[Group], kind: Kind) -> dict[str, Lengths]:
+def _lengths(groups: GroupTable, kind: Kind) -> dict[str, Lengths]:
     if not groups:
         return {}
-    lengths = {"prompt": Lengths.of([len(group.prompt) for group in groups])}
+    lengths = {"prompt": Lengths.of(groups.prompt_lengths)}
     if kind == "pair":
         for position, name in enumerate(("chosen", "rejected")):
-            lengths[name] = Lengths.of([group.completions[position].length for group in groups])
+            lengths[name] = Lengths.of(groups.completion_lengths(position))
     else:
-        lengths["completion"] = Lengths.of([part.length for group in groups for part in group.completions])
+        lengths["completion"] = Lengths.of(groups.completion_lengths())
     return lengths
-
-
-def _note_length_bias(report: SplitReport, ledger: Ledger) -> None:
-    share = report.longer_chosen
-    if share is not None and report.kept >= _FEW and abs(share - 0.5) > _BIAS:
-        detail = (
-            f"the longer completion is chosen in {100 * share:.1f} % of pairs; compare with it what the policy learns"
-        )
-        ledger.note("length_bias", detail=detail, count=round(share * report.kept))
 
 
 def _refuse_nothing(split: SplitReport | None) -> None:

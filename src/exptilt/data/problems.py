@@ -39,6 +39,8 @@ CATALOGUE: dict[str, Problem] = {
         "the two sides share no leading turns, so there is no prompt", "on_invalid", fix=_REPAIR
     ),
     "prompt_mismatch": Problem("the prompt is not among the turns the two sides share", "on_invalid", fix=_REPAIR),
+    "unjudged": Problem("a judgement failed, so there is no preference", "on_invalid", fix="judge the row again"),
+    "alone": Problem("a prompt has only one completion to compare", "on_invalid", fix="leave the row out"),
     "template_refused": Problem(
         "the chat template cannot render the turns", "on_invalid", fix="set data.template=plain or repair the row"
     ),
@@ -68,9 +70,23 @@ CATALOGUE: dict[str, Problem] = {
     "undesirable": Problem("a completion rated undesirable is nothing to imitate, and was left out", severity="info"),
     "unlabelled": Problem("a tie says neither desirable nor undesirable, and was left out"),
     "over_limit": Problem("the row is beyond data.test_limit, and was left out", severity="info"),
+    "filtered": Problem("the row has not the values of data.where, and was left out", severity="info"),
+    "not_sampled": Problem("the row is beyond the weight of its source, and was left out", severity="info"),
+    "joined": Problem("the row was joined with an earlier row of the same prompt", severity="info"),
+    "small_margin": Problem("the margin is below data.min_margin, and the pair was left out", severity="info"),
+    "over_prompt_limit": Problem(
+        "the prompt has more examples than data.max_per_prompt, and the rest was left out", severity="info"
+    ),
     "nothing_counted": Problem("no token of a completion would be trained on, and the row was left out"),
     # worth knowing
     "prefix": Problem("one completion is the beginning of the other", fix="check whether one side was cut off"),
+    "nearly_identical": Problem(
+        "the two sides differ in almost nothing, so there is little to learn from them", fix="leave the pair out"
+    ),
+    "marker_in_text": Problem(
+        "a completion holds a turn marker of a transcript (Human: or Assistant:), which the model would learn to write",
+        fix="cut the completion before the marker, or give turns as messages",
+    ),
     "prompt_repeated": Problem("a completion begins with its own prompt", fix="remove the prompt from the completion"),
     "same_role_twice": Problem("two turns in a row have the same role", fix="some chat templates refuse this"),
     "unlikely_chosen": Problem("p_chosen is below 0.5, so the rejected side is the likelier one", severity="info"),
@@ -94,6 +110,15 @@ CATALOGUE: dict[str, Problem] = {
         "there is no prompt and no BOS token, so the first token cannot be scored", fix="give the tokenizer a BOS token"
     ),
     "length_bias": Problem("the longer completion is preferred much more, or much less, often than not"),
+    "markup_bias": Problem("the side with more markup is preferred much more, or much less, often than not"),
+    "label_balance": Problem("how many completions are desirable", severity="info"),
+    "one_label": Problem("all completions have the same label", fix="KTO and BCO need both labels"),
+    "sorted_labels": Problem(
+        "the rows are sorted by label", severity="info", fix="data.limit would take one label first; shuffle the file"
+    ),
+    "soft_labels": Problem("the labels are probabilities", severity="info"),
+    "licence_unknown": Problem("no licence is known", severity="info", fix="state it in data.licence"),
+    "suggestion": Problem("settings that suit this much data", severity="info"),
     "few": Problem("there are very few examples to train on"),
 }
 """Every problem by its code. The order is the order of reports."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Message = Mapping[str, Any]
@@ -11,6 +11,9 @@ Message = Mapping[str, Any]
 
 Text = str | tuple[Message, ...]
 """Plain text, or a list of chat turns."""
+
+TemplateArgs = Mapping[str, Any]
+"""What a row gives the chat template besides its turns: `tools`, and arguments of that template's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,9 @@ class Preference:
     margin: float | None = None
     """By how much `chosen` is better on the source's own scale, if it says so."""
     weight: float = 1.0
+    both_desirable: bool | None = None
+    """Of a tie: whether both sides are good (true) or bad (false), if the source says so."""
+    template_args: TemplateArgs = field(default_factory=dict)
 
     @property
     def completions(self) -> tuple[Text, ...]:
@@ -44,6 +50,7 @@ class Ranking:
     ranks: tuple[int, ...]
     scores: tuple[float, ...] | None = None
     weight: float = 1.0
+    template_args: TemplateArgs = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +63,7 @@ class Rating:
     desirable: bool
     score: float | None = None
     weight: float = 1.0
+    template_args: TemplateArgs = field(default_factory=dict)
 
     @property
     def completions(self) -> tuple[Text, ...]:
@@ -71,6 +79,7 @@ class Demonstration:
     prompt: Text
     completion: Text
     weight: float = 1.0
+    template_args: TemplateArgs = field(default_factory=dict)
 
     @property
     def completions(self) -> tuple[Text, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from exptilt.data.problems import RowError
-from exptilt.data.records import Message, Record, Text, align, as_turns
+from exptilt.data.records import Message, Record, TemplateArgs, Text, align, as_turns
 from exptilt.errors import DataError
 
 if TYPE_CHECKING:
@@ -76,16 +76,23 @@ class Renderer:
         for reply in replies:
             _check_order(turns, reply)
         by_template = self._chat_messages
-        start = self.prompt(turns)
-        make = self._chat_whole if by_template else self._plain_whole
-        return Rendered(start, tuple(make(turns, start, reply) for reply in replies), by_template=by_template)
+        start = self.prompt(turns, record.template_args)
+        if not by_template:
+            wholes = tuple(self._plain_whole(start, reply) for reply in replies)
+        else:
+            wholes = tuple(self._chat_whole(turns, start, reply, record.template_args) for reply in replies)
+        return Rendered(start, wholes, by_template=by_template)
 
-    def prompt(self, prompt: Text) -> str:
-        """The text the model sees before it writes."""
+    def prompt(self, prompt: Text, args: TemplateArgs | None = None) -> str:
+        """The text the model sees before it writes; `args` are the row's own for the chat template."""
         if isinstance(prompt, str) and not self._chat_text:
             return prompt
         turns = as_turns(prompt, "user")
-        return self._chat(turns, True) if self._chat_messages else _plain(turns) + "\n\nAssistant:"
+        if self._chat_messages:
+            return self._chat(turns, True, args or {})
+        if args and args.get("tools"):
+            raise RowError("template_refused", "tools need a chat template, and none is used")
+        return _plain(turns) + "\n\nAssistant:"
 
     def uses_template(self, prompt: Text) -> bool:
         """Whether a prompt goes through the chat template."""
@@ -98,7 +105,7 @@ class Renderer:
         end = self._tokenizer.eos_token
         return bool(end) and text.endswith(str(end))
 
-    def _plain_whole(self, turns: tuple[Message, ...], start: str, reply: tuple[Message, ...]) -> Whole:
+    def _plain_whole(self, start: str, reply: tuple[Message, ...]) -> Whole:
         text, spans = start, []
         for position, turn in enumerate(reply):
             written = _plain((turn,))
@@ -111,15 +118,17 @@ class Renderer:
             text += written
         return Whole(text, None if len(reply) == 1 else tuple(spans), self._is_ended(text))
 
-    def _chat_whole(self, turns: tuple[Message, ...], start: str, reply: tuple[Message, ...]) -> Whole:
-        text = self._chat((*turns, *reply), False)
+    def _chat_whole(
+        self, turns: tuple[Message, ...], start: str, reply: tuple[Message, ...], args: TemplateArgs
+    ) -> Whole:
+        text = self._chat((*turns, *reply), False, args)
         spans: list[Span] = []
         ended = False
         for position, turn in enumerate(reply):
             if turn["role"] != "assistant":
                 continue
-            before = start if position == 0 else self._chat((*turns, *reply[:position]), True)
-            after = text if position == len(reply) - 1 else self._chat((*turns, *reply[: position + 1]), False)
+            before = start if position == 0 else self._chat((*turns, *reply[:position]), True, args)
+            after = text if position == len(reply) - 1 else self._chat((*turns, *reply[: position + 1]), False, args)
             if not (text.startswith(before) and text.startswith(after)) or len(after) < len(before):
                 raise RowError("template_not_prefix", _not_prefix(before, text))
             said = after[len(before) :]
@@ -129,12 +138,14 @@ class Renderer:
         text = text[: spans[-1][1]]
         return Whole(text, None if len(reply) == 1 else tuple(spans), ended)
 
-    def _chat(self, turns: tuple[Message, ...], reply_next: bool) -> str:
+    def _chat(self, turns: tuple[Message, ...], reply_next: bool, args: TemplateArgs) -> str:
         import jinja2
 
         conversation: list[dict[str, Any]] = [dict(turn) for turn in turns]
         try:
-            text = self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=reply_next)
+            text = self._tokenizer.apply_chat_template(
+                conversation, **{**args, "tokenize": False, "add_generation_prompt": reply_next}
+            )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
             roles = ", ".join(turn["role"] for turn in turns) or "no turn at all"
             reason = " ".join(str(error).split())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exptilt.data.groups import Group, TokenIds
 from exptilt.data.problems import Finding
@@ -31,7 +32,7 @@ class Lengths:
     total: int
 
     @classmethod
-    def of(cls, values: Sequence[int]) -> Lengths:
+    def of(cls, values: Sequence[int] | NDArray[Any]) -> Lengths:
         """Of a list of lengths that is not empty."""
         array = np.asarray(values)
         return cls(
@@ -41,6 +42,20 @@ class Lengths:
             most=int(array.max()),
             total=int(array.sum()),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceReport:
+    """One source of a split."""
+
+    path: str
+    format: str
+    rows: int
+    records: int
+    """What its rows became, before rows of all sources were compared."""
+    weight: float
+    licence: str | None
+    """As stated in the recipe or by the source; None: nothing is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +78,16 @@ class SplitReport:
     """Of prompts and of the counted tokens of each kind of completion."""
     longer_chosen: float | None = None
     """Share of kept pairs whose preferred completion has more characters; what 'the longer one wins' would score."""
+    more_markup_chosen: float | None = None
+    """Share of pairs whose preferred completion has more markup, among those that differ in it."""
+    p_chosen: tuple[float, float, float] | None = None
+    """Least, mean and most p_chosen of kept pairs."""
+    num_desirable: int = 0
+    num_undesirable: int = 0
+    """Labels of kept ratings."""
+    repeated: int = 0
+    """Copies made by weights above 1; the examples include them."""
+    sources: tuple[SourceReport, ...] = ()
     columns_not_read: tuple[str, ...] = ()
 
 
@@ -81,8 +106,26 @@ class DataReport:
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain mappings, lists and scalars, for data.json."""
+        """Plain mappings, lists and scalars, for data.json and for pages."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> DataReport:
+        """The report that `as_dict` was made from."""
+        findings = tuple(Finding(**{**each, "examples": tuple(each["examples"])}) for each in said["findings"])
+        train = _split_from(said["train"])
+        test = None if said["test"] is None else _split_from(said["test"])
+        return cls(kind=said["kind"], train=train, test=test, findings=findings)
+
+
+def _split_from(said: Mapping[str, Any]) -> SplitReport:
+    changed = {
+        "lengths": {name: Lengths(**each) for name, each in said["lengths"].items()},
+        "sources": tuple(SourceReport(**each) for each in said["sources"]),
+        "columns_not_read": tuple(said["columns_not_read"]),
+        "p_chosen": None if said["p_chosen"] is None else tuple(said["p_chosen"]),
+    }
+    return SplitReport(**{**said, **changed})
 
 
 def print_report(report: DataReport, console: Console) -> None:
@@ -152,10 +195,12 @@ def _split_text(name: str, split: SplitReport) -> Text:
 def _lengths_table(split: SplitReport) -> Any:
     from rich.table import Table
 
-    table = Table("tokens", "least", "median", "95 %", "most", "total")
+    table = Table("  tokens", box=None, pad_edge=False, header_style="dim")
+    for heading in ("least", "median", "95 %", "most", "total"):
+        table.add_column(heading, justify="right")
     for name, lengths in split.lengths.items():
         cells = (lengths.least, lengths.median, lengths.p95, lengths.most, lengths.total)
-        table.add_row(name, *(f"{value:,.0f}" for value in cells))
+        table.add_row(f"  {name}", *(f"{value:,.0f}" for value in cells))
     return table
 
 

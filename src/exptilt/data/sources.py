@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -16,8 +17,87 @@ from exptilt.errors import DataError
 
 Row = Mapping[str, Any]
 Format = Literal[
-    "auto", "preference", "hh", "sharegpt", "ranking", "rating", "rated_messages", "demonstration", "messages", "text"
+    "auto",
+    "preference",
+    "hh",
+    "best_of",
+    "sharegpt",
+    "on_policy",
+    "orca",
+    "alpaca_pair",
+    "argilla",
+    "stackexchange",
+    "openai",
+    "rejected_response",
+    "shp",
+    "pku_helpful",
+    "pku_harmless",
+    "pku_safe",
+    "helpsteer2",
+    "helpsteer3",
+    "arena_texts",
+    "arena",
+    "votes",
+    "judgement",
+    "webgpt",
+    "tldr_comparison",
+    "tldr_axis",
+    "helpsteer_ratings",
+    "oasst",
+    "ultrafeedback",
+    "comparisons",
+    "copeland",
+    "answers",
+    "generations",
+    "ranking",
+    "stepwise",
+    "rating",
+    "rated_messages",
+    "demonstration",
+    "messages",
+    "rated_text",
+    "text",
+    "alpaca",
+    "question",
+    "prompt_only",
 ]
+
+
+@config
+class SourceConfig:
+    """One source of rows, for mixtures of several.
+
+    Example:
+        >>> SourceConfig(path="helpful.jsonl", weight=0.5).weight
+        0.5
+    """
+
+    path: str
+    """A .jsonl, .json, .csv or .parquet file (.gz allowed), a folder saved by datasets, or a hub id `owner/name`."""
+    weight: float = 1.0
+    """How often each row is used: 0.5 takes a fixed half of them, 2 each twice; at least 0."""
+    split: str = "train"
+    """Which split, where the source has splits."""
+    subset: str | None = None
+    """Configuration of a hub data set, where it has several."""
+    revision: str | None = None
+    """Commit or tag of a hub data set."""
+    limit: int | None = None
+    """Read only so many rows, from the start."""
+    format: Format = "auto"
+    """What a row looks like; auto finds it from the columns."""
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Names of the source's columns where they differ from ours: `{prompt: question}`."""
+    where: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
+    """Use only rows with these values: `{split: validation}`; the others are counted."""
+    licence: str | None = None
+    """What the report says of the source's licence; none: what the source says of itself."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight must be at least 0, got {self.weight}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
 
 
 @config
@@ -53,6 +133,16 @@ class DataConfig:
     """What a row looks like; auto finds it from the columns."""
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
     """Names of the source's columns where they differ from ours: `{prompt: question}`."""
+    where: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
+    """Use only training rows with these values: `{split: validation}`; the others are counted."""
+    test_where: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
+    """Hold out the rows of `test`, or else of `train`, with these values: `{split: validation}`."""
+    licence: str | None = None
+    """What the report says of the licence of `train`; none: what the source says of itself."""
+    weight: float = 1.0
+    """How often each row of `train` is used where there are other sources: 0.5 a fixed half of them, 2 each twice."""
+    mixture: tuple[SourceConfig, ...] = ()
+    """More sources to train on besides `train`, each with its weight, format and columns."""
     template: Literal["auto", "chat", "plain"] = "auto"
     """auto: messages by the chat template, or Human/Assistant where there is none; chat: text too; plain: neither."""
     boundary: Literal["split", "merge"] = "split"
@@ -61,6 +151,10 @@ class DataConfig:
     """Longest prompt and completion together, in tokens; none: what the model can hold."""
     pairs: Literal["all", "best_worst", "adjacent"] = "all"
     """Which pairs a ranking gives where pairs are needed."""
+    min_margin: float | None = None
+    """Leave out pairs whose margin, on the source's own scale, is smaller in size; SHP is used with 2."""
+    max_per_prompt: int | None = None
+    """Use at most so many examples of one prompt, the first of the source; SHP is used with 5."""
     on_invalid: Literal["error", "drop"] = "error"
     """A row that cannot be read: broken JSON, a missing column, a wrong type, an impossible order of turns."""
     on_empty: Literal["error", "drop", "keep"] = "error"
@@ -83,9 +177,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.test_fraction < 1:
             raise ValueError(f"test_fraction must be in [0, 1), got {self.test_fraction}")
-        if self.test_fraction and (self.test or self.test_split):
-            raise ValueError("test_fraction holds out a part of train; leave it 0 where test or test_split is given")
-        for name in ("limit", "test_limit", "max_tokens"):
+        if self.test_fraction and (self.test or self.test_split or self.test_where):
+            raise ValueError(
+                "test_fraction holds out a part of train; leave it 0 where test, test_split or test_where is given"
+            )
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight must be at least 0, got {self.weight}")
+        for name in ("limit", "test_limit", "max_tokens", "max_per_prompt"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -94,6 +192,26 @@ class DataConfig:
     def policies(self) -> dict[str, str]:
         """What every `on_...` field says."""
         return {name: getattr(self, name) for name in POLICY_CHOICES}
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """All sources to train on: `train`, then those of `mixture`."""
+        own = {name: getattr(self, name) for name in _OF_A_SOURCE}
+        return (SourceConfig(path=self.train, **own), *self.mixture)
+
+    @property
+    def held_out_source(self) -> SourceConfig | None:
+        """Where held-out rows are read, if not from a part of the training rows."""
+        if self.test is None and self.test_split is None and not self.test_where:
+            return None
+        first = self.sources[0]
+        path, split = self.test or self.train, self.test_split or self.split
+        return dataclasses.replace(
+            first, path=path, split=split, limit=self.test_limit, where=self.test_where, weight=1.0
+        )
+
+
+_OF_A_SOURCE = ("weight", "split", "subset", "revision", "limit", "format", "columns", "where", "licence")
 
 
 def read_rows(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +41,8 @@ def evaluate_run(run: Path, overrides: Sequence[str], policy: Path | None = None
     folder = RunFolder(run)
     if not (run / "config.yaml").is_file():
         raise CheckpointError(f"{run}: is not a run folder (it has no config.yaml)")
-    recipe = replace(load(Recipe, run / "config.yaml", overrides), output=str(run))
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    recipe = replace(load(Recipe, run / "config.yaml", _instead(overrides)), output=str(run))
     if not (policy or folder.model / "config.json").exists():
         raise CheckpointError(f"{policy or folder.model}: there is no model; finish the run with `exptilt train` first")
     start = recipe.model
@@ -75,15 +77,36 @@ def evaluate_run(run: Path, overrides: Sequence[str], policy: Path | None = None
     return found.evaluation
 
 
+def _instead(overrides: Sequence[str]) -> list[str]:
+    """Held-out rows named on the command line stand instead of the share the run held out."""
+    names_rows = any(item.startswith(("data.test=", "data.test_split=")) for item in overrides)
+    return [*(["data.test_fraction=0"] if names_rows else []), *overrides]
+
+
 def _name_of(recipe: Recipe, overrides: Sequence[str], policy: Path | None) -> str:
     if not overrides and policy is None:
         return "evaluation.json"
-    parts = [Path(recipe.data.test or recipe.data.train).name.split(".")[0], policy.name if policy else ""]
-    return "-".join(["evaluation", *(part for part in parts if part)]) + ".json"
+    parts = [Path(recipe.data.test or recipe.data.train).name.split(".")[0]]
+    if policy is not None:  # every run's model lies in a folder `model`
+        parts.append(policy.resolve().parent.name if policy.name == "model" else policy.name)
+    return "-".join(["evaluation", *parts]) + ".json"
+
+
+def print_summary(folder: RunFolder) -> None:
+    """Print the few numbers a finished run is judged by; nothing where nothing was measured."""
+    evaluation = folder.read("evaluation.json")
+    brief: dict[str, Any] = {name: evaluation[name] for name in ("longest_wins", "kl") if name in evaluation}
+    accuracy = evaluation.get("accuracy", {})
+    brief["accuracy"] = {family: {"sum": forms["sum"]} for family, forms in accuracy.items() if "sum" in forms}
+    table = _shown(brief)
+    if table.row_count:
+        Console().print(table)
 
 
 def _shown(evaluation: dict[str, Any]) -> Table:
-    table = Table("measure", "value", "interval", "prompts", box=None, pad_edge=False, header_style="bold")
+    table = Table("measure", box=None, pad_edge=False, header_style="bold")
+    for heading in ("value", "interval", "prompts"):
+        table.add_column(heading, justify="right")
     rows = {
         f"accuracy {family.replace('_', ' ')}, {form.replace('_', ' ')}": estimate
         for family, forms in evaluation.get("accuracy", {}).items()

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from exptilt.config import load
+from exptilt.config import config, load
 from exptilt.data.prepare import prepare
 from exptilt.data.report import print_report, show_examples
 from exptilt.data.sources import DataConfig
@@ -38,12 +38,27 @@ def examine(source: str, overrides: Sequence[str], model: str | None, as_json: b
         print_report(prepared.report, console)
         if tokenizer is not None:
             show_examples(prepared.train, tokenizer, console, num_examples)
-    nothing_left = any(split.kept == 0 for split in (prepared.report.train, prepared.report.test) if split is not None)
-    return 1 if prepared.report.errors or nothing_left else 0
+    report = prepared.report
+    nothing_left = any(split.kept == 0 for split in (report.train, report.test) if split is not None)
+    refused = bool(report.errors) or nothing_left
+    if not as_json:
+        count = len(report.errors)
+        why = f"{count} kind{'s' if count > 1 else ''} of error" if count else "nothing is left to use"
+        verdict = f"a run would refuse these data: {why}" if refused else "a run would take these data"
+        console.print(verdict, style="bold red" if refused else "green")
+    return int(refused)
+
+
+@config
+class _Alone:
+    """Data without a recipe."""
+
+    data: DataConfig
 
 
 def _subject(source: str, overrides: Sequence[str], model: str | None) -> tuple[DataConfig, Any, Any]:
-    from exptilt.policies.models import ModelConfig, load_tokenizer
+    from exptilt.policies.models import ModelConfig
+    from exptilt.recipes.vocabulary import named_tokenizer
 
     if Path(source).suffix in (".yaml", ".yml"):
         from exptilt.recipes.recipe import Recipe
@@ -51,12 +66,12 @@ def _subject(source: str, overrides: Sequence[str], model: str | None) -> tuple[
         recipe = load(Recipe, source, overrides)
         named = ModelConfig(path=model) if model else recipe.model
         has_tokenizer = named.path is not None or named.tokenizer is not None
-        return recipe.data, recipe.loss.kind, load_tokenizer(named) if has_tokenizer else None
+        return recipe.data, recipe.loss.kind, named_tokenizer(named) if has_tokenizer else None
     wrong = [item for item in overrides if not item.startswith("data.")]
     if wrong:
         raise ConfigError(f"command line: {wrong[0]!r}: without a recipe only data.* keys can be set (data.limit=100)")
-    settings = load(DataConfig, None, [f"train={json.dumps(source)}", *(item[len("data.") :] for item in overrides)])
-    tokenizer = load_tokenizer(ModelConfig(path=model)) if model else None
+    settings = load(_Alone, None, [f"data.train={json.dumps(source)}", *overrides]).data
+    tokenizer = named_tokenizer(ModelConfig(path=model)) if model else None
     return settings, _kind_of(settings), tokenizer
 
 

@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exptilt.data.groups import TokenIds
 from exptilt.evaluate.best_of_n import best_of_n
 from exptilt.evaluate.frontier import OptimalFrontier
 from exptilt.evaluate.intervals import mean, paired_difference
 from exptilt.evaluate.kl import estimate_kl
-from exptilt.policies.divergence import sequence_kl
-from exptilt.recipes.measure import side_by_side
-from exptilt.sampling.generate import Sample, sample, samples_as_groups
+from exptilt.evaluate.provenance import Provenance
+from exptilt.policies.fingerprint import fingerprint
+from exptilt.policies.scoring import score_all
+from exptilt.recipes.yardstick import SHOWN, Measurement, Yardstick
+from exptilt.sampling.generate import samples_as_groups
 from exptilt.sampling.law import SamplingLaw
+from exptilt.types import LogProbs
 
-_BEST_OF = (2, 4, 8, 16, 32, 64)
-_SHOWN = 8
-"""Side-by-sides kept per report."""
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """What every policy is measured with: one reference, one set of prompts, one reward, one sampling law."""
-
-    reference: Any
-    tokenizer: Any
-    prompts: Sequence[TokenIds]
-    reward: Callable[[str], float]
-    """Of prompt and completion together, as text."""
-    law: SamplingLaw
-    seed: int
-
-    def sample(self, model: Any, num_samples: int, stream: int) -> list[Sample]:
-        """Samples of a model on every prompt; streams are independent of each other."""
-        seed = self.seed + 1000 * stream
-        return sample(model, self.tokenizer, self.prompts, num_samples=num_samples, law=self.law, seed=seed)
-
-    def rewards(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
-        """(N,) rewards of samples."""
-        openings = [self.tokenizer.decode(prompt.tolist(), skip_special_tokens=True) for prompt in self.prompts]
-        return np.array([self.reward(f"{openings[one.prompt_index]} {one.text(self.tokenizer)}") for one in samples])
+_BEST_OF = (2, 4, 8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -57,54 +34,99 @@ class PolicyPoint:
     steps: int
     run: str
     """Folder of its run."""
+    seed: int | None = None
+    """Of the run."""
+    final: bool = True
+    """Whether this is the run's end, not a checkpoint on its way."""
+
+
+@dataclass(frozen=True)
+class ReferencePool:
+    """The reference's own samples, which show the optimum and best-of-n."""
+
+    rewards: NDArray[np.float64]
+    """(X, M)."""
+    log_probs: NDArray[np.float64]
+    """(X, M) log pi_ref(y|x) of the samples, nats."""
+    prompts: Sequence[str]
+    """(X,) as text."""
+    texts: Sequence[str]
+    """The first sample of each of the first prompts."""
+    law: SamplingLaw
+    identity: str
+    """Fingerprint of the reference's weights."""
+
+    @classmethod
+    def draw(cls, yardstick: Yardstick, num_samples: int) -> ReferencePool:
+        """Sample the reference on every prompt, and score the samples with it."""
+        samples = yardstick.sample(yardstick.reference, num_samples, stream=0)
+        logs = LogProbs.cat(score_all(yardstick.reference, samples_as_groups(samples), progress="reference")).sum()
+        shape = (len(yardstick.prompts), num_samples)
+        return cls(
+            rewards=yardstick.rewards(samples).reshape(shape),
+            log_probs=logs.double().numpy().reshape(shape),
+            prompts=yardstick.openings,
+            texts=[one.text(yardstick.tokenizer) for one in samples if one.sample_index == 0][:SHOWN],
+            law=yardstick.law,
+            identity=fingerprint(yardstick.reference),
+        )
+
+    @property
+    def provenance(self) -> Provenance:
+        """What a policy's numbers must share to be compared."""
+        names = [f"{index}: {text}" for index, text in enumerate(self.prompts)]
+        return Provenance(law=self.law, reference=self.identity, prompts=names)
 
 
 @dataclass
 class FrontierStudy:
-    """Measures policies one by one against the optimum that reference samples show."""
+    """Places policies one by one against the optimum that the reference's samples show."""
 
-    yardstick: Yardstick
+    pool: ReferencePool
     reward_name: str
-    pool: int
-    """Reference samples per prompt."""
     points: list[dict[str, Any]] = field(default_factory=list)
-    drawn: dict[str, list[Sample]] = field(default_factory=dict)
+    measured: list[Measurement] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.reference_samples = self.yardstick.sample(self.yardstick.reference, self.pool, stream=0)
-        rewards = self.yardstick.rewards(self.reference_samples)
-        self.reference_rewards = rewards.reshape(len(self.yardstick.prompts), self.pool)
-        self.optimum = OptimalFrontier.from_samples(self.reference_rewards)
+        self.optimum = OptimalFrontier.from_samples(self.pool.rewards, provenance=self.pool.provenance)
 
-    def measure(self, point: PolicyPoint, model: Any, num_samples: int) -> None:
-        """Sample a policy, and place it on the plane with intervals over prompts."""
-        samples = self.yardstick.sample(model, num_samples, stream=len(self.points) + 1)
-        self.drawn[point.name] = samples
-        owners = [one.prompt_index for one in samples]
-        rewards = self.yardstick.rewards(samples)
-        sums = sequence_kl(model, self.yardstick.reference, samples_as_groups(samples))
-        kl = estimate_kl(sums.kl.numpy(), owners, self.yardstick.law, k1=sums.k1.numpy())
-        by_prompt = rewards.reshape(len(self.yardstick.prompts), num_samples).mean(axis=1)
-        base, everyone = self.reference_rewards.mean(axis=1), np.arange(len(by_prompt))
-        place = self.optimum.fraction(kl.by_prompt, by_prompt)
+    def add(self, point: PolicyPoint, found: Measurement, provenance: Provenance) -> None:
+        """Place a policy on the plane with intervals over prompts.
+
+        Raises:
+            ValueError: it was measured against another reference, on other prompts or under another sampling law.
+        """
+        kl = estimate_kl(found.kl, found.owners, self.pool.law, k1=found.k1)
+        by_prompt, base = found.by_prompt("reward").mean(axis=1), self.pool.rewards.mean(axis=1)
+        place = self.optimum.fraction(kl.by_prompt, by_prompt, provenance)
         estimates = {
             "kl": kl.kl,
             "kl_check": kl.k1,
-            "reward": mean(rewards, owners),
-            "gain": paired_difference(by_prompt, base, everyone),
+            "reward": mean(found.reward, found.owners),
+            "gain": paired_difference(by_prompt, base, np.arange(len(by_prompt))),
             "fraction": place.reward_fraction,
             "kl_fraction": place.kl_fraction,
             "above_optimum": place.excess,
-            "length": mean([len(one.ids) for one in samples], owners),
-            "ended": mean([float(one.ended) for one in samples], owners),
+            "gap": self._gap(kl.by_prompt, by_prompt, provenance),
+            "length": mean(found.length, found.owners),
+            "ended": mean(found.ended, found.owners),
         }
-        shown = {name: found.as_dict() if found is not None else None for name, found in estimates.items()}
+        shown = {name: one.as_dict() if one is not None else None for name, one in estimates.items()}
         self.points.append(asdict(point) | shown | {"solid": place.solid, "notes": list(place.notes)})
+        self.measured.append(found)
+
+    def _gap(self, kl: NDArray[np.float64], reward: NDArray[np.float64], provenance: Provenance) -> Any:
+        """Beta * KL(policy || optimum) at the beta whose optimum has the policy's KL; None where no beta has."""
+        try:
+            beta = self.optimum.beta_at(float(kl.mean()))
+        except ValueError:
+            return None
+        return self.optimum.gap(beta, kl, reward, provenance)
 
     def content(self) -> dict[str, Any]:
         """Content of frontier.json."""
         curve = self.optimum.as_dict()
-        points, rewards = curve["points"], self.reference_rewards
+        points, rewards = curve["points"], self.pool.rewards
         order = np.argsort(points["kl"])
         columns = {name: [points[name][at] for at in order] for name in ("kl", "reward", "reward_low", "reward_high")}
         return {
@@ -123,16 +145,32 @@ class FrontierStudy:
             "num_samples": rewards.shape[1],
             "points": self.points,
             "best_of_n": [
-                {"n": found.n, "kl": float(found.kls.mean()), "reward": found.reward.as_dict(), "kl_is": "upper bound"}
-                for found in best_of_n(rewards, [n for n in _BEST_OF if n <= self.pool])
+                {
+                    "n": found.n,
+                    "kl": float(found.kls.mean()),
+                    "kl_is": "plug-in estimate",
+                    "kl_bound": found.bound,
+                    "reward": found.reward.as_dict(),
+                }
+                for found in best_of_n(rewards, [n for n in _BEST_OF if 2 * n <= rewards.shape[1]], self.pool.log_probs)
             ],
         }
 
-    def side_by_side(self, name: str) -> list[dict[str, Any]]:
-        """A few prompts with what reference and policy said, with their rewards."""
-        policy = [one for one in self.drawn[name] if one.sample_index == 0][:_SHOWN]
-        first = {one.prompt_index: one for one in self.reference_samples if one.sample_index == 0}
-        reference = [first[one.prompt_index] for one in policy]
-        rows = side_by_side(self.yardstick.tokenizer, policy, reference)
-        scores = zip(rows, self.yardstick.rewards(policy), self.yardstick.rewards(reference), strict=True)
-        return [row | {"policy_score": float(a), "reference_score": float(b)} for row, a, b in scores]
+    def side_by_side(self) -> list[dict[str, Any]]:
+        """What the reference and the policy with the highest final reward said first, with their rewards."""
+        places = [place for place, point in enumerate(self.points) if point["final"]]
+        if not places:
+            return []
+        found = self.measured[max(places, key=lambda place: self.points[place]["reward"]["value"])]
+        rows = zip(self.pool.prompts, found.texts, self.pool.texts, strict=False)
+        scores = zip(found.by_prompt("reward")[:, 0], self.pool.rewards[:, 0], strict=True)
+        return [
+            {
+                "prompt": prompt,
+                "policy": said,
+                "reference": before,
+                "policy_score": float(mine),
+                "reference_score": float(theirs),
+            }
+            for (prompt, said, before), (mine, theirs) in zip(rows, scores, strict=False)
+        ]

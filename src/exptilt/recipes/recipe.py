@@ -22,6 +22,16 @@ class ReferenceConfig:
     """Folder or hub id of another reference; by default the weights the run starts from."""
     cache: bool = True
     """Keep the reference's log-probabilities on disk (EXPTILT_CACHE), by content, for later runs."""
+    move_every: int = 0
+    """TR-DPO: move the reference toward the policy every so many steps (512 in the paper); 0 keeps it where it is."""
+    mix: float = 0.6
+    """TR-DPO: how far a move goes, in (0, 1]; 1 copies the policy."""
+
+    def __post_init__(self) -> None:
+        if self.move_every < 0:
+            raise ValueError(f"move_every must be >= 0, got {self.move_every}")
+        if not 0 < self.mix <= 1:
+            raise ValueError(f"mix must be in (0, 1], got {self.mix}")
 
 
 @config

@@ -23,13 +23,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from exptilt.config import as_dict, dump
+from exptilt.config import as_dict, dump, load
 from exptilt.data.groups import Group
-from exptilt.errors import CheckpointError
+from exptilt.errors import CheckpointError, ConfigError
 from exptilt.recipes.recipe import Recipe
 
 _VERSIONS = ("exptilt", "torch", "transformers", "tokenizers", "datasets", "numpy")
-_NO_EFFECT = ("output", "evaluate.", "sft", "train.log_", "train.eval_", "train.save_", "train.keep_", "train.resume",
+_NO_EFFECT = ("output", "evaluate.", "train.log_", "train.eval_", "train.save_", "train.keep_", "train.resume",
               "train.stop_", "reference.cache", "batch.tokens")  # fmt: skip
 """Keys that may change between an interruption and its resume: no trained weight depends on them."""
 
@@ -47,28 +47,66 @@ class RunFolder:
 
     def is_finished_run_of(self, recipe: Recipe) -> bool:
         """Whether this folder holds a finished run of exactly this recipe."""
-        if self.read("run.json").get("status") != "done":
-            return False
-        return (self.path / "config.yaml").read_text(encoding="utf-8") == dump(recipe)
+        return self.read("run.json").get("status") == "done" and self._recipe_text() == dump(recipe)
 
     def begin(self, recipe: Recipe) -> None:
-        """Make the folder and write the resolved recipe."""
+        """Make the folder and write the resolved recipe.
+
+        Raises:
+            CheckpointError: the folder holds another run, which would lose its recipe, or cannot be written.
+        """
+        if recipe.train.resume == "auto":
+            self._refuse_another_run(recipe)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.write_text("config.yaml", dump(recipe))
+        except (FileExistsError, NotADirectoryError):
+            raise CheckpointError(
+                f"{self.path}: output must be a folder, and a file is in its way; set another output"
+            ) from None
         except OSError as error:
-            raise CheckpointError(f"{self.path}: the run folder cannot be written: {error}") from None
+            raise CheckpointError(
+                f"{self.path}: the run folder cannot be written ({error.strerror}); set another output"
+            ) from None
+
+    def _recipe_text(self) -> str | None:
+        try:
+            return (self.path / "config.yaml").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def _refuse_another_run(self, recipe: Recipe) -> None:
+        written = self._recipe_text()
+        if written is None or written == dump(recipe):
+            return
+        if not (self.path / "run.json").is_file():
+            raise CheckpointError(
+                f"{self.path}: has a config.yaml that is not of a run and would be overwritten; set another output"
+            )
+        if not any((self.path / name).is_dir() for name in ("checkpoints", "model")):
+            return
+        try:
+            changed = changed_keys(load(Recipe, self.path / "config.yaml"), recipe)
+        except ConfigError:
+            changed = ["config.yaml, which this version of exptilt does not read"]
+        if changed:
+            raise CheckpointError(
+                f"{self.path}: holds a run of another recipe (different: {_listed(changed)}); set another output, "
+                "or remove the folder to start anew"
+            )
 
     def read(self, name: str) -> dict[str, Any]:
         """A JSON file of the run; empty if it is not there."""
         path = self.path / name
         try:
-            content = json.loads(path.read_text())
-        except FileNotFoundError:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except ValueError as error:
             raise CheckpointError(f"{path}: is not valid JSON ({error}); remove it to have it written anew") from None
-        return dict(content)
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{path}: is not a JSON object; remove it to have it written anew")
+        return content
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file in one piece."""
@@ -107,7 +145,22 @@ def manifest(recipe: Recipe) -> dict[str, Any]:
 def identity(recipe: Recipe, **content: str) -> dict[str, str]:
     """What must be equal for a resume: every key that moves a weight, and fingerprints of what they point at."""
     flat = dict(_flatten(as_dict(recipe)))
-    return {key: value for key, value in flat.items() if not key.startswith(_NO_EFFECT)} | content
+    start = Path(recipe.model.path or "")
+    if start.is_relative_to(recipe.folder):  # the supervised phase's model moves with the run
+        flat["model.path"] = json.dumps(str(start.relative_to(recipe.folder)))
+    return {key: value for key, value in flat.items() if not key.startswith((*_NO_EFFECT, "sft"))} | content
+
+
+def changed_keys(old: Recipe, new: Recipe) -> list[str]:
+    """Keys in which two recipes differ and that move a weight, those of the supervised phase among them."""
+    one, other = (dict(_flatten(as_dict(recipe))) for recipe in (old, new))
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    return [key for key in keys if not key.removeprefix("sft.").startswith(_NO_EFFECT)]
+
+
+def _listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(keys[:3]) + more
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The recipe `exptilt init` writes: the defaults, with the meaning of every key above it."""
+"""The recipe `exptilt init` writes: the keys most people touch, each with its meaning."""
 
 from __future__ import annotations
 
@@ -11,13 +11,24 @@ from exptilt.recipes.describe import commented_yaml
 from exptilt.recipes.recipe import Recipe
 
 _HEAD = """\
-# A recipe for exptilt: everything one run needs. Edit model.path and data.train; the rest are defaults.
-#   exptilt doctor {path}      checks the data before it costs an hour
-#   exptilt train {path}       trains, measures and writes the report; run again to go on after an interruption
-# Any key can be set on the command line: exptilt train {path} loss.beta=0.2
-# Other objectives: exptilt config
+# A recipe for exptilt: one run. Set model.path and data.train; everything else has a default.
+#   exptilt doctor {path}    checks the data before it costs an hour
+#   exptilt train {path}     trains, measures, writes the report; run again to go on after a stop
+# Any key can be set on the command line too: exptilt train {path} loss.beta=0.2
+# These are the keys most people touch. All keys: exptilt config. All objectives: exptilt config loss
 
 """
+_KEYS = (
+    "output", "seed",
+    "model", "model.path", "model.dtype",
+    "data", "data.train", "data.test", "data.test_fraction", "data.max_tokens",
+    "data.on_empty", "data.on_identical", "data.on_duplicate", "data.on_conflict", "data.on_too_long",
+    "loss", "loss.name", "loss.beta",
+    "batch", "batch.size", "batch.tokens",
+    "optim", "optim.learning_rate", "optim.schedule", "optim.warmup_ratio",
+    "train", "train.epochs", "train.eval_every", "train.save_every",
+    "evaluate", "evaluate.num_prompts", "evaluate.max_new_tokens",
+)  # fmt: skip
 
 
 def write_starter(path: Path, force: bool) -> None:
@@ -26,14 +37,16 @@ def write_starter(path: Path, force: bool) -> None:
     Raises:
         ConfigError: the file exists and `force` was not given, or it cannot be written.
     """
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; name a file in it, such as {path / 'recipe.yaml'}")
     if path.exists() and not force:
         raise ConfigError(f"{path}: exists already; choose another name or add --force")
     recipe = Recipe(
         output="runs/first",
         model=ModelConfig(path="path/to/model-folder-or-hub-id"),
-        data=DataConfig(train="preferences.jsonl"),
+        data=DataConfig(train="preferences.jsonl", test_fraction=0.1),
     )
     try:
-        path.write_text(_HEAD.format(path=path) + commented_yaml(recipe, {}), encoding="utf-8")
+        path.write_text(_HEAD.format(path=path) + commented_yaml(recipe, _KEYS), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error}") from None
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None

@@ -16,21 +16,24 @@ from exptilt.data.batching import Batches, pack
 from exptilt.data.groups import Group
 from exptilt.data.prepare import Prepared, prepare
 from exptilt.data.report import print_report
+from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.forward import evaluating
 from exptilt.policies.models import load_model, save_model
 from exptilt.policies.scoring import score
 from exptilt.recipes.measure import measure_policy
 from exptilt.recipes.recipe import Recipe
-from exptilt.recipes.references import ReferenceTable, reference_table
+from exptilt.recipes.references import ReferenceTable, reference_model, reference_table
 from exptilt.recipes.run_folder import RunFolder, digest_of, identity, manifest
 from exptilt.recipes.vocabulary import find_tokenizer
 from exptilt.reports import write_report
 from exptilt.train.callbacks import Callback, Evaluate, GuardLoss, LogMetrics
 from exptilt.train.loop import Run, train
 from exptilt.train.metrics_file import MetricsFile
+from exptilt.train.moving_reference import MovingReference
 from exptilt.train.objective import Objective
 from exptilt.train.optim import build_optimizer, build_schedule
-from exptilt.train.step import MicroBatches
+from exptilt.train.show import ShowProgress
+from exptilt.train.step import MicroBatches, Scorer
 from exptilt.train.step_zero import check_step_zero
 from exptilt.train.sums import Sums
 from exptilt.types import LogProbs
@@ -112,6 +115,8 @@ class _Session:
         if recipe.train.max_steps is not None:
             self.num_steps = min(self.num_steps, recipe.train.max_steps)
         self.held_out = self.objective.prepare(self.rows.test)
+        self.start = fingerprint(self.model)
+        self.moving = self._moving_reference()
         self.reference = self._reference()
 
     def run(self, page: bool) -> Outcome:
@@ -148,11 +153,17 @@ class _Session:
         print_report(rows.report, self.console)
         return rows
 
+    def _moving_reference(self) -> MovingReference | None:
+        settings = self.recipe.reference
+        if not settings.move_every or not self._trains_on_reference:
+            return None
+        return MovingReference(self.model, reference_model(self.recipe, self.model), settings.mix, settings.move_every)
+
     def _reference(self) -> ReferenceTable | None:
         """Score the reference before anything moves: training rows where the loss asks, held-out rows for the report."""
         loss = self.objective.loss
         groups = list(self.held_out) if self._trains_on_reference or loss.kind == "pair" else []
-        if self._trains_on_reference:
+        if self._trains_on_reference and self.moving is None:
             mixes_rows = "mismatched" in loss.inputs
             groups += self.batches.all_groups(self.num_steps) if mixes_rows else self.rows.train
         if not groups:
@@ -162,17 +173,18 @@ class _Session:
         return table
 
     def _policy(self, groups: Sequence[Group]) -> LogProbs:
-        live = self.reference.live if self.reference is not None else None
+        table = self.reference
+        live = self.moving.model if self.moving is not None else table.live if table is not None else None
         return score(self.model, groups, byproducts=self.objective.loss.byproducts, reference=live)
 
     def _training(self) -> Run:
         recipe = self.recipe
         optimizer = build_optimizer(recipe.optim, self.model)
-        reference = self.reference if self._trains_on_reference else None
-        if reference is not None and reference.is_start:
+        reference = self._anchor()
+        if reference is not None and recipe.reference.model is None:
             first = self.batches.step(0)[0][:_STEP_ZERO_ROWS]
-            self.model.train()
-            check_step_zero(self._policy, reference, first, self.model.dtype)
+            with evaluating(self.model):
+                check_step_zero(self._policy, reference, first, self.model.dtype)
         return Run(
             model=self.model,
             objective=self.objective,
@@ -185,16 +197,26 @@ class _Session:
             max_grad_norm=recipe.optim.max_grad_norm,
             num_steps=self.num_steps,
             folder=self.folder.path,
-            identity=identity(recipe, **{"data rows": digest_of(self.rows.train)}),
+            identity=identity(recipe, **{"data": digest_of(self.rows.train), "starting weights": self.start}),
             callbacks=self._callbacks(),
+            seed=recipe.seed,
         )
+
+    def _anchor(self) -> Scorer | None:
+        """What training compares with, where the objective compares with anything."""
+        if not self._trains_on_reference:
+            return None
+        return self.moving or self.reference
 
     def _callbacks(self) -> list[Callback]:
         metrics = MetricsFile(self.folder.path / "metrics.jsonl")
         callbacks: list[Callback] = [LogMetrics(metrics, self.recipe.train.log_every)]
         if self.held_out:
             callbacks.append(Evaluate(metrics, self.recipe.train.eval_every, self._held_out_sums))
-        return [*callbacks, GuardLoss(self.recipe.train.stop_if_loss_above)]
+        shown = ShowProgress(0 if self.console.quiet else self.recipe.train.log_every)
+        if self.moving is not None:
+            callbacks.append(self.moving)
+        return [*callbacks, GuardLoss(self.recipe.train.stop_if_loss_above), shown]
 
     def _held_out_sums(self) -> Sums:
         """Loss and metrics over all held-out rows at once, so that no batch size can matter."""
@@ -202,8 +224,8 @@ class _Session:
         groups = [group for part in parts for group in part]
         with torch.no_grad(), evaluating(self.model):
             policy = LogProbs.cat([self._policy(part) for part in parts])
-            reference = self.reference(groups) if self.reference is not None and self._trains_on_reference else None
-            return self.objective(groups, policy, reference).sums
+            anchor = self._anchor()
+            return self.objective(groups, policy, anchor(groups) if anchor else None).sums
 
     def _measure(self) -> None:
         """Write evaluation.json and samples.jsonl, against the reference the run had throughout."""

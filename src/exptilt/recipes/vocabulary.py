@@ -7,6 +7,7 @@ from typing import Any
 
 from exptilt.data.intake import read_records
 from exptilt.data.records import Record, Text
+from exptilt.errors import ModelError
 from exptilt.policies.models import ModelConfig, load_tokenizer
 from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.recipes.recipe import Recipe
@@ -14,17 +15,31 @@ from exptilt.recipes.recipe import Recipe
 
 def find_tokenizer(recipe: Recipe) -> Any:
     """The tokenizer a recipe names, or one trained on its training text and kept in the run folder."""
-    if recipe.model.path is not None or recipe.model.tokenizer is not None or recipe.model.config is None:
-        return load_tokenizer(recipe.model)
+    model = recipe.model
+    if model.path is not None or (model.config is not None and model.tokenizer is not None):
+        return named_tokenizer(model)
+    if model.config is None:
+        raise ModelError(
+            "no model given: set model.path to a folder or hub id, or model.config to train a small one from scratch"
+        )
     kept = recipe.folder / "tokenizer"
     if kept.is_dir():
         return load_tokenizer(ModelConfig(tokenizer=str(kept)))
     records = read_records(recipe.data).train
-    tokenizer = train_tokenizer(_texts(records), recipe.model.config.vocab_size)
+    tokenizer = train_tokenizer(_texts(records), model.config.vocab_size)
     temporary = recipe.folder / ".tokenizer"
     tokenizer.save_pretrained(temporary)
     temporary.rename(kept)
     return tokenizer
+
+
+def named_tokenizer(model: ModelConfig) -> Any:
+    """The tokenizer that settings name; an error says which key named it."""
+    try:
+        return load_tokenizer(model)
+    except ModelError as error:
+        key = "model.path" if model.tokenizer is None else "model.tokenizer"
+        raise ModelError(f"{key}: {error}") from None
 
 
 def _texts(records: Iterable[Record]) -> Iterator[str]:

@@ -84,7 +84,8 @@ def _paint(axes: Axes, *, frontier: Frontier) -> None:
         _paint_optimum(axes, frontier.optimum)
     _paint_best_of_n(axes, frontier)
     colours = colour_keys(frontier)
-    for point in frontier.points:
+    _paint_ways(axes, frontier, colours)
+    for point in frontier.ends:
         _paint_point(axes, point, colours)
     axes.set(xlabel="KL(policy ‖ reference), nats per reply", ylabel=frontier.reward_name)
     axes.set_xlim(left=min(0.0, *axes.get_xlim()) if axes.get_xlim()[0] < 0 else 0.0)
@@ -95,7 +96,7 @@ def _paint(axes: Axes, *, frontier: Frontier) -> None:
     taken = _obstacles(axes, frontier)
     if frontier.optimum is not None:
         _place(axes, _end_of(frontier.optimum, axes.get_xlim()[1]), "optimum", MUTED, taken)
-    for point in frontier.points:
+    for point in frontier.ends:
         if point.kl.value is not None and point.reward.value is not None:
             colour = INK if is_reference(point) else SERIES[colour_index(point, colours)]
             _place(axes, (point.kl.value, point.reward.value), point.name, colour, taken)
@@ -168,12 +169,38 @@ def _paint_point(axes: Axes, point: Point, colours: dict[str, int]) -> None:
     )
 
 
+def _paint_ways(axes: Axes, frontier: Frontier, colours: dict[str, int]) -> None:
+    """Runs measured at several steps: a thin line through small markers, to the end."""
+    for run in dict.fromkeys(point.run for point in frontier.points if not point.final):
+        stops = sorted((point for point in frontier.points if point.run == run), key=lambda point: point.steps or 0)
+        placed = [
+            (point.kl.value, point.reward.value, point.final)
+            for point in stops
+            if point.kl.value is not None and point.reward.value is not None
+        ]
+        colour = SERIES[colour_index(stops[0], colours)]
+        axes.plot(
+            [x for x, _, _ in placed], [y for _, y, _ in placed], color=colour, linewidth=0.9, alpha=0.6, zorder=4
+        )
+        way = [(x, y) for x, y, is_end in placed if not is_end]
+        axes.plot(
+            [x for x, _ in way],
+            [y for _, y in way],
+            linestyle="none",
+            marker=".",
+            markersize=6,
+            color=colour,
+            alpha=0.8,
+            zorder=4,
+        )
+
+
 def _obstacles(axes: Axes, frontier: Frontier) -> list[Bbox]:
     """What labels must keep off: points with their bars, best-of-N circles, the optimum's line."""
     from matplotlib.transforms import Bbox
 
     boxes = []
-    for point in frontier.points:
+    for point in frontier.ends:
         x, y = point.kl.value or 0.0, point.reward.value or 0.0
         left, right = point.kl.interval or (x, x)
         low, high = point.reward.interval or (y, y)
@@ -233,6 +260,9 @@ def _note(frontier: Frontier) -> str:
         parts.append("Open circles: best of N reference samples, no training.")
     if any(point.kl.interval or point.reward.interval for point in frontier.points):
         parts.append("Bars: intervals both ways.")
+    on_the_way = len(frontier.points) - len(frontier.ends)
+    if on_the_way:
+        parts.append(f"Dots on thin lines: {on_the_way} checkpoints on the way; report.json has their numbers.")
     if frontier.log_m is not None:
         parts.append(f"With these samples no optimum beyond {number(frontier.log_m)} nats (log M) can be seen.")
     return " ".join(parts)
@@ -248,10 +278,10 @@ def _in_words(frontier: Frontier) -> str:
         )
     told += [
         f"{point.name}: {number(point.reward.value)} at {number(point.kl.value)} nats."
-        for point in frontier.points[:12]
+        for point in frontier.ends[:12]
     ]
-    if len(frontier.points) > 12:
-        told.append(f"And {len(frontier.points) - 12} more.")
+    if len(frontier.ends) > 12:
+        told.append(f"And {len(frontier.ends) - 12} more.")
     if frontier.best_of_n:
         told.append(f"Best of N is shown for N = {joined([str(best.n) for best in frontier.best_of_n])}.")
     return " ".join(told)

@@ -17,7 +17,7 @@ WORKED, COST, DISTANCE = "Did it work?", "What did it cost in KL?", "How far fro
 
 def frontier_verdict(frontier: Frontier) -> Verdict:
     """The answers for policies compared on one reward."""
-    points = [point for point in frontier.points if not is_reference(point) and point.reward.value is not None]
+    points = [point for point in frontier.ends if not is_reference(point) and point.reward.value is not None]
     if not points:
         return Verdict("The frontier holds no measured policy yet, only what could be reached.", ())
     best = max(points, key=lambda point: point.reward.value or -math.inf)
@@ -58,7 +58,11 @@ def above_optimum(frontier: Frontier) -> list[str]:
     The measured excess decides where there is one. Else the optimum is read at the upper end of the point's KL, which is the
     kindest reading, and only where its samples carry it: elsewhere the curve is too low and says nothing.
     """
-    return [point.name for point in frontier.points if _is_above(point, frontier)]
+    return [
+        point.name if point.final else f"{point.name} at step {point.steps}"
+        for point in frontier.points
+        if _is_above(point, frontier)
+    ]
 
 
 def _is_above(point: Point, frontier: Frontier) -> bool:
@@ -90,7 +94,7 @@ def trusted_at(frontier: Frontier, kl: float) -> bool:
 def point_of(run: RunFolder, frontier: Frontier | None) -> Point | None:
     """The frontier's point that belongs to a run: named by it, or of the same name up to spelling."""
     folder = run.path.resolve().name
-    for point in frontier.points if frontier else []:
+    for point in frontier.ends if frontier else []:
         if point.run in (folder, run.name) or _spelled(point.name) in (_spelled(run.name), _spelled(folder)):
             return point
     return None

@@ -35,7 +35,7 @@ def cautions(inputs: Inputs) -> list[Caution]:
                 fix="Check that rewards, KL and optimum share one sampling law and one reference.",
             )
         )
-    for point in inputs.frontier.points if inputs.frontier else []:
+    for point in inputs.frontier.ends if inputs.frontier else []:
         listed += [Caution(number="frontier", message=f"{point.name}: {note}") for note in point.notes]
     return listed + [Caution(number="files", message=notice) for notice in inputs.notices]
 

@@ -218,6 +218,8 @@ class Point(Part):
     length: Estimate | None = None
     beta: float | None = None
     steps: int | None = None
+    final: bool = True
+    """False for a checkpoint on the way of its run."""
     run: str | None = None
     """Folder name of the run this point comes from, where it is not the point's name."""
 
@@ -244,6 +246,13 @@ class Frontier(Part):
     points: list[Point] = Field(default_factory=list)
     best_of_n: list[BestOfN] = Field(default_factory=list)
     command: str | None = None
+    facts: dict[str, Any] = Field(default_factory=dict)
+    """Numbers about the study itself, such as the accuracy of the classifier that gives the reward."""
+
+    @property
+    def ends(self) -> list[Point]:
+        """The points at which runs ended."""
+        return [point for point in self.points if point.final]
 
 
 def estimates(node: Any, name: str = "") -> dict[str, Estimate]:

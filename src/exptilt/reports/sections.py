@@ -70,7 +70,7 @@ def frontier_rows(frontier: Frontier | None) -> list[Row]:
     words = {"above": "yes", "below": "no, lower", "overlaps": "not distinguishable", "unknown": "no interval"}
     colours = colour_keys(frontier)
     rows = []
-    for point in with_reference(frontier).points:
+    for point in with_reference(frontier).ends:
         length = number(_value(point.length))
         if is_reference(point):
             rows.append(
@@ -164,7 +164,7 @@ def length_figure(inputs: Inputs, colours: Sequence[str]) -> Figure | None:
     """Lengths before and after: of the frontier's policies, else what the evaluations measured."""
     if inputs.frontier is not None and any(_value(point.length) is not None for point in inputs.frontier.points):
         keys = colour_keys(inputs.frontier)
-        points = inputs.frontier.points
+        points = inputs.frontier.ends
         return lengths(
             [
                 (p.name, p.length, INK if is_reference(p) else SERIES[colour_index(p, keys)])

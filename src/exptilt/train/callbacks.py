@@ -63,6 +63,10 @@ class LogMetrics(Callback):
     since: float = field(default_factory=time.perf_counter)
     steps: int = 0
 
+    def on_start(self, progress: Progress) -> None:
+        """Cut lines that will be written again; at step 0 that is all of them."""
+        self.file.cut_after(progress.step or -1)
+
     def after_step(self, progress: Progress, sums: Sums) -> None:
         """Collect, and write when due."""
         self.window.merge(sums)

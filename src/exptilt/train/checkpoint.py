@@ -67,12 +67,19 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def discard_after(folder: Path, step: int) -> None:
+    """Remove what lies past `step`: damaged checkpoints, and those of a run that is started anew."""
+    for later in folder.glob(f"{_PREFIX}*"):
+        if later.name > f"{_PREFIX}{step:08d}":
+            shutil.rmtree(later)
+
+
 def is_complete(checkpoint: Path) -> bool:
     """Whether every file of a checkpoint has the size and digest its manifest promises."""
     try:
         files = json.loads((checkpoint / "manifest.json").read_text())["files"]
         return all(_describe(checkpoint / name) == description for name, description in files.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,14 @@ class StopRequest:
 
 @contextmanager
 def graceful_stop() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request; a second SIGINT interrupts at once, as usual."""
+    """Turn the first SIGINT or SIGTERM into a request; a second SIGINT interrupts at once, as usual.
+
+    Outside the main thread, where signals cannot be handled, the request stays empty.
+    """
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield request
+        return
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         if request and number == signal.SIGINT:

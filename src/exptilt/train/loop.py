@@ -16,12 +16,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
+from transformers import set_seed
 
 from exptilt.config import config
 from exptilt.errors import CheckpointError
-from exptilt.progress import progress as show_progress
 from exptilt.train.callbacks import Callback, Progress
 from exptilt.train.checkpoint import (
+    discard_after,
     load_checkpoint,
     newest_checkpoint,
     random_state,
@@ -96,6 +97,8 @@ class Run:
     identity: Mapping[str, str]
     """What must be equal for a resume: fingerprints of recipe, data and reference by name."""
     callbacks: Sequence[Callback] = ()
+    seed: int = 0
+    """Of dropout, and of whatever else draws from the global generators."""
 
     @property
     def checkpoints(self) -> Path:
@@ -113,19 +116,22 @@ def train(run: Run) -> Progress:
         NonFiniteError: a loss or gradient is not finite; no weight was moved by that step.
         CheckpointError: the checkpoint to resume from belongs to another recipe, or none can be written.
     """
+    set_seed(run.seed)
     place = Progress(step=_resume(run), num_steps=run.num_steps, steps_per_epoch=run.batches.num_steps)
+    saved = place.step
     run.model.train()
     for callback in run.callbacks:
         callback.on_start(place)
-    with graceful_stop() as stop, show_progress("train", run.num_steps, start=place.step) as advance:
+    with graceful_stop() as stop:
         while not place.is_last and not stop:
             sums = _one_step(run, place.step)
             place.step += 1
             for callback in run.callbacks:
                 callback.after_step(place, sums)
-            if place.step % run.settings.save_every == 0 or place.is_last or stop:
-                save_checkpoint(run.checkpoints, place.step, _state(run, place), run.settings.keep_checkpoints)
-            advance(1, f"loss {sums.means()['loss']:.4g}")
+            if place.step % run.settings.save_every == 0 or place.is_last:
+                saved = _save(run, place)
+        if saved != place.step:  # asked to stop, which may be at any moment of the step
+            _save(run, place)
     return place
 
 
@@ -139,10 +145,16 @@ def _one_step(run: Run, step: int) -> Sums:
     learning_rate = float(run.schedule.get_last_lr()[0])
     run.optimizer.step()
     run.schedule.step()
+    run.objective.advance()
     sums.add("grad_norm", norm, 1)
     sums.add("lr", learning_rate, 1)
     sums.add("tokens", sum(group.num_tokens for groups in micro_batches for group in groups), 1)
     return sums
+
+
+def _save(run: Run, place: Progress) -> int:
+    save_checkpoint(run.checkpoints, place.step, _state(run, place), run.settings.keep_checkpoints)
+    return place.step
 
 
 def _state(run: Run, place: Progress) -> dict[str, Any]:
@@ -154,7 +166,7 @@ def _state(run: Run, place: Progress) -> dict[str, Any]:
         "optimizer": run.optimizer.state_dict(),
         "schedule": run.schedule.state_dict(),
         "loss": dict(run.objective.state),
-        "callbacks": [callback.state() for callback in run.callbacks],
+        "callbacks": [[type(callback).__name__, callback.state()] for callback in run.callbacks],
         "random": random_state(),
     }
 
@@ -163,6 +175,7 @@ def _resume(run: Run) -> int:
     """Put the run where its newest complete checkpoint stands; returns the steps done."""
     checkpoint = newest_checkpoint(run.checkpoints) if run.settings.resume != "never" else None
     if checkpoint is None:
+        discard_after(run.checkpoints, 0)
         return 0
     state = load_checkpoint(checkpoint, next(run.model.parameters()).device)
     changed = [name for name, value in run.identity.items() if state["identity"].get(name) != value]
@@ -175,7 +188,17 @@ def _resume(run: Run) -> int:
     run.optimizer.load_state_dict(state["optimizer"])
     run.schedule.load_state_dict(state["schedule"])
     run.objective.state.update(state["loss"])
-    for callback, kept in zip(run.callbacks, state["callbacks"], strict=True):
-        callback.restore(kept)
+    _restore_callbacks(run.callbacks, state["callbacks"])
     restore_random_state(state["random"])
+    discard_after(run.checkpoints, state["step"])
     return int(state["step"])
+
+
+def _restore_callbacks(callbacks: Sequence[Callback], states: list[list[Any]]) -> None:
+    """By class and order, so that a forced resume may have other callbacks."""
+    left = list(states)
+    for callback in callbacks:
+        found = next((kept for kept in left if kept[0] == type(callback).__name__), None)
+        if found is not None:
+            left.remove(found)
+            callback.restore(found[1])

@@ -35,11 +35,14 @@ class Objective:
     loss: Any
     """One of the catalogue (`exptilt.losses`)."""
     state: dict[str, float] = field(default_factory=dict)
+    """The running statistics as they were before the present batch."""
+    upcoming: dict[str, float] = field(default_factory=dict, init=False)
+    """The same with the latest batch counted in; `advance` makes them the state."""
 
     def __post_init__(self) -> None:
         if self.loss.is_stateful:
-            initial: dict[str, float] = self.loss.initial_state()
-            self.state.update(initial)
+            self.state = {**self.loss.initial_state(), **self.state}
+        self.upcoming = dict(self.state)
 
     def __call__(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
         """Form the loss of these groups.
@@ -50,24 +53,35 @@ class Objective:
             reference: the same of the reference, or None where the loss needs none.
 
         Raises:
-            NonFiniteError: if the loss of a row is not finite; nothing has been updated yet.
+            NonFiniteError: if the loss of a row is not finite.
         """
+        _require_finite_scores(policy, groups)
         forms = {"pair": self._pair, "completion": self._completion, "unpaired": self._unpaired, "list": self._list}
         return forms[self.loss.kind](groups, policy, reference)
+
+    def advance(self) -> None:
+        """Count the latest batch in, once its step is taken; every micro-batch of a step sees the state before it."""
+        self.state = dict(self.upcoming)
 
     def prepare(self, groups: Sequence[Group]) -> list[Group]:
         """The groups of one global batch as they must be scored.
 
         KTO's reference point needs completions under prompts of other rows: each row gets the completion of the next row
         with another prompt, in an order fixed by the row ids, so that neither shuffling nor splitting changes the pairing.
+        Where it would be longer than the longest row of the batch its end is cut, so that it fits where the rows fit.
         """
         if "mismatched" not in self.loss.inputs:
             return list(groups)
-        order = sorted(groups, key=lambda group: group.id)
-        partner = {
-            group.id: _other_prompt(group, [*order[place + 1 :], *order[:place]]) for place, group in enumerate(order)
-        }
-        return [replace(group, completions=(group.completions[0], partner[group.id])) for group in groups]
+        order = sorted(range(len(groups)), key=lambda place: groups[place].id)
+        longest = max((len(group.prompt) + len(group.completions[0].ids) for group in groups), default=0)
+        prepared = list(groups)
+        for rank, place in enumerate(order):
+            group = groups[place]
+            other = _other_prompt(group, [groups[next_] for next_ in (*order[rank + 1 :], *order[:rank])])
+            room = longest - len(group.prompt)
+            cut = Completion(ids=other.ids[:room], counted=other.counted[:room])
+            prepared[place] = replace(group, completions=(group.completions[0], cut))
+        return prepared
 
     def _pair(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
         sides = _sides(policy)
@@ -107,10 +121,11 @@ class Objective:
         if self.loss.is_stateful:
             extra["state"] = self.state
         out = self.loss(own, own_reference, desirable, **extra)
-        self._remember(own, own_reference, desirable)
+        self._remember(own, own_reference)
         output = _output(groups, out.loss, out.weight, _levels("", own, own_reference))
-        for name, chosen in (("chosen", desirable), ("rejected", ~desirable)):
-            output.sums.add(f"rewards/{name}", float(out.reward[chosen].sum()), float(chosen.sum()))
+        rows = _weights(groups, out.loss)
+        for name, side in (("chosen", desirable), ("rejected", ~desirable)):
+            output.sums.add(f"rewards/{name}", float((rows * out.reward)[side].sum()), float(rows[side].sum()))
         return output
 
     def _list(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
@@ -119,15 +134,18 @@ class Objective:
         best = torch.tensor([min(range(len(group.ranks)), key=group.ranks.__getitem__) for group in groups])
         first = sizes.cumsum(0) - sizes
         chosen = out.reward[first + best]
-        highest = torch.stack([rewards.max() for rewards in out.reward.split(sizes.tolist())])
-        measured = {"rewards/chosen": chosen, "rewards/accuracies": (chosen >= highest).float()}
+        rewards = out.reward.split(sizes.tolist())
+        # A tie at the top is right in one of so many cases as it has members.
+        share = torch.stack([1 / (one == one.max()).sum() for one in rewards])
+        highest = torch.stack([one.max() for one in rewards])
+        measured = {"rewards/chosen": chosen, "rewards/accuracies": (chosen >= highest) * share}
         return _output(groups, out.loss, None, measured)
 
     def _inputs(self, groups: Sequence[Group], like: LogProbs) -> dict[str, Any]:
         """The further arguments the loss names, from the groups' own columns."""
         extra: dict[str, Any] = {}
         for name in self.loss.inputs:
-            column = [_INPUTS[name](group) for group in groups]
+            column = [_INPUTS.get(name, _absent)(group) for group in groups]
             missing = [group.id for group, value in zip(groups, column, strict=True) if value is None or value == ()]
             if missing:
                 raise DataError(
@@ -141,9 +159,12 @@ class Objective:
         return extra
 
     def _remember(self, *batch: Any) -> None:
-        """Move running statistics on, once per global batch that is being trained on."""
-        if self.loss.is_stateful and torch.is_grad_enabled():
-            self.state = self.loss.next_state(self.state, *batch)
+        if self.loss.is_stateful:
+            self.upcoming = self.loss.next_state(self.state, *batch)
+
+
+def _absent(_group: Group) -> None:
+    """What rows on disk cannot hold, such as who sampled a completion."""
 
 
 _INPUTS: dict[str, Callable[[Group], Any]] = {
@@ -198,12 +219,23 @@ def _weights(groups: Sequence[Group], like: Tensor) -> Tensor:
     return torch.tensor([group.weight for group in groups], dtype=like.dtype, device=like.device)
 
 
+def _require_finite_scores(policy: LogProbs, groups: Sequence[Group]) -> None:
+    """Before the loss, which in a batch that is coupled would carry one row's fault to all of them."""
+    finite = policy.detach().sum().isfinite()
+    if not bool(finite.all()):
+        owners = [group.id for group in groups for _ in group.completions]
+        _refuse("log-probability", [owners[int(place)] for place in (~finite).nonzero().flatten()])
+
+
 def _require_finite(losses: Tensor, groups: Sequence[Group]) -> None:
     finite = losses.detach().isfinite()
-    if bool(finite.all()):
-        return
-    rows = [groups[int(row)].id for row in (~finite).nonzero().flatten()]
+    if not bool(finite.all()):
+        _refuse("loss", [groups[int(row)].id for row in (~finite).nonzero().flatten()])
+
+
+def _refuse(what: str, rows: Sequence[str]) -> None:
+    named = list(dict.fromkeys(rows))
     raise NonFiniteError(
-        f"the loss of {len(rows)} row(s) is not finite, no weight was moved: {', '.join(rows[:5])}. "
+        f"the {what} of {len(named)} row(s) is not finite, no weight was moved: {', '.join(named[:5])}. "
         "Look at these rows with `exptilt doctor`, lower optim.learning_rate, or use model.dtype=float32"
     )

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from exptilt.data.groups import Group
-from exptilt.errors import NonFiniteError
+from exptilt.errors import NonFiniteError, TrainingError
 from exptilt.train.objective import Objective
 from exptilt.train.sums import Sums
+from exptilt.train.world import World
 from exptilt.types import LogProbs
 
 Scorer = Callable[[Sequence[Group]], LogProbs]
@@ -19,9 +20,17 @@ Scorer = Callable[[Sequence[Group]], LogProbs]
 
 MicroBatches = Sequence[Sequence[Group]]
 
+_UNITS = ("values", "entropy", "log_sum_squares", "divergence")
+"""Everything in a `LogProbs` that may carry a gradient."""
+
 
 def accumulate(
-    model: nn.Module, micro_batches: MicroBatches, objective: Objective, policy: Scorer, reference: Scorer | None
+    model: nn.Module,
+    micro_batches: MicroBatches,
+    objective: Objective,
+    policy: Scorer,
+    reference: Scorer | None,
+    world: World | None = None,
 ) -> Sums:
     """Leave in `.grad` the gradient of the global batch's weighted mean loss; returns the sums of its metrics.
 
@@ -36,15 +45,34 @@ def accumulate(
         objective: the loss, joined to groups.
         policy: scores groups with a graph.
         reference: scores groups without one; None where the loss needs no reference.
+        world: the processes that share the global batch, each with micro-batches of its own; default, this one alone.
 
     Raises:
         NonFiniteError: if the loss of a row is not finite.
+        TrainingError: if every row has weight zero.
     """
+    world = world or World.alone()
     walk = _coupled if objective.loss.couples_batch else _separable
-    weight, sums = walk(micro_batches, objective, policy, reference)
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    weight, sums = walk(micro_batches, objective, policy, reference, world)
+    if not weight:
+        ids = ", ".join([group.id for groups in micro_batches for group in groups][:5])
+        raise TrainingError(
+            f"every row of a batch has weight 0 ({ids}), so its mean is undefined; leave such rows out, "
+            "or use a larger batch.size"
+        )
+    gradients = _gradients(model, world)
+    world.add_up(gradients)
     torch._foreach_div_(gradients, weight)
     return sums
+
+
+def _gradients(model: nn.Module, world: World) -> list[Tensor]:
+    """All gradients; with other processes also zeros, since a weight one process did not touch another may have."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if world.size > 1:
+        for parameter in trainable:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    return [parameter.grad for parameter in trainable if parameter.grad is not None]
 
 
 def require_finite_gradient(
@@ -76,7 +104,7 @@ def require_finite_gradient(
 
 
 def _separable(
-    micro_batches: MicroBatches, objective: Objective, policy: Scorer, reference: Scorer | None
+    micro_batches: MicroBatches, objective: Objective, policy: Scorer, reference: Scorer | None, world: World
 ) -> tuple[float, Sums]:
     weight, sums = 0.0, Sums()
     for groups in micro_batches:
@@ -84,29 +112,48 @@ def _separable(
         output.loss.backward()  # type: ignore[no-untyped-call]
         weight += output.weight
         sums.merge(output.sums)
-    return weight, sums
+    everyone = world.gather((weight, sums))
+    total = Sums()
+    for _, part in everyone:
+        total.merge(part)
+    return sum(part for part, _ in everyone), total
 
 
 def _coupled(
-    micro_batches: MicroBatches, objective: Objective, policy: Scorer, reference: Scorer | None
+    micro_batches: MicroBatches, objective: Objective, policy: Scorer, reference: Scorer | None, world: World
 ) -> tuple[float, Sums]:
     random_states, parts = [], []
     with torch.no_grad():
         for groups in micro_batches:
-            random_states.append(torch.get_rng_state())
+            random_states.append(_random_state())
             parts.append(policy(groups))
-    whole = LogProbs.cat(parts)
-    leaf = whole.tokens().detach().requires_grad_()
-    everything = [group for groups in micro_batches for group in groups]
+    mine = LogProbs.cat(parts).detach()
     fixed = LogProbs.cat([reference(groups) for groups in micro_batches]) if reference else None
-    output = objective(everything, replace(whole, values=leaf), fixed)
-    (gradient,) = torch.autograd.grad(output.loss, leaf)
-    after = torch.get_rng_state()
-    shares = torch.split(gradient, [len(part.tokens()) for part in parts])
-    for groups, share, random_state in zip(micro_batches, shares, random_states, strict=True):
-        if share.count_nonzero():
-            # Dropout must fall on the same units as in the first pass, or the gradient belongs to another loss.
-            torch.set_rng_state(random_state)
-            policy(groups).tokens().backward(share)  # type: ignore[no-untyped-call]
-    torch.set_rng_state(after)
+    everyone = world.gather(([group for groups in micro_batches for group in groups], mine, fixed))
+    groups_of_all = [group for groups, _, _ in everyone for group in groups]
+    whole = LogProbs.cat([logps.to(mine.lengths.device) for _, logps, _ in everyone])
+    anchors = [anchor.to(mine.lengths.device) for _, _, anchor in everyone if anchor is not None]
+    leaves = {name: units.requires_grad_() for name in _UNITS if (units := getattr(whole, name)) is not None}
+    output = objective(groups_of_all, replace(whole, **leaves), LogProbs.cat(anchors) if reference else None)
+    gradients = torch.autograd.grad(output.loss, list(leaves.values()), allow_unused=True)
+    before = sum(len(logps.tokens()) for _, logps, _ in everyone[: world.rank])
+    after = _random_state()
+    own = {name: one[before:] for name, one in zip(leaves, gradients, strict=True) if one is not None}
+    for groups, part, random_state in zip(micro_batches, parts, random_states, strict=True):
+        # Dropout must fall on the same units as in the first pass, or the gradient belongs to another loss.
+        _restore(random_state)
+        scored, size = policy(groups), len(part.tokens())
+        torch.autograd.backward([getattr(scored, name) for name in own], [share[:size] for share in own.values()])
+        own = {name: share[size:] for name, share in own.items()}
+    _restore(after)
     return output.weight, output.sums
+
+
+def _random_state() -> list[Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
+
+
+def _restore(state: list[Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    for device_state in state[1:]:
+        torch.cuda.set_rng_state(device_state)

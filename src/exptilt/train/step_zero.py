@@ -35,8 +35,8 @@ def check_step_zero(policy: Scorer, reference: Scorer, groups: Sequence[Group], 
     if not worst <= TOLERANCE[dtype]:
         raise TrainingError(
             f"before step 1 policy and reference differ by {worst:.4g} nats on a token (rounding explains "
-            f"{TOLERANCE[dtype]:g}), though the reference is meant to be the starting weights. Either the model "
-            "is not deterministic (dropout: set model.dropout=0), or a stale reference cache is in use: remove it, or set "
-            "reference.cache=false"
+            f"{TOLERANCE[dtype]:g}), though the reference is meant to be the starting weights. A stale "
+            "reference cache may be in use: set reference.cache=false, or remove it. If another reference is meant, name it "
+            "with reference.model"
         )
     return worst

@@ -3,77 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exptilt.data import hh
-from exptilt.data.adapters import pairs, ranked, single
-from exptilt.data.records import Record
+from exptilt.data.adapters.catalogue import ADAPTERS, ALWAYS, Adapter, Row
 from exptilt.errors import DataError
 
-Row = Mapping[str, Any]
-_ALWAYS = frozenset({"id", "weight"})
-_PAIR = frozenset({"p_chosen", "margin", *(name for names in pairs.SCORES for name in names)})
-
-
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """One row format."""
-
-    name: str
-    shape: str
-    """Its columns, for messages to people."""
-    fits: Callable[[Row], bool]
-    """Whether a row that holds one value of every column of the source is of this format."""
-    record: Callable[[Row, str], Record]
-    """Make a record of a row and its id; raises `RowError`."""
-    columns: frozenset[str]
-    """Every column it reads."""
-
-
-def _pair(row: Row) -> bool:
-    return {"chosen", "rejected"} <= row.keys()
-
-
-def _transcripts(row: Row) -> bool:
-    return _pair(row) and "prompt" not in row and hh.is_transcript(row["chosen"]) and hh.is_transcript(row["rejected"])
-
-
-def _one_turn_each(row: Row) -> bool:
-    if not _pair(row) or "prompt" in row:
-        return False
-    return "conversations" in row or ("messages" in row and isinstance(row["chosen"], Mapping))
-
-
-def _conversation(row: Row) -> bool:
-    return "messages" in row or "conversations" in row
-
-
-ADAPTERS: tuple[Adapter, ...] = (
-    Adapter("hh", "chosen, rejected (whole Human/Assistant transcripts)", _transcripts, pairs.transcripts,
-            frozenset({"chosen", "rejected"}) | _PAIR),
-    Adapter("sharegpt", "conversations, chosen, rejected", _one_turn_each, pairs.sharegpt,
-            frozenset({"conversations", "messages", "chosen", "rejected"}) | _PAIR),
-    Adapter("preference", "prompt, chosen, rejected", _pair, pairs.preference,
-            frozenset({"prompt", "chosen", "rejected"}) | _PAIR),
-    Adapter("ranking", "prompt, completions, ranks or scores",
-            lambda row: {"prompt", "completions"} <= row.keys() and ("ranks" in row or "scores" in row), ranked.ranking,
-            frozenset({"prompt", "completions", "ranks", "scores"})),
-    Adapter("rating", "prompt, completion, label",
-            lambda row: {"prompt", "completion", "label"} <= row.keys(), single.rating,
-            frozenset({"prompt", "completion", "label", "score"})),
-    Adapter("rated_messages", "messages or conversations, label",
-            lambda row: _conversation(row) and ("label" in row or "kto_tag" in row), single.rated_messages,
-            frozenset({"messages", "conversations", "label", "kto_tag", "score"})),
-    Adapter("demonstration", "prompt, completion",
-            lambda row: {"prompt", "completion"} <= row.keys(), single.demonstration,
-            frozenset({"prompt", "completion"})),
-    Adapter("messages", "messages or conversations", _conversation, single.messages,
-            frozenset({"messages", "conversations"})),
-    Adapter("text", "text", lambda row: "text" in row, single.plain_text, frozenset({"text"})),
-)  # fmt: skip
-"""In the order they are tried: the first that fits is taken."""
+__all__ = ["ADAPTERS", "Adapter", "find"]
 
 
 def find(sample: Sequence[Row], source: str, name: str = "auto") -> tuple[Adapter, tuple[str, ...]]:
@@ -89,7 +25,7 @@ def find(sample: Sequence[Row], source: str, name: str = "auto") -> tuple[Adapte
                 merged.setdefault(column, value)
     for adapter in ADAPTERS:
         if adapter.name == name or (name == "auto" and adapter.fits(merged)):
-            return adapter, tuple(sorted(merged.keys() - adapter.columns - _ALWAYS))
+            return adapter, tuple(sorted(merged.keys() - adapter.columns - ALWAYS))
     raise DataError(_unknown(merged, source))
 
 

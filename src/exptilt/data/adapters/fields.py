@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exptilt.data.problems import RowError
-from exptilt.data.records import Message, Text
+from exptilt.data.records import Message, Text, as_turns
 
 ROLES = {
     "system": "system",
@@ -89,6 +89,54 @@ def _said(value: Any, name: str) -> str:
             raise RowError("wrong_type", f"{name} holds a part of type {kind!r}; only text can be trained on here")
         parts.append(text(part.get("text"), name))
     return "".join(parts)
+
+
+def first_of(row: Mapping[str, Any], *columns: str) -> Any:
+    """The value of the first of several columns that is there and not null; one must be."""
+    column = next((name for name in columns if row.get(name) is not None), columns[0])
+    return need(row, column)
+
+
+def items(value: Any, name: str, least: int = 1) -> Sequence[Any]:
+    """A list of at least so many values."""
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) < least:
+        several = "a list of at least two" if least == 2 else "a list that is not empty"
+        raise RowError("wrong_type", f"{name} must be {several}, got {_kind(value)}")
+    return value
+
+
+def under(value: Any, name: str) -> Mapping[str, Any]:
+    """An object with named values."""
+    if not isinstance(value, Mapping):
+        raise RowError("wrong_type", f"{name} must be an object, got {_kind(value)}")
+    return value
+
+
+def with_system(row: Mapping[str, Any], prompt: Text) -> Text:
+    """The prompt after the system turn of the columns `system` or `system_prompt`; empty ones say nothing."""
+    column = "system" if row.get("system") is not None else "system_prompt"
+    said = row.get(column)
+    if said is None or (isinstance(said, str) and not said.strip()):
+        return prompt
+    turns_ = as_turns(prompt, "user")
+    if turns_ and turns_[0]["role"] == "system":
+        return turns_
+    return ({"role": "system", "content": text(said, column)}, *turns_)
+
+
+def instruction(row: Mapping[str, Any], column: str = "instruction") -> Text:
+    """An instruction, with the text of `input` after an empty line where there is one (Alpaca)."""
+    said = text(need(row, column), column)
+    more = row.get("input")
+    if isinstance(more, str) and more.strip():
+        said = f"{said}\n\n{text(more, 'input')}"
+    return with_system(row, said)
+
+
+def weight_of(row: Mapping[str, Any]) -> float:
+    """What the row counts for: the column `weight`, or 1."""
+    weight = number(row, "weight", 0.0)
+    return 1.0 if weight is None else weight
 
 
 def number(row: Mapping[str, Any], column: str, low: float = -math.inf, high: float = math.inf) -> float | None:

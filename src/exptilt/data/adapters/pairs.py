@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from exptilt.data import hh
-from exptilt.data.adapters.fields import content, need, number, text, turns
+from exptilt.data.adapters.fields import content, need, number, text, turns, weight_of, with_system
 from exptilt.data.problems import RowError
 from exptilt.data.records import Message, Preference, Text, align
 
 Row = Mapping[str, Any]
-SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen_rating", "rejected_rating"))
+SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+    ("chosen_avg_rating", "rejected_avg_rating"),
+)
+"""Columns of the scores of the two sides, by the data sets that have them."""
 
 
 def preference(row: Row, row_id: str) -> Preference:
@@ -20,17 +27,17 @@ def preference(row: Row, row_id: str) -> Preference:
     given = row.get("prompt")
     prompt: Text | None = None if given is None else content(given, "prompt")
     if isinstance(chosen, str) or isinstance(rejected, str):
-        return _made(row, row_id, "" if prompt is None else prompt, chosen, rejected)
+        return paired(row, row_id, "" if prompt is None else prompt, chosen, rejected)
     shared = shared_turns(chosen, rejected)
     if not shared:
         if prompt is None:
             raise RowError("no_shared_prompt", "chosen and rejected share no leading turn that ends with the user's")
-        return _made(row, row_id, prompt, chosen, rejected)
+        return paired(row, row_id, prompt, chosen, rejected)
     if prompt is not None and not _repeats(prompt, shared):
         raise RowError(
             "prompt_mismatch", "chosen and rejected begin with shared turns, but the prompt is not what these say"
         )
-    return _made(row, row_id, shared, chosen[len(shared) :], rejected[len(shared) :])
+    return paired(row, row_id, shared, chosen[len(shared) :], rejected[len(shared) :])
 
 
 def transcripts(row: Row, row_id: str) -> Preference:
@@ -40,14 +47,14 @@ def transcripts(row: Row, row_id: str) -> Preference:
     shared = shared_turns(chosen, rejected)
     if not shared:
         raise RowError("no_shared_prompt", "chosen and rejected share no leading turn that ends with the human's")
-    return _made(row, row_id, shared, chosen[len(shared) :], rejected[len(shared) :])
+    return paired(row, row_id, shared, chosen[len(shared) :], rejected[len(shared) :])
 
 
 def sharegpt(row: Row, row_id: str) -> Preference:
     """The prompt's turns in `conversations` or `messages`, and one turn each in `chosen` and `rejected`."""
     column = "conversations" if "conversations" in row else "messages"
     prompt = turns(need(row, column), column)
-    return _made(
+    return paired(
         row, row_id, prompt, content(need(row, "chosen"), "chosen"), content(need(row, "rejected"), "rejected")
     )
 
@@ -73,13 +80,13 @@ def _repeats(prompt: Text, shared: tuple[Message, ...]) -> bool:
     return prompt == shared[: len(prompt)]
 
 
-def _made(row: Row, row_id: str, prompt: Text, chosen: Text, rejected: Text) -> Preference:
-    prompt, (chosen, rejected) = align(prompt, (chosen, rejected))
+def paired(row: Row, row_id: str, prompt: Text, chosen: Text, rejected: Text) -> Preference:
+    """A preference with the numbers of its row: `p_chosen`, `margin` or two scores, `weight`; and its system prompt."""
+    prompt, (chosen, rejected) = align(with_system(row, prompt), (chosen, rejected))
     margin = _margin(row)
     p_chosen = number(row, "p_chosen", 0.0, 1.0)
     if p_chosen is None:
         p_chosen = 0.5 if margin == 0 else 1.0
-    weight = number(row, "weight", 0.0)
     return Preference(
         id=row_id,
         prompt=prompt,
@@ -87,7 +94,7 @@ def _made(row: Row, row_id: str, prompt: Text, chosen: Text, rejected: Text) -> 
         rejected=rejected,
         p_chosen=p_chosen,
         margin=margin,
-        weight=1.0 if weight is None else weight,
+        weight=weight_of(row),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exptilt.data.adapters.fields import as_number, content, need, number
+from exptilt.data.adapters.fields import as_number, content, need, weight_of, with_system
 from exptilt.data.problems import RowError
 from exptilt.data.records import Ranking, align
 
@@ -18,17 +18,16 @@ def ranking(row: Row, row_id: str) -> Ranking:
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) < 2:
         raise RowError("wrong_type", "completions must be a list of at least two")
     completions = tuple(content(value, f"completions[{position}]") for position, value in enumerate(values))
-    prompt, completions = align(content(need(row, "prompt"), "prompt"), completions)
+    prompt, completions = align(with_system(row, content(need(row, "prompt"), "prompt")), completions)
     scores = None if row.get("scores") is None else _numbers(row, "scores", len(completions))
     ranks = ranks_of(scores) if row.get("ranks") is None and scores is not None else _ranks(row, len(completions))
-    weight = number(row, "weight", 0.0)
     return Ranking(
         id=row_id,
         prompt=prompt,
         completions=completions,
         ranks=ranks,
         scores=scores,
-        weight=1.0 if weight is None else weight,
+        weight=weight_of(row),
     )
 
 

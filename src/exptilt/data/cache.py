@@ -1,0 +1,108 @@
+"""Tokenised data kept on disk by content, so that a second run maps it instead of making it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from exptilt.config import as_dict
+from exptilt.data.groups import Group
+from exptilt.data.report import DataReport
+from exptilt.data.sources import DataConfig
+from exptilt.data.table import GroupTable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LEAST_GROUPS = 2000
+"""Fewer groups than this are made again faster than they are worth keeping."""
+_BLOCK = 1 << 20
+
+
+class Cached(NamedTuple):
+    """What is kept."""
+
+    train: Sequence[Group]
+    test: Sequence[Group]
+    report: DataReport
+
+
+@dataclass(frozen=True, slots=True)
+class DataCache:
+    """The place of one data set, as one tokenizer and one set of settings make it.
+
+    The name of the folder is a digest of everything the groups depend on: the sources' bytes, the settings, the
+    tokenizer with its chat template, and the code of this package. Writing is atomic; a folder is complete or absent.
+    """
+
+    folder: Path
+
+    @classmethod
+    def of(
+        cls, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None, kind: str, max_tokens: int | None
+    ) -> DataCache | None:
+        """The place for this data; None where it cannot be told by content (a hub data set) or has no tokens."""
+        if tokenizer is None or not tokenizer.is_fast:
+            return None
+        held_out = config.held_out_source
+        paths = [Path(source.path).expanduser() for source in (*config.sources, *([held_out] if held_out else []))]
+        if not all(path.exists() for path in paths):
+            return None
+        digest = blake2b(digest_size=16)
+        settings = [as_dict(config), kind, max_tokens, _tokenizer_settings(tokenizer)]
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        for path in dict.fromkeys([*paths, Path(__file__).parent]):
+            for part in _contents(path):
+                digest.update(part)
+        root = Path(os.environ.get("EXPTILT_CACHE") or Path.home() / ".cache" / "exptilt") / "data"
+        return cls(root / digest.hexdigest())
+
+    def read(self) -> Cached | None:
+        """The groups, mapped from files, and the report; None where they are not kept."""
+        if not self.folder.is_dir():
+            return None
+        report = DataReport.from_dict(json.loads((self.folder / "report.json").read_text(encoding="utf-8")))
+        return Cached(GroupTable.load(self.folder / "train"), GroupTable.load(self.folder / "test"), report)
+
+    def write(self, made: Cached) -> None:
+        """Keep groups and report, if there are enough groups for it to pay and the disk takes them."""
+        if len(made.train) < LEAST_GROUPS or self.folder.exists():
+            return
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=self.folder.parent))
+        except OSError:
+            return
+        try:
+            for name, groups in (("train", made.train), ("test", made.test)):
+                (temporary / name).mkdir()
+                (groups if isinstance(groups, GroupTable) else GroupTable.of(groups)).save(temporary / name)
+            (temporary / "report.json").write_text(json.dumps(made.report.as_dict()), encoding="utf-8")
+            temporary.rename(self.folder)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _tokenizer_settings(tokenizer: Any) -> list[Any]:
+    core = tokenizer.backend_tokenizer.to_str()
+    specials = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
+    return [type(tokenizer).__name__, core, tokenizer.chat_template, specials, tokenizer.special_tokens_map]
+
+
+def _contents(path: Path) -> Iterator[bytes]:
+    """The bytes of a file, or of all files of a folder with their names; of a package, its source."""
+    files = [path] if path.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
+    for file in files:
+        if file.suffix == ".pyc":
+            continue
+        yield f"\x1c{file.name}\x1c{file.stat().st_size}\x1c".encode()
+        with file.open("rb") as opened:
+            while block := opened.read(_BLOCK):
+                yield block

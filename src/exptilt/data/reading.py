@@ -1,0 +1,169 @@
+"""One source as records, with an account of every row."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+from exptilt.data import adapters
+from exptilt.data.adapters.fields import items, under
+from exptilt.data.files import licence_of
+from exptilt.data.problems import Ledger, RowError
+from exptilt.data.records import Record
+from exptilt.data.sources import Row, SourceConfig, read_rows
+
+_NUM_SAMPLE_ROWS = 64
+"""Rows looked at to tell the format."""
+Named = tuple[str, Row | RowError]
+
+
+@dataclass(kw_only=True)
+class Part:
+    """The records of one source."""
+
+    source: SourceConfig
+    format: str
+    rows: int = 0
+    records: list[Record] = field(default_factory=list)
+    rows_left_out: Counter[str] = field(default_factory=Counter)
+    columns_not_read: tuple[str, ...] = ()
+    licence: str | None = None
+    num_records: int = 0
+    """How many records its rows became."""
+
+    def leave_out(self, ledger: Ledger, row_id: str, error: RowError) -> None:
+        """Account for a row that is not used."""
+        ledger.leaves_out(error.code, row_id, error.detail)
+        self.rows_left_out[error.code] += 1
+
+
+def read_part(source: SourceConfig, ledger: Ledger, prefix: str = "") -> Part:
+    """Read one source.
+
+    Args:
+        source: where it is and how its rows look.
+        ledger: counts rows that cannot be used.
+        prefix: put before row ids, where two sources have files of one name.
+    """
+    part = Part(source=source, format=source.format)
+    part.licence = source.licence or licence_of(source.path, source.subset, source.revision)
+    rows = _wanted(part, ledger, prefix)
+    sample: list[Named] = []
+    readable: list[Row] = []
+    for row_id, row in rows:
+        sample.append((row_id, row))
+        if not isinstance(row, RowError):
+            readable.append(row)
+        if readable and len(sample) >= _NUM_SAMPLE_ROWS:
+            break
+    named = chain(sample, rows)
+    if readable:
+        adapter, part.columns_not_read = adapters.find(readable, source.path, source.format)
+        part.format = adapter.name
+        _read(part, adapter, _gathered(named, adapter, part, ledger) if adapter.gather else named, ledger)
+    else:
+        for row_id, row in named:
+            if isinstance(row, RowError):
+                part.leave_out(ledger, row_id, row)
+    part.num_records = len(part.records)
+    return part
+
+
+def _read(part: Part, adapter: adapters.Adapter, named: Iterable[Named], ledger: Ledger) -> None:
+    for row_id, row in named:
+        try:
+            if isinstance(row, RowError):
+                raise row
+            made = adapter.record(row, _row_id(row_id, row))
+            extra = template_args(row)
+            for record in made if isinstance(made, tuple) else (made,):
+                part.records.append(
+                    replace(record, template_args={**record.template_args, **extra}) if extra else record
+                )
+        except RowError as error:
+            part.leave_out(ledger, row_id, error)
+
+
+def _wanted(part: Part, ledger: Ledger, prefix: str) -> Iterator[Named]:
+    """Rows under our names for the columns, without those that `where` leaves out."""
+    source = part.source
+    rows = read_rows(source.path, source.split, subset=source.subset, revision=source.revision, limit=source.limit)
+    for row_id, row in rows:
+        part.rows += 1
+        if isinstance(row, RowError):
+            yield prefix + row_id, row
+        elif all(_same(row.get(column), value) for column, value in source.where.items()):
+            yield prefix + row_id, _renamed(row, source.columns)
+        else:
+            ledger.note("filtered", prefix + row_id)
+            part.rows_left_out["filtered"] += 1
+
+
+def _same(value: Any, wanted: object) -> bool:
+    return value == wanted or str(value).lower() == str(wanted).lower()
+
+
+def _gathered(named: Iterable[Named], adapter: adapters.Adapter, part: Part, ledger: Ledger) -> Iterator[Named]:
+    """Rows of one key as one row, where the first of them stood."""
+    groups: dict[str, tuple[str, list[Row]]] = {}
+    for row_id, row in named:
+        try:
+            if isinstance(row, RowError):
+                raise row
+            key = adapter.gather(row) if adapter.gather else ""
+        except RowError as error:
+            part.leave_out(ledger, row_id, error)
+            continue
+        if key in groups:
+            ledger.note("joined", row_id)
+            part.rows_left_out["joined"] += 1
+        groups.setdefault(key, (row_id, []))[1].append(row)
+    for row_id, rows in groups.values():
+        yield row_id, {"rows": rows}
+
+
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    if not columns:
+        return row
+    taken = set(columns.values())
+    renamed: dict[str, Any] = {name: value for name, value in row.items() if name not in taken}
+    renamed.update({ours: row[theirs] for ours, theirs in columns.items() if theirs in row})
+    return renamed
+
+
+def _row_id(row_id: str, row: Row) -> str:
+    """The place of the row, and the source's own id where it has one."""
+    own = row.get("id")
+    if not isinstance(own, str | int | float):
+        return row_id
+    return f"{row_id}#{' '.join(str(own).split())[:80]}"
+
+
+def template_args(row: Row) -> dict[str, Any]:
+    """What the row gives the chat template: the columns `tools` and `chat_template_kwargs`, as values or as JSON."""
+    found: dict[str, Any] = {}
+    given = _decoded(row.get("chat_template_kwargs"), "chat_template_kwargs")
+    if given is not None:
+        found |= {name: value for name, value in under(given, "chat_template_kwargs").items() if value is not None}
+    tools = _decoded(row.get("tools"), "tools")
+    if tools:
+        found["tools"] = [
+            tool if isinstance(tool, str) else dict(under(tool, f"tools[{at}]"))
+            for at, tool in enumerate(items(tools, "tools"))
+        ]
+    return found
+
+
+def _decoded(value: Any, column: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise RowError("wrong_type", f"column {column!r} must hold JSON, got {value[:40]!r}") from None

@@ -1,0 +1,240 @@
+"""`exptilt frontier`: train the grid, measure its checkpoints, draw them beside the optimum.
+
+reference and preferences -> runs/NAME (ordinary run folders) -> points/NAME-STEP.json (samples as numbers)
+-> reference.json (the reference's own samples) -> frontier.json, samples.jsonl, report.html
+
+Every file is written in one piece, so a stop loses one run's work since its last checkpoint, or one measurement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from exptilt.config import as_dict, dump, load
+from exptilt.errors import CheckpointError, ConfigError, ExptiltError
+from exptilt.policies.fingerprint import fingerprint
+from exptilt.policies.models import load_model, load_tokenizer
+from exptilt.recipes.controlled import Bench, finish
+from exptilt.recipes.frontier import FrontierStudy, PolicyPoint, ReferencePool
+from exptilt.recipes.grid import Entry, GridRecipe
+from exptilt.recipes.run_folder import RunFolder
+from exptilt.recipes.yardstick import Measurement, Yardstick
+from exptilt.reports import write_report
+from exptilt.reports.terminal import frontier_table
+from exptilt.train.checkpoint import is_complete, load_checkpoint
+
+_MODULE = "exptilt.recipes.grid_run"
+
+
+def run_grid(recipe: GridRecipe, console: Console | None = None) -> dict[str, Any]:
+    """Run a study, print its table, write its report; called again it goes on where it stopped.
+
+    Returns:
+        The content of frontier.json.
+
+    Raises:
+        ConfigError: the folder holds a study of another task, seed or measurement.
+        ExptiltError: a run failed, or a reward is not finite.
+    """
+    console = console or Console()
+    folder = RunFolder(recipe.folder)
+    _claim(folder, recipe)
+    grid = Grid(recipe)
+    console.print(f"reference: {grid.bench.reference.path}", highlight=False)
+    for name, value in grid.bench.facts.items():
+        console.print(f"{name}: {value}", highlight=False)
+    if recipe.jobs > 1:
+        _in_processes(recipe, console)
+    else:
+        for entry in recipe.entries:
+            console.print(f"train and measure {entry.title}", highlight=False)
+            grid.run(entry)
+    study = grid.collect()
+    command = f"exptilt frontier {folder.path / 'frontier.yaml'}"
+    content = study.content() | {"command": command, "facts": grid.bench.facts}
+    folder.write("frontier.json", content)
+    folder.write_lines("samples.jsonl", study.side_by_side())
+    page = write_report([folder.path])
+    console.print(frontier_table(content))
+    console.print(f"report: {page}", highlight=False)
+    return content
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One study in one process."""
+
+    recipe: GridRecipe
+
+    @cached_property
+    def bench(self) -> Bench:
+        """Reference, preferences, prompts and reward."""
+        recipe = self.recipe
+        return recipe.task.prepare(recipe.folder, recipe.seed, recipe.law, recipe.measure.num_prompts)
+
+    @cached_property
+    def yardstick(self) -> Yardstick:
+        """What policies are measured with."""
+        tokenizer = load_tokenizer(self.bench.reference)
+        return Yardstick(
+            reference=self._model(),
+            tokenizer=tokenizer,
+            prompts=self.bench.prompts,
+            reward=self.bench.reward,
+            law=self.recipe.law.ending_at(tokenizer),
+            seed=self.recipe.seed + 10,
+        )
+
+    @cached_property
+    def pool(self) -> ReferencePool:
+        """The reference's own samples, kept in reference.json."""
+        folder, wanted = RunFolder(self.recipe.folder), self._digest(self.recipe.measure.pool)
+        kept = folder.read("reference.json")
+        if kept.pop("measured_with", None) != wanted:
+            kept = _plain(ReferencePool.draw(self.yardstick, self.recipe.measure.pool))
+            folder.write("reference.json", kept | {"measured_with": wanted})
+        arrays = {name: np.asarray(kept[name], dtype=np.float64) for name in ("rewards", "log_probs")}
+        return ReferencePool(**(kept | arrays | {"law": self.yardstick.law}))
+
+    def run(self, entry: Entry) -> None:
+        """Train one run if it is not finished, and measure those of its checkpoints that are not measured."""
+        finish(self.recipe.recipe(entry, self.bench))
+        for checkpoint in self._checkpoints(entry):
+            self._measured(entry, checkpoint)
+
+    def collect(self) -> FrontierStudy:
+        """Place every measured checkpoint, run by run in order of steps."""
+        study = FrontierStudy(self.pool, self.bench.reward_name)
+        for entry in self.recipe.entries:
+            checkpoints = self._checkpoints(entry)
+            for checkpoint in checkpoints:
+                is_final, step = checkpoint == checkpoints[-1], _step_of(checkpoint)
+                loss = entry.method.loss
+                point = PolicyPoint(
+                    name=entry.title,
+                    method="Preferred-FT" if loss.name == "sft" else type(loss).__name__,
+                    beta=getattr(loss, "beta", None),
+                    steps=step,
+                    run=entry.slug,
+                    seed=entry.seed,
+                    final=is_final,
+                )
+                study.add(point, self._measured(entry, checkpoint), self.pool.provenance)
+        return study
+
+    def _measured(self, entry: Entry, checkpoint: Path) -> Measurement:
+        """Samples of one checkpoint as numbers, from the file they are kept in or drawn now."""
+        folder, name = RunFolder(self.recipe.folder / "points"), f"{entry.slug}-{checkpoint.name}.json"
+        stream = 1 + zlib.crc32(name.encode()) % 1_000_000
+        written = json.loads((checkpoint / "manifest.json").read_text())
+        wanted = self._digest(self.recipe.measure.num_samples, stream, written)
+        kept = folder.read(name)
+        if kept.pop("measured_with", None) == wanted:
+            return Measurement(**kept)
+        model = self._model()
+        model.load_state_dict(load_checkpoint(checkpoint)["model"])
+        found = self.yardstick.measure(model, self.recipe.measure.num_samples, stream)
+        folder.path.mkdir(exist_ok=True)
+        folder.write(name, asdict(found) | {"measured_with": wanted})
+        return found
+
+    def _model(self) -> Any:
+        model: Any = load_model(self.bench.reference, load_tokenizer(self.bench.reference))
+        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _checkpoints(self, entry: Entry) -> list[Path]:
+        folder = self.recipe.folder / "runs" / entry.slug / "checkpoints"
+        every = self.recipe.measure.every
+        found = [path for path in sorted(folder.glob("step-*")) if is_complete(path)]
+        if not found:
+            raise CheckpointError(f"{folder}: holds no complete checkpoint; remove the run's folder to train it again")
+        return [path for path in found[:-1] if every and _step_of(path) % every == 0] + found[-1:]
+
+    def _digest(self, *what: Any) -> str:
+        """Of everything a measurement depends on; a file with another is drawn anew."""
+        yardstick = self.yardstick
+        prompts = [prompt.tolist() for prompt in yardstick.prompts]
+        parts = [prompts, as_dict(yardstick.law), yardstick.seed, self._identity, self.bench.facts, *what]
+        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def _identity(self) -> str:
+        return fingerprint(self.yardstick.reference)
+
+
+def _plain(pool: ReferencePool) -> dict[str, Any]:
+    kept = {name: value for name, value in vars(pool).items() if name != "law"}
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in kept.items()}
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _claim(folder: RunFolder, recipe: GridRecipe) -> None:
+    """Write the resolved recipe, unless the folder belongs to another study."""
+    kept = folder.path / "frontier.yaml"
+    if kept.exists():
+        before = as_dict(load(GridRecipe, kept))
+        now = as_dict(recipe)
+        changed = [name for name in ("task", "seed") if before[name] != now[name]]
+        if changed:
+            raise ConfigError(
+                f"{folder.path}: holds a study with another {' and another '.join(changed)}; "
+                "choose another output, or remove the folder"
+            )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.write_text("frontier.yaml", dump(recipe))
+
+
+def _in_processes(recipe: GridRecipe, console: Console) -> None:
+    """Every run in a process of its own, `jobs` at a time; one that fails stops the study once the others ended."""
+    threads = max(1, (os.cpu_count() or 1) // recipe.jobs)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+
+    def start(entry: Entry) -> int:
+        console.print(f"train and measure {entry.title}", highlight=False)
+        command = [sys.executable, "-m", _MODULE, str(recipe.folder / "frontier.yaml"), entry.slug]
+        return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own interpreter
+
+    with ThreadPoolExecutor(recipe.jobs) as pool:
+        try:
+            codes = list(pool.map(start, recipe.entries))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    failed = [entry.title for entry, code in zip(recipe.entries, codes, strict=True) if code]
+    if failed:
+        raise ExptiltError(f"{len(failed)} of {len(recipe.entries)} runs failed, see above: {', '.join(failed)}")
+
+
+def _main(arguments: Sequence[str]) -> int:
+    """One run of a study: what `_in_processes` starts."""
+    path, slug = arguments
+    recipe = load(GridRecipe, path)
+    entry = next(entry for entry in recipe.entries if entry.slug == slug)
+    try:
+        Grid(recipe).run(entry)
+    except ExptiltError as error:
+        print(f"exptilt: {entry.title}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

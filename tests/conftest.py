@@ -1,0 +1,149 @@
+"""What every test stands on: no network, one thread, a cache of its own; tiny models, rows and runs."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from exptilt.data.groups import Completion, Group
+from exptilt.policies.scoring import score, score_all
+from exptilt.train.loop import Run, TrainConfig
+from exptilt.train.objective import Objective
+from exptilt.train.optim import OptimConfig, build_optimizer, build_schedule
+from exptilt.types import LogProbs
+
+torch.set_num_threads(1)
+
+VOCABULARY = 23
+NUM_COMPLETIONS = {"pair": 2, "completion": 1, "unpaired": 1, "list": 3}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("EXPTILT_CACHE", str(tmp_path / "cache"))
+    yield
+    torch.set_num_threads(1)
+
+
+def tiny(kind: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float64, **settings: Any) -> Any:
+    """One layer, width 8, weights large enough that every part of it matters."""
+    shape = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+    rest = {"max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = AutoConfig.for_model(kind, vocab_size=VOCABULARY, **{**shape, **rest, **settings})
+    if kind == "gpt2" and "resid_pdrop" not in settings:
+        config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
+    return model.to(dtype).eval()
+
+
+@pytest.fixture
+def tiny_model() -> Callable[..., Any]:
+    """`tiny_model(kind, seed=0, dtype=float64, **config)`."""
+    return tiny
+
+
+def draw(kind: str, num: int = 8, seed: int = 0, *, soft: bool = False, longest: int = 7) -> list[Group]:
+    """Rows of unequal lengths and weights, with every column some loss asks for."""
+    rng = np.random.default_rng([seed, num])
+
+    def ids(most: int) -> Any:
+        return rng.integers(3, VOCABULARY, int(rng.integers(1, most + 1)), dtype=np.int32)
+
+    def completion() -> Completion:
+        tokens = ids(longest)
+        counted = rng.random(len(tokens)) < 0.8
+        counted[0] = True
+        return Completion(tokens, counted)
+
+    count = NUM_COMPLETIONS[kind]
+    return [
+        Group(
+            id=f"rows.jsonl:{number + 1}",
+            prompt=np.concatenate([[1], ids(5)]).astype(np.int32),
+            completions=tuple(completion() for _ in range(count)),
+            p_chosen=float(rng.choice([0.0, 0.5, 0.75, 1.0])) if soft else 1.0,
+            margin=float(rng.uniform(0.5, 2.0)),
+            scores=tuple(rng.uniform(0.05, 0.95, max(count, 2)).tolist()),
+            ranks=tuple(int(rank) + 1 for rank in rng.permutation(count)),
+            desirable=bool(number % 3),
+            weight=1 + 0.25 * number,
+        )
+        for number in range(num)
+    ]
+
+
+@pytest.fixture
+def draw_rows() -> Callable[..., list[Group]]:
+    """`draw_rows(kind, num=8, seed=0, soft=False)`."""
+    return draw
+
+
+class Listed:
+    """Batches given as a list of steps."""
+
+    def __init__(self, steps: Sequence[Sequence[Sequence[Group]]]) -> None:
+        self.steps = steps
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.steps)
+
+    def step(self, step: int) -> Sequence[Sequence[Group]]:
+        return self.steps[step % len(self.steps)]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Run]:
+    """`make_run(loss, steps, model=..., optim=..., settings=..., **other fields of Run)`; the start is the reference."""
+
+    def make(
+        loss: Any,
+        steps: Sequence[Sequence[Sequence[Group]]],
+        model: Any = None,
+        optim: OptimConfig | None = None,
+        settings: TrainConfig | None = None,
+        **other: Any,
+    ) -> Run:
+        model = tiny(dtype=torch.float32) if model is None else model
+        optim = optim or OptimConfig(learning_rate=1e-2, warmup_ratio=0.0)
+        rows = {group.id: group for step in steps for groups in step for group in groups}
+        known = dict(zip(rows, score_all(model, list(rows.values())), strict=True)) if loss.needs_reference else {}
+
+        def reference(groups: Sequence[Group]) -> LogProbs:
+            return LogProbs.cat([known[group.id] for group in groups])
+
+        optimizer = build_optimizer(optim, model)
+        run = Run(
+            model=model,
+            objective=Objective(loss),
+            policy=lambda groups: score(model, groups, byproducts=loss.byproducts),
+            reference=reference if known else None,
+            batches=Listed(steps),
+            optimizer=optimizer,
+            schedule=build_schedule(optim, optimizer, len(steps)),
+            settings=settings or TrainConfig(),
+            max_grad_norm=optim.max_grad_norm,
+            num_steps=len(steps),
+            folder=tmp_path / "run",
+            identity={"data rows": "same"},
+        )
+        run.folder.mkdir(exist_ok=True)
+        return replace(run, **other)
+
+    return make

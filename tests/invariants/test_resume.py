@@ -1,0 +1,267 @@
+"""Promise 4: an interrupted run is the same run, wherever it is cut; on a CPU, bit for bit.
+
+Processes are forked from a server that has torch in memory already, so that killing one of them costs no import.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file
+
+from exptilt.config import dump
+from exptilt.errors import CheckpointError
+from exptilt.losses import BCO, DPO, KTO, NLL, Mixture, SimPO, Term
+from exptilt.recipes.recipe import Recipe
+from exptilt.recipes.training import run_recipe
+from exptilt.train.checkpoint import newest_checkpoint
+
+QUIET = Console(quiet=True)
+DROPPED = {"model": {"dropout": 0.1}, "small": {"architecture": "gpt2"}}
+SCRIPT = """
+import os, signal, sys
+import torch
+from exptilt.config import load
+from exptilt.recipes.recipe import Recipe
+from exptilt.recipes.training import run_recipe
+from rich.console import Console
+
+torch.set_num_threads(1)
+real, seen = os.replace, 0
+
+def fatal(source, target):
+    global seen
+    if "checkpoints" in str(target):
+        seen += 1
+        if seen == abs(PLACE):
+            if PLACE < 0:
+                real(source, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+    real(source, target)
+
+os.replace = fatal
+run_recipe(load(Recipe, RECIPE), Console(quiet=True), page=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def forks() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["exptilt.recipes.training"])
+    return context
+
+
+@pytest.fixture
+def spawn(forks: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Start a run in a process of its own; `place` n kills it at the n-th checkpoint's rename, -n right after it."""
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+
+    def start(recipe: Recipe, place: int = 0) -> Any:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(dump(recipe))
+        names = {"RECIPE": str(path), "PLACE": place}
+        process = forks.Process(target=runpy.run_path, args=(str(script), names))
+        process.start()
+        return process
+
+    return start
+
+
+def same_end(one: Recipe, other: Recipe, metrics_of: Callable[..., Any]) -> None:
+    first, second = (load_file(recipe.folder / "model" / "model.safetensors") for recipe in (one, other))
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name].numpy().tobytes() == second[name].numpy().tobytes(), name
+    assert metrics_of(one) == metrics_of(other)
+    assert newest_checkpoint(one.folder / "checkpoints").name == newest_checkpoint(other.folder / "checkpoints").name
+
+
+def wait_for(lines: Path, count: int, alive: Callable[[], bool]) -> None:
+    """Until a run has logged so many steps."""
+    while alive() and not (lines.exists() and lines.read_text().count("train/loss") >= count):
+        time.sleep(0.002)
+
+
+CASES = {
+    "dpo with dropout": (DPO(), DROPPED),
+    "a coupled sum with dropout": (Mixture(terms=(Term(loss=SimPO()), Term(loss=NLL(normalization="token")))), DROPPED),
+    "a running mean": (BCO(), {}),
+    "mismatched completions": (KTO(), {}),
+}
+
+
+@pytest.mark.parametrize(("loss", "settings"), CASES.values(), ids=CASES)
+def test_killed_at_any_moment(recipe_of, metrics_of, spawn, loss, settings):
+    """SIGKILL a random time after a random step, and again; EXPTILT_KILLS=30 in the environment for more of it."""
+    whole = recipe_of(loss, "whole", **settings)
+    run_recipe(whole, QUIET, page=False)
+    cut = recipe_of(loss, "cut", **settings)
+    rng = random.Random(loss.name)
+    places = sorted(rng.choices(range(12), k=int(os.environ.get("EXPTILT_KILLS", "2"))))
+    kills = 0
+    for place in places:
+        process = spawn(cut)
+        wait_for(cut.folder / "metrics.jsonl", place, process.is_alive)
+        time.sleep(rng.uniform(0, 0.05))
+        kills += process.is_alive()
+        process.kill()
+        process.join()
+    run_recipe(cut, QUIET, page=False)
+    same_end(whole, cut, metrics_of)
+    assert len(metrics_of(cut)) == 12 + 4  # every step, and the held-out rows at 0, 5, 10 and the end
+    print(f"{kills} kills")
+
+
+@pytest.mark.parametrize("place", [1, 7, -7])
+def test_killed_inside_a_save(recipe_of, metrics_of, spawn, place):
+    """At the last act of the first and the seventh save: what was there before counts; just after it: the new one."""
+    whole = recipe_of(DPO(), "whole", **DROPPED)
+    run_recipe(whole, QUIET, page=False)
+    cut = recipe_of(DPO(), "cut", **DROPPED)
+    process = spawn(cut, place)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    newest = newest_checkpoint(cut.folder / "checkpoints")
+    assert (newest and newest.name) == {1: None, 7: "step-00000006", -7: "step-00000007"}[place]
+    run_recipe(cut, QUIET, page=False)
+    same_end(whole, cut, metrics_of)
+    assert not list((cut.folder / "checkpoints").glob(".writing*"))
+
+
+def stopped_somewhere(whole: Recipe, cut: Recipe, metrics_of: Callable[..., Any]) -> int:
+    """The step of the one checkpoint a stop left; checks that going on from it ends where no stop would have."""
+    step = int(newest_checkpoint(cut.folder / "checkpoints").name.removeprefix("step-"))
+    assert 3 <= step < LONG["train"]["max_steps"]
+    assert metrics_of(cut)[-1]["step"] == step
+    run_recipe(whole, QUIET, page=False)
+    assert run_recipe(cut, QUIET, page=False).finished
+    same_end(whole, cut, metrics_of)
+    return step
+
+
+LONG = {**DROPPED, "train": {"max_steps": 60, "save_every": 1000, "eval_every": 0}}
+
+
+def test_sigterm_on_the_command_line(recipe_of, metrics_of, tmp_path):
+    """Exit status 0, a checkpoint of the step it stopped at, and a word on how to go on."""
+    whole, cut = recipe_of(DPO(), "whole", **LONG), recipe_of(DPO(), "cut", **LONG)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump(cut))
+    command = [sys.executable, "-m", "exptilt.cli", "train", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    wait_for(cut.folder / "metrics.jsonl", 3, lambda: process.poll() is None)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    step = stopped_somewhere(whole, cut, metrics_of)
+    assert f"stopped at step {step}; to go on: exptilt train {path}" in output
+
+
+def test_sigint(recipe_of, metrics_of, spawn):
+    whole, cut = recipe_of(DPO(), "whole", **LONG), recipe_of(DPO(), "cut", **LONG)
+    process = spawn(cut)
+    wait_for(cut.folder / "metrics.jsonl", 3, process.is_alive)
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 0
+    stopped_somewhere(whole, cut, metrics_of)
+
+
+def started(recipe: Recipe, spawn: Callable[..., Any]) -> None:
+    """Leave a run cut off after its third checkpoint."""
+    process = spawn(recipe, -3)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_another_recipe_is_refused_by_key_and_nothing_is_touched(recipe_of, metrics_of, spawn):
+    recipe = recipe_of(DPO(), "cut")
+    started(recipe, spawn)
+    with pytest.raises(CheckpointError, match=r"loss\.beta.*output"):
+        run_recipe(replace(recipe, loss=DPO(beta=0.7)), QUIET, page=False)
+    whole = recipe_of(DPO(), "whole")
+    run_recipe(whole, QUIET, page=False)
+    run_recipe(recipe, QUIET, page=False)
+    same_end(whole, recipe, metrics_of)
+
+
+def test_other_rows_under_the_same_name_are_refused(recipe_of, spawn):
+    recipe = recipe_of(DPO(), "cut")
+    started(recipe, spawn)
+    rows = Path(recipe.data.train)
+    rows.write_text(rows.read_text().replace("film", "plot", 3))
+    with pytest.raises(CheckpointError, match=r"another data\b"):
+        run_recipe(recipe, QUIET, page=False)
+
+
+def test_force_goes_on_with_another_recipe(recipe_of, metrics_of, spawn):
+    recipe = recipe_of(DPO(), "cut")
+    started(recipe, spawn)
+    forced = replace(recipe, loss=DPO(beta=0.7), train=replace(recipe.train, resume="force"))
+    assert run_recipe(forced, QUIET, page=False).step == 12
+    whole = recipe_of(DPO(), "whole")
+    run_recipe(whole, QUIET, page=False)
+    forced_lines, lines = metrics_of(forced), metrics_of(whole)
+    assert forced_lines[:4] == lines[:4]  # steps 0 to 3 are those of the first recipe
+    assert forced_lines[5] != lines[5]
+
+
+def test_never_starts_anew_and_leaves_nothing_of_the_old_run(recipe_of, metrics_of, spawn):
+    """Cut off at once, the new run must not be continued from the old one's checkpoints, which are further on."""
+    recipe = recipe_of(DPO(), "cut")
+    process = spawn(recipe, -9)
+    process.join()
+    anew = replace(recipe, train=replace(recipe.train, resume="never"))
+    process = spawn(anew, -2)
+    process.join()
+    assert newest_checkpoint(recipe.folder / "checkpoints").name == "step-00000002"
+    whole = recipe_of(DPO(), "whole")
+    run_recipe(whole, QUIET, page=False)
+    run_recipe(recipe, QUIET, page=False)
+    same_end(whole, recipe, metrics_of)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(recipe_of, metrics_of, spawn):
+    recipe = recipe_of(DPO(), "cut", train={"keep_checkpoints": 2})
+    process = spawn(recipe, -5)
+    process.join()
+    state = recipe.folder / "checkpoints" / "step-00000005" / "state.pt"
+    state.write_bytes(state.read_bytes()[:-7])
+    run_recipe(recipe, QUIET, page=False)
+    whole = recipe_of(DPO(), "whole")
+    run_recipe(whole, QUIET, page=False)
+    same_end(whole, recipe, metrics_of)
+
+
+def test_a_finished_run_called_again_does_nothing(recipe_of):
+    recipe = recipe_of(DPO())
+    assert run_recipe(recipe, QUIET, page=False).finished
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in recipe.folder.rglob("*") if path.is_file()}
+    again = run_recipe(recipe, QUIET, page=False)
+    assert (again.finished, again.step) == (True, 12)
+    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in recipe.folder.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_two_runs_of_one_recipe_are_equal_and_another_seed_is_another_run(recipe_of, metrics_of):
+    one, other = recipe_of(DPO(), "one", **DROPPED), recipe_of(DPO(), "other", **DROPPED)
+    third = replace(recipe_of(DPO(), "third", **DROPPED), seed=1)
+    for recipe in (one, other, third):
+        run_recipe(recipe, QUIET, page=False)
+    same_end(one, other, metrics_of)
+    assert metrics_of(third) != metrics_of(one)

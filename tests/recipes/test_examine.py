@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from exptilt.config import dump
+from exptilt.errors import ConfigError
+from exptilt.recipes.examine import examine
+
+DATA = Path(os.environ.get("EXPTILT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+REAL = {  # file: rows, whether a run would take them as they are, left out
+    "hh_rlhf/harmless-base.test.jsonl.gz": (2312, False, {"empty": 4}),
+    "pref_small/dpo_en_demo.sharegpt.jsonl.gz": (300, None, None),
+    "alpaca_eval/pairs.train.jsonl.gz": (12239, False, None),
+    "kto/kto_en_demo.jsonl.gz": (300, None, None),
+    "kto/kto_mix.test.jsonl.gz": (1092, None, None),
+}
+
+
+def looked_at(capsys, source, *overrides):
+    status = examine(str(source), list(overrides), None, True, 0)
+    return status, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_files(capsys, name):
+    if not (DATA / name).is_file():
+        pytest.skip(f"no real data at {DATA}; set EXPTILT_DATA")
+    rows, takes, left_out = REAL[name]
+    status, report = looked_at(capsys, DATA / name)
+    train = report["train"]
+    assert train["rows"] == rows
+    assert train["rows"] - sum(train["rows_left_out"].values()) == train["examples"]
+    assert train["examples"] - sum(train["examples_left_out"].values()) == train["kept"] > 0
+    errors = [finding["code"] for finding in report["findings"] if finding["severity"] == "error"]
+    assert status == (1 if errors else 0)
+    if takes is not None:
+        assert (status == 0) is takes
+    if left_out is not None:
+        assert train["rows_left_out"] | train["examples_left_out"] == left_out
+
+
+def test_a_clean_file_is_taken(capsys, write_rows, pairs):
+    status, report = looked_at(capsys, write_rows("good.jsonl", pairs()))
+    assert (status, report["kind"], report["train"]["kept"]) == (0, "pair", 30)
+
+
+def test_every_kind_of_row_is_examined_as_what_it_trains(capsys, write_rows):
+    rated = [{"prompt": f"{n}?", "completion": f"{n}.", "label": bool(n % 2)} for n in range(4)]
+    shown = [{"prompt": f"{n}?", "completion": f"{n}."} for n in range(4)]
+    assert looked_at(capsys, write_rows("rated.jsonl", rated))[1]["kind"] == "unpaired"
+    assert looked_at(capsys, write_rows("shown.jsonl", shown))[1]["kind"] == "completion"
+
+
+def test_errors_are_named_and_a_policy_settles_them(capsys, write_rows, pairs):
+    path = write_rows("bad.jsonl", [*pairs(), pairs()[0], {"prompt": "a", "chosen": "b"}])
+    assert examine(str(path), [], None, False, 0) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "bad.jsonl:31: repeats bad.jsonl:1; remove the copies, or set data.on_duplicate to drop or keep" in text
+    assert "bad.jsonl:32: column 'rejected' is missing" in text
+    assert "a run would refuse these data: 2 kinds of error" in text
+    status, report = looked_at(capsys, path, "data.on_duplicate=drop", "data.on_invalid=drop")
+    assert (status, report["train"]["kept"]) == (0, 30)
+    assert report["train"]["rows_left_out"] == {"duplicate": 1, "missing_column": 1}
+
+
+def test_a_model_shows_lengths_and_examples(capsys, finished, tmp_path):
+    assert examine(finished.data.train, [], str(finished.folder / "model"), False, 1) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "chosen (" in text
+    assert "tokens count)" in text
+    assert "a run would take these data" in text
+    assert any(line.split()[:1] == ["prompt"] for line in text.splitlines())
+
+
+def test_a_recipe_is_examined_with_its_own_settings(capsys, make_recipe, tmp_path):
+    recipe = make_recipe()
+    (tmp_path / "mine.yaml").write_text(dump(recipe))
+    _, report = looked_at(capsys, tmp_path / "mine.yaml", "data.limit=20")
+    assert report["train"]["rows"] + report["test"]["rows"] == 20
+    assert looked_at(capsys, tmp_path / "mine.yaml", "loss=sft")[1]["kind"] == "completion"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("loss=ipo", "'loss=ipo': without a recipe only data.* keys can be set"),
+        ("data.limt=3", "command line: data.limt: unknown key; did you mean 'limit'?"),
+        ("data.limit=0", "command line: data.limit must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_override_names_its_key(write_rows, pairs, override, expected):
+    with pytest.raises(ConfigError) as caught:
+        examine(str(write_rows("good.jsonl", pairs())), [override], None, False, 0)
+    assert expected in str(caught.value)
