@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(VENV)/bin/exptilt demo
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

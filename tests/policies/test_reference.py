@@ -142,3 +142,30 @@ def test_default_folder_follows_the_environment(monkeypatch, tmp_path) -> None:
     monkeypatch.delenv("EXPTILT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     assert ReferenceCache().folder == tmp_path / "me" / ".cache" / "exptilt" / "reference"
+
+
+def test_a_pass_resumed_in_its_middle_scores_the_same_rows_side_by_side(cache, make_model, groups, monkeypatch) -> None:
+    """Other neighbours would give a row other last bits, and a resumed run another end than one that was never stopped."""
+    batches: list[tuple[str, ...]] = []
+    real = reference.score_all
+
+    def watched(model, rows, **options):
+        batches.append(tuple(group.id for group in rows))
+        if len(batches) == 3 and dies:
+            raise KeyboardInterrupt
+        return real(model, rows, **options)
+
+    monkeypatch.setattr(reference, "score_all", watched)
+    monkeypatch.setattr(reference, "_verify", lambda *arguments: None)
+    dies = False
+    whole = reference_logps(ReferenceCache(cache.folder / "whole"), make_model("llama"), groups, max_tokens=30)
+    expected, dies = list(batches), True
+    batches.clear()
+    cache.save_every = 0.0
+    with pytest.raises(KeyboardInterrupt):
+        reference_logps(cache, make_model("llama"), groups, max_tokens=30)
+    dies = False
+    resumed = reference_logps(cache, make_model("llama"), groups, max_tokens=30)
+    assert batches == expected[:3] + expected[2:]
+    assert same(resumed, whole)
+    assert not list(cache.folder.rglob("*.plan"))

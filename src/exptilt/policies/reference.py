@@ -14,7 +14,8 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,33 @@ class ReferenceCache:
                 logger.warning("%s: damaged reference shard (%s); removed, its rows are scored again", path, error)
                 path.unlink(missing_ok=True)
         return found
+
+    def plan(self, weights: str, keys: list[str], known: Collection[str]) -> list[str]:
+        """Which of `keys` to score in this pass; the same list when a killed pass is resumed.
+
+        Batches are cut from this list. Cut from what is still missing, a row would have other neighbours after a
+        resume, and with them other last bits than in a pass that was never stopped.
+        """
+        path = self._plan_path(weights, keys)
+        try:
+            return path.read_text().split()
+        except OSError:
+            missing = [key for key in keys if key not in known]
+        if missing:
+            with suppress(OSError):  # without it only the last bits of a resumed pass may differ
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary = path.with_suffix(f".{os.getpid()}")
+                temporary.write_text("\n".join(missing))
+                temporary.replace(path)
+        return missing
+
+    def forget_plan(self, weights: str, keys: list[str]) -> None:
+        """The pass is complete."""
+        with suppress(OSError):
+            self._plan_path(weights, keys).unlink(missing_ok=True)
+
+    def _plan_path(self, weights: str, keys: list[str]) -> Path:
+        return self.folder / weights / f"{hashlib.sha256(''.join(keys).encode()).hexdigest()[:32]}.plan"
 
     def write(self, weights: str, entries: dict[str, LogProbs]) -> None:
         """Add a shard. A folder that cannot be written costs only the cache: it is reported and the run goes on."""
@@ -119,20 +147,25 @@ def reference_logps(
     hits = {key: group for key, group in zip(keys, groups, strict=True) if key in known}
     if hits:
         _verify(cache, model, hits, known)
-    todo = {key: group for key, group in zip(keys, groups, strict=True) if key not in known}
+    unique = dict(zip(keys, groups, strict=True))
     fresh: dict[str, LogProbs] = {}
     saved = time.monotonic()
-    names, rows = list(todo), list(todo.values())
+    names = cache.plan(weights, list(unique), known)
+    rows = [unique[name] for name in names]
     with tqdm(total=len(rows), desc=progress, unit="row", delay=2, disable=None if progress else True) as bar:
         for batch in batches(rows, max_tokens):
-            scored = score_all(model, [rows[index] for index in batch], max_tokens=max_tokens)
-            fresh.update(zip([names[index] for index in batch], scored, strict=True))
             bar.update(len(batch))
+            if all(names[index] in known for index in batch):
+                continue
+            scored = score_all(model, [rows[index] for index in batch], max_tokens=max_tokens)
+            found = zip([names[index] for index in batch], scored, strict=True)
+            fresh.update({name: logps for name, logps in found if name not in known})
             if time.monotonic() - saved >= cache.save_every:
                 cache.write(weights, fresh)
                 known.update(fresh)
                 fresh, saved = {}, time.monotonic()
     cache.write(weights, fresh)
+    cache.forget_plan(weights, list(unique))
     known.update(fresh)
     return [known[key] for key in keys]
 

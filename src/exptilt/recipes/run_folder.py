@@ -175,7 +175,8 @@ def digest_of(groups: Iterable[Group]) -> str:
     """A fingerprint of tokenised rows, in order."""
     digest = hashlib.blake2b(digest_size=16)
     for group in groups:
-        digest.update(group.prompt.tobytes() + f"|{group.weight}|{group.p_chosen}|{group.desirable}".encode())
+        labels = (group.weight, group.p_chosen, group.desirable, group.margin, group.scores, group.ranks)
+        digest.update(group.prompt.tobytes() + repr(labels).encode())
         for completion in group.completions:
             digest.update(b"|" + completion.ids.tobytes() + completion.counted.tobytes())
     return digest.hexdigest()
