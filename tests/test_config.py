@@ -136,7 +136,7 @@ def test_a_file_that_is_no_recipe(tmp_path, make):
         path.mkdir()
     if make == "binary":
         path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="recipe.yaml: (no such file|is a folder|cannot be read as text)"):
+    with pytest.raises(ConfigError, match=r"recipe\.yaml: (no such file|is a folder|cannot be read as text)"):
         load(Drawing, path)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from exptilt import __version__
-from exptilt.errors import ExptiltError
+from exptilt.errors import ExptiltError, Stopped
 
 app = typer.Typer(
     name="exptilt",
@@ -31,8 +31,11 @@ Overrides = Annotated[
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit status 2, never a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         app()
+    except Stopped as stop:
+        print(stop)
     except ExptiltError as error:
         for line in str(error).splitlines():
             print(f"exptilt: {line}", file=sys.stderr)

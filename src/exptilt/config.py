@@ -63,14 +63,15 @@ def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -
 
 def build(cls: type[T], source: Source) -> T:
     """Build `cls` from parsed YAML; every problem becomes one line of a `ConfigError`."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     source = dataclasses.replace(source, values=_expand_shorthands(cls, source.values))
     try:
-        return TypeAdapter(cls).validate_python(source.values)
+        built: T = _adapter(cls).validate_python(source.values)
     except ValidationError as error:
         lines = [_explain(cls, source, problem) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+    return built
 
 
 def dump(value: Any) -> str:
@@ -80,17 +81,25 @@ def dump(value: Any) -> str:
 
 def as_dict(value: Any) -> dict[str, Any]:
     """A settings dataclass as plain mappings, lists and scalars."""
-    from pydantic import TypeAdapter
-
-    plain: dict[str, Any] = TypeAdapter(type(value)).dump_python(value, mode="json")
+    plain: dict[str, Any] = _adapter(type(value)).dump_python(value, mode="json")
     return plain
 
 
 def schema(cls: type[Any]) -> dict[str, Any]:
     """JSON Schema of a settings dataclass, with the help texts, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_adapter(cls).json_schema()}
+
+
+_ADAPTERS: dict[Any, Any] = {}
+"""By class: building one takes longer than using it a hundred times."""
+
+
+def _adapter(cls: Any) -> Any:
     from pydantic import TypeAdapter
 
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(cls).json_schema()}
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]
 
 
 def _expand_shorthands(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     |- DataError                a file, a row, a tokenised example (also a ValueError)
     |- ModelError               a model folder, a tokenizer, an architecture
     |- CheckpointError          a run folder that cannot be resumed or read
+    |- Stopped                  no fault: somebody asked to stop, and the same command goes on
     `- TrainingError            the run itself: step 0 is not zero, a loss is not finite
        `- NonFiniteError        names the rows of the step that was stopped before weights moved
 
@@ -32,6 +33,10 @@ class ModelError(ExptiltError):
 
 class CheckpointError(ExptiltError):
     """A run folder or a checkpoint cannot be read, resumed or written."""
+
+
+class Stopped(ExptiltError):
+    """Somebody asked to stop; what was done is kept, and the same command goes on from there."""
 
 
 class TrainingError(ExptiltError):

@@ -8,7 +8,9 @@ import json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from exptilt.data.adapters import ADAPTERS
 from exptilt.data.prepare import prepare
+from exptilt.data.problems import CATALOGUE, RowError
 from exptilt.data.sources import DataConfig
 from exptilt.errors import DataError
 
@@ -67,3 +69,34 @@ def test_a_damaged_gzip(tmp_path, position, byte):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(bytes(packed))
     account(path)
+
+
+NESTED = st.dictionaries(
+    st.sampled_from(["response", "answer", "text", "rank", "score", "annotations", "i", "j", "label", "messages",
+                     "tools", "post", "article", "overall", "axes", "confidence", "full_text", "honesty", "Rating"]),
+    VALUE,
+    max_size=4,
+)  # fmt: skip
+CELL = (
+    VALUE
+    | NESTED
+    | st.lists(NESTED, max_size=3)
+    | st.lists(st.text(max_size=4), max_size=3)
+    | st.sampled_from(["[]", '["a"]', "tie", "model_a", "\n\nHuman: a\n\nAssistant: b", 0, 1, 2])
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.sampled_from(ADAPTERS), st.data())
+def test_any_cell_in_any_format_is_a_record_or_a_row_error(adapter, data):
+    columns = st.dictionaries(st.sampled_from(sorted(adapter.columns)), CELL, max_size=len(adapter.columns))
+    rows = data.draw(st.lists(columns, min_size=1, max_size=3))
+    try:
+        keys = [adapter.gather(row) for row in rows] if adapter.gather is not None else []
+        made = adapter.record({"rows": rows} if adapter.gather else rows[0], "f:1")
+    except RowError as error:
+        keys, made = [error.code], ()
+    assert all(isinstance(key, str) for key in keys)
+    assert made != () or set(keys) <= CATALOGUE.keys()
+    for record in made if isinstance(made, tuple) else (made,):
+        assert all(isinstance(part, str | tuple) for part in (record.prompt, *record.completions))

@@ -33,14 +33,16 @@ def test_alpaca_eval_pairs_triples_labels_and_length(real_data):
     assert train.longer_chosen == pytest.approx(0.705, abs=1e-3)
     assert found["length_bias"] == round(train.longer_chosen * train.kept)
     assert train.p_chosen[0] > 0.5
-    assert (found["duplicate"], found["conflict"]) == (0, 0)
+    assert (found["duplicate"], found["conflict"]) == (46, 5)
     softened, _ = looked_at(path, "pair", on_conflict="soft", on_duplicate="drop")
     assert softened.rows_left_out == {"conflict": 3, "duplicate": 45}
     assert softened.examples_left_out == {"tie": 1}  # one yes and one no
 
 
 def test_alpaca_eval_rankings(real_data):
-    records = read_records(DataConfig(train=str(real_data / "alpaca_eval/kwise.jsonl.gz"), **DROP | {"on_identical": "keep"}))
+    records = read_records(
+        DataConfig(train=str(real_data / "alpaca_eval/kwise.jsonl.gz"), **DROP | {"on_identical": "keep"})
+    )
     assert len(records.train) == 805
     assert {len(record.completions) for record in records.train} == {7}
     assert sum(len(set(record.ranks)) < 7 for record in records.train) == 15
@@ -90,7 +92,19 @@ def test_dialogues_count_every_turn_of_the_system_and_none_of_the_user(real_data
 
 def test_panda_votes_and_their_ties(real_data):
     path = real_data / "judge/pandalm_testset_v1.jsonl.gz"
-    records = read_records(DataConfig(train=str(path), **DROP | {"on_tie": "keep", "on_empty": "keep", "on_identical": "keep", "on_conflict": "keep", "on_duplicate": "keep"})).train
+    records = read_records(
+        DataConfig(
+            train=str(path),
+            **DROP
+            | {
+                "on_tie": "keep",
+                "on_empty": "keep",
+                "on_identical": "keep",
+                "on_conflict": "keep",
+                "on_duplicate": "keep",
+            },
+        )
+    ).train
     train, found = looked_at(path, "pair", on_duplicate="keep", on_conflict="keep")
     assert (train.format, train.rows, len(records)) == ("votes", 999, 999)
     assert found["empty"] == 54
@@ -106,9 +120,9 @@ def test_qa_feedback_comparisons_and_rankings(real_data):
     assert (ranked.rows, ranked.kept) == (500, 500)
 
 
-def test_reviews_come_sorted_by_label_and_with_tags(real_data):
+def test_reviews_carry_tags_and_both_labels(real_data):
     path = real_data / "sentiment/imdb.test.jsonl.gz"
-    train, found = looked_at(path, "unpaired", format="rated_text", on_duplicate="keep", on_conflict="keep")
+    train, _ = looked_at(path, "unpaired", format="rated_text", on_duplicate="keep", on_conflict="keep")
     assert (train.num_desirable, train.num_undesirable) == (5000, 5000)
     texts = read_records(DataConfig(train=str(path), on_duplicate="keep")).train
     assert sum("<br />" in record.completion for record in texts) == 5824

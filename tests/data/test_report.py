@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 from rich.console import Console
 
 from exptilt.data.groups import Completion, Group
-from exptilt.data.prepare import prepare_records
+from exptilt.data.prepare import prepare, prepare_records
 from exptilt.data.records import Preference
-from exptilt.data.report import Lengths, print_report, show_examples
-from exptilt.data.sources import DataConfig
+from exptilt.data.report import DataReport, Lengths, print_report, show_examples
+from exptilt.data.sources import DataConfig, SourceConfig
 
 
 def plain_console():
@@ -48,3 +49,41 @@ def test_examples_show_which_tokens_count(base_tokenizer):
     assert f"completion 1 ({len(ids) - 2} tokens count)" in shown
     assert f"\x1b[33m{base_tokenizer.decode(ids[:2])}\x1b[0m" in shown
     assert f"\x1b[32m{base_tokenizer.decode(ids[2:])}\x1b[0m" in shown
+
+
+def test_as_plain_values_the_report_holds_what_a_page_shows_and_comes_back(chat_tokenizer):
+    turns = [("assistant", "a"), ("user", "more"), ("assistant", "b")]
+    records = [
+        Preference(
+            id=f"a.jsonl:{n}",
+            prompt=({"role": "user", "content": f"Q{n}"},),
+            chosen=tuple({"role": role, "content": said} for role, said in turns),
+            rejected=({"role": "assistant", "content": "c"},),
+            p_chosen=0.9,
+        )
+        for n in range(5)
+    ]
+    report = prepare_records(records, chat_tokenizer, "pair").report
+    said = json.loads(json.dumps(report.as_dict()))
+    assert len(said["examples"]) == 3
+    assert said["examples"][1]["prompt"] == "<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n"
+    chosen, rejected = said["examples"][0]["completions"]
+    assert [text for text, counted in chosen if counted] == ["a<|im_end|>", "b<|im_end|>"]
+    assert rejected == [["c<|im_end|>", True]]
+    assert said["train"]["p_chosen"] == [0.9, 0.9, 0.9]
+    assert {"code", "severity", "count", "examples", "message", "fix"} == said["findings"][0].keys()
+    assert DataReport.from_dict(said) == report
+
+
+def test_sources_are_printed_with_weight_and_licence(tmp_path):
+    paths = []
+    for name in "ab":
+        paths.append(tmp_path / f"{name}.jsonl")
+        paths[-1].write_text(json.dumps({"prompt": name, "chosen": "**x**", "rejected": "y"}))
+    mixture = (SourceConfig(path=str(paths[1]), weight=2, licence="MIT"),)
+    console = plain_console()
+    print_report(prepare(DataConfig(train=str(paths[0]), mixture=mixture), None, "pair").report, console)
+    shown = " ".join(console.file.getvalue().replace("\n", "").split())
+    assert "b.jsonl (preference): 1 rows, 1 records, weight 2, licence MIT" in shown
+    assert "the one with more markup in 100.0 % of those that differ in it" in shown
+    assert "1 of them are copies made by weights" in shown

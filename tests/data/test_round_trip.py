@@ -33,7 +33,13 @@ def same(tokenizer, ids, text):
 
 
 @QUIET
-@given(prompt=TEXT, chosen=TEXT, rejected=TEXT, space=st.sampled_from(["", " "]), boundary=st.sampled_from(["split", "merge"]))
+@given(
+    prompt=TEXT,
+    chosen=TEXT,
+    rejected=TEXT,
+    space=st.sampled_from(["", " "]),
+    boundary=st.sampled_from(["split", "merge"]),
+)
 def test_text(any_tokenizer, prompt, chosen, rejected, space, boundary):
     record = Preference(id="f:1", prompt=prompt, chosen=space + chosen, rejected=space + rejected)
     front, completions, found = encoded(any_tokenizer, record, boundary)

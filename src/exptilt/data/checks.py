@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import pairwise
 
+import numpy as np
+
 from exptilt.data.problems import Ledger
 from exptilt.data.records import Message, Preference, Ranking, Rating, Record, Text, words_of
+from exptilt.data.shelf import selected
 
 Digest = bytes
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
@@ -126,26 +129,35 @@ def _has_marker(completion: Text) -> bool:
     return any(_MARKER.search(turn["content"]) for turn in completion if turn["role"] == "assistant")
 
 
-def check_across(records: Sequence[Record], ledger: Ledger) -> tuple[list[Record], dict[str, int]]:
+def check_across(records: Sequence[Record], ledger: Ledger) -> tuple[Sequence[Record], dict[str, int]]:
     """Find rows that repeat or contradict each other.
 
     Returns:
         The records to go on with, in order, and how many rows each problem left out.
     """
-    alike: dict[Digest, list[int]] = defaultdict(list)
+    keys, prompts = bytearray(), bytearray()
     for position, record in enumerate(records):
-        alike[_unlabelled_key(record)].append(position)
+        keys += _unlabelled_key(record)
+        prompts += prompt_key(record) if words_of(record.prompt) else _digest(f"no prompt {position}")
     changed: dict[int, Record] = {}
     left_out: dict[int, str] = {}
-    for positions in alike.values():
-        if len(positions) > 1:
-            _settle(records, positions, ledger, changed, left_out)
-    _note_prompts((record for position, record in enumerate(records) if position not in left_out), ledger)
-    kept = [changed.get(position, record) for position, record in enumerate(records) if position not in left_out]
-    counts: dict[str, int] = defaultdict(int)
-    for code in left_out.values():
-        counts[code] += 1
-    return kept, dict(counts)
+    for positions in _alike(keys):
+        _settle(records, positions, ledger, changed, left_out)
+    for positions in _alike(prompts):
+        _note_prompts(records, [at for at in positions if at not in left_out], ledger)
+    kept = [position for position in range(len(records)) if position not in left_out]
+    replaced = {at: changed[position] for at, position in enumerate(kept) if position in changed} if changed else {}
+    return selected(records, kept, replaced), dict(Counter(left_out.values()))
+
+
+def _alike(digests: bytearray) -> list[list[int]]:
+    """Positions of digests that occur more than once, each group in order, groups by their first."""
+    keys = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    edges = np.flatnonzero((keys[order][1:] != keys[order][:-1]).any(axis=1)) + 1
+    starts = np.concatenate([[0], edges, [len(order)]])
+    repeated = np.flatnonzero(np.diff(starts) > 1)
+    return sorted(order[starts[at] : starts[at + 1]].tolist() for at in repeated)
 
 
 def _settle(
@@ -214,28 +226,25 @@ def _unlabelled_key(record: Record) -> Digest:
     return _digest("\x1d".join([context, _stripped(record.prompt), *said]))
 
 
-def _note_prompts(records: Iterable[Record], ledger: Ledger) -> None:
-    seen: dict[Digest, str] = {}
-    for record in records:
-        if words_of(record.prompt):
-            first = seen.setdefault(prompt_key(record), record.id)
-            if first != record.id:
-                ledger.note("duplicate_prompt", record.id, f"asks the same as {first}")
+def _note_prompts(records: Sequence[Record], positions: Sequence[int], ledger: Ledger) -> None:
+    first = records[positions[0]].id if positions else ""
+    for position in positions[1:]:
+        ledger.note("duplicate_prompt", records[position].id, f"asks the same as {first}")
 
 
-def check_leak(train: Sequence[Record], test: Iterable[Record], ledger: Ledger) -> tuple[list[Record], int]:
+def check_leak(train: Sequence[Record], test: Iterable[Record], ledger: Ledger) -> tuple[Sequence[Record], int]:
     """Find training rows whose prompt is in the test set; return the rows to go on with and how many are left out."""
     held_out: dict[Digest, str] = {}
     for record in test:
         held_out.setdefault(prompt_key(record), record.id)
     kept = []
-    for record in train:
+    for position, record in enumerate(train):
         other = held_out.get(prompt_key(record)) if held_out else None
         if other is None or not ledger.leaves_out(
             "leak", record.id, f"has the prompt of {other}, which is in the test set"
         ):
-            kept.append(record)
-    return kept, len(train) - len(kept)
+            kept.append(position)
+    return selected(train, kept), len(train) - len(kept)
 
 
 def longer_side(record: Preference) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from exptilt.data.groups import Completion, TokenIds
 from exptilt.data.problems import Ledger, RowError
-from exptilt.data.records import Record, Text
+from exptilt.data.records import Record, TemplateArgs, Text
 from exptilt.data.render import Rendered, Renderer, Span, Template, Whole
 from exptilt.errors import DataError
 
@@ -79,9 +79,10 @@ class Encoder:
                 prompt = next(ids)
                 yield self._encode(record, item, prompt, [next(ids) for _ in item.wholes])
 
-    def prompts(self, prompts: Sequence[Text]) -> list[TokenIds]:
+    def prompts(self, prompts: Sequence[Text], args: Sequence[TemplateArgs] | None = None) -> list[TokenIds]:
         """Token ids to sample from; see `encode_prompts`."""
-        ids = self._ids([self.renderer.prompt(prompt) for prompt in prompts])
+        given = args if args is not None else [{}] * len(prompts)
+        ids = self._ids([self.renderer.prompt(prompt, own) for prompt, own in zip(prompts, given, strict=True)])
         pairs = zip(prompts, ids, strict=True)
         return [_array(self._with_bos(part, self.renderer.uses_template(prompt))) for prompt, part in pairs]
 
@@ -187,10 +188,16 @@ class Encoder:
 
 
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Text], template: Template = "auto"
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Text],
+    template: Template = "auto",
+    template_args: Sequence[TemplateArgs] | None = None,
 ) -> list[TokenIds]:
-    """Token ids to sample from: the `prompt` of the groups that `Encoder.encode` makes of such records by `split`."""
-    return Encoder(tokenizer, ledger=Ledger({}), template=template).prompts(prompts)
+    """Token ids to sample from: the `prompt` of the groups that `Encoder.encode` makes of such records by `split`.
+
+    `template_args` are the records' own, one per prompt, where rows have tools or arguments for the template.
+    """
+    return Encoder(tokenizer, ledger=Ledger({}), template=template).prompts(prompts, template_args)
 
 
 def _spoken(record: Record) -> Iterator[str]:

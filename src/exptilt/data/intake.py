@@ -13,7 +13,8 @@ from exptilt.data.conversions import Kind, convert
 from exptilt.data.problems import Ledger
 from exptilt.data.reading import Part, read_part
 from exptilt.data.records import Preference, Record
-from exptilt.data.sources import DataConfig
+from exptilt.data.shelf import Shelf, selected
+from exptilt.data.sources import DataConfig, SourceConfig
 from exptilt.errors import DataError
 
 
@@ -24,7 +25,7 @@ class Split:
     source: str
     format: str
     rows: int
-    records: list[Record]
+    records: Sequence[Record]
     rows_left_out: Counter[str] = field(default_factory=Counter)
     columns_not_read: tuple[str, ...] = ()
     parts: list[Part] = field(default_factory=list)
@@ -35,22 +36,14 @@ class Split:
     """Copies that weights above 1 added."""
 
 
-class Examples(NamedTuple):
-    """What the records of a split became for one kind of objective."""
-
-    num_converted: int
-    kept: list[Record]
-    left_out: Counter[str]
-
-
 def read_splits(config: DataConfig, ledger: Ledger) -> tuple[Split, Split | None]:
     """Read training and held-out rows; no prompt is in both, or the ledger says so."""
     names = Counter(Path(source.path).name for source in config.sources)
-    parts = []
-    for position, source in enumerate(config.sources):
-        prefix = f"{position + 1}/" if names[Path(source.path).name] > 1 else ""
-        parts.append(read_part(source, ledger, prefix))
-    train = _mixed(parts)
+    prefixes = [
+        f"{position}/" if names[Path(source.path).name] > 1 else ""
+        for position, source in enumerate(config.sources, start=1)
+    ]
+    train = _mixed(config.sources, prefixes, ledger)
     test: Split | None = None
     held_out = config.held_out_source
     if held_out is not None:
@@ -58,36 +51,40 @@ def read_splits(config: DataConfig, ledger: Ledger) -> tuple[Split, Split | None
             raise DataError(
                 f"{held_out.path}: train and test are the same rows; set data.test_fraction to hold some out"
             )
-        test = _mixed([read_part(held_out, ledger)])
+        test = _mixed([held_out], [""], ledger)
     elif config.test_fraction:
         test = _hold_out(train, config, ledger)
     return train, test
 
 
-def _mixed(parts: Sequence[Part]) -> Split:
+def _mixed(sources: Sequence[SourceConfig], prefixes: Sequence[str], ledger: Ledger) -> Split:
     """Several sources as one split, one after the other."""
-    formats = dict.fromkeys(part.format for part in parts)
-    split = Split(source=" + ".join(part.source.path for part in parts), format=" + ".join(formats), rows=0, records=[])
-    for part in parts:
+    shelf = Shelf()
+    split = Split(source=" + ".join(source.path for source in sources), format="", rows=0, records=shelf)
+    for source, prefix in zip(sources, prefixes, strict=True):
+        before = len(shelf)
+        part = read_part(source, shelf, ledger, prefix)
         split.rows += part.rows
-        split.records += part.records
         split.rows_left_out.update(part.rows_left_out)
         split.columns_not_read += tuple(name for name in part.columns_not_read if name not in split.columns_not_read)
         split.parts.append(part)
-        if part.source.weight != 1:
-            split.weights |= {record.id: part.source.weight for record in part.records}
-        part.records = []
+        if source.weight != 1:
+            split.weights |= {shelf[at].id: source.weight for at in range(before, len(shelf))}
+    split.format = " + ".join(dict.fromkeys(part.format for part in split.parts))
     return split
 
 
 def _hold_out(train: Split, config: DataConfig, ledger: Ledger) -> Split:
-    held_out = [record for record in train.records if is_held_out(record, config.test_fraction)]
-    train.records = [record for record in train.records if not is_held_out(record, config.test_fraction)]
-    if (held_out or train.records) and not (held_out and train.records):
+    inside: tuple[list[int], list[int]] = ([], [])
+    for position, record in enumerate(train.records):
+        inside[is_held_out(record, config.test_fraction)].append(position)
+    kept, held_out = (selected(train.records, positions) for positions in inside)
+    if (held_out or kept) and not (held_out and kept):
         raise DataError(
-            f"{config.train}: data.test_fraction={config.test_fraction:g} leaves {len(train.records)} rows to train on "
+            f"{config.train}: data.test_fraction={config.test_fraction:g} leaves {len(kept)} rows to train on "
             f"and {len(held_out)} to test on; change it, or name a test file in data.test"
         )
+    train.records = kept
     train.rows -= len(held_out)
     test = Split(source=train.source, format=train.format, rows=len(held_out), records=held_out)
     test.columns_not_read = train.columns_not_read
@@ -115,47 +112,58 @@ def check_splits(train: Split, test: Split | None, ledger: Ledger) -> None:
 
 def _weigh(split: Split, ledger: Ledger) -> None:
     """Use every record as often as its source's weight says; a fraction takes the same records in every run."""
-    used: list[Record] = []
-    for record in split.records:
+    used: list[int] = []
+    copies: dict[int, Record] = {}
+    for position, record in enumerate(split.records):
         weight = split.weights.get(record.id, 1.0)
         count = int(weight) + (share_of(record.id) < weight % 1)
         if count == 0:
             ledger.note("not_sampled", record.id)
             split.rows_left_out["not_sampled"] += 1
-        used += [record if copy == 0 else replace(record, id=f"{record.id} copy {copy + 1}") for copy in range(count)]
+        for copy in range(1, count):
+            copies[len(used) + copy] = replace(record, id=f"{record.id} copy {copy + 1}")
+        used += [position] * count
         split.repeated += max(0, count - 1)
-    split.records = used
+    split.records = selected(split.records, used, copies)
 
 
-def make_examples(split: Split, kind: Kind | None, config: DataConfig, ledger: Ledger) -> Examples:
-    """Convert a split's records to what an objective needs (None: as they are) and check each."""
-    converted: list[Record] = []
-    for record in split.records:
-        made = (record,) if kind is None else convert(record, kind, config.pairs)
-        if isinstance(made, str):
-            ledger.note(made, record.id)
-            split.rows_left_out[made] += 1
-        else:
-            converted.extend(made)
-    return _checked(converted, config, ledger)
+@dataclass(kw_only=True)
+class Examples:
+    """What the records of a split become for one kind of objective; going through it checks each."""
 
+    split: Split
+    kind: Kind | None
+    """None leaves records as they are."""
+    config: DataConfig
+    ledger: Ledger
+    num_converted: int = 0
+    """How many examples there were so far, those that were left out included."""
+    left_out: Counter[str] = field(default_factory=Counter)
 
-def _checked(records: Sequence[Record], config: DataConfig, ledger: Ledger) -> Examples:
-    kept, left_out = [], Counter[str]()
-    of_prompt: Counter[bytes] = Counter()
-    for record in records:
-        code = _unwanted(record, config, of_prompt)
-        if code is not None:
-            ledger.note(code, record.id)
-        else:
-            code = check_record(record, ledger)
-        if code is None:
-            kept.append(record)
-            if config.max_per_prompt is not None:
-                of_prompt[prompt_key(record)] += 1
-        else:
-            left_out[code] += 1
-    return Examples(len(records), kept, left_out)
+    def __iter__(self) -> Iterator[Record]:
+        of_prompt: Counter[bytes] = Counter()
+        for record in self._converted():
+            self.num_converted += 1
+            code = _unwanted(record, self.config, of_prompt)
+            if code is not None:
+                self.ledger.note(code, record.id)
+            else:
+                code = check_record(record, self.ledger)
+            if code is None:
+                yield record
+                if self.config.max_per_prompt is not None:
+                    of_prompt[prompt_key(record)] += 1
+            else:
+                self.left_out[code] += 1
+
+    def _converted(self) -> Iterator[Record]:
+        for record in self.split.records:
+            made = (record,) if self.kind is None else convert(record, self.kind, self.config.pairs)
+            if isinstance(made, str):
+                self.ledger.note(made, record.id)
+                self.split.rows_left_out[made] += 1
+            else:
+                yield from made
 
 
 def _unwanted(record: Record, config: DataConfig, of_prompt: Mapping[bytes, int]) -> str | None:
@@ -188,8 +196,8 @@ def read_records(config: DataConfig, kind: Kind | None = None) -> Records:
     ledger = Ledger(config.policies)
     train, test = read_splits(config, ledger)
     check_splits(train, test, ledger)
-    kept = make_examples(train, kind, config, ledger).kept
-    kept_test = make_examples(test, kind, config, ledger).kept if test is not None else []
+    kept = list(Examples(split=train, kind=kind, config=config, ledger=ledger))
+    kept_test = list(Examples(split=test, kind=kind, config=config, ledger=ledger)) if test is not None else []
     refuse_errors(ledger.findings())
     return Records(kept, kept_test)
 

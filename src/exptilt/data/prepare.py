@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from exptilt.data.cache import Cached, DataCache
@@ -12,11 +13,11 @@ from exptilt.data.conversions import Kind
 from exptilt.data.encode import Encoded, Encoder
 from exptilt.data.fit import fit
 from exptilt.data.groups import Group
-from exptilt.data.intake import Examples, Split, check_splits, make_examples, read_splits, refuse_errors
+from exptilt.data.intake import Examples, Split, check_splits, read_splits, refuse_errors
 from exptilt.data.problems import Ledger, RowError
 from exptilt.data.reading import Part
 from exptilt.data.records import Preference, Ranking, Rating, Record
-from exptilt.data.report import DataReport, Lengths, SourceReport, SplitReport
+from exptilt.data.report import DataReport, Example, Lengths, SourceReport, SplitReport
 from exptilt.data.sources import DataConfig
 from exptilt.data.table import GroupTable, TableBuilder
 from exptilt.data.tally import Tally
@@ -25,6 +26,8 @@ from exptilt.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_NUM_EXAMPLES = 3
+"""Examples the report shows."""
 _CHUNK = 512
 """Records tokenised at a time."""
 
@@ -45,6 +48,7 @@ class _Work:
     config: DataConfig
     kind: Kind
     ledger: Ledger
+    tokenizer: PreTrainedTokenizerBase | None
     encoder: Encoder | None
     max_tokens: int | None
 
@@ -125,7 +129,14 @@ def _work(
     if tokenizer is not None:
         encoder = Encoder(tokenizer, ledger=ledger, template=config.template, boundary=config.boundary)
     limits = [limit for limit in (config.max_tokens, max_tokens) if limit is not None]
-    return _Work(config=config, kind=kind, ledger=ledger, encoder=encoder, max_tokens=min(limits, default=None))
+    return _Work(
+        config=config,
+        kind=kind,
+        ledger=ledger,
+        tokenizer=tokenizer,
+        encoder=encoder,
+        max_tokens=min(limits, default=None),
+    )
 
 
 def _prepare(train: Split, test: Split | None, work: _Work) -> Prepared:
@@ -136,7 +147,15 @@ def _prepare(train: Split, test: Split | None, work: _Work) -> Prepared:
         test_done, test_report = _split(test, work)
         test_groups = test_done.groups
     done.tally.note(work.kind, work.ledger)
-    report = DataReport(kind=work.kind, train=train_report, test=test_report, findings=work.ledger.findings())
+    report = DataReport(
+        kind=work.kind,
+        train=train_report,
+        test=test_report,
+        findings=work.ledger.findings(),
+        examples=tuple(Example.of(group, work.tokenizer) for group in done.groups[:_NUM_EXAMPLES])
+        if work.tokenizer is not None
+        else (),
+    )
     return Prepared(train=done.groups, test=test_groups, report=report)
 
 
@@ -149,9 +168,9 @@ def _refused(prepared: Prepared) -> Prepared:
 
 
 def _split(split: Split, work: _Work) -> tuple[_Done, SplitReport]:
-    examples = make_examples(split, work.kind, work.config, work.ledger)
-    split.records = []
+    examples = Examples(split=split, kind=work.kind, config=work.config, ledger=work.ledger)
     done = _grouped(examples, work)
+    split.records = ()
     tally = done.tally
     report = SplitReport(
         source=split.source,
@@ -190,9 +209,10 @@ def _grouped(examples: Examples, work: _Work) -> _Done:
     from tqdm import tqdm
 
     builder, tally, left_out = TableBuilder(), Tally(), Counter[str]()
-    starts = range(0, len(examples.kept), _CHUNK)
-    for start in tqdm(starts, desc="tokenising", unit=f" x {_CHUNK} rows", disable=None, delay=2):
-        records = examples.kept[start : start + _CHUNK]
+    doing = "tokenising" if work.encoder else "checking"
+    rows = tqdm(examples, desc=doing, total=len(examples.split.records), unit=" rows", disable=None, delay=2)
+    kept = iter(rows)
+    while records := list(islice(kept, _CHUNK)):
         if work.encoder is None:
             for record in records:
                 tally.add(record)

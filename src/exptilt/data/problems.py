@@ -117,7 +117,6 @@ CATALOGUE: dict[str, Problem] = {
         "the rows are sorted by label", severity="info", fix="data.limit would take one label first; shuffle the file"
     ),
     "soft_labels": Problem("the labels are probabilities", severity="info"),
-    "licence_unknown": Problem("no licence is known", severity="info", fix="state it in data.licence"),
     "suggestion": Problem("settings that suit this much data", severity="info"),
     "few": Problem("there are very few examples to train on"),
 }

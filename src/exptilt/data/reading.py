@@ -13,7 +13,7 @@ from exptilt.data import adapters
 from exptilt.data.adapters.fields import items, under
 from exptilt.data.files import licence_of
 from exptilt.data.problems import Ledger, RowError
-from exptilt.data.records import Record
+from exptilt.data.shelf import Shelf
 from exptilt.data.sources import Row, SourceConfig, read_rows
 
 _NUM_SAMPLE_ROWS = 64
@@ -28,7 +28,6 @@ class Part:
     source: SourceConfig
     format: str
     rows: int = 0
-    records: list[Record] = field(default_factory=list)
     rows_left_out: Counter[str] = field(default_factory=Counter)
     columns_not_read: tuple[str, ...] = ()
     licence: str | None = None
@@ -41,16 +40,17 @@ class Part:
         self.rows_left_out[error.code] += 1
 
 
-def read_part(source: SourceConfig, ledger: Ledger, prefix: str = "") -> Part:
+def read_part(source: SourceConfig, records: Shelf, ledger: Ledger, prefix: str = "") -> Part:
     """Read one source.
 
     Args:
         source: where it is and how its rows look.
+        records: where its records are put.
         ledger: counts rows that cannot be used.
         prefix: put before row ids, where two sources have files of one name.
     """
     part = Part(source=source, format=source.format)
-    part.licence = source.licence or licence_of(source.path, source.subset, source.revision)
+    before = len(records)
     rows = _wanted(part, ledger, prefix)
     sample: list[Named] = []
     readable: list[Row] = []
@@ -64,16 +64,19 @@ def read_part(source: SourceConfig, ledger: Ledger, prefix: str = "") -> Part:
     if readable:
         adapter, part.columns_not_read = adapters.find(readable, source.path, source.format)
         part.format = adapter.name
-        _read(part, adapter, _gathered(named, adapter, part, ledger) if adapter.gather else named, ledger)
+        rows_or_groups = _gathered(named, adapter, part, ledger) if adapter.gather else named
+        _read(part, adapter, rows_or_groups, records, ledger)
     else:
         for row_id, row in named:
             if isinstance(row, RowError):
                 part.leave_out(ledger, row_id, row)
-    part.num_records = len(part.records)
+    part.num_records = len(records) - before
+    # Last, as it may ask the hub: a source that is not there has failed by now.
+    part.licence = source.licence or licence_of(source.path, source.subset, source.revision)
     return part
 
 
-def _read(part: Part, adapter: adapters.Adapter, named: Iterable[Named], ledger: Ledger) -> None:
+def _read(part: Part, adapter: adapters.Adapter, named: Iterable[Named], records: Shelf, ledger: Ledger) -> None:
     for row_id, row in named:
         try:
             if isinstance(row, RowError):
@@ -81,9 +84,7 @@ def _read(part: Part, adapter: adapters.Adapter, named: Iterable[Named], ledger:
             made = adapter.record(row, _row_id(row_id, row))
             extra = template_args(row)
             for record in made if isinstance(made, tuple) else (made,):
-                part.records.append(
-                    replace(record, template_args={**record.template_args, **extra}) if extra else record
-                )
+                records.append(replace(record, template_args={**record.template_args, **extra}) if extra else record)
         except RowError as error:
             part.leave_out(ledger, row_id, error)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exptilt.data.groups import Group, TokenIds
+from exptilt.data.groups import Completion, Group, TokenIds
 from exptilt.data.problems import Finding
 
 if TYPE_CHECKING:
@@ -92,6 +92,22 @@ class SplitReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One example as the model reads it."""
+
+    id: str
+    prompt: str
+    completions: tuple[tuple[tuple[str, bool], ...], ...]
+    """Of each completion its text in pieces, and whether the tokens of the piece count."""
+
+    @classmethod
+    def of(cls, group: Group, tokenizer: PreTrainedTokenizerBase) -> Example:
+        """A group decoded."""
+        completions = tuple(tuple(_pieces(part, tokenizer)) for part in group.completions)
+        return cls(id=group.id, prompt=_decoded(tokenizer, group.prompt), completions=completions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataReport:
     """The account of a data set."""
 
@@ -99,6 +115,8 @@ class DataReport:
     train: SplitReport
     test: SplitReport | None
     findings: tuple[Finding, ...]
+    examples: tuple[Example, ...] = ()
+    """The first training examples, where there is a tokenizer to make them."""
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -115,7 +133,15 @@ class DataReport:
         findings = tuple(Finding(**{**each, "examples": tuple(each["examples"])}) for each in said["findings"])
         train = _split_from(said["train"])
         test = None if said["test"] is None else _split_from(said["test"])
-        return cls(kind=said["kind"], train=train, test=test, findings=findings)
+        examples = tuple(
+            Example(
+                id=each["id"],
+                prompt=each["prompt"],
+                completions=tuple(tuple((text, counted) for text, counted in part) for part in each["completions"]),
+            )
+            for each in said["examples"]
+        )
+        return cls(kind=said["kind"], train=train, test=test, findings=findings, examples=examples)
 
 
 def _split_from(said: Mapping[str, Any]) -> SplitReport:
@@ -157,11 +183,17 @@ def show_examples(
             text = _rich_text()
             name = names[position] if names else f"completion {position + 1}"
             text.append(f"{name} ({completion.length} tokens count): ", style="bold")
-            edges = np.flatnonzero(np.diff(completion.counted.astype(np.int8))) + 1
-            for ids, counted in zip(np.split(completion.ids, edges), np.split(completion.counted, edges), strict=True):
-                if len(ids):
-                    text.append(_decoded(tokenizer, ids), style="green" if counted[0] else "yellow")
+            for said, counted in _pieces(completion, tokenizer):
+                text.append(said, style="green" if counted else "yellow")
             console.print(text)
+
+
+def _pieces(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, bool]]:
+    """Stretches of tokens that all count, or all do not."""
+    edges = np.flatnonzero(np.diff(completion.counted.astype(np.int8))) + 1
+    for ids, counted in zip(np.split(completion.ids, edges), np.split(completion.counted, edges), strict=True):
+        if len(ids):
+            yield _decoded(tokenizer, ids), bool(counted[0])
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, ids: TokenIds) -> str:
@@ -187,8 +219,20 @@ def _split_text(name: str, split: SplitReport) -> Text:
     )
     if split.longer_chosen is not None:
         text.append(f"; the longer completion is chosen in {100 * split.longer_chosen:.1f} % of pairs")
+    if split.more_markup_chosen is not None:
+        text.append(f"; the one with more markup in {100 * split.more_markup_chosen:.1f} % of those that differ in it")
+    if split.num_desirable or split.num_undesirable:
+        text.append(f"; {split.num_desirable} are desirable, {split.num_undesirable} not")
+    if split.repeated:
+        text.append(f"; {split.repeated} of them are copies made by weights")
     if split.columns_not_read:
         text.append(f"; columns not read: {', '.join(split.columns_not_read)}")
+    for source in split.sources if len(split.sources) > 1 or any(each.licence for each in split.sources) else ():
+        licence = source.licence or "not known"
+        text.append(
+            f"\n  {source.path} ({source.format}): {source.rows} rows, {source.records} records, "
+            f"weight {source.weight:g}, licence {licence}"
+        )
     return text
 
 

@@ -44,7 +44,26 @@ def ches(chosen: ArrayLike, chosen_mask: ArrayLike, rejected: ArrayLike, rejecte
         >>> found.score.tolist(), found.normalised.tolist()
         ([-2.0], [-0.5])
     """
-    (won, num_won), (lost, num_lost) = _sums(chosen, chosen_mask, "chosen"), _sums(rejected, rejected_mask, "rejected")
+    return ches_of_sums(*_sums(chosen, chosen_mask, "chosen"), *_sums(rejected, rejected_mask, "rejected"))
+
+
+def ches_of_sums(chosen: ArrayLike, num_chosen: ArrayLike, rejected: ArrayLike, num_rejected: ArrayLike) -> Ches:
+    """CHES of N pairs from sums of hidden states, as `policies.hidden_states.state_sums` gives them.
+
+    Args:
+        chosen: (N, D) sum of the states that predict the chosen completion's tokens.
+        num_chosen: (N,) how many they are, >= 1.
+        rejected: (N, D).
+        num_rejected: (N,).
+
+    Example:
+        >>> ches_of_sums([[2.0, 0.0]], [2], [[1.0, 3.0]], [2]).score.tolist()
+        [-2.0]
+    """
+    won, lost = finite(chosen, "the chosen states"), finite(rejected, "the rejected states")
+    num_won, num_lost = np.asarray(num_chosen), np.asarray(num_rejected)
+    if (num_won < 1).any() or (num_lost < 1).any():
+        raise ValueError("a completion has no state that counts")
     if won.shape != lost.shape:
         raise ValueError(f"chosen and rejected must have one N and one D, got {won.shape} and {lost.shape}")
     product, square = (won * lost).sum(axis=1), (won * won).sum(axis=1)

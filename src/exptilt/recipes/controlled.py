@@ -17,7 +17,7 @@ from exptilt.config import config
 from exptilt.data.encode import encode_prompts
 from exptilt.data.groups import TokenIds
 from exptilt.data.sources import DataConfig
-from exptilt.errors import ExptiltError
+from exptilt.errors import Stopped
 from exptilt.losses import SFT
 from exptilt.policies.models import ModelConfig, SmallModel, load_model, load_tokenizer
 from exptilt.recipes.recipe import Recipe
@@ -29,10 +29,6 @@ from exptilt.sampling.generate import sample
 from exptilt.sampling.law import SamplingLaw
 from exptilt.train.loop import TrainConfig
 from exptilt.train.optim import OptimConfig
-
-
-class StudyStopped(ExptiltError):
-    """A study of several runs was interrupted, and can go on."""
 
 
 @config
@@ -157,11 +153,11 @@ def finish(recipe: Recipe) -> RunFolder:
     """Train one run of a study to its end, quietly.
 
     Raises:
-        StudyStopped: it was asked to stop before.
+        Stopped: it was asked to stop before.
     """
     outcome = run_recipe(recipe, Console(quiet=True), page=False)
     if not outcome.finished:
-        raise StudyStopped(f"stopped; run the same command again to go on from step {outcome.step} of {recipe.output}")
+        raise Stopped(f"stopped; run the same command again to go on from step {outcome.step} of {recipe.output}")
     return outcome.folder
 
 

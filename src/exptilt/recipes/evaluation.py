@@ -72,6 +72,8 @@ def evaluate_run(run: Path, overrides: Sequence[str], policy: Path | None = None
     found = measure_policy(recipe, model, first, tokenizer, held_out, table)
     name = _name_of(recipe, overrides, policy)
     folder.write(name, found.evaluation)
+    if found.margins:
+        folder.write_lines(f"{Path(name).stem}-margins.jsonl", found.margins)
     console.print(_shown(found.evaluation))
     console.print(f"written: {folder.path / name}", highlight=False)
     return found.evaluation

@@ -94,6 +94,10 @@ class Recipe:
     evaluate: EvaluateConfig = EvaluateConfig()
     """What is measured at the end."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
+
     @property
     def folder(self) -> Path:
         """The run folder."""

@@ -155,6 +155,8 @@ def changed_keys(old: Recipe, new: Recipe) -> list[str]:
     """Keys in which two recipes differ and that move a weight, those of the supervised phase among them."""
     one, other = (dict(_flatten(as_dict(recipe))) for recipe in (old, new))
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    if (old.sft is None) != (new.sft is None):
+        keys = ["sft", *(key for key in keys if not key.startswith("sft"))]
     return [key for key in keys if not key.removeprefix("sft.").startswith(_NO_EFFECT)]
 
 

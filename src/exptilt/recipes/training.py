@@ -132,9 +132,9 @@ class _Session:
         save_model(self.model, self.tokenizer, self.folder.model)
         self._measure()
         self.folder.update_manifest(status="done", finished=datetime.now(UTC).isoformat(timespec="seconds"))
-        self.console.print(f"model: {self.folder.model}")
+        self.console.print(f"model: {self.folder.model}", soft_wrap=True, highlight=False)
         if page:
-            self.console.print(f"report: {write_report([self.folder.path])}")
+            self.console.print(f"report: {write_report([self.folder.path])}", soft_wrap=True, highlight=False)
         return Outcome(self.folder, place.step, finished=True)
 
     def _start(self) -> Any:
@@ -228,7 +228,7 @@ class _Session:
             return self.objective(groups, policy, anchor(groups) if anchor else None).sums
 
     def _measure(self) -> None:
-        """Write evaluation.json and samples.jsonl, against the reference the run had throughout."""
+        """Write evaluation.json, its margins and samples.jsonl, against the reference the run had throughout."""
         if not self.held_out:
             return
         found = measure_policy(self.recipe, self.model, self._start, self.tokenizer, self.held_out, self.reference)
@@ -236,3 +236,5 @@ class _Session:
             self.folder.write("evaluation.json", found.evaluation)
         if found.samples:
             self.folder.write_lines("samples.jsonl", found.samples)
+        if found.margins:
+            self.folder.write_lines("evaluation-margins.jsonl", found.margins)

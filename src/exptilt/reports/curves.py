@@ -8,8 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from exptilt.reports.run_folder import RunFolder
+from exptilt.reports.schema import estimates
 from exptilt.reports.svg import MARKERS, MAX_POINTS, MUTED, PANEL, SERIES, SURFACE, Figure, draw, running_mean, thin
-from exptilt.reports.wording import number
+from exptilt.reports.wording import MINUS, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +76,7 @@ def curve(spec: Curve, runs: Sequence[RunFolder], colours: Sequence[str], *, lar
     if not traces:
         return None
     if spec is DISPLACEMENT and len(runs) == 1:
-        traces += _midline(traces)
+        traces += _midline(traces) + _forced(runs[0], traces)
     alt = f"{spec.title} over training steps. " + _in_words(traces)
     paint = partial(_paint_curves, spec=spec, traces=traces, labelled=len(runs) == 1)
     narrow = draw(f"{spec.name}-narrow", alt, paint, NARROW) if large else None
@@ -135,6 +136,17 @@ def _midline(traces: list[Trace]) -> list[Trace]:
                 )
             ]
     return []
+
+
+def _forced(run: RunFolder, traces: list[Trace]) -> list[Trace]:
+    """-KL(reference || policy) as measured at the end, a level beside the average it forces."""
+    found = estimates(run.evaluation.displacement if run.evaluation else None).get("forced")
+    if found is None or found.value is None:
+        return []
+    steps = [min(trace.steps[0] for trace in traces), max(trace.steps[-1] for trace in traces)]
+    label = f"forced at the end: {MINUS}KL(reference ‖ policy)"
+    level = [found.value, found.value]
+    return [Trace(label=label, steps=steps, values=level, colour=MUTED, held_out=True, dashed=True)]
 
 
 def _paint_curves(axes: Axes, *, spec: Curve, traces: list[Trace], labelled: bool) -> None:

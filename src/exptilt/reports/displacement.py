@@ -71,7 +71,7 @@ def _both_fell(run: RunFolder, facts: str, up: float, down: float) -> Answer:
     average = (
         f"The average of both sides is {number((up + down) / 2)} nats. If the pairs were sampled from the reference, "
         f"this average is forced on every method: it equals {MINUS}KL(reference ‖ policy). Pairs from elsewhere are "
-        "under no such law."
+        f"under no such law.{_measured_part(run)}"
     )
     if share <= 1:
         detail = (
@@ -87,6 +87,17 @@ def _both_fell(run: RunFolder, facts: str, up: float, down: float) -> Answer:
         "larger beta, an added SFT term on the chosen replies, or leaving out pairs whose two sides are nearly the same."
     )
     return Answer(QUESTION, "Common, but worth watching.", detail, "unsure")
+
+
+def _measured_part(run: RunFolder) -> str:
+    given = estimates(run.evaluation.displacement if run.evaluation else None)
+    forced, rest = given.get("forced"), given.get("remainder")
+    if forced is None or rest is None:
+        return ""
+    return (
+        f" Measured on samples of the reference, the forced part is {estimate(forced)} nats; "
+        f"the other {estimate(rest)} nats come from the pairs not being such samples."
+    )
 
 
 def _per_token(run: RunFolder, up: float) -> str:

@@ -277,8 +277,7 @@ def _in_words(frontier: Frontier) -> str:
             f"to {number(best.reward[-1])} at {number(best.kl[-1])} nats."
         )
     told += [
-        f"{point.name}: {number(point.reward.value)} at {number(point.kl.value)} nats."
-        for point in frontier.ends[:12]
+        f"{point.name}: {number(point.reward.value)} at {number(point.kl.value)} nats." for point in frontier.ends[:12]
     ]
     if len(frontier.ends) > 12:
         told.append(f"And {len(frontier.ends) - 12} more.")

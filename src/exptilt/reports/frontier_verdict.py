@@ -12,6 +12,8 @@ from exptilt.reports.run_folder import RunFolder
 from exptilt.reports.schema import Estimate, Frontier, Point
 from exptilt.reports.wording import estimate, joined, number
 
+_NAMED = 4
+"""Rivals named one by one; more are counted."""
 WORKED, COST, DISTANCE = "Did it work?", "What did it cost in KL?", "How far from the best possible?"
 
 
@@ -140,9 +142,8 @@ def _leader(best: Point, points: list[Point]) -> Answer:
     rivals = [point.name for point in points if point is not best and not apart(best.reward, point.reward)]
     shown = f"{best.name} has the highest reward, {estimate(best.reward)}"
     if rivals:
-        return Answer(
-            question, "No single winner", f"{shown}; intervals do not set it apart from {joined(rivals)}.", "unsure"
-        )
+        who = joined(rivals) if len(rivals) <= _NAMED else f"{len(rivals)} others"
+        return Answer(question, "No single winner", f"{shown}; intervals do not set it apart from {who}.", "unsure")
     others = ", and its interval lies above all others" if len(points) > 1 else ""
     return Answer(question, best.name, f"{shown}{others}.", "good" if others else "unsure")
 

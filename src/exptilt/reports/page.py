@@ -20,6 +20,7 @@ from exptilt.reports.displacement import is_this_normal
 from exptilt.reports.figures import calibration, margin_histogram
 from exptilt.reports.frontier_figure import colour_index, colour_keys, frontier_figure
 from exptilt.reports.frontier_verdict import point_of
+from exptilt.reports.paired import paired_differences
 from exptilt.reports.remarks import cautions, commands, missing
 from exptilt.reports.run_folder import Inputs, RunFolder, read_inputs
 from exptilt.reports.svg import SERIES, Figure
@@ -112,6 +113,7 @@ def context(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:
         "same": [(name, values[0]) for name, values in cards if len(set(values)) == 1],
         "varying": [(name, values) for name, values in cards if len(set(values)) > 1],
         "differences": sections.differences(inputs.runs),
+        "paired": paired_differences(inputs.runs),
         "data": sections.data_groups(inputs.runs),
         "accuracy": sections.accuracy_table(inputs.runs),
         "gaps": sections.gap_tables(inputs.runs),
@@ -139,6 +141,10 @@ def everything(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:
         "verdict": _verdict(verdict),
         "runs": [_numbers(run, inputs) for run in inputs.runs],
         "frontier": inputs.frontier.model_dump(mode="json", exclude_none=True) if inputs.frontier else None,
+        "paired": [
+            vars(row) | {"differences": {name: one.model_dump() for name, one in row.differences.items()}}
+            for row in paired_differences(inputs.runs)
+        ],
         "cautions": [caution.model_dump() for caution in cautions(inputs)],
         "missing": missing(inputs),
     }

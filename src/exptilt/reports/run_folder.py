@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from exptilt.errors import CheckpointError
-from exptilt.reports.schema import DataReport, Evaluation, Frontier, RunInfo, Sample
+from exptilt.reports.schema import DataReport, Evaluation, Frontier, PairMargin, RunInfo, Sample
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -33,6 +33,7 @@ class RunFolder:
     samples: tuple[Sample, ...]
     frontier: Frontier | None
     notices: tuple[str, ...]
+    margins: tuple[PairMargin, ...] = ()
 
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of one metric, in order of step; both empty where it was never logged."""
@@ -184,6 +185,7 @@ def read_run(folder: Path) -> RunFolder:
         evaluation=reader.record(Evaluation, "evaluation.json"),
         samples=reader.records(Sample, "samples.jsonl"),
         frontier=reader.record(Frontier, "frontier.json"),
+        margins=reader.records(PairMargin, "evaluation-margins.jsonl"),
         notices=reader.all_notices(),
     )
 

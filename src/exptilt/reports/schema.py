@@ -167,6 +167,17 @@ class Evaluation(Part):
     margins: Margins | None = None
 
 
+class PairMargin(Part):
+    """One line of evaluation-margins.jsonl: a held-out pair by its content."""
+
+    pair: str
+    prompt: str
+    log_ratio: float
+    """Log-ratio of chosen minus that of rejected, nats."""
+    likelihood: float
+    """Log-probability of chosen minus that of rejected, nats."""
+
+
 class Sample(Part):
     """One prompt with what the reference and the policy say to it."""
 

@@ -25,6 +25,10 @@ _SETTINGS = {
     "Seed": ("seed",),
     "Dtype": ("model", "dtype"),
 }
+_FAMILIES = {
+    "with_reference": "Log-ratio accuracy (with reference)",
+    "without_reference": "Likelihood-ranking accuracy (without reference)",
+}
 
 
 @dataclass(frozen=True)
@@ -197,9 +201,7 @@ def _measured(run: RunFolder) -> dict[str, str]:
     named = {}
     for scores, reductions in run.evaluation.accuracy.items():
         for reduction, value in reductions.items():
-            named[f"Accuracy, {scores.replace('_', ' ')}, {reduction.replace('_', ' ')}"] = estimate(
-                value, percent=True
-            )
+            named[f"{_FAMILIES.get(scores, _name(scores))}, {_name(reduction)}"] = estimate(value, percent=True)
     if run.evaluation.longest_wins is not None:
         named["Accuracy of always taking the longer"] = estimate(run.evaluation.longest_wins, percent=True)
     if run.evaluation.auc is not None:

@@ -34,9 +34,16 @@ def _unknown(columns: Mapping[str, Any], source: str) -> str:
     guesses = {column: difflib.get_close_matches(column, known, n=1, cutoff=0.8) for column in columns}
     meant = [f"{near[0]}: {column}" for column, near in guesses.items() if near]
     hint = f"; perhaps data.columns={{{', '.join(meant)}}}" if meant else ""
-    formats = "; ".join(f"{adapter.name}: {adapter.shape}" for adapter in ADAPTERS)
+    nearest = sorted(ADAPTERS, key=lambda adapter: -_likeness(adapter, columns))[:4]
+    formats = "; ".join(f"{adapter.name}: {adapter.shape}" for adapter in nearest)
     found = " ".join(", ".join(columns).split())[:300] or "none"
     return (
         f"{source}: no known format has its columns ({found}){hint}; rename them with data.columns; "
-        f"known formats: {formats}"
+        f"the nearest known formats: {formats} (of {len(ADAPTERS)}; data.format names them)"
     )
+
+
+def _likeness(adapter: Adapter, columns: Mapping[str, Any]) -> float:
+    """How many of the format's columns are there, and how few of its own are missing."""
+    needed = set(adapter.shape.split(", "))
+    return len(needed & columns.keys()) / len(needed | columns.keys())

@@ -63,7 +63,7 @@ def tree(row: Row, row_id: str) -> tuple[Ranking, ...]:
     replies: dict[str, list[Row]] = {}
     for each in messages.values():
         if each.get("parent_id") is not None and each.get("rank") is not None and _role(each) == "assistant":
-            replies.setdefault(each["parent_id"], []).append(each)
+            replies.setdefault(text(each["parent_id"], "parent_id"), []).append(each)
     found = []
     for parent, options in replies.items():
         if len(options) < 2 or parent not in messages:
@@ -85,7 +85,7 @@ def _path(messages: Mapping[str, Row], leaf: str | None) -> tuple[Message, ...]:
         if each is None:
             raise RowError("missing_column", f"message {leaf!r} is not in the source, so a reply has no context")
         said.append({"role": _role(each), "content": text(each.get("text"), "text")})
-        leaf = each.get("parent_id")
+        leaf = None if each.get("parent_id") is None else text(each["parent_id"], "parent_id")
     return tuple(reversed(said))
 
 

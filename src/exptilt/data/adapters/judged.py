@@ -114,7 +114,7 @@ def judgement(row: Row, row_id: str) -> Preference:
     second is better, plus one. No verdict is a failed judgement, not a preference.
     """
     column = next((name for name in ("preference", "label", "winner") if name in row), "preference")
-    if row[column] is None or row[column] != row[column]:
+    if row.get(column) is None or row[column] != row[column]:
         raise RowError("unjudged", f"column {column!r} is null: the judgement failed")
     return _decided(row, row_id, _asked(row), _outputs(row), verdict(row[column], column), number(row, "margin"))
 

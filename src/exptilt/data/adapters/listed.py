@@ -33,7 +33,9 @@ def ultrafeedback(row: Row, row_id: str) -> Ranking:
     `overall_score` is not read: 2,628 completions had 10 there where 1 was meant. The four replies were made under
     different system prompts, which are not part of the prompt here.
     """
-    options = [under(each, f"completions[{at}]") for at, each in enumerate(items(row["completions"], "completions", 2))]
+    options = [
+        under(each, f"completions[{at}]") for at, each in enumerate(items(need(row, "completions"), "completions", 2))
+    ]
     scores = [_mean_rating(option, f"completions[{at}]") for at, option in enumerate(options)]
     said = [text(option.get("response"), f"completions[{at}].response") for at, option in enumerate(options)]
     return _scored(row, row_id, text(need(row, "instruction"), "instruction"), said, scores)
@@ -44,7 +46,7 @@ def answers(row: Row, row_id: str) -> Ranking:
 
     A prompt that is a Human/Assistant transcript becomes turns.
     """
-    options = [under(each, f"answers[{at}]") for at, each in enumerate(items(row["answers"], "answers", 2))]
+    options = [under(each, f"answers[{at}]") for at, each in enumerate(items(need(row, "answers"), "answers", 2))]
     prompt = first_of(row, "prompt", "question")
     asked: Text = hh.asked(prompt) if hh.is_transcript(prompt) else content(prompt, "prompt")
     said = [
@@ -59,7 +61,9 @@ def answers(row: Row, row_id: str) -> Ranking:
 
 def generations(row: Row, row_id: str) -> Ranking:
     """distilabel: `instruction` or `prompt`, `generations` and `ratings`."""
-    said = [content(each, f"generations[{at}]") for at, each in enumerate(items(row["generations"], "generations", 2))]
+    said = [
+        content(each, f"generations[{at}]") for at, each in enumerate(items(need(row, "generations"), "generations", 2))
+    ]
     prompt = instruction(row) if row.get("instruction") is not None else content(need(row, "prompt"), "prompt")
     return _scored(row, row_id, prompt, said, need(row, "ratings"))
 
@@ -122,7 +126,7 @@ def _comparison(value: Any, name: str, count: int) -> tuple[int, int, float]:
     each = under(value, name)
     i, j = (as_number(each.get(side), f"{name}.{side}", 0, count - 1) for side in ("i", "j"))
     shares = {"i": 0.0, "j": 1.0, "tie": 0.5}
-    if each.get("label") not in shares or int(i) == int(j):
+    if str(each.get("label")) not in shares or int(i) == int(j):
         raise RowError(
             "bad_value", f"{name} must compare two answers with label i, j or tie, got {each.get('label')!r}"
         )

@@ -66,7 +66,8 @@ def openai(row: Row, row_id: str) -> Preference:
     )
     chosen, rejected = (_one_reply(row, name) for name in sides)
     pair = paired(row, row_id, prompt, chosen, rejected)
-    return replace(pair, template_args={"tools": list(asked["tools"])}) if asked.get("tools") else pair
+    tools = asked.get("tools")
+    return replace(pair, template_args={"tools": list(items(tools, "input.tools"))}) if tools else pair
 
 
 def rejected_response(row: Row, row_id: str) -> Preference:

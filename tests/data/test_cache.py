@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from exptilt.data import cache
+from exptilt.data import prepare as module
+from exptilt.data.prepare import prepare
+from exptilt.data.sources import DataConfig
+from exptilt.errors import DataError
+
+
+def write(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Everything is worth keeping, and how often rows were read is counted."""
+    monkeypatch.setenv("EXPTILT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "LEAST_GROUPS", 1)
+    reads = []
+    original = module.read_splits
+    monkeypatch.setattr(module, "read_splits", lambda *args: reads.append(1) or original(*args))
+    return reads
+
+
+ROWS = [{"prompt": f"question {n}", "chosen": f" good {n}", "rejected": f" bad {n}"} for n in range(12)]
+
+
+def said(prepared):
+    return [
+        (group.id, group.prompt.tolist(), [part.ids.tolist() for part in group.completions])
+        for part in (prepared.train, prepared.test)
+        for group in part
+    ]
+
+
+def test_the_second_time_nothing_is_read_and_everything_is_the_same(tmp_path, kept, base_tokenizer):
+    config = DataConfig(train=write(tmp_path / "a.jsonl", ROWS), test_fraction=0.3)
+    first, second = prepare(config, base_tokenizer, "pair"), prepare(config, base_tokenizer, "pair")
+    assert len(kept) == 1
+    assert said(first) == said(second)
+    assert first.report == second.report
+
+
+@pytest.mark.parametrize("change", ["row", "setting", "kind", "context", "tokenizer", "template"])
+def test_whatever_the_tokens_depend_on_makes_them_new(tmp_path, kept, base_tokenizer, make_tokenizer, change):
+    path = write(tmp_path / "a.jsonl", ROWS)
+    prepare(DataConfig(train=path), base_tokenizer, "pair", 64)
+    if change == "row":
+        write(tmp_path / "a.jsonl", [*ROWS[:-1], {**ROWS[-1], "chosen": " fine"}])
+    config = DataConfig(train=path, boundary="merge" if change == "setting" else "split")
+    chat = "{{ messages }}" if change == "template" else None
+    tokenizer = (
+        make_tokenizer(bos=change == "tokenizer", chat=chat) if chat or change == "tokenizer" else base_tokenizer
+    )
+    prepare(config, tokenizer, "completion" if change == "kind" else "pair", 32 if change == "context" else 64)
+    assert len(kept) == 2
+
+
+def test_errors_are_kept_as_well(tmp_path, kept, base_tokenizer):
+    config = DataConfig(train=write(tmp_path / "a.jsonl", [*ROWS, {**ROWS[0], "chosen": ""}]))
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"a.jsonl:13: chosen is empty"):
+            prepare(config, base_tokenizer, "pair")
+    assert len(kept) == 1
+
+
+def test_small_data_and_data_without_tokens_are_not_kept(tmp_path, monkeypatch, base_tokenizer):
+    monkeypatch.setenv("EXPTILT_CACHE", str(tmp_path / "cache"))
+    config = DataConfig(train=write(tmp_path / "a.jsonl", ROWS))
+    prepare(config, base_tokenizer, "pair")
+    prepare(config, None, "pair")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_reason_to_stop(tmp_path, kept, base_tokenizer, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EXPTILT_CACHE", str(tmp_path / "file"))
+    config = DataConfig(train=write(tmp_path / "a.jsonl", ROWS))
+    assert len(prepare(config, base_tokenizer, "pair").train) == 12
