@@ -17,15 +17,17 @@ from exptilt.config import as_dict, build, load
 from exptilt.errors import ConfigError, DataError, ExptiltError
 from exptilt.evaluate.best_of_n import kl_bound
 from exptilt.losses import DPO, IPO, SFT, Unlikelihood
+from exptilt.recipes.frontier import FrontierStudy, PolicyPoint
 from exptilt.recipes.grid import GridRecipe, MeasureConfig, Method
 from exptilt.recipes.grid_run import Grid, run_grid
 from exptilt.recipes.own_task import OwnTask, find_function
 from exptilt.recipes.world_task import WorldTask
+from exptilt.sampling.law import SamplingLaw
 from exptilt.yaml_source import Source
 
 QUIET = Console(quiet=True)
 TASK = WorldTask(num_reviews=256, sft_epochs=1.0, width=16, num_layers=1, samples_per_prompt=2)
-MEASURE = MeasureConfig(every=8, num_prompts=6, num_samples=4, pool=16, max_new_tokens=12)
+MEASURE = MeasureConfig(every=3, num_prompts=6, num_samples=4, pool=16, max_new_tokens=12)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def study(tmp_path_factory):
     patch.undo()
 
 
-def test_every_eighth_checkpoint_and_the_end_of_every_run_is_measured(study):
+def test_every_third_checkpoint_and_the_end_of_every_run_is_measured(study):
     recipe, content = study
     by_run = {}
     for point in content["points"]:
@@ -48,14 +50,14 @@ def test_every_eighth_checkpoint_and_the_end_of_every_run_is_measured(study):
     assert list(by_run) == ["DPO beta=0.05", "Preferred-FT"]
     run = json.loads((recipe.folder / "runs" / "dpo-beta-0.05-seed-0" / "run.json").read_text())
     last = run["steps"]
-    expected = [(step, False) for step in range(8, last, 8)] + [(last, True)]
+    expected = [(step, False) for step in range(3, last, 3)] + [(last, True)]
     assert by_run["DPO beta=0.05"] == expected
 
 
 def test_a_point_is_the_mean_of_its_samples(study):
     recipe, content = study
     point = content["points"][0]
-    kept = json.loads((recipe.folder / "points" / "dpo-beta-0.05-seed-0-step-00000008.json").read_text())
+    kept = json.loads((recipe.folder / "points" / "dpo-beta-0.05-seed-0-step-00000003.json").read_text())
     assert point["kl"]["value"] == pytest.approx(np.mean(kept["kl"]))
     assert point["reward"]["value"] == pytest.approx(np.mean(kept["reward"]))
     pool = json.loads((recipe.folder / "reference.json").read_text())
@@ -72,7 +74,7 @@ def test_best_of_n_has_its_own_kl_below_the_bound(study):
 
 def test_a_second_call_only_reads_and_a_lost_measurement_is_made_again_the_same(study, monkeypatch):
     recipe, content = study
-    lost = recipe.folder / "points" / "preferred-ft-seed-0-step-00000008.json"
+    lost = recipe.folder / "points" / "preferred-ft-seed-0-step-00000003.json"
     lost.unlink()
     trained = []
     monkeypatch.setattr("exptilt.recipes.training._Session", lambda *given: trained.append(given))
@@ -90,6 +92,20 @@ def test_another_sampling_law_is_measured_anew(study):
     same = Grid(recipe)
     assert other._digest(1) != same._digest(1)
     assert same._digest(1) == Grid(recipe)._digest(1)
+
+
+def test_numbers_against_another_reference_are_refused(study):
+    recipe, content = study
+    grid = Grid(recipe)
+    placed = FrontierStudy(grid.pool, "sentiment")
+    found = grid._measured(recipe.entries[0], grid._checkpoints(recipe.entries[0])[-1])
+    point = PolicyPoint("dpo", "DPO", 0.05, 1, run="x")
+    with pytest.raises(ValueError, match="compares against reference"):
+        placed.add(point, found, replace(grid.yardstick.provenance, reference="another"))
+    with pytest.raises(ValueError, match="max_new_tokens 12 and 6"):
+        placed.add(point, found, replace(grid.yardstick.provenance, law=SamplingLaw(max_new_tokens=6, eos_ids=(2,))))
+    placed.add(point, found, grid.yardstick.provenance)
+    assert placed.points[0]["kl"] == next(one["kl"] for one in content["points"] if one["final"])
 
 
 def test_a_folder_of_another_study_is_refused(study):

@@ -166,7 +166,7 @@ def test_estimates_from_samples_agree_with_the_exact_values_of_the_same_models(b
     )
     study = FrontierStudy(ReferencePool.draw(yardstick, 2000), "reward")
     found = yardstick.measure(load_model(where, tokenizer), 2000, stream=1)
-    study.add(PolicyPoint("dpo", "DPO", BETA, STEPS, run="x"), found, study.pool.provenance)
+    study.add(PolicyPoint("dpo", "DPO", BETA, STEPS, run="x"), found, yardstick.provenance)
     (kl, gained), point = bench.exact(where), study.points[0]
     noise = {name: found.by_prompt(name).std(axis=1).mean() / np.sqrt(len(found.kl)) for name in ("kl", "reward")}
     assert point["kl"]["value"] == pytest.approx(kl, abs=4 * noise["kl"])

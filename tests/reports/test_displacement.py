@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from exptilt.reports.curves import DISPLACEMENT, curve
 from exptilt.reports.displacement import displacement, is_this_normal
 from exptilt.reports.run_folder import read_run
+from exptilt.reports.svg import SERIES
+from exptilt.reports.wording import MINUS
 
 
 @pytest.mark.parametrize(
@@ -68,3 +71,20 @@ def test_a_run_without_a_reference_has_no_answer(make_run: Callable[..., Path]) 
     folder = make_run(without=("evaluation.json",))
     (folder / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0, "train/logps": -50.0}\n')
     assert is_this_normal(read_run(folder)) is None
+
+
+def test_the_measured_forced_part_is_told_and_drawn(make_run: Callable[..., Path]) -> None:
+    folder = make_run()
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    parts = {"chosen": -2.0, "rejected": -5.0, "mean": -3.5, "forced": -3.0, "remainder": -0.5}
+    evaluation["displacement"] = {
+        name: {"value": value, "low": value - 1, "high": value + 1} for name, value in parts.items()
+    }
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    run = read_run(folder)
+    answer = is_this_normal(run)
+    assert answer is not None
+    assert f"forced part is {MINUS}3.0 [{MINUS}4.0, {MINUS}2.0] nats" in answer.detail
+    figure = curve(DISPLACEMENT, [run], [SERIES[0]])
+    assert figure is not None
+    assert f"forced at the end: {MINUS}KL(reference ‖ policy): from {MINUS}3" in figure.alt

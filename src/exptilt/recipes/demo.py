@@ -150,7 +150,7 @@ class _Demo:
             model = load_model(ModelConfig(path=str(folder.model)), tokenizer)
             steps = folder.read("run.json")["steps"]
             point = PolicyPoint(title, loss.name, getattr(loss, "beta", None), steps, run=name)
-            study.add(point, yardstick.measure(model, self.size.policy_samples, stream), study.pool.provenance)
+            study.add(point, yardstick.measure(model, self.size.policy_samples, stream), yardstick.provenance)
         return study
 
 

@@ -14,7 +14,6 @@ from exptilt.evaluate.frontier import OptimalFrontier
 from exptilt.evaluate.intervals import mean, paired_difference
 from exptilt.evaluate.kl import estimate_kl
 from exptilt.evaluate.provenance import Provenance
-from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.scoring import score_all
 from exptilt.recipes.yardstick import SHOWN, Measurement, Yardstick
 from exptilt.sampling.generate import samples_as_groups
@@ -68,7 +67,7 @@ class ReferencePool:
             prompts=yardstick.openings,
             texts=[one.text(yardstick.tokenizer) for one in samples if one.sample_index == 0][:SHOWN],
             law=yardstick.law,
-            identity=fingerprint(yardstick.reference),
+            identity=yardstick.provenance.reference,
         )
 
     @property

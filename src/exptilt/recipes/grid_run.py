@@ -27,7 +27,6 @@ from rich.console import Console
 
 from exptilt.config import as_dict, dump, load
 from exptilt.errors import CheckpointError, ConfigError, ExptiltError
-from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.recipes.controlled import Bench, finish
 from exptilt.recipes.frontier import FrontierStudy, PolicyPoint, ReferencePool
@@ -134,7 +133,7 @@ class Grid:
                     seed=entry.seed,
                     final=is_final,
                 )
-                study.add(point, self._measured(entry, checkpoint), self.pool.provenance)
+                study.add(point, self._measured(entry, checkpoint), self.yardstick.provenance)
         return study
 
     def _measured(self, entry: Entry, checkpoint: Path) -> Measurement:
@@ -169,12 +168,15 @@ class Grid:
         """Of everything a measurement depends on; a file with another is drawn anew."""
         yardstick = self.yardstick
         prompts = [prompt.tolist() for prompt in yardstick.prompts]
-        parts = [prompts, as_dict(yardstick.law), yardstick.seed, self._identity, self.bench.facts, *what]
+        parts = [
+            prompts,
+            as_dict(yardstick.law),
+            yardstick.seed,
+            yardstick.provenance.reference,
+            self.bench.facts,
+            *what,
+        ]
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-    @cached_property
-    def _identity(self) -> str:
-        return fingerprint(self.yardstick.reference)
 
 
 def _plain(pool: ReferencePool) -> dict[str, Any]:

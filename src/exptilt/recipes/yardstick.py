@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from exptilt.data.groups import TokenIds
 from exptilt.errors import DataError
+from exptilt.evaluate.provenance import Provenance
 from exptilt.policies.divergence import sequence_kl
+from exptilt.policies.fingerprint import fingerprint
 from exptilt.sampling.generate import Sample, sample, samples_as_groups
 from exptilt.sampling.law import SamplingLaw
 
@@ -64,6 +67,12 @@ class Yardstick:
     def openings(self) -> list[str]:
         """The prompts as text."""
         return [self.tokenizer.decode(prompt.tolist(), skip_special_tokens=True) for prompt in self.prompts]
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """What numbers must share to be compared: sampling law, reference and prompts."""
+        names = [f"{index}: {text}" for index, text in enumerate(self.openings)]
+        return Provenance(law=self.law, reference=fingerprint(self.reference), prompts=names)
 
     def sample(self, model: Any, num_samples: int, stream: int) -> list[Sample]:
         """Samples of a model on every prompt; streams are independent of each other."""
