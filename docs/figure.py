@@ -28,7 +28,9 @@ def main(folder: Path, target: Path) -> None:
     style = f"<style>{root[0]}\n{dark[0]}\nsvg {{ color: var(--ink); background: var(--surface); font-family: sans-serif; }}</style>"
     svg = re.sub(r"(<svg[^>]*>)", rf"\1{style}", str(figure.svg), count=1)
     if "xmlns=" not in svg.split(">", 1)[0]:
-        svg = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"', 1)
+        svg = svg.replace(
+            "<svg", '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"', 1
+        )
     target.write_text(svg + "\n", encoding="utf-8")
 
 

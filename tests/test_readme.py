@@ -29,6 +29,11 @@ QUICK = [
     "evaluate.max_new_tokens=8",
     "data.test_fraction=0.3",
 ]
+QUICK_STUDY = [
+    *("task.num_reviews=256", "task.sft_epochs=1.0", "task.width=16", "task.num_layers=1", "task.samples_per_prompt=2"),
+    *("methods=[{loss: {name: dpo}}, {loss: {name: unlikelihood}}]", "measure.every=0", "measure.num_prompts=5"),
+    *("measure.num_samples=3", "measure.pool=16", "measure.max_new_tokens=12"),
+]
 
 
 @pytest.fixture
@@ -63,8 +68,8 @@ def test_the_make_targets_exist():
 def test_the_walk_from_init_to_report(workshop):
     commands = [words for words in SHELL if words[0] == "exptilt"]
     verbs = [words[1] for words in commands]
-    assert verbs == ["init", "doctor", "train", "evaluate", "report", "config", "train"]
-    init, doctor, train, evaluate, report, config, _ = (words[1:] for words in commands)
+    assert verbs == ["init", "doctor", "train", "evaluate", "report", "config", "frontier", "train"]
+    init, doctor, train, evaluate, report, config, frontier, _ = (words[1:] for words in commands)
     run(*init)
     recipe = Path("recipe.yaml")
     recipe.write_text(recipe.read_text().replace("path/to/model-folder-or-hub-id", "my-model"))
@@ -73,7 +78,9 @@ def test_the_walk_from_init_to_report(workshop):
     run(*train, *QUICK, "output=runs/second", "loss=ipo")
     assert "accuracy with reference" in run(*evaluate)
     assert run(*report).strip().endswith("report.html")
-    assert "loss" in run(*config)
+    assert "ipo" in run(*config)
+    run(frontier[0], str(ROOT / frontier[1]), *QUICK_STUDY)
+    assert (workshop / "runs/frontier-world/report.html").exists()
     assert (workshop / "runs/first/model/config.json").exists()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from exptilt.recipes import demo
@@ -51,13 +53,11 @@ def test_the_optimum_rises_from_the_reference_with_falling_slope(frontiers):
     optimum = content["optimum"]
     slopes = [
         (after - before) / (right - left)
-        for before, after, left, right in zip(
-            optimum["reward"], optimum["reward"][1:], optimum["kl"], optimum["kl"][1:], strict=False
-        )
+        for (left, before), (right, after) in pairwise(zip(optimum["kl"], optimum["reward"], strict=True))
         if right - left > 1e-3
     ]
     assert all(slope >= -1e-9 for slope in slopes)
-    assert all(later <= earlier + 1e-6 for earlier, later in zip(slopes, slopes[1:], strict=False))
+    assert all(later <= earlier + 1e-6 for earlier, later in pairwise(slopes))
     assert max(optimum["kl"]) <= 0.9 * content["log_m"] + 1e-9
 
 

@@ -32,7 +32,7 @@ class TextClassifier:
     Example:
         >>> found = TextClassifier.fit(["good film", "a good one", "bad film", "a bad one"], [1, 1, 0, 0], min_texts=2)
         >>> found.probabilities(["good", "bad"]).round(2).tolist()
-        [0.74, 0.26]
+        [0.71, 0.29]
     """
 
     terms: dict[str, int]
