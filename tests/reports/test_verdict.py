@@ -44,6 +44,12 @@ def test_longest_wins_is_set_against_the_accuracy(make_run: MakeRun) -> None:
     assert detail.endswith("Always taking the longer reply gets 60.0 %: and the two are not distinguishable.")
 
 
+def test_where_the_shorter_side_is_chosen_more_often_that_is_what_must_be_beaten(make_run: MakeRun) -> None:
+    evaluation = ranked(0.574, 0.53, 0.619) | {"longest_wins": {"value": 0.452, "low": 0.407, "high": 0.496}}
+    detail = run_verdict(read_run(make_run(evaluation=evaluation))).answers[0].detail
+    assert detail.endswith("Always taking the shorter reply gets 54.8 %: and the two are not distinguishable.")
+
+
 def test_without_an_evaluation_the_log_is_quoted_without_a_claim(make_run: MakeRun) -> None:
     folder = make_run(without=("evaluation.json",))
     answers = run_verdict(read_run(folder)).answers

@@ -48,22 +48,18 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         render(inputs, verdict),
         json.dumps(_finite(everything(inputs, verdict)), indent=1, sort_keys=True, ensure_ascii=False),
     )
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        for path, text in ((page, html), (page.with_suffix(".json"), numbers + "\n")):
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
-    except OSError as error:
-        raise CheckpointError(
-            f"{page}: the report cannot be written: {error.strerror}; name another place with --out"
-        ) from None
+    write_files({page: html, page.with_suffix(".json"): numbers + "\n"}, "--output")
     return page
 
 
 def render(inputs: Inputs, verdict: Verdict) -> str:
     """The page as text; the same inputs give the same bytes."""
-    environment = Environment(
+    return environment().get_template("template.html").render(context(inputs, verdict))
+
+
+def environment() -> Environment:
+    """Templates of this folder: all that is put into them is escaped, and control characters are spelled out."""
+    found = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
@@ -73,7 +69,7 @@ def render(inputs: Inputs, verdict: Verdict) -> str:
             value if isinstance(value, Markup) or not isinstance(value, str) else visible(value, 100_000)
         ),
     )
-    environment.filters |= {
+    found.filters |= {
         "number": number,
         "estimate": estimate,
         "plain": plain,
@@ -81,7 +77,29 @@ def render(inputs: Inputs, verdict: Verdict) -> str:
         "prose": prose,
         "visible": visible,
     }
-    return environment.get_template("template.html").render(context(inputs, verdict))
+    return found
+
+
+def write_files(files: Mapping[Path, str], option: str) -> None:
+    """Write each file whole, or raise.
+
+    Args:
+        files: texts by path.
+        option: of the command line, that names another place.
+
+    Raises:
+        CheckpointError: if one cannot be written.
+    """
+    for path, text in files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(path.name + ".partial")
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: the report cannot be written: {error.strerror}; name another place with {option}"
+            ) from None
 
 
 def context(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:

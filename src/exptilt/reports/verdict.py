@@ -95,6 +95,7 @@ def _from_accuracy(run: RunFolder, kind: str, accuracy: Estimate) -> Answer:
 
 
 def _against_length(run: RunFolder, accuracy: Estimate) -> str:
+    """What length alone would score, in whichever direction it scores more: that is what must be beaten."""
     longest = run.evaluation.longest_wins if run.evaluation else None
     if longest is None or longest.value is None:
         return ""
@@ -104,8 +105,9 @@ def _against_length(run: RunFolder, accuracy: Estimate) -> str:
         "overlaps": "and the two are not distinguishable",
         "unknown": "to compare with",
     }
-    share = number(100 * longest.value, 1)
-    return f" Always taking the longer reply gets {share} %: {words[compare(accuracy, longest.value)]}."
+    side = "longer" if longest.value >= 0.5 else "shorter"
+    share = max(longest.value, 1 - longest.value)
+    return f" Always taking the {side} reply gets {number(100 * share, 1)} %: {words[compare(accuracy, share)]}."
 
 
 def _from_curves(run: RunFolder) -> Answer:
