@@ -224,7 +224,9 @@ def test_doctor_says_by_its_status_whether_a_run_would_start(exptilt):
     write("bad.jsonl", [*PAIRS, PAIRS[3] | {"chosen": ""}])
     status, out, _ = exptilt("doctor", "bad.jsonl", "--json")
     assert (status, json.loads(out)["findings"][0]["code"]) == (1, "empty")
-    assert exptilt("doctor", "bad.jsonl", "data.on_empty=drop")[0] == 0
+    assert exptilt("doctor", "bad.jsonl", "data.on_empty=drop", "--html", "page.html")[0] == 0
+    assert "A run would take these data." in Path("page.html").read_text()
+    assert "--reference-check needs a model" in refusal(exptilt, "doctor", "good.jsonl", "--reference-check")[0]
     assert "no such file" in refusal(exptilt, "doctor", "none.jsonl")[0]
 
 

@@ -92,11 +92,16 @@ def doctor(
     model: Annotated[str | None, typer.Option(help="Model folder or hub id whose tokenizer is used.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     examples: Annotated[int, typer.Option(help="Rendered examples to show.")] = 2,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as a page, too.")] = None,
+    reference_check: Annotated[
+        bool, typer.Option("--reference-check", help="Load the model and see whether it knows such text.")
+    ] = False,
 ) -> None:
     """Check data before a run; exit status 1 if it would be refused."""
     from exptilt.recipes.examine import examine
 
-    raise typer.Exit(examine(source, overrides or [], model, as_json, examples))
+    status = examine(source, overrides or [], model, as_json, examples, html=html, reference_check=reference_check)
+    raise typer.Exit(status)
 
 
 @app.command()

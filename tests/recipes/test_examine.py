@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from exptilt.config import dump
+from exptilt.data.intake import read_splits
+from exptilt.data.sources import DataConfig
 from exptilt.errors import ConfigError
-from exptilt.recipes.examine import examine
+from exptilt.recipes.examine import _kind_of, examine
 
 DATA = Path(os.environ.get("EXPTILT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 REAL = {  # file: rows, whether a run would take them as they are, left out
@@ -55,6 +58,22 @@ def test_every_kind_of_row_is_examined_as_what_it_trains(capsys, write_rows):
     assert looked_at(capsys, write_rows("shown.jsonl", shown))[1]["kind"] == "completion"
 
 
+def test_the_first_rows_tell_the_kind_and_all_rows_where_none_of_them_can_be_used(write_rows):
+    rated = [{"prompt": f"{n}?", "completion": f"{n}.", "label": bool(n % 2), "set": n // 300} for n in range(600)]
+    path = write_rows("rated.jsonl", rated)
+    asked = []
+
+    def reading(config, ledger):
+        asked.append(config.limit)
+        return read_splits(config, ledger)
+
+    with mock.patch("exptilt.data.intake.read_splits", reading):
+        assert _kind_of(DataConfig(train=str(path), test_fraction=0.5)) == "unpaired"
+        assert _kind_of(DataConfig(train=str(path), limit=20)) == "unpaired"
+        assert _kind_of(DataConfig(train=str(path), where={"set": 1})) == "unpaired"
+    assert asked == [256, 20, 256, None]
+
+
 def test_errors_are_named_and_a_policy_settles_them(capsys, write_rows, pairs):
     path = write_rows("bad.jsonl", [*pairs(), pairs()[0], {"prompt": "a", "chosen": "b"}])
     assert examine(str(path), [], None, False, 0) == 1
@@ -83,6 +102,42 @@ def test_a_recipe_is_examined_with_its_own_settings(capsys, make_recipe, tmp_pat
     _, report = looked_at(capsys, tmp_path / "mine.yaml", "data.limit=20")
     assert report["train"]["rows"] + report["test"]["rows"] == 20
     assert looked_at(capsys, tmp_path / "mine.yaml", "loss=sft")[1]["kind"] == "completion"
+
+
+def test_a_page_is_written_beside_what_is_printed(capsys, write_rows, pairs, tmp_path):
+    page = tmp_path / "report.html"
+    bad = write_rows("bad.jsonl", [*pairs(), pairs()[0]])
+    assert examine(str(bad), [], None, True, 0, html=page) == 1
+    assert json.loads(capsys.readouterr().out)["train"]["kept"] == 30
+    assert "A run would refuse these data:" in page.read_text()
+    assert examine(str(bad), ["data.on_duplicate=drop"], None, False, 0, html=page) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(page)
+    assert "A run would take these data." in page.read_text()
+
+
+def test_the_reference_is_asked_whether_it_knows_such_text(capsys, finished, tmp_path):
+    def found(source, *overrides, model=None):
+        assert examine(str(source), list(overrides), model, True, 0, reference_check=True) == 0
+        findings = json.loads(capsys.readouterr().out)["findings"]
+        return next(one for one in findings if one["code"] in ("familiarity", "unfamiliar"))
+
+    model = str(finished.folder / "model")
+    alone = found(finished.data.train, model=model)
+    assert (alone["code"], alone["count"]) == ("unfamiliar", 30)
+    assert "run a supervised phase first" in alone["fix"]
+    named = [f"model.tokenizer={model}", f"output={tmp_path / 'other'}"]
+    first = found(finished.folder / "config.yaml", *named)
+    assert first["code"] == "familiarity"
+    assert "the supervised phase of this run is the cure" in first["message"]
+    assert first["count"] == 23
+    assert found(finished.folder / "config.yaml", *named, "sft=null")["code"] == "unfamiliar"
+
+
+def test_a_reference_check_needs_a_model(write_rows, pairs, make_recipe, tmp_path):
+    (tmp_path / "mine.yaml").write_text(dump(make_recipe()))
+    for source in (write_rows("good.jsonl", pairs()), tmp_path / "mine.yaml"):
+        with pytest.raises(ConfigError, match="--reference-check needs a model: name one with --model"):
+            examine(str(source), [], None, False, 0, reference_check=True)
 
 
 @pytest.mark.parametrize(

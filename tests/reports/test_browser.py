@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from exptilt.data.report import DataReport, Example, SplitReport
 from exptilt.reports import write_report
+from exptilt.reports.doctor_page import write_doctor_page
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 QUIET = [
@@ -59,3 +61,13 @@ def test_a_request_would_have_been_seen(make_run: Callable[..., Path], tmp_path:
     page.write_text(page.read_text().replace("<main>", '<main><img src="file:///nowhere.png">'))
     _, messages = load(page, tmp_path / "profile", 1200)
     assert any("Content Security Policy" in line for line in messages)
+
+
+def test_the_page_of_hostile_data_asks_for_nothing_either(tmp_path: Path) -> None:
+    attack = "</p><img src=http://evil.test/x><script>alert(1)</script>"
+    split = SplitReport(source=attack, format="hh", rows=1, rows_left_out={}, examples=1, examples_left_out={}, kept=1)
+    example = Example(id=attack, prompt=attack, completions=(((attack, True),),))
+    report = DataReport(kind="completion", train=split, test=None, findings=(), examples=(example,))
+    document, messages = load(write_doctor_page(report, tmp_path / "page.html"), tmp_path / "profile", 390)
+    assert "A run would take these data." in document
+    assert messages == []

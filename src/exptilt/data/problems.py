@@ -119,6 +119,11 @@ CATALOGUE: dict[str, Problem] = {
     "soft_labels": Problem("the labels are probabilities", severity="info"),
     "suggestion": Problem("settings that suit this much data", severity="info"),
     "few": Problem("there are very few examples to train on"),
+    "unfamiliar": Problem(
+        "the reference never saw such text",
+        fix="run a supervised phase first (`sft:` in the recipe), so that the reference is a model that writes such text",
+    ),
+    "familiarity": Problem("how likely the reference finds the chosen text", severity="info"),
 }
 """Every problem by its code. The order is the order of reports."""
 

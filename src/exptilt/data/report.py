@@ -123,6 +123,15 @@ class DataReport:
         """Findings that keep a run from starting."""
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
+    @property
+    def refusal(self) -> str:
+        """Why a run would refuse these data; empty if it would take them."""
+        count = len(self.errors)
+        if count:
+            return f"{count} kind{'s' if count > 1 else ''} of error"
+        nothing_left = any(split.kept == 0 for split in (self.train, self.test) if split is not None)
+        return "nothing is left to use" if nothing_left else ""
+
     def as_dict(self) -> dict[str, Any]:
         """Plain mappings, lists and scalars, for data.json and for pages."""
         return dataclasses.asdict(self)

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from exptilt.config import config, load
-from exptilt.data.prepare import prepare
+from exptilt.data.prepare import Prepared, prepare
 from exptilt.data.report import print_report, show_examples
 from exptilt.data.sources import DataConfig
 from exptilt.errors import ConfigError
 
+_FIRST_ROWS = 256
+"""Rows that tell what kind of data a source holds."""
 
-def examine(source: str, overrides: Sequence[str], model: str | None, as_json: bool, num_examples: int) -> int:
+
+def examine(
+    source: str,
+    overrides: Sequence[str],
+    model: str | None,
+    as_json: bool,
+    num_examples: int,
+    *,
+    html: Path | None = None,
+    reference_check: bool = False,
+) -> int:
     """Check data and print the report.
 
     Args:
@@ -25,28 +38,41 @@ def examine(source: str, overrides: Sequence[str], model: str | None, as_json: b
         model: folder or hub id whose tokenizer is used; by default the recipe's own.
         as_json: print data.json's content instead of text.
         num_examples: rendered examples to show, where there is a tokenizer.
+        html: where to write the report as a page as well.
+        reference_check: load the model too, and see whether it knows such text.
 
     Returns:
         0, or 1 if a run would refuse this data.
     """
-    settings, kind, tokenizer = _subject(source, overrides, model)
-    prepared = prepare(settings, tokenizer, kind, strict=False)
+    subject = _subject(source, overrides, model)
+    if reference_check and (subject.tokenizer is None or subject.model is None):
+        raise ConfigError(
+            "--reference-check needs a model: name one with --model, or give a recipe with model.path "
+            "or with model.config and model.tokenizer"
+        )
+    prepared = prepare(subject.data, subject.tokenizer, subject.kind, strict=False)
+    if reference_check:
+        prepared = _with_reference_check(subject, prepared)
+    report = prepared.report
     console = Console()
     if as_json:
-        print(json.dumps(prepared.report.as_dict(), indent=1))
+        print(json.dumps(report.as_dict(), indent=1))
     else:
-        print_report(prepared.report, console)
-        if tokenizer is not None:
-            show_examples(prepared.train, tokenizer, console, num_examples)
-    report = prepared.report
-    nothing_left = any(split.kept == 0 for split in (report.train, report.test) if split is not None)
-    refused = bool(report.errors) or nothing_left
+        print_report(report, console)
+        if subject.tokenizer is not None:
+            show_examples(prepared.train, subject.tokenizer, console, num_examples)
+    if html is not None:
+        from exptilt.reports.doctor_page import write_doctor_page
+
+        write_doctor_page(report, html)
     if not as_json:
-        count = len(report.errors)
-        why = f"{count} kind{'s' if count > 1 else ''} of error" if count else "nothing is left to use"
-        verdict = f"a run would refuse these data: {why}" if refused else "a run would take these data"
-        console.print(verdict, style="bold red" if refused else "green")
-    return int(refused)
+        verdict = (
+            f"a run would refuse these data: {report.refusal}" if report.refusal else "a run would take these data"
+        )
+        console.print(verdict, style="bold red" if report.refusal else "green")
+        if html is not None:
+            console.print(str(html), markup=False, highlight=False, soft_wrap=True)
+    return int(bool(report.refusal))
 
 
 @config
@@ -56,31 +82,83 @@ class _Alone:
     data: DataConfig
 
 
-def _subject(source: str, overrides: Sequence[str], model: str | None) -> tuple[DataConfig, Any, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is examined."""
+
+    data: DataConfig
+    kind: Any
+    tokenizer: Any
+    model: Any = None
+    """Settings of the model that is the reference, if one is named."""
+    sft_first: bool = False
+    """Whether that model is fine-tuned on this text before it is the reference."""
+    seed: int = 0
+
+
+def _subject(source: str, overrides: Sequence[str], model: str | None) -> _Subject:
     from exptilt.policies.models import ModelConfig
     from exptilt.recipes.vocabulary import named_tokenizer
 
+    given = ModelConfig(path=model) if model else None
     if Path(source).suffix in (".yaml", ".yml"):
-        from exptilt.recipes.recipe import Recipe
-
-        recipe = load(Recipe, source, overrides)
-        named = ModelConfig(path=model) if model else recipe.model
-        has_tokenizer = named.path is not None or named.tokenizer is not None
-        return recipe.data, recipe.loss.kind, named_tokenizer(named) if has_tokenizer else None
+        return _of_recipe(source, overrides, given)
     wrong = [item for item in overrides if not item.startswith("data.")]
     if wrong:
         raise ConfigError(f"command line: {wrong[0]!r}: without a recipe only data.* keys can be set (data.limit=100)")
     settings = load(_Alone, None, [f"data.train={json.dumps(source)}", *overrides]).data
-    tokenizer = named_tokenizer(ModelConfig(path=model)) if model else None
-    return settings, _kind_of(settings), tokenizer
+    tokenizer = named_tokenizer(given) if given else None
+    return _Subject(data=settings, kind=_kind_of(settings), tokenizer=tokenizer, model=given)
+
+
+def _of_recipe(source: str, overrides: Sequence[str], given: Any) -> _Subject:
+    from exptilt.policies.models import ModelConfig
+    from exptilt.recipes.recipe import Recipe
+    from exptilt.recipes.vocabulary import named_tokenizer
+
+    recipe = load(Recipe, source, overrides)
+    named = given or recipe.model
+    has_tokenizer = named.path is not None or named.tokenizer is not None
+    reference, sft_first = named, given is None and (recipe.sft is not None or recipe.loss.name == "sft")
+    if given is None and recipe.reference.model is not None:
+        reference, sft_first = ModelConfig(path=recipe.reference.model, dtype=recipe.model.dtype), False
+    return _Subject(
+        data=recipe.data,
+        kind=recipe.loss.kind,
+        tokenizer=named_tokenizer(named) if has_tokenizer else None,
+        model=reference,
+        sft_first=sft_first,
+        seed=recipe.seed,
+    )
+
+
+def _with_reference_check(subject: _Subject, prepared: Prepared) -> Prepared:
+    import torch
+    import transformers
+
+    from exptilt.policies.models import load_model
+    from exptilt.recipes.familiarity import NUM_PROMPTS, check_familiarity
+
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model: Any = load_model(subject.model, subject.tokenizer, seed=subject.seed)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    rows = prepared.test if len(prepared.test) >= NUM_PROMPTS else prepared.train
+    finding = check_familiarity(model, subject.tokenizer, rows, sft_first=subject.sft_first, seed=subject.seed)
+    report = prepared.report
+    return replace(prepared, report=replace(report, findings=(*report.findings, finding)))
 
 
 def _kind_of(settings: DataConfig) -> str:
     """What objective rows of this source would be trained with, from the first of them."""
-    from exptilt.data.intake import Split, read_splits
+    from exptilt.data.intake import read_splits
     from exptilt.data.problems import Ledger
     from exptilt.data.records import Demonstration, Ranking, Rating
 
-    first: Split = read_splits(settings, Ledger(settings.policies))[0]
     kinds = {Ranking: "list", Rating: "unpaired", Demonstration: "completion"}
-    return kinds.get(type(first.records[0]), "pair") if first.records else "pair"
+    alone = replace(settings, mixture=(), test=None, test_split=None, test_where={}, test_fraction=0.0)
+    # All rows only where none of the first can be used.
+    for limit in (min(settings.limit or _FIRST_ROWS, _FIRST_ROWS), settings.limit):
+        records = read_splits(replace(alone, limit=limit), Ledger(settings.policies))[0].records
+        if records:
+            return kinds.get(type(records[0]), "pair")
+    return "pair"
