@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from exptilt.policies.attention import NAME
-from exptilt.policies.forward import packable, self_check
+from exptilt.policies.forward import context_length, packable, self_check
 from exptilt.policies.scoring import score
 
 
@@ -64,3 +64,13 @@ def test_generation_is_unchanged_by_the_switch(kind, make_model) -> None:
     before = model.generate(ids, **options)
     assert packable(model)
     assert torch.equal(model.generate(ids, **options), before)
+
+
+def test_a_model_that_states_no_longest_sequence_has_no_context(make_model) -> None:
+    """Mamba and Bloom have no such setting; reading it blindly would end a run in a traceback."""
+    from transformers import BloomConfig, BloomForCausalLM
+
+    unlimited = BloomForCausalLM(BloomConfig(vocab_size=11, hidden_size=8, n_layer=1, n_head=2))
+    assert context_length(unlimited) is None
+    limited = make_model("llama")
+    assert context_length(limited) == limited.config.max_position_embeddings

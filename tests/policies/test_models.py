@@ -86,6 +86,16 @@ def test_a_save_that_fails_leaves_the_old_folder(folder, tokenizer, monkeypatch)
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
+def test_what_a_killed_save_left_behind_goes_with_the_next_save(folder, tokenizer) -> None:
+    model = load_model(ModelConfig(path=str(folder)), tokenizer)
+    for name in (".model.abc", ".model.abc.old"):
+        (folder.parent / name).mkdir()
+        (folder.parent / name / "model.safetensors").write_bytes(b"half")
+    save_model(model, tokenizer, folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert fingerprint(load_model(ModelConfig(path=str(folder)), tokenizer)) == fingerprint(model)
+
+
 def test_dropout_and_dtype_as_asked(folder, tokenizer) -> None:
     model = load_model(ModelConfig(path=str(folder), dropout=0.25, dtype="bfloat16"), tokenizer)
     assert model.config.attention_dropout == 0.25

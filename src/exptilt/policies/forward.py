@@ -46,6 +46,12 @@ def causal_lm(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def context_length(model: Any) -> int | None:
+    """The longest sequence a model knows positions for; None for one that states no limit (recurrent, ALiBi)."""
+    limit = getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
 def packable(model: Any) -> bool:
     """Whether `model` runs on packed rows; the first question runs the self-check and says aloud if not."""
     inner = causal_lm(model)

@@ -172,6 +172,8 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase | None, folder: st
                 tokenizer.save_pretrained(staging)
             staging.chmod(0o755)
             _replace(staging, target)
+            for abandoned in target.parent.glob(f".{target.name}.*"):  # by a process killed in the middle of a save
+                shutil.rmtree(abandoned, ignore_errors=True)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:

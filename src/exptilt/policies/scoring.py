@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from exptilt.data.groups import Group
 from exptilt.errors import DataError
-from exptilt.policies.forward import causal_lm, evaluating, packable, packed_states, separate_rows
+from exptilt.policies.forward import causal_lm, context_length, evaluating, packable, packed_states, separate_rows
 from exptilt.policies.head import BYPRODUCTS, merge, row_stats, unit_stats
 from exptilt.policies.packing import pack
 from exptilt.types import LogProbs
@@ -147,8 +147,8 @@ def _unpacked(model: Any, groups: Sequence[Group], names: tuple[str, ...], refer
 
 def _check_context(model: Any, groups: Sequence[Group]) -> None:
     """A sequence longer than the positions a model knows ends in garbage or in an index error."""
-    limit = getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit <= 0:
+    limit = context_length(model)
+    if limit is None:
         return
     for group in groups:
         fed = len(group.prompt) + max(len(completion.ids) for completion in group.completions) - 1

@@ -16,6 +16,7 @@ from exptilt.config import load
 from exptilt.data.prepare import prepare
 from exptilt.data.report import print_report
 from exptilt.errors import CheckpointError, DataError
+from exptilt.policies.forward import context_length
 from exptilt.policies.models import ModelConfig, load_model, load_tokenizer
 from exptilt.recipes.measure import measure_policy
 from exptilt.recipes.recipe import Recipe
@@ -59,8 +60,7 @@ def evaluate_run(run: Path, overrides: Sequence[str], policy: Path | None = None
 
     model = model.to(device)
     objective = Objective(recipe.loss)
-    context = model.config.get_text_config().max_position_embeddings
-    rows = prepare(recipe.data, tokenizer, recipe.loss.kind, context)
+    rows = prepare(recipe.data, tokenizer, recipe.loss.kind, context_length(model))
     console = Console()
     print_report(rows.report, Console(stderr=True))
     if not rows.test:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from exptilt.data.groups import Completion, Group
 from exptilt.data.problems import Finding, Ledger
 from exptilt.evaluate.intervals import DEFAULT, Clusters, Estimate, Resampling, bootstrap, divide, ratio
+from exptilt.policies.forward import context_length
 from exptilt.policies.scoring import score_all
 from exptilt.sampling.generate import sample, samples_as_groups
 from exptilt.sampling.law import SamplingLaw
@@ -92,8 +93,7 @@ def check_familiarity(
     Returns:
         The finding `unfamiliar`, or `familiarity` where there is nothing to mend or too few prompts to tell.
     """
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    context = limit if isinstance(limit, int) and limit > 0 else None
+    context = context_length(model)
     room = _MAX_NEW_TOKENS if context is None else max(1, min(_MAX_NEW_TOKENS, context // 4))
     chosen = chosen_groups(groups, room, context)
     if len(chosen) < _LEAST_PROMPTS:

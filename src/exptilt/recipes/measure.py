@@ -17,6 +17,7 @@ from exptilt.evaluate.displacement import displacement
 from exptilt.evaluate.intervals import Resampling, mean, minimum_detectable_difference
 from exptilt.evaluate.kl import estimate_kl
 from exptilt.policies.divergence import sequence_kl
+from exptilt.policies.forward import context_length
 from exptilt.policies.hidden_states import state_sums
 from exptilt.policies.scoring import score_all
 from exptilt.recipes.recipe import EvaluateConfig, Recipe
@@ -246,7 +247,7 @@ def _distinct_prompts(groups: Sequence[Group]) -> list[TokenIds]:
 
 def _room(model: Any, prompts: Sequence[TokenIds], wanted: int) -> int:
     """No sample may run past the model's context."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(context, int) or not prompts:
+    context = context_length(model)
+    if context is None or not prompts:
         return wanted
     return max(1, min(wanted, context - max(len(prompt) for prompt in prompts)))

@@ -15,6 +15,7 @@ from exptilt.config import config
 from exptilt.data.prepare import prepare
 from exptilt.data.sources import DataConfig
 from exptilt.errors import ConfigError, DataError
+from exptilt.policies.forward import context_length
 from exptilt.policies.models import ModelConfig, load_model, load_tokenizer
 from exptilt.recipes.controlled import Bench
 from exptilt.sampling.law import SamplingLaw
@@ -36,14 +37,14 @@ class OwnTask:
         """Read the held-out prompts and find the reward."""
         function = find_function(self.reward)
         tokenizer = load_tokenizer(self.model)
-        context = load_model(self.model, tokenizer).config.get_text_config().max_position_embeddings
+        context = context_length(load_model(self.model, tokenizer))
         rows = prepare(self.data, tokenizer, "pair", context).test
         prompts = list({group.prompt.tobytes(): group.prompt for group in rows if len(group.prompt)}.values())
         if not prompts:
             raise DataError(
                 f"{self.data.train}: no held-out prompts to measure on; set data.test or data.test_fraction"
             )
-        fitting = [prompt for prompt in prompts if len(prompt) + law.max_new_tokens <= context]
+        fitting = [prompt for prompt in prompts if context is None or len(prompt) + law.max_new_tokens <= context]
         if len(fitting) < min(num_prompts, len(prompts)):
             raise DataError(
                 f"only {len(fitting)} of {len(prompts)} held-out prompts leave room for {law.max_new_tokens} new tokens "

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import platform
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -132,13 +131,11 @@ def manifest(recipe: Recipe) -> dict[str, Any]:
     return {
         "exptilt": version("exptilt"),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "started_at": time.time(),
         "finished": None,
         "status": "running",
         "seed": recipe.seed,
         "versions": {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()},
         "hardware": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
-        "warnings": [],
     }
 
 

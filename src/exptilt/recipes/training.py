@@ -17,7 +17,7 @@ from exptilt.data.groups import Group
 from exptilt.data.prepare import Prepared, prepare
 from exptilt.data.report import print_report
 from exptilt.policies.fingerprint import fingerprint
-from exptilt.policies.forward import evaluating
+from exptilt.policies.forward import context_length, evaluating
 from exptilt.policies.models import load_model, save_model
 from exptilt.policies.scoring import score
 from exptilt.recipes.measure import measure_policy
@@ -147,7 +147,7 @@ class _Session:
         return bool(self.objective.loss.needs_reference)
 
     def _rows(self) -> Prepared:
-        context = self.model.config.get_text_config().max_position_embeddings
+        context = context_length(self.model)
         rows = prepare(self.recipe.data, self.tokenizer, self.objective.loss.kind, context)
         self.folder.write("data.json", rows.report.as_dict())
         print_report(rows.report, self.console)

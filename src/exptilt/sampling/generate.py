@@ -20,6 +20,7 @@ from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, Top
 
 from exptilt.data.groups import Completion, Group, TokenIds
 from exptilt.errors import ModelError
+from exptilt.policies.forward import context_length
 from exptilt.sampling.decode import State, read_prompts
 from exptilt.sampling.law import HasEos, SamplingLaw
 
@@ -128,7 +129,7 @@ def _group(run: Sequence[Sample]) -> Group:
 
 
 def _check(model: Any, prompts: Sequence[TokenIds], max_new_tokens: int) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(model)
     for index, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise ValueError(f"prompt {index} has no token: the first one drawn needs one before it (BOS will do)")
