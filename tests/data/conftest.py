@@ -12,6 +12,12 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+ALTERNATING = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('order') }}"
+    "{% endif %}[{{ m['role'] }}]{{ m['content'] | trim }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+"""Refuses turns that do not alternate, and cuts white space."""
 SPECIALS = ["<pad>", "<bos>", "<eos>", "<|im_start|>", "<|im_end|>"]
 CORPUS = [
     "Human: what is the answer to this question? Assistant: the answer is that I do not know, sorry.",
@@ -130,6 +136,22 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 def any_tokenizer(request) -> PreTrainedTokenizerFast:
     """One of each kind."""
     return request.param()
+
+
+@pytest.fixture(scope="session")
+def all_tokenizers() -> list[PreTrainedTokenizerFast]:
+    """Of every kind, with and without BOS, EOS and chat templates."""
+    return [
+        byte_level(),
+        byte_level(bos=True),
+        byte_level(eos=False),
+        byte_level(bos=True, chat=CHATML),
+        byte_level(chat=ALTERNATING),
+        metaspace(),
+        unigram(),
+        word_piece(),
+        word_level(),
+    ]
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exptilt.data.batching import BatchConfig, Batches, pack
+from exptilt.data.batching import BatchConfig, Batches, budget_use, pack
 from exptilt.data.groups import Completion, Group
+from exptilt.data.prepare import prepare
+from exptilt.data.sources import DataConfig
 
 
 def group(name, *lengths, prompt=1):
@@ -24,7 +26,7 @@ def ids(micro_batches):
     return [[member.id for member in micro] for micro in micro_batches]
 
 
-LENGTHS = st.lists(st.integers(1, 30), min_size=4, max_size=40)
+LENGTHS = st.lists(st.integers(1, 30), min_size=8, max_size=40)
 
 
 def test_first_fit_decreasing_by_hand():
@@ -39,24 +41,61 @@ def test_a_shared_prompt_is_paid_once_and_a_giant_stands_alone():
     assert ids(pack(groups_of([1, 2]), None)) == [["0", "1"]]
 
 
-@given(LENGTHS, st.integers(4, 16), st.integers(1, 4), st.integers(0, 3), st.integers(1, 40))
+@given(LENGTHS, st.integers(8, 16), st.integers(1, 8), st.integers(0, 3), st.integers(1, 40))
 def test_every_group_once_per_epoch_within_the_budget_on_any_number_of_processes(lengths, size, world, seed, tokens):
     groups = groups_of(lengths)
     config = BatchConfig(size=size, tokens=tokens)
+    alone = Batches(groups, config, seed=seed)
     ranks = [Batches(groups, config, seed=seed, rank=rank, world_size=world) for rank in range(world)]
     for epoch in range(2):
         seen = Counter()
         for step in range(epoch * ranks[0].num_steps, (epoch + 1) * ranks[0].num_steps):
             micro = [batches.step(step) for batches in ranks]
-            assert all(mine and all(mine) for mine in micro)
-            counts = [len(mine) for mine in micro]
+            assert len({len(mine) for mine in micro}) == 1
+            for mine in micro:
+                assert mine[0]
+                filled = [bool(part) for part in mine]
+                assert filled == sorted(filled, reverse=True)
             in_step = [member for mine in micro for part in mine for member in part]
-            assert max(counts) - min(counts) == 0 or len(in_step) == sum(counts)
             for part in (part for mine in micro for part in mine):
-                assert len(part) == 1 or sum(member.num_tokens for member in part) <= tokens
+                assert len(part) <= 1 or sum(member.num_tokens for member in part) <= tokens
             assert sorted(m.id for m in in_step) == sorted(m.id for m in ranks[0].groups(step))
+            if len(groups) % size == 0 or len(groups) % size >= world:
+                assert sorted(m.id for m in in_step) == sorted(m.id for part in alone.step(step) for m in part)
             seen.update(member.id for member in in_step)
         assert seen == Counter(member.id for member in groups)
+
+
+def test_what_cannot_be_split_leaves_the_last_processes_an_empty_micro_batch():
+    groups = groups_of([5, 4, 3, 2, 1])
+    ranks = [Batches(groups, BatchConfig(size=5, tokens=3, shuffle=False), rank=r, world_size=4) for r in range(4)]
+    assert [ids(batches.step(0)) for batches in ranks] == [[["0"], ["4"]], [["1"], []], [["2"], []], [["3"], []]]
+
+
+def test_how_full_micro_batches_are_by_hand():
+    # 7+3 of 10, 5+4 of 10, 2 of 10; then 5 of 10
+    use = budget_use([pack(groups_of([3, 6, 1, 4, 2]), 10), pack(groups_of([4]), 10), []], 10)
+    assert (use.steps, use.groups, use.micro_batches, use.num_tokens, use.num_over) == (3, 6, 4, 26, 0)
+    assert use.fill == pytest.approx(26 / 40)
+    assert use.finding().code == "batches"
+    assert "a step of 2 examples is 1.33 micro-batches of at most 10 tokens, 65 % full" in use.finding().message
+
+
+def test_examples_over_the_budget_are_counted_and_not_mixed_into_how_full_the_others_are():
+    use = budget_use([pack(groups_of([50, 4, 4]), 10)], 10)
+    assert (use.num_over, use.fill) == (1, 1.0)
+    assert (use.finding().code, use.finding().severity, use.finding().count) == ("over_budget", "warning", 1)
+    assert budget_use([pack(groups_of([50]), 10)], 10).fill == 0
+
+
+def test_real_rows_fill_the_budget(real_data, base_tokenizer):
+    path = real_data / "hh_rlhf/harmless-base.test.jsonl.gz"
+    rows = prepare(DataConfig(train=str(path), on_empty="drop", limit=1100), base_tokenizer, "pair").train
+    for size, least in ((64, 0.85), (512, 0.97)):  # the last micro-batch of a step holds what is left
+        use = budget_use(Batches(rows, BatchConfig(size=size), seed=0), 8192)
+        assert use.groups == len(rows)
+        assert least < use.fill <= 1
+        assert use.micro_batches - use.num_over <= use.num_tokens / 8192 + 1.2 * use.steps
 
 
 def test_the_last_short_batch_is_kept_and_every_step_but_it_is_full():

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
+from exptilt.data.across import check_across, check_leak
 from exptilt.data.adapters.pairs import preference, transcripts
-from exptilt.data.checks import check_across, check_leak, check_record, is_held_out, longer_side, prompt_key
+from exptilt.data.checks import check_record, is_held_out, longer_side, prompt_key
 from exptilt.data.problems import Ledger
 from exptilt.data.records import Demonstration, Preference, Ranking, Rating
 from exptilt.data.sources import DataConfig

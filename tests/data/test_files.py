@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from exptilt.data import hub
 from exptilt.data.problems import RowError
 from exptilt.data.sources import read_rows
 from exptilt.errors import DataError
@@ -144,6 +145,10 @@ def test_a_missing_file_names_the_one_that_was_meant(tmp_path):
 def test_a_folder_that_datasets_did_not_save(tmp_path):
     with pytest.raises(DataError, match="no folder saved by datasets can be read there"):
         rows_of(tmp_path)
+    for name in ("b.jsonl.gz", "a.parquet", "c.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"none saved by datasets; name one of the files in it instead: a.parquet, b"):
+        rows_of(tmp_path)
 
 
 def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
@@ -152,6 +157,7 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
     def refuse(*args, **kwargs):
         raise ConnectionError("no network\nlong story")
 
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(DataError, match=r"owner/name: no such file here, and the hub gives no data set: no network$"):
         rows_of("owner/name")
@@ -161,6 +167,7 @@ def test_a_hub_data_set_is_read_with_split_subset_and_revision(monkeypatch):
     import datasets
 
     asked = []
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or ROWS)
     rows = rows_of("owner/name", split="test", subset="small", revision="abc")
     assert rows[1] == ("owner/name/test:2", ROWS[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,9 @@ from exptilt.data.sources import DataConfig
 from exptilt.errors import DataError
 
 DROP = dict.fromkeys(("on_invalid", "on_empty", "on_identical", "on_duplicate", "on_tie", "on_conflict"), "drop")
-QUIET = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MORE = int(os.environ.get("EXPTILT_FUZZ", "1"))
+"""Times as many examples; `python tests/data/fuzz.py MINUTES` sets it."""
+QUIET = settings(deadline=None, max_examples=80 * MORE, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROLE = st.sampled_from(["user", "assistant", "system", "gpt", "alien", "", None])
 TURN = st.dictionaries(
     st.sampled_from(["role", "from", "content", "value", "tool_calls"]), ROLE | st.integers(), max_size=3
@@ -86,7 +89,7 @@ CELL = (
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=400 * MORE)
 @given(st.sampled_from(ADAPTERS), st.data())
 def test_any_cell_in_any_format_is_a_record_or_a_row_error(adapter, data):
     columns = st.dictionaries(st.sampled_from(sorted(adapter.columns)), CELL, max_size=len(adapter.columns))

@@ -108,6 +108,19 @@ def test_groups_carry_what_the_row_says(tmp_path, base_tokenizer):
     assert said == ["question 1 good 1<eos>", "question 1 bad 1<eos>"]
 
 
+def test_a_column_of_sections_goes_with_its_rows(tmp_path, base_tokenizer):
+    rows = [
+        {"prompt": f"Q{at}?", "chosen": " yes", "rejected": " no", "subset": subset}
+        for at, subset in enumerate(("math-prm", 7, "", None))
+    ]
+    path = write(tmp_path / "rows.jsonl", rows)
+    found = prepare(DataConfig(train=path, columns={"section": "subset"}), base_tokenizer, "pair")
+    assert [group.section for group in found.train] == ["math-prm", "7", None, None]
+    unread = prepare(DataConfig(train=path), base_tokenizer, "pair")
+    assert {group.section for group in unread.train} == {None}
+    assert unread.report.train.columns_not_read == ("subset",)
+
+
 def test_one_file_serves_every_kind(tmp_path, base_tokenizer):
     config = DataConfig(train=write(tmp_path / "a.jsonl", [pair(1), pair(2)]))
     chosen = prepare(config, base_tokenizer, "completion").train
@@ -166,7 +179,7 @@ def test_columns_can_be_named(tmp_path):
     config = DataConfig(
         train=write(tmp_path / "a.jsonl", rows), columns={"prompt": "question", "chosen": "good", "rejected": "bad"}
     )
-    assert read_records(config).train == [Preference(id="a.jsonl:1", prompt="q", chosen="a", rejected="b")]
+    assert list(read_records(config).train) == [Preference(id="a.jsonl:1", prompt="q", chosen="a", rejected="b")]
 
 
 def test_records_are_read_with_every_text_check(messy):
@@ -185,7 +198,7 @@ def test_records_made_in_python(base_tokenizer):
 
 def test_few_examples_and_a_length_bias_are_worth_a_word(tmp_path, base_tokenizer):
     few = prepare(DataConfig(train=write(tmp_path / "a.jsonl", [pair(1)])), base_tokenizer, "pair").report
-    assert [str(finding) for finding in few.findings] == ["there are only 1 examples to train on"]
+    assert [str(finding) for finding in few.findings] == ["there is only 1 example to train on"]
     rows = [pair(n, rejected=f" bad {n}" if n % 4 else f" far too long {n}") for n in range(100)]
     report = prepare(DataConfig(train=write(tmp_path / "b.jsonl", rows)), base_tokenizer, "pair").report
     assert report.train.longer_chosen == 0.75
@@ -222,3 +235,36 @@ def test_real_rows_of_every_format_are_kept_or_counted(real_data, chat_tokenizer
         assert chat_tokenizer.decode(completion.ids[completion.counted]) == "".join(
             f"{text}<|im_end|>" for text in said
         )
+
+
+def test_marks_of_a_template_that_is_not_the_tokenizers_own_are_named(tmp_path, base_tokenizer, make_tokenizer):
+    rows = [pair(1), pair(2, prompt="[INST] the cat [/INST]"), pair(3, prompt="<|im_start|>user\nthe cat<|im_end|>")]
+    config = DataConfig(train=write(tmp_path / "a.jsonl", rows))
+
+    def found(tokenizer):
+        report = prepare(config, tokenizer, "pair").report
+        return {one.code: (one.count, one.message) for one in report.findings if one.code.endswith("_in_text")}
+
+    assert found(None) == {"template_in_text": (2, "a.jsonl:2: the text holds '[INST]', the mark of a chat template")}
+    assert {code: count for code, (count, _) in found(base_tokenizer).items()} == {
+        "template_in_text": 1,
+        "special_token_in_text": 1,
+    }
+    own = make_tokenizer(chat="{% for m in messages %}[INST] {{ m['content'] }} [/INST]<eos>{% endfor %}")
+    assert set(found(own)) == {"special_token_in_text"}
+
+
+def test_pairs_made_of_one_row_are_no_duplicate_prompts_of_each_other(tmp_path):
+    labels = [{"i": 0, "j": 1, "label": "i"}, {"i": 0, "j": 2, "label": "j"}, {"i": 1, "j": 2, "label": "j"}]
+    row = {"question": "q", "answers": ["a", "b", "c"], "pair_labels": labels}
+    path = write(tmp_path / "a.jsonl", [row, {**row, "answers": ["d", "e", "f"]}])
+    report = prepare(DataConfig(train=path), None, "pair").report
+    assert report.train.kept == 6
+    (found,) = [one for one in report.findings if one.code == "duplicate_prompt"]
+    assert (found.count, found.examples) == (1, ("a.jsonl:2 1>2",))
+
+
+def test_a_format_that_reads_more_is_named(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"text": "good film", "label": 1}])
+    said = [one.message for one in prepare(DataConfig(train=path), None, "completion").report.findings]
+    assert "format text does not read label; data.format=rated_text does" in said

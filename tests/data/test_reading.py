@@ -5,11 +5,13 @@ import json
 import pytest
 
 from exptilt.data.encode import Encoder, encode_prompts
+from exptilt.data.intake import read_records
 from exptilt.data.problems import Ledger, RowError
 from exptilt.data.reading import read_part, template_args
 from exptilt.data.records import Preference
 from exptilt.data.shelf import Shelf
 from exptilt.data.sources import DataConfig, SourceConfig
+from exptilt.errors import DataError
 
 TOOL = {"type": "function", "function": {"name": "f"}}
 
@@ -98,3 +100,42 @@ def test_a_line_of_fifty_megabytes_is_read_like_any_other(tmp_path):
     ]
     _, records, _ = read(tmp_path / "a.jsonl", rows)
     assert [len(record.chosen) for record in records] == [50_000_000, 1]
+
+
+PAIR = {"prompt": "q", "chosen": "a", "rejected": "b", "good_reply": "g"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"columns": {"chosen": "godo_reply"}},
+            "data.columns names 'godo_reply', and no row has such a column; did you mean 'good_reply'",
+        ),
+        ({"columns": {"chosen": "x"}}, "no row has such a column; it has chosen, good_reply, prompt, rejected"),
+        (
+            {"columns": {"choosen": "good_reply"}},
+            "data.columns.choosen: no format reads a column of that name; did you mean 'chosen'",
+        ),
+        ({"where": {"promt": "q"}}, "data.where names 'promt', and no row has such a column; did you mean 'prompt'"),
+        (
+            {"columns": {"chosen": "goodreply", "rejected": "bad"}, "where": {"prompt": "q"}},
+            "data.columns names 'goodreply'",
+        ),
+    ],
+)
+def test_a_setting_that_names_no_column_is_refused_though_the_row_would_do_without(tmp_path, settings, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(PAIR))
+    with pytest.raises(DataError) as caught:
+        read_records(DataConfig(train=str(path), **settings))
+    assert message in str(caught.value)
+    assert read_records(DataConfig(train=str(path), columns={"chosen": "good_reply"})).train[0].chosen == "g"
+
+
+def test_a_column_that_only_a_late_row_has_is_a_column(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b"} for n in range(100)]
+    path.write_text("\n".join(json.dumps(row) for row in [*rows, {**PAIR, "gap": 3}]))
+    records = read_records(DataConfig(train=str(path), columns={"margin": "gap"})).train
+    assert [record.margin for record in records[-2:]] == [None, 3.0]

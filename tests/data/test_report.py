@@ -8,6 +8,8 @@ from rich.console import Console
 
 from exptilt.data.groups import Completion, Group
 from exptilt.data.prepare import prepare, prepare_records
+from exptilt.data.printed import findings_table
+from exptilt.data.problems import Finding
 from exptilt.data.records import Preference
 from exptilt.data.report import DataReport, Lengths, print_report, show_examples
 from exptilt.data.sources import DataConfig, SourceConfig
@@ -29,12 +31,27 @@ def test_the_printed_report_has_counts_lengths_and_findings(base_tokenizer):
     config = DataConfig(train="x", on_empty="drop")
     console = plain_console()
     print_report(prepare_records(records, base_tokenizer, "pair", config=config).report, console)
-    shown = console.file.getvalue()
-    assert (
-        "2 rows read, 1 examples kept; left out: 1 empty; the longer completion is chosen in 100.0 % of pairs" in shown
-    )
-    assert "warning empty: a.jsonl:2: chosen is empty or only white space; handled: data.on_empty=drop" in shown
-    assert "chosen" in shown.split("median")[1]
+    lines = [line.strip() for line in console.file.getvalue().splitlines()]
+    assert "2 rows read, 1 examples kept; left out: 1 empty" in lines
+    at = lines.index("warning empty")
+    assert lines[at + 1 : at + 3] == [
+        "a.jsonl:2: chosen is empty or only white space",
+        "-> handled: data.on_empty=drop",
+    ]
+    assert [line.split()[0] for line in lines[2:6]] == ["tokens", "prompt", "chosen", "rejected"]
+
+
+def test_a_finding_names_its_first_row_in_words_and_the_others_by_number():
+    said = {"severity": "error", "code": "empty", "message": "a.jsonl:1: chosen is empty", "fix": "repair the row"}
+    finding = Finding(count=7, examples=("a.jsonl:1", "a.jsonl:5", "b.jsonl:2"), **said)
+    console = plain_console()
+    console.print(findings_table((finding,)))
+    assert [line.strip() for line in console.file.getvalue().splitlines()] == [
+        "error empty, 7 rows",
+        "a.jsonl:1: chosen is empty",
+        "also 5, b.jsonl:2, ...",
+        "-> repair the row",
+    ]
 
 
 def test_examples_show_which_tokens_count(base_tokenizer):
@@ -79,11 +96,12 @@ def test_sources_are_printed_with_weight_and_licence(tmp_path):
     paths = []
     for name in "ab":
         paths.append(tmp_path / f"{name}.jsonl")
-        paths[-1].write_text(json.dumps({"prompt": name, "chosen": "**x**", "rejected": "y"}))
+        rows = [{"prompt": f"{name}{n}", "chosen": "**x**", "rejected": "y"} for n in range(10)]
+        paths[-1].write_text("\n".join(json.dumps(row) for row in rows))
     mixture = (SourceConfig(path=str(paths[1]), weight=2, licence="MIT"),)
     console = plain_console()
     print_report(prepare(DataConfig(train=str(paths[0]), mixture=mixture), None, "pair").report, console)
     shown = " ".join(console.file.getvalue().replace("\n", "").split())
-    assert "b.jsonl (preference): 1 rows, 1 records, weight 2, licence MIT" in shown
+    assert "b.jsonl (preference): 10 rows, 10 records, weight 2, licence MIT" in shown
     assert "the one with more markup in 100.0 % of those that differ in it" in shown
-    assert "1 of them are copies made by weights" in shown
+    assert "10 of them are copies made by weights" in shown

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exptilt.config import config
 from exptilt.data.groups import Group
+from exptilt.data.problems import Finding
+
+DEFAULT_TOKENS = 8192
+"""Enough to keep a CPU busy, and little enough for memory; also how many are scored at once outside of training."""
 
 
 @config
@@ -16,16 +23,27 @@ class BatchConfig:
 
     size: int = 64
     """Groups (prompts with their completions) per optimizer step, over all processes."""
-    tokens: int | None = 8192
-    """Most tokens per forward pass, a prompt counted once; none: one pass for the step. No result depends on it."""
+    tokens: int | Literal["auto"] | None = DEFAULT_TOKENS
+    """Most tokens per forward pass, a prompt counted once; auto: what a probe step finds to fit in memory; none: one pass
+    for the step. No result depends on it."""
     shuffle: bool = True
     """A new seeded order each epoch; false keeps the order of the file."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
-        if self.tokens is not None and self.tokens < 1:
+        if isinstance(self.tokens, int) and self.tokens < 1:
             raise ValueError(f"tokens must be at least 1, got {self.tokens}")
+
+    @property
+    def limit(self) -> int | None:
+        """`tokens` as a number; the default's where a probe has not found it yet."""
+        return DEFAULT_TOKENS if self.tokens == "auto" else self.tokens
+
+    @property
+    def at_once(self) -> int:
+        """Tokens scored at once where nothing is trained."""
+        return self.limit or DEFAULT_TOKENS
 
 
 class Batches:
@@ -60,7 +78,7 @@ class Batches:
         self._rank = rank
         self._world_size = world_size
         self._edges = _edges(len(groups), config.size, world_size)
-        self._order: tuple[int, list[int]] = (-1, [])
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
 
     @property
     def num_steps(self) -> int:
@@ -75,23 +93,22 @@ class Batches:
         """All groups of a step, of all processes, in the epoch's order."""
         epoch, position = divmod(step, self.num_steps)
         order = self._order_of(epoch)
-        return [self._groups[index] for index in order[self._edges[position] : self._edges[position + 1]]]
+        return [self._groups[int(index)] for index in order[self._edges[position] : self._edges[position + 1]]]
 
     def step(self, step: int) -> list[list[Group]]:
         """This process's micro-batches of a step, counted from 0 over all epochs.
 
         Each stays within the token budget, but a group that alone is over it is a micro-batch of its own. All processes
-        get equally many micro-batches; where a step has too few groups for that, the first ones get one more.
+        get equally many micro-batches, as sharded models need; where a step has too few groups for that, the last of
+        some processes' is empty. Each process has at least one that is not.
         """
-        packed = pack(self.groups(step), self._config.tokens)
-        wanted = -(-len(packed) // self._world_size) * self._world_size
-        return _spread(packed, wanted)[self._rank :: self._world_size]
+        return shares(pack(self.groups(step), self._config.limit), self._world_size)[self._rank]
 
     def __iter__(self) -> Iterator[list[list[Group]]]:
         """The micro-batches of one epoch, the first."""
         return (self.step(step) for step in range(self.num_steps))
 
-    def _order_of(self, epoch: int) -> list[int]:
+    def _order_of(self, epoch: int) -> NDArray[np.int64]:
         if self._order[0] != epoch:
             count = len(self._groups)
             order = (
@@ -99,7 +116,7 @@ class Batches:
                 if self._config.shuffle
                 else np.arange(count)
             )
-            self._order = (epoch, order.tolist())
+            self._order = (epoch, order)
         return self._order[1]
 
 
@@ -123,6 +140,72 @@ def pack(groups: Sequence[Group], tokens: int | None) -> list[list[Group]]:
             bins[place].append(group)
             room[place] -= size
     return sorted(bins, key=_num_tokens, reverse=True)
+
+
+def shares(micro_batches: Sequence[list[Group]], world_size: int) -> list[list[list[Group]]]:
+    """Deal micro-batches out to processes, to each equally many, the longest first.
+
+    Where their number does not divide, the longest are split; where they have no more groups to split, some processes
+    get empty ones at their end.
+
+    Example:
+        >>> one = Group(id="a", prompt=np.arange(2), completions=())
+        >>> [[len(micro) for micro in share] for share in shares([[one, one], [one]], 2)]
+        [[2], [1]]
+        >>> [[len(micro) for micro in share] for share in shares([[one], [one], [one]], 2)]
+        [[1, 1], [1, 0]]
+    """
+    wanted = -(-len(micro_batches) // world_size) * world_size
+    spread = _spread(list(micro_batches), wanted)
+    spread += [[] for _ in range(wanted - len(spread))]
+    return [spread[rank::world_size] for rank in range(world_size)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetUse:
+    """How full micro-batches are. Nothing is ever padded: room that is left costs memory nobody uses, not time."""
+
+    steps: int
+    groups: int
+    micro_batches: int
+    num_tokens: int
+    """Unique tokens in them, but for groups that alone are over the budget."""
+    budget: int
+    num_over: int
+    """Groups that alone are over the budget; each is a micro-batch of its own."""
+
+    @property
+    def fill(self) -> float:
+        """Tokens over room, of the micro-batches within the budget; 0 where there are none."""
+        room = self.budget * (self.micro_batches - self.num_over)
+        return self.num_tokens / room if room else 0.0
+
+    def finding(self) -> Finding:
+        """What the data report says of it."""
+        parts, size = f"{self.micro_batches / self.steps:.3g}", f"{self.groups / self.steps:.0f}"
+        said = (
+            f"a step of {size} example{'s' * (size != '1')} is {parts} micro-batch{'es' * (parts != '1')} "
+            f"of at most {self.budget} tokens, {100 * self.fill:.0f} % full, and nothing is padded"
+        )
+        if not self.num_over:
+            return Finding.of("batches", said, self.micro_batches)
+        over = f"; {self.num_over} of {self.groups} examples looked at are longer than batch.tokens={self.budget} alone"
+        return Finding.of("over_budget", said + over, self.num_over)
+
+
+def budget_use(steps: Iterable[Sequence[Sequence[Group]]], tokens: int) -> BudgetUse:
+    """Count over the micro-batches of steps, of all processes; some dozen steps tell as much as an epoch."""
+    each = [[(len(micro), _num_tokens(micro)) for micro in step if micro] for step in steps]
+    flat = [pair for step in each for pair in step]
+    within = [size for _, size in flat if size <= tokens]
+    return BudgetUse(
+        steps=len(each),
+        groups=sum(count for count, _ in flat),
+        micro_batches=len(flat),
+        num_tokens=sum(within),
+        budget=tokens,
+        num_over=len(flat) - len(within),
+    )
 
 
 def _spread(bins: list[list[Group]], wanted: int) -> list[list[Group]]:

@@ -69,7 +69,8 @@ class DataCache:
         if not self.folder.is_dir():
             return None
         report = DataReport.from_dict(json.loads((self.folder / "report.json").read_text(encoding="utf-8")))
-        return Cached(GroupTable.load(self.folder / "train"), GroupTable.load(self.folder / "test"), report)
+        train, test = (GroupTable.load(self.folder / f"{name}.arrow") for name in ("train", "test"))
+        return Cached(train, test, report)
 
     def write(self, made: Cached) -> None:
         """Keep groups and report, if there are enough groups for it to pay and the disk takes them."""
@@ -82,8 +83,8 @@ class DataCache:
             return
         try:
             for name, groups in (("train", made.train), ("test", made.test)):
-                (temporary / name).mkdir()
-                (groups if isinstance(groups, GroupTable) else GroupTable.of(groups)).save(temporary / name)
+                table = groups if isinstance(groups, GroupTable) else GroupTable.of(groups)
+                table.save(temporary / f"{name}.arrow")
             (temporary / "report.json").write_text(json.dumps(made.report.as_dict()), encoding="utf-8")
             temporary.rename(self.folder)
         except OSError:

@@ -1,23 +1,21 @@
-"""Checks on records: within one, and across all of a data set. What is done about each is up to the policies."""
+"""Checks on one record. What is done about each finding is up to the policies."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from hashlib import blake2b
+from collections.abc import Iterator
 from itertools import pairwise
 
-import numpy as np
-
+from exptilt.data.digests import Digest, digest
 from exptilt.data.problems import Ledger
-from exptilt.data.records import Message, Preference, Ranking, Rating, Record, Text, words_of
-from exptilt.data.shelf import selected
+from exptilt.data.records import Message, Preference, Ranking, Record, Text, words_of
 
-Digest = bytes
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
+_TEMPLATE_MARK = re.compile(
+    r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|</s>\s*\Z|^### (?:Instruction|Response):", re.MULTILINE
+)
+"""Spellings that only chat templates put into a text."""
 _NEAR = 0.97
 """Two sides that agree in this share of their characters, at their two ends, are nearly identical."""
 _MANY_CHARACTERS = 20
@@ -30,7 +28,7 @@ def prompt_key(record: Record) -> Digest:
     Where there is no prompt, the completions stand for it.
     """
     said = words_of(record.prompt) or "\n".join(words_of(completion) for completion in record.completions)
-    return _digest(" ".join(unicodedata.normalize("NFKC", said).casefold().split()))
+    return digest(" ".join(unicodedata.normalize("NFKC", said).casefold().split()))
 
 
 def is_held_out(record: Record, fraction: float) -> bool:
@@ -40,7 +38,7 @@ def is_held_out(record: Record, fraction: float) -> bool:
 
 def share_of(name: str) -> float:
     """A number in [0, 1) that depends on the name alone, the same in every run."""
-    return int.from_bytes(_digest(name)[:6], "big") / 2**48
+    return int.from_bytes(digest(name)[:6], "big") / 2**48
 
 
 def check_record(record: Record, ledger: Ledger) -> str | None:
@@ -53,12 +51,28 @@ def check_record(record: Record, ledger: Ledger) -> str | None:
     return None
 
 
+def template_mark(record: Record, own: str = "") -> str | None:
+    r"""The first mark of a chat template in a record's text; None where there is none but those in `own`.
+
+    Example:
+        >>> from exptilt.data.records import Demonstration
+        >>> template_mark(Demonstration(id="a:1", prompt="[INST] Hi [/INST]", completion="Hello</s>"), own="[INST]")
+        '[/INST]'
+    """
+    for text in (record.prompt, *record.completions):
+        for found in _TEMPLATE_MARK.finditer(words_of(text)):
+            mark = found[0].strip()
+            if mark not in own:
+                return mark
+    return None
+
+
 def _decided(record: Record) -> Iterator[tuple[str, str]]:
     for name, completion in _named(record):
         if _is_empty(completion):
             yield "empty", f"{name} is empty or only white space"
             return
-    said = [_stripped(completion) for completion in record.completions]
+    said = [stripped(completion) for completion in record.completions]
     if len(set(said)) < len(said):
         pair = isinstance(record, Preference)
         yield "identical", "chosen and rejected are identical" if pair else "two completions are identical"
@@ -129,124 +143,6 @@ def _has_marker(completion: Text) -> bool:
     return any(_MARKER.search(turn["content"]) for turn in completion if turn["role"] == "assistant")
 
 
-def check_across(records: Sequence[Record], ledger: Ledger) -> tuple[Sequence[Record], dict[str, int]]:
-    """Find rows that repeat or contradict each other.
-
-    Returns:
-        The records to go on with, in order, and how many rows each problem left out.
-    """
-    keys, prompts = bytearray(), bytearray()
-    for position, record in enumerate(records):
-        keys += _unlabelled_key(record)
-        prompts += prompt_key(record) if words_of(record.prompt) else _digest(f"no prompt {position}")
-    changed: dict[int, Record] = {}
-    left_out: dict[int, str] = {}
-    for positions in _alike(keys):
-        _settle(records, positions, ledger, changed, left_out)
-    for positions in _alike(prompts):
-        _note_prompts(records, [at for at in positions if at not in left_out], ledger)
-    kept = [position for position in range(len(records)) if position not in left_out]
-    replaced = {at: changed[position] for at, position in enumerate(kept) if position in changed} if changed else {}
-    return selected(records, kept, replaced), dict(Counter(left_out.values()))
-
-
-def _alike(digests: bytearray) -> list[list[int]]:
-    """Positions of digests that occur more than once, each group in order, groups by their first."""
-    keys = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
-    order = np.lexsort((keys[:, 1], keys[:, 0]))
-    edges = np.flatnonzero((keys[order][1:] != keys[order][:-1]).any(axis=1)) + 1
-    starts = np.concatenate([[0], edges, [len(order)]])
-    repeated = np.flatnonzero(np.diff(starts) > 1)
-    return sorted(order[starts[at] : starts[at + 1]].tolist() for at in repeated)
-
-
-def _settle(
-    records: Sequence[Record],
-    positions: list[int],
-    ledger: Ledger,
-    changed: dict[int, Record],
-    left_out: dict[int, str],
-) -> None:
-    """Decide about rows that have the same prompt and the same completions in some order."""
-    labels = [_label(records[position]) for position in positions]
-    if len(set(labels)) > 1:
-        policy = _decide_conflict(records, positions, labels, ledger)
-        first = records[positions[0]]
-        if policy == "soft" and isinstance(first, Preference):
-            changed[positions[0]] = _softened(first, [records[position] for position in positions])
-            left_out.update(dict.fromkeys(positions[1:], "conflict"))
-            return
-        if policy in ("error", "drop"):
-            left_out.update(dict.fromkeys(positions, "conflict"))
-            return
-    seen: dict[object, str] = {}
-    for position, label in zip(positions, labels, strict=True):
-        row_id = records[position].id
-        if label not in seen:
-            seen[label] = row_id
-        elif ledger.leaves_out("duplicate", row_id, f"repeats {seen[label]}"):
-            left_out[position] = "duplicate"
-
-
-def _decide_conflict(records: Sequence[Record], positions: list[int], labels: list[object], ledger: Ledger) -> str:
-    """Count every row of a contradiction, each with the first row that says otherwise."""
-    policy = ""
-    for position, label in zip(positions, labels, strict=True):
-        other = next(at for at, said in zip(positions, labels, strict=True) if said != label)
-        policy = ledger.decide("conflict", records[position].id, f"has the opposite label of {records[other].id}")
-    return policy
-
-
-def _softened(first: Preference, votes: Iterable[Record]) -> Preference:
-    """One pair for all votes on it, with the mean probability that the side chosen in the first is better."""
-    chosen = _stripped(first.chosen)
-    shares = [
-        vote.p_chosen if _stripped(vote.chosen) == chosen else 1 - vote.p_chosen
-        for vote in votes
-        if isinstance(vote, Preference)
-    ]
-    return replace(first, p_chosen=sum(shares) / len(shares), margin=None)
-
-
-def _label(record: Record) -> object:
-    """What rows of the same prompt and completions can disagree about."""
-    if isinstance(record, Preference):
-        return _stripped(record.rejected if record.p_chosen < 0.5 else record.chosen)
-    if isinstance(record, Rating):
-        return record.desirable
-    if isinstance(record, Ranking):
-        said = [_stripped(completion) for completion in record.completions]
-        return tuple(sorted(zip(said, record.ranks, strict=True)))
-    return None
-
-
-def _unlabelled_key(record: Record) -> Digest:
-    context = repr(sorted(record.template_args.items())) if record.template_args else ""
-    said = sorted(_stripped(text) for text in record.completions)
-    return _digest("\x1d".join([context, _stripped(record.prompt), *said]))
-
-
-def _note_prompts(records: Sequence[Record], positions: Sequence[int], ledger: Ledger) -> None:
-    first = records[positions[0]].id if positions else ""
-    for position in positions[1:]:
-        ledger.note("duplicate_prompt", records[position].id, f"asks the same as {first}")
-
-
-def check_leak(train: Sequence[Record], test: Iterable[Record], ledger: Ledger) -> tuple[Sequence[Record], int]:
-    """Find training rows whose prompt is in the test set; return the rows to go on with and how many are left out."""
-    held_out: dict[Digest, str] = {}
-    for record in test:
-        held_out.setdefault(prompt_key(record), record.id)
-    kept = []
-    for position, record in enumerate(train):
-        other = held_out.get(prompt_key(record)) if held_out else None
-        if other is None or not ledger.leaves_out(
-            "leak", record.id, f"has the prompt of {other}, which is in the test set"
-        ):
-            kept.append(position)
-    return selected(train, kept), len(train) - len(kept)
-
-
 def longer_side(record: Preference) -> int:
     """1 if the preferred completion has more characters, -1 if fewer, 0 if as many."""
     chosen, rejected = len(words_of(record.chosen)), len(words_of(record.rejected))
@@ -273,7 +169,8 @@ def _says_nothing(turn: Message) -> bool:
     return not turn["content"].strip() and not turn.get("tool_calls")
 
 
-def _stripped(text: Text) -> str:
+def stripped(text: Text) -> str:
+    """What completions are compared by: their words and roles, without white space around them."""
     if isinstance(text, str):
         return text.strip()
     return "\x1e".join(
@@ -290,7 +187,3 @@ def _same_role_twice(text: Text) -> bool:
         return False
     pairs = pairwise(text)
     return any(one["role"] == other["role"] != "tool" for one, other in pairs)
-
-
-def _digest(said: str) -> Digest:
-    return blake2b(said.encode(), digest_size=16).digest()

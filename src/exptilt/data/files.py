@@ -8,12 +8,15 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
-from exptilt.data.problems import RowError
+from exptilt.data import hub
+from exptilt.data.json_array import array_items
+from exptilt.data.problems import MAX_EXAMPLES, RowError
 from exptilt.errors import DataError
 
 Rows = Iterator[tuple[str, dict[str, Any] | RowError]]
@@ -21,6 +24,7 @@ Rows = Iterator[tuple[str, dict[str, Any] | RowError]]
 _GZIP_MAGIC = b"\x1f\x8b"
 _LFS_MAGIC = b"version https://git-lfs"
 _BOM = b"\xef\xbb\xbf"
+_BLOCK = 1 << 18
 
 
 def kind_of(path: Path) -> str | None:
@@ -58,15 +62,18 @@ def _read_lines(path: Path) -> Rows:
 
 
 def _read_json(path: Path) -> Rows:
-    first = next((line for _, line in _lines(path) if line.strip()), b"")
-    if not first.lstrip().startswith(b"["):
+    first = next((block.lstrip() for block in _blocks(path) if block.strip()), b"")
+    if not first.startswith(b"["):
         yield from _read_lines(path)
         return
-    try:
-        values = _json(b"".join(line for _, line in _lines(path)))
-    except RowError as error:
-        raise DataError(f"{path}: {error.detail}") from None
-    for number, value in enumerate(values, start=1):
+    items = enumerate(array_items(_blocks(path)), start=1)
+    while True:
+        try:
+            number, value = next(items)
+        except StopIteration:
+            return
+        except RowError as error:
+            raise DataError(f"{path}: {error.detail}") from None
         row_id = f"{path.name}:{number}"
         try:
             yield row_id, _row(value)
@@ -127,6 +134,11 @@ def read_saved(path: Path, split: str) -> Rows:
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # whatever datasets and arrow raise, the folder is what is wrong
+        names = sorted(entry.name for entry in path.iterdir() if entry.is_file() and kind_of(entry))
+        if names:
+            more = ", ..." if len(names) > MAX_EXAMPLES else ""
+            inside = f"name one of the files in it instead: {', '.join(names[:MAX_EXAMPLES])}{more}"
+            raise DataError(f"{path}: is a folder, but none saved by datasets; {inside}") from None
         raise DataError(f"{path}: no folder saved by datasets can be read there: {_one_line(error)}") from None
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
@@ -139,10 +151,12 @@ def read_hub(source: str, split: str, subset: str | None, revision: str | None) 
     """Rows of a data set on the Hugging Face hub."""
     import datasets
 
+    reached = hub.is_reachable()
     try:
         loaded = datasets.load_dataset(source, subset, split=split, revision=revision)
     except Exception as error:  # datasets, huggingface_hub and httpx each raise their own
-        raise DataError(f"{source}: no such file here, and the hub gives no data set: {_one_line(error)}") from None
+        why = f"the hub gives no data set: {_one_line(error)}" if reached else hub.NOT_REACHED
+        raise DataError(f"{source}: no such file here, and {why}") from None
     yield from _numbered(f"{source}/{split}", loaded)
 
 
@@ -181,15 +195,26 @@ def meant(path: Path) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Lines from 1, unpacked if the file is gzip whatever its name says, without a byte order mark."""
+    yield from _parts(path, lambda file: file, "line")
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """As `_lines`, in blocks of one size, which no line that is too long can make large."""
+    return (block for _, block in _parts(path, lambda file: iter(partial(file.read, _BLOCK), b""), "block"))
+
+
+def _parts(path: Path, split: Callable[[IO[bytes]], Iterable[bytes]], name: str) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                yield number, line.removeprefix(_BOM) if number == 1 else line
+            for number, part in enumerate(split(file), start=1):
+                yield number, part.removeprefix(_BOM) if number == 1 else part
     except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise DataError(f"{path}: the gzip file is cut short or damaged after line {number}; fetch it again") from None
+        raise DataError(
+            f"{path}: the gzip file is cut short or damaged after {name} {number}; fetch it again"
+        ) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read after line {number}: {error.strerror}") from None
+        raise DataError(f"{path}: cannot be read after {name} {number}: {error.strerror}") from None
 
 
 def _open(path: Path) -> AbstractContextManager[IO[bytes]]:

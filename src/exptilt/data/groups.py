@@ -41,6 +41,8 @@ class Group:
     scores: tuple[float, ...] | None = None
     desirable: bool = True
     weight: float = 1.0
+    section: str | None = None
+    """What part of a benchmark it belongs to, for accuracy by section."""
 
     @property
     def num_tokens(self) -> int:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from exptilt.data.checks import check_across, check_leak, check_record, is_held_out, prompt_key, share_of
+import numpy as np
+
+from exptilt.data.across import check_across, check_leak
+from exptilt.data.checks import check_record, is_held_out, prompt_key, share_of
 from exptilt.data.conversions import Kind, convert
+from exptilt.data.digests import Counts
 from exptilt.data.problems import Ledger
 from exptilt.data.reading import Part, read_part
-from exptilt.data.records import Preference, Record
-from exptilt.data.shelf import Shelf, selected
+from exptilt.data.records import Preference, Record, words_of
+from exptilt.data.shelf import Selection, Shelf, selected
 from exptilt.data.sources import DataConfig, SourceConfig
 from exptilt.errors import DataError
 
@@ -30,8 +34,8 @@ class Split:
     columns_not_read: tuple[str, ...] = ()
     parts: list[Part] = field(default_factory=list)
     """The sources it was mixed from."""
-    weights: dict[str, float] = field(default_factory=dict)
-    """How often records are used, by id, where that is not once."""
+    weights: list[tuple[int, float]] = field(default_factory=list)
+    """How many records each source gave, one source after the other, and how often they are used."""
     repeated: int = 0
     """Copies that weights above 1 added."""
 
@@ -59,7 +63,7 @@ def read_splits(config: DataConfig, ledger: Ledger) -> tuple[Split, Split | None
 
 def _mixed(sources: Sequence[SourceConfig], prefixes: Sequence[str], ledger: Ledger) -> Split:
     """Several sources as one split, one after the other."""
-    shelf = Shelf()
+    shelf = Shelf[Record]()
     split = Split(source=" + ".join(source.path for source in sources), format="", rows=0, records=shelf)
     for source, prefix in zip(sources, prefixes, strict=True):
         before = len(shelf)
@@ -68,17 +72,14 @@ def _mixed(sources: Sequence[SourceConfig], prefixes: Sequence[str], ledger: Led
         split.rows_left_out.update(part.rows_left_out)
         split.columns_not_read += tuple(name for name in part.columns_not_read if name not in split.columns_not_read)
         split.parts.append(part)
-        if source.weight != 1:
-            split.weights |= {shelf[at].id: source.weight for at in range(before, len(shelf))}
+        split.weights.append((len(shelf) - before, source.weight))
     split.format = " + ".join(dict.fromkeys(part.format for part in split.parts))
     return split
 
 
 def _hold_out(train: Split, config: DataConfig, ledger: Ledger) -> Split:
-    inside: tuple[list[int], list[int]] = ([], [])
-    for position, record in enumerate(train.records):
-        inside[is_held_out(record, config.test_fraction)].append(position)
-    kept, held_out = (selected(train.records, positions) for positions in inside)
+    held = np.fromiter((is_held_out(record, config.test_fraction) for record in train.records), dtype=np.bool_)
+    kept, held_out = (selected(train.records, np.flatnonzero(which)) for which in (~held, held))
     if (held_out or kept) and not (held_out and kept):
         raise DataError(
             f"{config.train}: data.test_fraction={config.test_fraction:g} leaves {len(kept)} rows to train on "
@@ -89,10 +90,10 @@ def _hold_out(train: Split, config: DataConfig, ledger: Ledger) -> Split:
     test = Split(source=train.source, format=train.format, rows=len(held_out), records=held_out)
     test.columns_not_read = train.columns_not_read
     test.parts = train.parts
-    for record in held_out[config.test_limit :] if config.test_limit is not None else ():
-        ledger.note("over_limit", record.id)
+    for at in range(config.test_limit or len(held_out), len(held_out)):
+        ledger.note("over_limit", held_out[at].id)
         test.rows_left_out["over_limit"] += 1
-    test.records = held_out[: config.test_limit]
+    test.records = selected(held_out, np.arange(len(held_out))[: config.test_limit])
     return test
 
 
@@ -106,25 +107,25 @@ def check_splits(train: Split, test: Split | None, ledger: Ledger) -> None:
         train.records, count = check_leak(train.records, test.records, ledger)
         if count:
             train.rows_left_out["leak"] += count
-    if train.weights:
+    if any(weight != 1 for _, weight in train.weights):
         _weigh(train, ledger)
 
 
 def _weigh(split: Split, ledger: Ledger) -> None:
     """Use every record as often as its source's weight says; a fraction takes the same records in every run."""
-    used: list[int] = []
-    copies: dict[int, Record] = {}
-    for position, record in enumerate(split.records):
-        weight = split.weights.get(record.id, 1.0)
-        count = int(weight) + (share_of(record.id) < weight % 1)
-        if count == 0:
-            ledger.note("not_sampled", record.id)
-            split.rows_left_out["not_sampled"] += 1
-        for copy in range(1, count):
-            copies[len(used) + copy] = replace(record, id=f"{record.id} copy {copy + 1}")
-        used += [position] * count
-        split.repeated += max(0, count - 1)
-    split.records = selected(split.records, used, copies)
+    kept = selected(split.records, np.arange(len(split.records)))
+    weights = np.repeat([weight for _, weight in split.weights], [count for count, _ in split.weights])[kept.positions]
+    counts = np.floor(weights).astype(np.int64)
+    for at in np.flatnonzero(weights != counts).tolist():
+        counts[at] += share_of(kept[at].id) < weights[at] % 1
+    for at in np.flatnonzero(counts == 0).tolist():
+        ledger.note("not_sampled", kept[at].id if ledger.remembers("not_sampled") else "")
+        split.rows_left_out["not_sampled"] += 1
+    used = np.repeat(np.arange(len(kept)), counts)
+    copies = np.arange(len(used)) - np.repeat(np.cumsum(counts) - counts, counts)
+    split.repeated += int((copies > 0).sum())
+    again = selected(kept, used)
+    split.records = Selection(again.records, again.positions, again.changed, copies.astype(np.uint32))
 
 
 @dataclass(kw_only=True)
@@ -141,18 +142,19 @@ class Examples:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[Record]:
-        of_prompt: Counter[bytes] = Counter()
+        asked = (prompt_key(record) for record in self.split.records if words_of(record.prompt))
+        of_prompt = None if self.config.max_per_prompt is None else Counts(asked)
         for record in self._converted():
             self.num_converted += 1
-            code = _unwanted(record, self.config, of_prompt)
+            code = self._unwanted(record, of_prompt)
             if code is not None:
                 self.ledger.note(code, record.id)
             else:
                 code = check_record(record, self.ledger)
             if code is None:
                 yield record
-                if self.config.max_per_prompt is not None:
-                    of_prompt[prompt_key(record)] += 1
+                if of_prompt is not None and words_of(record.prompt):
+                    of_prompt.add(prompt_key(record))
             else:
                 self.left_out[code] += 1
 
@@ -165,22 +167,21 @@ class Examples:
             else:
                 yield from made
 
-
-def _unwanted(record: Record, config: DataConfig, of_prompt: Mapping[bytes, int]) -> str | None:
-    """Why the settings leave an example out, if they do."""
-    margin = record.margin if isinstance(record, Preference) else None
-    if config.min_margin is not None and margin is not None and abs(margin) < config.min_margin:
-        return "small_margin"
-    if config.max_per_prompt is not None and of_prompt[prompt_key(record)] >= config.max_per_prompt:
-        return "over_prompt_limit"
-    return None
+    def _unwanted(self, record: Record, of_prompt: Counts | None) -> str | None:
+        """Why the settings leave an example out, if they do."""
+        margin = record.margin if isinstance(record, Preference) else None
+        if self.config.min_margin is not None and margin is not None and abs(margin) < self.config.min_margin:
+            return "small_margin"
+        if of_prompt is not None and words_of(record.prompt):
+            return "over_prompt_limit" if of_prompt[prompt_key(record)] >= (self.config.max_per_prompt or 0) else None
+        return None
 
 
 class Records(NamedTuple):
     """Checked records of both splits."""
 
-    train: list[Record]
-    test: list[Record]
+    train: Sequence[Record]
+    test: Sequence[Record]
 
 
 def read_records(config: DataConfig, kind: Kind | None = None) -> Records:
@@ -196,8 +197,10 @@ def read_records(config: DataConfig, kind: Kind | None = None) -> Records:
     ledger = Ledger(config.policies)
     train, test = read_splits(config, ledger)
     check_splits(train, test, ledger)
-    kept = list(Examples(split=train, kind=kind, config=config, ledger=ledger))
-    kept_test = list(Examples(split=test, kind=kind, config=config, ledger=ledger)) if test is not None else []
+    kept, kept_test = (
+        Shelf[Record](Examples(split=split, kind=kind, config=config, ledger=ledger) if split is not None else ())
+        for split in (train, test)
+    )
     refuse_errors(ledger.findings())
     return Records(kept, kept_test)
 

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from exptilt.data.cache import Cached, DataCache
+from exptilt.data.checks import template_mark
 from exptilt.data.conversions import Kind
 from exptilt.data.encode import Encoded, Encoder
 from exptilt.data.fit import fit
@@ -51,6 +52,8 @@ class _Work:
     tokenizer: PreTrainedTokenizerBase | None
     encoder: Encoder | None
     max_tokens: int | None
+    own_marks: str = ""
+    """The tokenizer's special tokens and its chat template."""
 
 
 @dataclass(kw_only=True)
@@ -125,9 +128,10 @@ def prepare_records(
 def _work(
     config: DataConfig, tokenizer: PreTrainedTokenizerBase | None, kind: Kind, max_tokens: int | None, ledger: Ledger
 ) -> _Work:
-    encoder = None
+    encoder, own_marks = None, ""
     if tokenizer is not None:
         encoder = Encoder(tokenizer, ledger=ledger, template=config.template, boundary=config.boundary)
+        own_marks = " ".join([*encoder.renderer.special_tokens, str(tokenizer.chat_template or "")])
     limits = [limit for limit in (config.max_tokens, max_tokens) if limit is not None]
     return _Work(
         config=config,
@@ -136,6 +140,7 @@ def _work(
         tokenizer=tokenizer,
         encoder=encoder,
         max_tokens=min(limits, default=None),
+        own_marks=own_marks,
     )
 
 
@@ -180,7 +185,7 @@ def _split(split: Split, work: _Work) -> tuple[_Done, SplitReport]:
         examples=examples.num_converted,
         examples_left_out=dict(examples.left_out + done.left_out),
         kept=tally.examples,
-        lengths=_lengths(done.groups, work.kind),
+        lengths=lengths_of(done.groups, work.kind),
         longer_chosen=tally.longer_chosen,
         more_markup_chosen=tally.markup_chosen,
         p_chosen=tally.p_chosen,
@@ -213,6 +218,10 @@ def _grouped(examples: Examples, work: _Work) -> _Done:
     rows = tqdm(examples, desc=doing, total=len(examples.split.records), unit=" rows", disable=None, delay=2)
     kept = iter(rows)
     while records := list(islice(kept, _CHUNK)):
+        for record in records:
+            mark = template_mark(record, work.own_marks)
+            if mark is not None:
+                work.ledger.note("template_in_text", record.id, f"the text holds {mark!r}, the mark of a chat template")
         if work.encoder is None:
             for record in records:
                 tally.add(record)
@@ -237,7 +246,7 @@ def _fit(record: Record, encoded: Encoded | RowError, work: _Work) -> Encoded | 
 def _group(record: Record, encoded: Encoded) -> Group:
     extra: dict[str, Any] = {}
     if isinstance(record, Preference):
-        extra = {"p_chosen": record.p_chosen, "margin": record.margin}
+        extra = {"p_chosen": record.p_chosen, "margin": record.margin, "section": record.section}
     elif isinstance(record, Ranking):
         extra = {"ranks": record.ranks, "scores": record.scores}
     elif isinstance(record, Rating):
@@ -245,7 +254,8 @@ def _group(record: Record, encoded: Encoded) -> Group:
     return Group(id=record.id, prompt=encoded.prompt, completions=encoded.completions, weight=record.weight, **extra)
 
 
-def _lengths(groups: GroupTable, kind: Kind) -> dict[str, Lengths]:
+def lengths_of(groups: GroupTable, kind: Kind) -> dict[str, Lengths]:
+    """Lengths of prompts and of every side, in tokens."""
     if not groups:
         return {}
     lengths = {"prompt": Lengths.of(groups.prompt_lengths)}

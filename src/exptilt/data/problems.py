@@ -77,6 +77,9 @@ CATALOGUE: dict[str, Problem] = {
     "over_prompt_limit": Problem(
         "the prompt has more examples than data.max_per_prompt, and the rest was left out", severity="info"
     ),
+    "displacing": Problem(
+        "the pair is among those likeliest to displace (data.drop_highest_ches), and was left out", severity="info"
+    ),
     "nothing_counted": Problem("no token of a completion would be trained on, and the row was left out"),
     # worth knowing
     "prefix": Problem("one completion is the beginning of the other", fix="check whether one side was cut off"),
@@ -97,6 +100,10 @@ CATALOGUE: dict[str, Problem] = {
         "the text holds the spelling of a special token, which the tokenizer reads as that token",
         fix="remove it from the text unless it is meant",
     ),
+    "template_in_text": Problem(
+        "the text holds the mark of a chat template",
+        fix="it may have been rendered for another model; give turns as messages, so that this model's template is used",
+    ),
     "unknown_tokens": Problem("the tokenizer knows no token for part of the text", fix="use another tokenizer"),
     "boundary": Problem(
         "the prompt's tokens are not the first tokens of prompt and completion together",
@@ -116,14 +123,25 @@ CATALOGUE: dict[str, Problem] = {
     "sorted_labels": Problem(
         "the rows are sorted by label", severity="info", fix="data.limit would take one label first; shuffle the file"
     ),
+    "other_format": Problem("another format reads more of the columns", severity="info"),
     "soft_labels": Problem("the labels are probabilities", severity="info"),
     "suggestion": Problem("settings that suit this much data", severity="info"),
     "few": Problem("there are very few examples to train on"),
+    "batches": Problem("how full micro-batches are", severity="info"),
+    "over_budget": Problem(
+        "examples are longer than the token budget alone",
+        fix="each is a micro-batch of its own; see that it fits into memory, or lower data.max_tokens",
+    ),
     "unfamiliar": Problem(
         "the reference never saw such text",
         fix="run a supervised phase first (`sft:` in the recipe), so that the reference is a model that writes such text",
     ),
     "familiarity": Problem("how likely the reference finds the chosen text", severity="info"),
+    "ches": Problem(
+        "how alike the reference finds the two sides of a pair (CHES)",
+        severity="info",
+        fix="the pairs named score highest: training on them moves probability to completions in neither column",
+    ),
 }
 """Every problem by its code. The order is the order of reports."""
 
@@ -149,16 +167,29 @@ class Finding:
     message: str
     fix: str
 
+    @classmethod
+    def of(cls, code: str, message: str, count: int) -> Finding:
+        """A finding about the data as a whole, which no policy decides about."""
+        problem = CATALOGUE[code]
+        return cls(code=code, severity=problem.severity, count=count, examples=(), message=message, fix=problem.fix)
+
+    @property
+    def also(self) -> str:
+        """The rows behind the first that are remembered; dots where there are more."""
+        first, *others = self.examples or ("",)
+        more = ", ..." if self.count > len(self.examples) else ""
+        return listed(tuple(others), first) + more if others else ""
+
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) else ""
-        rows = f" ({self.count} rows: {_listed(self.examples)}{more})" if self.count > 1 and self.examples else ""
+        rows = f" ({self.count} rows: {listed(self.examples)}{more})" if self.count > 1 and self.examples else ""
         return f"{self.message}{rows}{'; ' if self.fix else ''}{self.fix}"
 
 
-def _listed(row_ids: tuple[str, ...]) -> str:
-    """`a.jsonl:1, 5, b.jsonl:2`: the file is said once."""
+def listed(row_ids: tuple[str, ...], after: str = "") -> str:
+    """`a.jsonl:1, 5, b.jsonl:2`: the file is said once; not at all where `after`, a row said before, is of it."""
     shown: list[str] = []
-    last = ""
+    last = after.rpartition(":")[0]
     for row_id in row_ids:
         file, _, place = row_id.rpartition(":")
         shown.append(place if file and file == last else row_id)
@@ -187,6 +218,10 @@ class Ledger:
         if row_id and len(examples) < MAX_EXAMPLES:
             examples.append(row_id)
         self._details.setdefault(code, detail)
+
+    def remembers(self, code: str) -> bool:
+        """Whether the next row of a problem will be named, and not only counted."""
+        return len(self._examples.get(code, ())) < MAX_EXAMPLES
 
     def decide(self, code: str, row_id: str, detail: str = "") -> str:
         """Count a problem and return what its policy says; `error` does not raise, so that all errors are found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,10 +12,13 @@ from typing import Any
 
 from exptilt.data import adapters
 from exptilt.data.adapters.fields import items, under
+from exptilt.data.digests import Digests, digest
 from exptilt.data.files import licence_of
 from exptilt.data.problems import Ledger, RowError
+from exptilt.data.records import Record
 from exptilt.data.shelf import Shelf
 from exptilt.data.sources import Row, SourceConfig, read_rows
+from exptilt.errors import DataError
 
 _NUM_SAMPLE_ROWS = 64
 """Rows looked at to tell the format."""
@@ -33,6 +37,10 @@ class Part:
     licence: str | None = None
     num_records: int = 0
     """How many records its rows became."""
+    unseen: set[str] = field(default_factory=set)
+    """Columns the settings name that no row has had so far."""
+    columns: set[str] = field(default_factory=set)
+    """Of the first rows, under the source's own names."""
 
     def leave_out(self, ledger: Ledger, row_id: str, error: RowError) -> None:
         """Account for a row that is not used."""
@@ -40,7 +48,7 @@ class Part:
         self.rows_left_out[error.code] += 1
 
 
-def read_part(source: SourceConfig, records: Shelf, ledger: Ledger, prefix: str = "") -> Part:
+def read_part(source: SourceConfig, records: Shelf[Record], ledger: Ledger, prefix: str = "") -> Part:
     """Read one source.
 
     Args:
@@ -48,8 +56,12 @@ def read_part(source: SourceConfig, records: Shelf, ledger: Ledger, prefix: str 
         records: where its records are put.
         ledger: counts rows that cannot be used.
         prefix: put before row ids, where two sources have files of one name.
+
+    Raises:
+        DataError: if the source cannot be read, no format fits it, or the settings name columns that it has not.
     """
-    part = Part(source=source, format=source.format)
+    part = Part(source=source, format=source.format, unseen={*source.columns.values(), *source.where})
+    _refuse_unknown(source)
     before = len(records)
     rows = _wanted(part, ledger, prefix)
     sample: list[Named] = []
@@ -62,21 +74,32 @@ def read_part(source: SourceConfig, records: Shelf, ledger: Ledger, prefix: str 
             break
     named = chain(sample, rows)
     if readable:
-        adapter, part.columns_not_read = adapters.find(readable, source.path, source.format)
+        try:
+            adapter, part.columns_not_read = adapters.find(readable, source.path, source.format)
+        except DataError:
+            _refuse_unseen(part)
+            raise
         part.format = adapter.name
+        other = adapters.also_fitting(readable, adapter, part.columns_not_read) if source.format == "auto" else None
+        if other is not None:
+            more = f"format {adapter.name} does not read {', '.join(other[1])}; data.format={other[0].name} does"
+            ledger.note("other_format", detail=more)
         rows_or_groups = _gathered(named, adapter, part, ledger) if adapter.gather else named
         _read(part, adapter, rows_or_groups, records, ledger)
     else:
         for row_id, row in named:
             if isinstance(row, RowError):
                 part.leave_out(ledger, row_id, row)
+    _refuse_unseen(part)
     part.num_records = len(records) - before
     # Last, as it may ask the hub: a source that is not there has failed by now.
     part.licence = source.licence or licence_of(source.path, source.subset, source.revision)
     return part
 
 
-def _read(part: Part, adapter: adapters.Adapter, named: Iterable[Named], records: Shelf, ledger: Ledger) -> None:
+def _read(
+    part: Part, adapter: adapters.Adapter, named: Iterable[Named], records: Shelf[Record], ledger: Ledger
+) -> None:
     for row_id, row in named:
         try:
             if isinstance(row, RowError):
@@ -95,6 +118,10 @@ def _wanted(part: Part, ledger: Ledger, prefix: str) -> Iterator[Named]:
     rows = read_rows(source.path, source.split, subset=source.subset, revision=source.revision, limit=source.limit)
     for row_id, row in rows:
         part.rows += 1
+        if not isinstance(row, RowError):
+            part.unseen -= row.keys()
+            if part.rows <= _NUM_SAMPLE_ROWS:
+                part.columns |= row.keys()
         if isinstance(row, RowError):
             yield prefix + row_id, row
         elif all(_same(row.get(column), value) for column, value in source.where.items()):
@@ -104,27 +131,47 @@ def _wanted(part: Part, ledger: Ledger, prefix: str) -> Iterator[Named]:
             part.rows_left_out["filtered"] += 1
 
 
+def _refuse_unknown(source: SourceConfig) -> None:
+    known = adapters.known_columns()
+    for name in source.columns:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise DataError(f"{source.path}: data.columns.{name}: no format reads a column of that name{meant}")
+
+
+def _refuse_unseen(part: Part) -> None:
+    """Settings that name a column which no row has are a mistake, whatever the rows hold besides."""
+    for key, names in (("columns", part.source.columns.values()), ("where", part.source.where)):
+        for name in names:
+            if name in part.unseen and part.columns:
+                near = difflib.get_close_matches(name, part.columns, n=1)
+                meant = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(sorted(part.columns))}"
+                raise DataError(f"{part.source.path}: data.{key} names {name!r}, and no row has such a column{meant}")
+
+
 def _same(value: Any, wanted: object) -> bool:
     return value == wanted or str(value).lower() == str(wanted).lower()
 
 
 def _gathered(named: Iterable[Named], adapter: adapters.Adapter, part: Part, ledger: Ledger) -> Iterator[Named]:
     """Rows of one key as one row, where the first of them stood."""
-    groups: dict[str, tuple[str, list[Row]]] = {}
+    kept, keys = Shelf[tuple[str, Row]](), Digests()
     for row_id, row in named:
         try:
             if isinstance(row, RowError):
                 raise row
-            key = adapter.gather(row) if adapter.gather else ""
+            keys.add(digest(adapter.gather(row) if adapter.gather else ""))
         except RowError as error:
             part.leave_out(ledger, row_id, error)
             continue
-        if key in groups:
+        kept.append((row_id, row))
+    for positions in keys.groups():
+        ids, rows = zip(*(kept[position] for position in positions), strict=True)
+        for row_id in ids[1:]:
             ledger.note("joined", row_id)
             part.rows_left_out["joined"] += 1
-        groups.setdefault(key, (row_id, []))[1].append(row)
-    for row_id, rows in groups.values():
-        yield row_id, {"rows": rows}
+        yield ids[0], {"rows": list(rows)}
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
@@ -141,7 +188,8 @@ def _row_id(row_id: str, row: Row) -> str:
     own = row.get("id")
     if not isinstance(own, str | int | float):
         return row_id
-    return f"{row_id}#{' '.join(str(own).split())[:80]}"
+    said = str(own).encode("utf-8", "replace").decode()
+    return f"{row_id}#{' '.join(said.split())[:80]}"
 
 
 def template_args(row: Row) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class Preference:
     weight: float = 1.0
     both_desirable: bool | None = None
     """Of a tie: whether both sides are good (true) or bad (false), if the source says so."""
+    section: str | None = None
+    """What part of a benchmark it belongs to, if the source says so."""
     template_args: TemplateArgs = field(default_factory=dict)
 
     @property

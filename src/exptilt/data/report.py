@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rich.text import Text
     from transformers import PreTrainedTokenizerBase
 
-_STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
@@ -132,6 +130,10 @@ class DataReport:
         nothing_left = any(split.kept == 0 for split in (self.train, self.test) if split is not None)
         return "nothing is left to use" if nothing_left else ""
 
+    def adding(self, *findings: Finding) -> DataReport:
+        """The report with findings that were made later, such as those that need a model."""
+        return dataclasses.replace(self, findings=(*self.findings, *findings))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain mappings, lists and scalars, for data.json and for pages."""
         return dataclasses.asdict(self)
@@ -165,14 +167,16 @@ def _split_from(said: Mapping[str, Any]) -> SplitReport:
 
 def print_report(report: DataReport, console: Console) -> None:
     """Print the account, the lengths and the findings."""
+    from exptilt.data.printed import findings_table, lengths_table, split_table
+
     for name, split in (("train", report.train), ("test", report.test)):
         if split is not None:
-            console.print(_split_text(name, split))
+            console.print(split_table(name, split))
             if split.lengths:
-                console.print(_lengths_table(split))
-    for finding in report.findings:
-        console.print(_finding_text(finding))
-    if not report.findings:
+                console.print(lengths_table(split))
+    if report.findings:
+        console.print(findings_table(report.findings))
+    else:
         console.print("nothing to report", style="green")
 
 
@@ -213,52 +217,3 @@ def _rich_text() -> Text:
     from rich.text import Text
 
     return Text()
-
-
-def _split_text(name: str, split: SplitReport) -> Text:
-    text = _rich_text()
-    text.append(f"{name}: ", style="bold")
-    left_out = {**split.rows_left_out}
-    for code, count in split.examples_left_out.items():
-        left_out[code] = left_out.get(code, 0) + count
-    reasons = ", ".join(f"{count} {code}" for code, count in left_out.items()) or "none"
-    text.append(
-        f"{split.source} (format {split.format}): {split.rows} rows read, "
-        f"{split.kept} examples kept; left out: {reasons}"
-    )
-    if split.longer_chosen is not None:
-        text.append(f"; the longer completion is chosen in {100 * split.longer_chosen:.1f} % of pairs")
-    if split.more_markup_chosen is not None:
-        text.append(f"; the one with more markup in {100 * split.more_markup_chosen:.1f} % of those that differ in it")
-    if split.num_desirable or split.num_undesirable:
-        text.append(f"; {split.num_desirable} are desirable, {split.num_undesirable} not")
-    if split.repeated:
-        text.append(f"; {split.repeated} of them are copies made by weights")
-    if split.columns_not_read:
-        text.append(f"; columns not read: {', '.join(split.columns_not_read)}")
-    for source in split.sources if len(split.sources) > 1 or any(each.licence for each in split.sources) else ():
-        licence = source.licence or "not known"
-        text.append(
-            f"\n  {source.path} ({source.format}): {source.rows} rows, {source.records} records, "
-            f"weight {source.weight:g}, licence {licence}"
-        )
-    return text
-
-
-def _lengths_table(split: SplitReport) -> Any:
-    from rich.table import Table
-
-    table = Table("  tokens", box=None, pad_edge=False, header_style="dim")
-    for heading in ("least", "median", "95 %", "most", "total"):
-        table.add_column(heading, justify="right")
-    for name, lengths in split.lengths.items():
-        cells = (lengths.least, lengths.median, lengths.p95, lengths.most, lengths.total)
-        table.add_row(f"  {name}", *(f"{value:,.0f}" for value in cells))
-    return table
-
-
-def _finding_text(finding: Finding) -> Text:
-    text = _rich_text()
-    text.append(f"{finding.severity:>7} {finding.code}: ", style=_STYLES[finding.severity])
-    text.append(str(finding))
-    return text

@@ -6,21 +6,23 @@ import pickle
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, overload
+from dataclasses import replace
+from typing import IO, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exptilt.data.records import Record
 
+T = TypeVar("T")
 _CHUNK = 256
 """Records written and read at a time."""
 MOST_IN_MEMORY = 20_000
 """More records than this go to a temporary file, which ends with the shelf."""
 
 
-class Shelf(Sequence[Record]):
-    """Records in the order they came; going through them in order reads the file once.
+class Shelf(Sequence[T], Generic[T]):
+    """Records, or rows, in the order they came; going through them in order reads the file once.
 
     Example:
         >>> from exptilt.data.records import Demonstration
@@ -29,16 +31,16 @@ class Shelf(Sequence[Record]):
         (600, 'a:599', 'a:0')
     """
 
-    def __init__(self, records: Iterable[Record] = ()) -> None:
-        self._full: list[list[Record] | int] = []
+    def __init__(self, records: Iterable[T] = ()) -> None:
+        self._full: list[list[T] | int] = []
         """Chunks, or where they begin in the file."""
-        self._last: list[Record] = []
+        self._last: list[T] = []
         self._file: IO[bytes] | None = None
-        self._open: tuple[int, list[Record]] = (-1, [])
+        self._open: tuple[int, list[T]] = (-1, [])
         for record in records:
             self.append(record)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: T) -> None:
         """Put a record at the end."""
         self._last.append(record)
         if len(self._last) == _CHUNK:
@@ -51,10 +53,10 @@ class Shelf(Sequence[Record]):
         return len(self._full) * _CHUNK + len(self._last)
 
     @overload
-    def __getitem__(self, index: int) -> Record: ...
+    def __getitem__(self, index: int) -> T: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
         at = index + len(self) if index < 0 else index
@@ -62,11 +64,11 @@ class Shelf(Sequence[Record]):
             raise IndexError(f"there are {len(self)} records, and none at {index}")
         return self._chunk(at // _CHUNK)[at % _CHUNK]
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[T]:
         for number in range(len(self._full) + 1):
             yield from self._chunk(number)
 
-    def _chunk(self, number: int) -> list[Record]:
+    def _chunk(self, number: int) -> list[T]:
         if number == len(self._full):
             return self._last
         chunk = self._full[number]
@@ -89,17 +91,25 @@ class Shelf(Sequence[Record]):
 
 
 class Selection(Sequence[Record]):
-    """Some records of a sequence, in some order, a few of them changed."""
+    """Some records of a sequence, in some order, a few of them changed, some of them copies; eight bytes a record."""
 
     def __init__(
-        self, records: Sequence[Record], positions: NDArray[np.int64], changed: Mapping[int, Record] | None = None
+        self,
+        records: Sequence[Record],
+        positions: NDArray[np.int64],
+        changed: Mapping[int, Record] | None = None,
+        copies: NDArray[np.uint32] | None = None,
     ) -> None:
-        self._records = records
-        self._positions = positions
-        self._changed = dict(changed or {})
+        self.records = records
+        self.positions = positions
+        """Places in `records`."""
+        self.changed = dict(changed or {})
+        """By place in the selection."""
+        self.copies = copies
+        """Which copy of a record each is, 0 the record itself; None where all are."""
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self.positions)
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -111,15 +121,23 @@ class Selection(Sequence[Record]):
         at = index + len(self) if index < 0 else index
         if not 0 <= at < len(self):
             raise IndexError(f"there are {len(self)} records, and none at {index}")
-        changed = self._changed.get(at)
-        return self._records[int(self._positions[at])] if changed is None else changed
+        record = self.changed.get(at)
+        if record is None:
+            record = self.records[int(self.positions[at])]
+        copy = 0 if self.copies is None else int(self.copies[at])
+        return replace(record, id=f"{record.id} copy {copy + 1}") if copy else record
 
     def __iter__(self) -> Iterator[Record]:
         return (self[at] for at in range(len(self)))
 
 
 def selected(
-    records: Sequence[Record], positions: Sequence[int], changed: Mapping[int, Record] | None = None
-) -> Sequence[Record]:
+    records: Sequence[Record], positions: Sequence[int] | NDArray[np.int64], changed: Mapping[int, Record] | None = None
+) -> Selection:
     """The records at `positions`; `changed` replaces some, by their place among the selected."""
-    return Selection(records, np.asarray(positions, dtype=np.int64), changed)
+    positions = np.asarray(positions, dtype=np.int64)
+    if not isinstance(records, Selection) or records.copies is not None:
+        return Selection(records, positions, changed)
+    before = {} if not records.changed else {at: records.changed.get(int(old)) for at, old in enumerate(positions)}
+    kept = {at: record for at, record in before.items() if record is not None}
+    return Selection(records.records, records.positions[positions], {**kept, **(changed or {})})

@@ -155,6 +155,9 @@ class DataConfig:
     """Leave out pairs whose margin, on the source's own scale, is smaller in size; SHP is used with 2."""
     max_per_prompt: int | None = None
     """Use at most so many examples of one prompt, the first of the source; SHP is used with 5."""
+    drop_highest_ches: float = 0.0
+    """Leave out this share of the training pairs, in [0, 1): those with the highest CHES per token under the weights
+    training starts from, which are the likeliest to push probability away from both sides; 0 keeps all."""
     on_invalid: Literal["error", "drop"] = "error"
     """A row that cannot be read: broken JSON, a missing column, a wrong type, an impossible order of turns."""
     on_empty: Literal["error", "drop", "keep"] = "error"
@@ -181,6 +184,8 @@ class DataConfig:
             raise ValueError(
                 "test_fraction holds out a part of train; leave it 0 where test, test_split or test_where is given"
             )
+        if not 0 <= self.drop_highest_ches < 1:
+            raise ValueError(f"drop_highest_ches must be in [0, 1), got {self.drop_highest_ches}")
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight must be at least 0, got {self.weight}")
         for name in ("limit", "test_limit", "max_tokens", "max_per_prompt"):

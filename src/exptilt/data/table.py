@@ -1,8 +1,16 @@
-"""Many groups in a few flat arrays: four bytes a token, in memory or mapped from files. Never imports torch."""
+"""Many groups as Arrow record batches: five bytes a token, in memory or mapped from a file. Never imports torch."""
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, overload
 
@@ -11,17 +19,60 @@ from numpy.typing import NDArray
 
 from exptilt.data.groups import Completion, Group
 
-_CHUNK = 4096
-"""Groups held as objects before they are laid flat."""
-_FLAT = ("tokens", "counted", "name_bytes", "ranks", "scores", "p_chosen", "margin", "weight", "desirable")
-"""Arrays of values."""
-_SIZES = ("piece_sizes", "num_counted", "num_pieces", "name_sizes")
-"""Arrays of lengths, from which positions are made: of each prompt and completion, of each group, of each name."""
-Arrays = dict[str, NDArray[Any]]
+_BLOCK = 4096
+"""Groups held as objects before they become one record batch."""
+MOST_IN_MEMORY = 64 << 20
+"""More bytes than this go to a temporary file, which is mapped."""
+
+
+@cache
+def _schema() -> Any:
+    import pyarrow
+
+    numbers, real = pyarrow.list_(pyarrow.int32()), pyarrow.float64()
+    return pyarrow.schema(
+        {
+            "id": pyarrow.string(),
+            "tokens": numbers,  # of the prompt, then of each completion
+            "counted": pyarrow.list_(pyarrow.uint8()),  # of each token
+            "lengths": numbers,  # of the prompt and of each completion
+            "num_counted": numbers,  # of each completion
+            "p_chosen": real,
+            "margin": real,
+            "ranks": numbers,
+            "scores": pyarrow.list_(real),
+            "desirable": pyarrow.bool_(),
+            "weight": real,
+            "section": pyarrow.string(),
+        }
+    )
+
+
+_LISTS = ("tokens", "counted", "lengths", "num_counted", "ranks")
+"""Columns of lists of numbers."""
+_NUMBERS = ("margin", "p_chosen", "weight", "desirable")
+"""Columns of one number; a margin may be missing, which is NaN in an array."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """A column of lists as two flat arrays, which are not copied."""
+
+    values: NDArray[Any]
+    edges: NDArray[Any]
+
+    @classmethod
+    def of(cls, column: Any) -> _Lists:
+        return cls(column.values.to_numpy(), column.offsets.to_numpy())
+
+    def at(self, row: int) -> NDArray[Any]:
+        return self.values[self.edges[row] : self.edges[row + 1]]
 
 
 class GroupTable(Sequence[Group]):
     """A sequence of groups that keeps no object per group; a group is made when it is asked for.
+
+    The file is Arrow's IPC format, so pyarrow, datasets and polars open it as it is.
 
     Example:
         >>> part = Completion(ids=np.arange(3, dtype=np.int32), counted=np.ones(3, dtype=bool))
@@ -30,11 +81,12 @@ class GroupTable(Sequence[Group]):
         (5, 'a:3', 4, ['a:0', 'a:1'])
     """
 
-    def __init__(self, arrays: Arrays) -> None:
-        self._arrays = arrays
-        self._pieces = _positions(arrays["num_pieces"])
-        self._tokens = _positions(arrays["piece_sizes"])
-        self._names = _positions(arrays["name_sizes"])
+    def __init__(self, batches: Sequence[Any]) -> None:
+        self._batches = list(batches)
+        self._length: int = sum(batch.num_rows for batch in batches)
+        self._block = batches[0].num_rows if batches else 1
+        """Rows of every batch but the last, which may have fewer."""
+        self._open: dict[int, dict[str, Any]] = {}
 
     @classmethod
     def of(cls, groups: Iterable[Group]) -> GroupTable:
@@ -45,7 +97,7 @@ class GroupTable(Sequence[Group]):
         return builder.table()
 
     def __len__(self) -> int:
-        return len(self._arrays["num_pieces"])
+        return self._length
 
     @overload
     def __getitem__(self, index: int) -> Group: ...
@@ -63,122 +115,156 @@ class GroupTable(Sequence[Group]):
         return (self._group(at) for at in range(len(self)))
 
     def _group(self, at: int) -> Group:
-        arrays, first, last = self._arrays, int(self._pieces[at]), int(self._pieces[at + 1])
-        completions = tuple(
-            Completion(ids=self._part("tokens", piece), counted=self._part("counted", piece))
-            for piece in range(first + 1, last)
-        )
-        ranks = arrays["ranks"][first + 1 : last]
-        scores = arrays["scores"][first + 1 : last]
-        margin = float(arrays["margin"][at])
+        number, row = divmod(at, self._block)
+        columns = self._columns(number)
+        # Copies, so that a group can be written to and outlives the file.
+        ids, counted = np.array(columns["tokens"].at(row)), columns["counted"].at(row).astype(np.bool_)
+        start, *edges = accumulate(columns["lengths"].at(row).tolist())
+        pieces = zip([start, *edges], edges, strict=False)
+        margin = float(columns["margin"][row])
         return Group(
-            id=arrays["name_bytes"][self._names[at] : self._names[at + 1]].tobytes().decode(),
-            prompt=self._part("tokens", first),
-            completions=completions,
-            p_chosen=float(arrays["p_chosen"][at]),
-            margin=None if np.isnan(margin) else margin,
-            ranks=tuple(ranks.tolist()) if ranks.all() else (),
-            scores=None if np.isnan(scores).any() else tuple(scores.tolist()),
-            desirable=bool(arrays["desirable"][at]),
-            weight=float(arrays["weight"][at]),
+            prompt=ids[:start],
+            completions=tuple(Completion(ids=ids[one:other], counted=counted[one:other]) for one, other in pieces),
+            ranks=tuple(columns["ranks"].at(row).tolist()),
+            scores=_tuple(_value(columns["scores"], row)),
+            margin=None if math.isnan(margin) else margin,
+            id=columns["id"][row].as_py(),
+            section=_value(columns["section"], row),
+            p_chosen=float(columns["p_chosen"][row]),
+            desirable=bool(columns["desirable"][row]),
+            weight=float(columns["weight"][row]),
         )
 
-    def _part(self, name: str, piece: int) -> NDArray[Any]:
-        """A copy, so that a group can be written to and outlives the file."""
-        return np.array(self._arrays[name][self._tokens[piece] : self._tokens[piece + 1]])
+    def _columns(self, number: int) -> dict[str, Any]:
+        """The columns of a batch: numbers as arrays, mostly views of the file; None where nothing is in a column."""
+        if number not in self._open:
+            batch = self._batches[number]
+            lists: dict[str, Any] = {name: _Lists.of(batch.column(name)) for name in _LISTS}
+            numbers = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in _NUMBERS}
+            rest = {name: batch.column(name) for name in ("id", "section", "scores")}
+            filled = {name: None if column.null_count == len(column) else column for name, column in rest.items()}
+            self._open[number] = {**lists, **numbers, **filled}
+        return self._open[number]
 
     @property
-    def prompt_lengths(self) -> NDArray[np.int64]:
+    def prompt_lengths(self) -> NDArray[np.int32]:
         """(G,) tokens of each prompt."""
-        return np.diff(self._tokens)[self._pieces[:-1]]
+        return self._joined("lengths", 0)
 
-    def completion_lengths(self, position: int | None = None) -> NDArray[Any]:
+    def completion_lengths(self, position: int | None = None) -> NDArray[np.int32]:
         """Counted tokens of every completion, or (G,) of that at `position` in each group."""
-        lengths = np.asarray(self._arrays["num_counted"])
-        if position is not None:
-            return lengths[self._pieces[:-1] + 1 + position]
-        return np.delete(lengths, self._pieces[:-1])
+        return self._joined("num_counted", position)
 
-    def save(self, folder: Path) -> None:
-        """Write the arrays into a folder."""
-        for name, array in self._arrays.items():
-            np.save(folder / f"{name}.npy", array)
+    def _joined(self, name: str, position: int | None) -> NDArray[np.int32]:
+        columns = (self._columns(number)[name] for number in range(len(self._batches)))
+        parts = [one.values if position is None else one.values[one.edges[:-1] + position] for one in columns]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
+
+    def save(self, path: Path) -> None:
+        """Write an Arrow file."""
+        import pyarrow
+
+        with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, _schema()) as writer:
+            for batch in self._batches:
+                writer.write_batch(batch)
 
     @classmethod
-    def load(cls, folder: Path) -> GroupTable:
-        """Map the arrays that `save` wrote; what is not used is not read."""
-        arrays = {}
-        for name in (*_FLAT, *_SIZES):
-            path = folder / f"{name}.npy"
-            arrays[name] = np.load(path, mmap_mode="r")
-        return cls(arrays)
+    def load(cls, path: Path) -> GroupTable:
+        """Map a file that `save` wrote; what is not used is not read."""
+        import pyarrow
+
+        reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
+        return cls([reader.get_batch(number) for number in range(reader.num_record_batches)])
 
 
 class TableBuilder:
-    """Collects groups into a table."""
+    """Collects groups into a table; many of them go to a temporary file as they come, which ends with the table."""
 
     def __init__(self) -> None:
         self._waiting: list[Group] = []
-        self._done: list[Arrays] = []
+        self._batches: list[Any] = []
+        self._path: Path | None = None
+        self._writer: Any = None
 
     def add(self, group: Group) -> None:
         """Add a group at the end."""
         self._waiting.append(group)
-        if len(self._waiting) == _CHUNK:
-            self._lay_flat()
+        if len(self._waiting) == _BLOCK:
+            self._flush()
 
     def table(self) -> GroupTable:
-        """All groups so far."""
-        self._lay_flat()
-        return GroupTable({name: np.concatenate([part[name] for part in self._done]) for name in self._done[0]})
+        """All groups so far; nothing can be added afterwards."""
+        if self._waiting:
+            self._flush()
+        if self._path is None:
+            return GroupTable(self._batches)
+        self._writer.close()
+        made = GroupTable.load(self._path)
+        _forget(self._path)
+        return made
 
-    def _lay_flat(self) -> None:
-        groups, self._waiting = self._waiting, []
-        names = [group.id.encode() for group in groups]
-        pieces = [piece for group in groups for piece in (group.prompt, *(part.ids for part in group.completions))]
-        per_piece = [pair for group in groups for pair in _ranks_and_scores(group)]
-        counted = [_counted(group) for group in groups]
-        self._done.append(
-            {
-                "tokens": _joined(pieces, np.int32),
-                "counted": _joined(counted, np.bool_),
-                "piece_sizes": np.array([len(piece) for piece in pieces], dtype=np.int64),
-                "num_counted": np.array(
-                    [size for group in groups for size in (0, *(part.length for part in group.completions))],
-                    dtype=np.int64,
-                ),
-                "num_pieces": np.array([1 + len(group.completions) for group in groups], dtype=np.int64),
-                "name_bytes": np.frombuffer(b"".join(names), dtype=np.uint8),
-                "name_sizes": np.array([len(name) for name in names], dtype=np.int64),
-                "ranks": np.array([rank for rank, _ in per_piece], dtype=np.int32),
-                "scores": np.array([score for _, score in per_piece], dtype=np.float64),
-                "p_chosen": np.array([group.p_chosen for group in groups], dtype=np.float64),
-                "margin": np.array([_or_nan(group.margin) for group in groups], dtype=np.float64),
-                "weight": np.array([group.weight for group in groups], dtype=np.float64),
-                "desirable": np.array([group.desirable for group in groups], dtype=np.bool_),
-            }
-        )
+    def _flush(self) -> None:
+        batch = _batch(self._waiting)
+        self._waiting = []
+        if self._writer is None:
+            self._batches.append(batch)
+            if sum(part.nbytes for part in self._batches) > MOST_IN_MEMORY:
+                self._spill()
+        else:
+            self._writer.write_batch(batch)
 
+    def _spill(self) -> None:
+        import pyarrow
 
-def _ranks_and_scores(group: Group) -> Iterator[tuple[int, float]]:
-    """For the prompt, which has neither, and for each completion; 0 and NaN stand for none."""
-    yield 0, np.nan
-    for position in range(len(group.completions)):
-        rank = group.ranks[position] if group.ranks else 0
-        yield rank, _or_nan(group.scores[position] if group.scores is not None else None)
+        handle, name = tempfile.mkstemp(prefix="exptilt-", suffix=".arrow")
+        os.close(handle)
+        self._path = Path(name)
+        weakref.finalize(self, _forget, self._path)
+        self._writer = pyarrow.ipc.new_file(name, _schema())
+        for batch in self._batches:
+            self._writer.write_batch(batch)
+        self._batches = []
 
 
-def _counted(group: Group) -> NDArray[np.bool_]:
-    return np.concatenate([np.zeros(len(group.prompt), dtype=np.bool_), *(part.counted for part in group.completions)])
+def _forget(path: Path) -> None:
+    """Remove a temporary file; a map of it goes on, but on Windows the name can only go once the map is gone."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
-def _or_nan(value: float | None) -> float:
-    return np.nan if value is None else value
+def _value(column: Any, row: int) -> Any:
+    return None if column is None else column[row].as_py()
 
 
-def _joined(parts: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:
-    return np.concatenate(parts).astype(dtype, copy=False) if parts else np.zeros(0, dtype=dtype)
+def _tuple(values: list[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(values)
 
 
-def _positions(sizes: NDArray[Any]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+def _batch(groups: Sequence[Group]) -> Any:
+    import pyarrow
+
+    lengths = [[len(group.prompt), *(len(part.ids) for part in group.completions)] for group in groups]
+    tokens = [part for group in groups for part in (group.prompt, *(one.ids for one in group.completions))]
+    counted = [
+        part
+        for group in groups
+        for part in (np.zeros(len(group.prompt), np.bool_), *(p.counted for p in group.completions))
+    ]
+    edges = pyarrow.array(np.cumsum([0, *map(sum, lengths)], dtype=np.int32))
+    made = {
+        "tokens": pyarrow.ListArray.from_arrays(edges, _joined(tokens, np.int32)),
+        "counted": pyarrow.ListArray.from_arrays(edges, _joined(counted, np.uint8)),
+        "lengths": lengths,
+        "num_counted": [[part.length for part in group.completions] for group in groups],
+    }
+    for name in ("id", "section", "ranks", "scores", "margin", "p_chosen", "weight", "desirable"):
+        made[name] = [getattr(group, name) for group in groups]
+    return pyarrow.RecordBatch.from_arrays(
+        [pyarrow.array(made[field.name], type=field.type) for field in _schema()], schema=_schema()
+    )
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: type) -> Any:
+    import pyarrow
+
+    return pyarrow.array(np.concatenate(parts).astype(dtype, copy=False))

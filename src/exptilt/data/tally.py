@@ -82,8 +82,8 @@ class Tally:
 
     def note(self, kind: Kind, ledger: Ledger) -> None:
         """Put into the ledger what is worth a word about the training examples."""
-        if self.examples < _FEW:
-            detail = f"there are only {self.examples} examples to train on"
+        if 0 < self.examples < _FEW:
+            detail = f"there {'is' if self.examples == 1 else 'are'} only {self.examples} example{'s' * (self.examples > 1)} to train on"
             ledger.note("few", detail=detail, count=self.examples)
         if self.pairs >= _FEW:
             self._note_bias(ledger)
@@ -165,9 +165,13 @@ def suggestion(kind: Kind, num_examples: int) -> str:
     if steps >= 500:
         beta, rate, why = "0.01 to 0.1", "5e-7", "there is enough data to leave the reference"
     elif steps >= 50:
-        beta, rate, why = "0.05 to 0.2", "5e-7 to 1e-6", "one or two epochs, then held-out accuracy falls"
+        beta, rate, why = "0.05 to 0.2", "5e-7 to 1e-6", "held-out accuracy falls after one or two epochs"
     else:
-        beta, rate, why = "0.1 to 0.5", "1e-6 to 5e-6", "few steps must move it, and it soon knows the rows by heart"
+        beta, rate, why = (
+            "0.1 to 0.5",
+            "1e-6 to 5e-6",
+            "a few steps must move the policy, and it soon knows the rows by heart",
+        )
     return (
         f"{start} beta {beta} and learning_rate {rate} for all weights of a large model (ten times that for adapters, "
         f"more for small models), because {why}"

@@ -20,18 +20,6 @@ def bot(text):
     return {"role": "assistant", "content": text}
 
 
-def read(row, name="auto"):
-    adapter, _ = find([row], "file", name)
-    return adapter.name, adapter.record(row, "file:1")
-
-
-def refused(row, name="auto"):
-    adapter, _ = find([row], "file", name)
-    with pytest.raises(RowError) as caught:
-        adapter.record(row, "file:1")
-    return caught.value.code
-
-
 def sides(record):
     return record.chosen, record.rejected, record.p_chosen
 
@@ -59,7 +47,7 @@ COMPARED = {"question": "Q", "answers": ["a", "b", "c"], "pair_labels": [
     {"i": 0, "j": 1, "label": "tie"}, {"i": 0, "j": 2, "label": "j"}, {"i": 1, "j": 2, "label": "i"}]}  # fmt: skip
 
 
-def test_arena_histories_differ_after_the_first_turn():
+def test_arena_histories_differ_after_the_first_turn(read):
     name, record = read(ARENA)
     assert name == "arena"
     assert record.prompt == (user("hi"),)
@@ -71,13 +59,13 @@ def test_arena_histories_differ_after_the_first_turn():
 
 
 @pytest.mark.parametrize(("winner", "both"), [("tie", None), ("tie (bothbad)", False), ("both_bad", False)])
-def test_arena_ties_and_two_bad_sides(winner, both):
+def test_arena_ties_and_two_bad_sides(read, winner, both):
     record = read({**ARENA, "winner": winner})[1]
     assert (record.p_chosen, record.both_desirable) == (0.5, both)
     assert [rating.desirable for rating in preference_to_ratings(record)] == ([] if both is None else [False, False])
 
 
-def test_arena_cells_that_are_wrong():
+def test_arena_cells_that_are_wrong(refused):
     assert refused({**ARENA, "winner": "nobody"}) == "wrong_type"
     assert refused({**ARENA_TEXTS, "winner_tie": 1}) == "bad_value"
     assert refused({**ARENA_TEXTS, "prompt": "[hi"}) == "wrong_type"
@@ -90,7 +78,7 @@ def test_arena_cells_that_are_wrong():
     ("value", "chosen", "p_chosen"),
     [(1, "x", 1.0), (2, "y", 1.0), ("2", "y", 1.0), (1.5, "x", 0.5), (0, "x", 0.5), ("tie", "x", 0.5), (1.9, "y", 0.9)],
 )
-def test_alpaca_eval_verdicts(value, chosen, p_chosen):
+def test_alpaca_eval_verdicts(read, value, chosen, p_chosen):
     name, record = read({"instruction": "Q", "output_1": "x", "output_2": "y", "preference": value})
     assert name == "judgement"
     assert record.chosen == chosen
@@ -101,12 +89,12 @@ def test_alpaca_eval_verdicts(value, chosen, p_chosen):
 @pytest.mark.parametrize(
     ("value", "code"), [(None, "unjudged"), (float("nan"), "unjudged"), (3, "bad_value"), ("maybe", "wrong_type")]
 )
-def test_failed_judgements_are_no_preferences(value, code):
+def test_failed_judgements_are_no_preferences(refused, value, code):
     row = {"instruction": "Q", "output_1": "x", "output_2": "y", "preference": value}
     assert refused(row, "judgement") == code
 
 
-def test_votes_become_a_probability():
+def test_votes_become_a_probability(read, refused):
     assert sides(read(PANDA)[1]) == ("b", "a", pytest.approx(5 / 6))
     assert read(PANDA)[1].prompt == "Shorten.\n\na b"
     upstream = {
@@ -121,7 +109,7 @@ def test_votes_become_a_probability():
     assert refused({**PANDA, "response1": True}) == "wrong_type"
 
 
-def test_summaries_keep_their_first_space_and_articles_have_their_own_prompt():
+def test_summaries_keep_their_first_space_and_articles_have_their_own_prompt(read, refused):
     name, record = read(TLDR)
     assert name == "tldr_comparison"
     assert record.prompt == "SUBREDDIT: r/relationships\n\nTITLE: What?\n\nPOST: My flatmate\n\nTL;DR:"
@@ -132,13 +120,13 @@ def test_summaries_keep_their_first_space_and_articles_have_their_own_prompt():
     assert refused({**TLDR, "info": {"post": None}}) == "missing_column"
 
 
-def test_orca_ties_and_failed_judgements():
+def test_orca_ties_and_failed_judgements(read, refused):
     assert read({**DISTILABEL, "status": "tie"})[1].p_chosen == 0.5
     assert read(DISTILABEL)[1].margin == 5.0
     assert refused({**DISTILABEL, "rating": None}, "orca") == "unjudged"
 
 
-def test_openai_rows_have_one_reply_and_keep_their_tools():
+def test_openai_rows_have_one_reply_and_keep_their_tools(read, refused):
     assert read(OPENAI)[1].template_args == {"tools": [{"type": "function"}]}
     assert refused({**OPENAI, "preferred_output": [bot("a"), bot("b")]}) == "bad_roles"
     assert refused({**OPENAI, "input": {"messages": [user("Q"), bot("A")]}}) == "bad_roles"
@@ -146,7 +134,7 @@ def test_openai_rows_have_one_reply_and_keep_their_tools():
     assert sides(read(older)[1]) == ((bot("a"),), (bot("b"),), 1.0)
 
 
-def test_comparisons_two_by_two_lose_nothing_and_copeland_ranks_them():
+def test_comparisons_two_by_two_lose_nothing_and_copeland_ranks_them(read, refused):
     name, pairs = read(COMPARED)
     assert name == "comparisons"
     assert [(pair.id, pair.chosen, pair.rejected, pair.p_chosen) for pair in pairs] == [
@@ -158,7 +146,7 @@ def test_comparisons_two_by_two_lose_nothing_and_copeland_ranks_them():
     assert refused(bad) == "bad_value"
 
 
-def test_on_policy_sets_as_rankings_where_asked():
+def test_on_policy_sets_as_rankings_where_asked(read, refused):
     row = {"prompt": "Q", "chosen": [user("Q"), bot("a")], "rejected": [user("Q"), bot("b")],
            "all_generated_responses": ["a", "b", "c"], "all_rm_scores": [0.3, 0.1, 0.2]}  # fmt: skip
     assert read(row)[0] == "preference"
@@ -167,18 +155,18 @@ def test_on_policy_sets_as_rankings_where_asked():
     assert refused({**row, "all_rm_scores": [1, None, 2]}, "on_policy") == "unjudged"
 
 
-def test_best_of_is_a_ranking_with_ties_among_the_right_ones():
+def test_best_of_is_a_ranking_with_ties_among_the_right_ones(read):
     record = read({"prompt": "Q", "chosen": ["a", "b"], "rejected": ["c"]})[1]
     assert record == Ranking(id="file:1", prompt="Q", completions=("a", "b", "c"), ranks=(1, 1, 3))
 
 
-def test_steps_make_one_rated_solution():
+def test_steps_make_one_rated_solution(read, refused):
     record = read({"prompt": "Q", "completions": ["a", "b", "c"], "labels": [True, False, True]})[1]
     assert (record.desirable, record.score) == (False, pytest.approx(1 / 3))
     assert refused({"prompt": "Q", "completions": ["a"], "labels": [True, True]}) == "wrong_type"
 
 
-def test_reviews_are_text_and_rated_where_asked():
+def test_reviews_are_text_and_rated_where_asked(read, refused):
     row = {"text": "Fine<br />film", "label": 1}
     assert read(row)[1] == Demonstration(id="file:1", prompt="", completion="Fine<br />film")
     assert read(row, "rated_text")[1] == Rating(id="file:1", prompt="", completion="Fine<br />film", desirable=True)
@@ -231,7 +219,7 @@ def test_trees_rank_siblings_from_0():
     assert gathered(rows, "oasst")[1].prompt == (user("r"), bot("a"), user("d"))
 
 
-def test_turns_in_columns_of_text_stay_json():
+def test_turns_in_columns_of_text_stay_json(read):
     """Cells are read as JSON, never cut at quotes."""
     asked = ['say "hi"', "a, b"]
     row = {**ARENA_TEXTS, "prompt": json.dumps(asked), "response_a": '["x","y"]', "response_b": '["z","w"]'}

@@ -6,9 +6,8 @@ import typing
 
 import pytest
 
-from exptilt.data.adapters import ADAPTERS, find
+from exptilt.data.adapters import ADAPTERS
 from exptilt.data.conversions import ranking_to_preferences
-from exptilt.data.problems import RowError
 from exptilt.data.sources import Format
 
 
@@ -18,18 +17,6 @@ def user(text):
 
 def bot(text):
     return {"role": "assistant", "content": text}
-
-
-def read(row, name="auto"):
-    adapter, _ = find([row], "file", name)
-    return adapter.name, adapter.record(row, "file:1")
-
-
-def refused(row, name="auto"):
-    adapter, _ = find([row], "file", name)
-    with pytest.raises(RowError) as caught:
-        adapter.record(row, "file:1")
-    return caught.value.code
 
 
 def sides(record):
@@ -112,20 +99,20 @@ def test_names_are_the_choices_of_the_setting():
          None),
     ],
 )  # fmt: skip
-def test_the_adapter_is_found_from_the_columns(row, name, prompt, completions):
+def test_the_adapter_is_found_from_the_columns(read, row, name, prompt, completions):
     found, record = read(row)
     assert found == name
     if prompt is not None:
         assert (record.prompt, record.completions) == (prompt, completions)
 
 
-def test_shp_by_label_not_by_score_and_with_the_winners_ratio_as_margin():
+def test_shp_by_label_not_by_score_and_with_the_winners_ratio_as_margin(read, refused):
     assert sides(read({**SHP, "labels": 0})[1]) == ("More yeast.", "Warm oven.", 1.0)
     assert read({**SHP, "labels": 0})[1].margin == 4.56
     assert refused({**SHP, "labels": 2}) == "wrong_type"
 
 
-def test_ultrafeedback_ratings_are_text_and_not_all_are_numbers():
+def test_ultrafeedback_ratings_are_text_and_not_all_are_numbers(read, refused):
     record = read(ULTRA)[1]
     assert record.scores == (4.5, 1.0, 1.5)
     assert record.ranks == (1, 3, 2)
@@ -136,7 +123,7 @@ def test_ultrafeedback_ratings_are_text_and_not_all_are_numbers():
     assert ranking_to_preferences(read({**ULTRA, "completions": equal})[1])[0].p_chosen == 0.5
 
 
-def test_nectars_rank_1_is_the_best():
+def test_nectars_rank_1_is_the_best(read, refused):
     record = read(NECTAR)[1]
     assert record.ranks == (7, 1)
     (pair,) = ranking_to_preferences(record, "best_worst")
@@ -148,7 +135,7 @@ def test_nectars_rank_1_is_the_best():
     assert refused({**NECTAR, "answers": [{"answer": "a", "rank": 0}, {"answer": "b", "rank": 1}]}) == "bad_value"
 
 
-def test_pku_keeps_the_two_axes_apart():
+def test_pku_keeps_the_two_axes_apart(read):
     helpful, harmless = read(PKU)[1], read(PKU, "pku_harmless")[1]
     assert (helpful.chosen, harmless.chosen) == ("Crack it.", "Ask.")
     assert (helpful.id, harmless.id) == ("file:1 helpful", "file:1 harmless")
@@ -158,7 +145,7 @@ def test_pku_keeps_the_two_axes_apart():
     assert read(single)[0] == "pku_helpful"
 
 
-def test_zero_preference_is_a_tie_and_negative_means_the_first():
+def test_zero_preference_is_a_tie_and_negative_means_the_first(read, refused):
     assert sides(read(STEER3)[1]) == ((bot("Fruit."),), (bot("No."),), 1.0)
     assert read(STEER3)[1].margin == 3
     for row, column in ((STEER3, "overall_preference"), (STEER2, "preference_strength")):

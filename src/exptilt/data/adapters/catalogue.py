@@ -13,7 +13,7 @@ from exptilt.data.records import Record
 Row = Mapping[str, Any]
 ALWAYS = frozenset({"id", "prompt", "weight", "system", "system_prompt", "tools", "chat_template_kwargs"})
 """Columns read whatever the format."""
-_PAIR = ("p_chosen", "margin", *(name for names in pairs.SCORES for name in names))
+_PAIR = ("p_chosen", "margin", "section", *(name for names in pairs.SCORES for name in names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,11 @@ class Adapter:
     """Every column it reads."""
     gather: Callable[[Row], str] | None = None
     """Rows with the same key become one row `{"rows": [...]}`; None: every row stands alone."""
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether it is only taken where `data.format` names it, as another format has its columns too."""
+        return self.fits is _never
 
 
 def _has(*columns: str) -> Callable[[Row], bool]:

@@ -25,6 +25,8 @@ ROLES = {
     "observation": "tool",
 }
 """Role names in use, and what each is here."""
+_MOST = 1e30
+"""Numbers beyond it are mistakes; sums and differences of those within it are finite in single precision."""
 _YES = {"true", "1", "yes", "chosen", "desirable", "good"}
 _NO = {"false", "0", "-1", "no", "rejected", "undesirable", "bad"}
 
@@ -53,6 +55,8 @@ def content(value: Any, name: str) -> Text:
     """Text or a list of turns; one turn alone counts as a list of one."""
     if isinstance(value, str):
         return text(value, name)
+    if not isinstance(value, Mapping | Sequence):
+        raise RowError("wrong_type", f"{name} must be text or a list of turns, got {_kind(value)}")
     return turns([value] if isinstance(value, Mapping) else value, name)
 
 
@@ -139,6 +143,15 @@ def weight_of(row: Mapping[str, Any]) -> float:
     return 1.0 if weight is None else weight
 
 
+def section_of(row: Mapping[str, Any]) -> str | None:
+    """The part of a benchmark the row belongs to: the column `section`, a name or a number."""
+    value = row.get("section")
+    if value is None or isinstance(value, bool):
+        return None
+    said = f"{value:g}" if isinstance(value, int | float) else text(value, "section").strip()
+    return said or None
+
+
 def number(row: Mapping[str, Any], column: str, low: float = -math.inf, high: float = math.inf) -> float | None:
     """A finite number in [low, high], or None where the column is absent; digits in text count (CSV)."""
     value = row.get(column)
@@ -155,9 +168,19 @@ def as_number(value: Any, name: str, low: float = -math.inf, high: float = math.
         result = math.nan
     if not math.isfinite(result):
         raise RowError("wrong_type", f"{name} must be a finite number, got {str(value)[:40]!r}")
+    if abs(result) > _MOST:
+        raise RowError("bad_value", f"{name} must be at most {_MOST:g} in size, got {result:g}")
     if not low <= result <= high:
         raise RowError("bad_value", f"{name} must be in [{low:g}, {high:g}], got {result:g}")
     return result
+
+
+def whole(value: Any, name: str, low: int, high: int = 2**31 - 1) -> int:
+    """A whole number in [low, high]."""
+    result = as_number(value, name)
+    if result != int(result) or not low <= result <= high:
+        raise RowError("bad_value", f"{name} must be a whole number from {low} to {high}, got {result:g}")
+    return int(result)
 
 
 def yes_or_no(row: Mapping[str, Any], column: str) -> bool:

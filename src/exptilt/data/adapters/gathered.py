@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from exptilt.data.adapters.fields import ROLES, as_number, content, need, number, text, under
+from exptilt.data.adapters.fields import ROLES, as_number, content, need, number, text, under, whole
 from exptilt.data.adapters.judged import summary_prompt
 from exptilt.data.adapters.ranked import ranks_of
 from exptilt.data.problems import RowError
@@ -70,7 +70,7 @@ def tree(row: Row, row_id: str) -> tuple[Ranking, ...]:
             continue
         prompt = _path(messages, parent)
         said: list[Text] = [({"role": "assistant", "content": text(each.get("text"), "text")},) for each in options]
-        ranks = tuple(1 + int(as_number(each["rank"], "rank", 0)) for each in options)
+        ranks = tuple(1 + whole(each["rank"], "rank", 0, 2**31 - 2) for each in options)
         found.append(Ranking(id=f"{row_id} {parent}", prompt=prompt, completions=tuple(said), ranks=ranks))
     if not found:
         raise RowError("alone", "no message of this tree has two ranked replies")

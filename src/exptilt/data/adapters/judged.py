@@ -18,6 +18,7 @@ from exptilt.data.adapters.fields import (
     turns,
     under,
     weight_of,
+    whole,
     with_system,
     yes_or_no,
 )
@@ -147,7 +148,7 @@ def tldr_comparison(row: Row, row_id: str) -> Preference:
     if len(options) != 2:
         raise RowError("wrong_type", f"summaries must be two, got {len(options)}")
     sides = [text(under(each, "a summary").get("text"), f"summaries[{at}].text") for at, each in enumerate(options)]
-    choice = as_number(need(row, "choice"), "choice", 0, 1)
+    choice = whole(need(row, "choice"), "choice", 0, 1)
     extra = row.get("extra") or {}
     return _decided(row, row_id, summary_prompt(row), sides, choice, number(under(extra, "extra"), "confidence"))
 
@@ -181,7 +182,7 @@ def verdict(value: Any, name: str) -> float:
 
 
 def _pku(row: Row, row_id: str, column: str) -> Preference:
-    second = as_number(need(row, column), column, 0, 1)
+    second = whole(need(row, column), column, 0, 1)
     prompt = content(need(row, "prompt"), "prompt")
     return _decided(row, row_id, prompt, _responses(row, "response_0", "response_1"), second)
 

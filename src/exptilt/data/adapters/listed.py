@@ -16,6 +16,7 @@ from exptilt.data.adapters.fields import (
     text,
     under,
     weight_of,
+    whole,
     with_system,
 )
 from exptilt.data.adapters.ranked import ranks_of
@@ -124,13 +125,13 @@ def _compared(row: Row) -> tuple[Text, tuple[Text, ...]]:
 
 def _comparison(value: Any, name: str, count: int) -> tuple[int, int, float]:
     each = under(value, name)
-    i, j = (as_number(each.get(side), f"{name}.{side}", 0, count - 1) for side in ("i", "j"))
+    i, j = (whole(each.get(side), f"{name}.{side}", 0, count - 1) for side in ("i", "j"))
     shares = {"i": 0.0, "j": 1.0, "tie": 0.5}
-    if str(each.get("label")) not in shares or int(i) == int(j):
+    if str(each.get("label")) not in shares or i == j:
         raise RowError(
             "bad_value", f"{name} must compare two answers with label i, j or tie, got {each.get('label')!r}"
         )
-    return int(i), int(j), shares[each["label"]]
+    return i, j, shares[each["label"]]
 
 
 def _mean_rating(option: Row, name: str) -> float:
@@ -166,9 +167,6 @@ def _scored(row: Row, row_id: str, prompt: Text, said: Sequence[Text], scores: A
 
 
 def _ranked(row: Row, row_id: str, prompt: Text, said: Sequence[Text], ranks: Sequence[Any]) -> Ranking:
-    numbers = [as_number(rank, f"rank {at + 1}") for at, rank in enumerate(ranks)]
-    if any(value != int(value) or value < 1 for value in numbers):
-        raise RowError("bad_value", f"ranks must be whole numbers from 1 (best), got {numbers}")
+    numbers = tuple(whole(rank, f"rank {at + 1}", 1) for at, rank in enumerate(ranks))
     prompt, completions = align(with_system(row, prompt), tuple(said))
-    whole = tuple(int(value) for value in numbers)
-    return Ranking(id=row_id, prompt=prompt, completions=completions, ranks=whole, weight=weight_of(row))
+    return Ranking(id=row_id, prompt=prompt, completions=completions, ranks=numbers, weight=weight_of(row))

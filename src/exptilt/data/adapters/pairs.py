@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exptilt.data import hh
-from exptilt.data.adapters.fields import content, need, number, text, turns, weight_of, with_system
+from exptilt.data.adapters.fields import content, need, number, section_of, text, turns, weight_of, with_system
 from exptilt.data.problems import RowError
 from exptilt.data.records import Message, Preference, Text, align
 
@@ -95,6 +95,7 @@ def paired(row: Row, row_id: str, prompt: Text, chosen: Text, rejected: Text) ->
         p_chosen=p_chosen,
         margin=margin,
         weight=weight_of(row),
+        section=section_of(row),
     )
 
 

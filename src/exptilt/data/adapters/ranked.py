@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exptilt.data.adapters.fields import as_number, content, need, weight_of, with_system
+from exptilt.data.adapters.fields import as_number, content, need, weight_of, whole, with_system
 from exptilt.data.problems import RowError
 from exptilt.data.records import Ranking, align
 
@@ -19,7 +19,7 @@ def ranking(row: Row, row_id: str) -> Ranking:
         raise RowError("wrong_type", "completions must be a list of at least two")
     completions = tuple(content(value, f"completions[{position}]") for position, value in enumerate(values))
     prompt, completions = align(with_system(row, content(need(row, "prompt"), "prompt")), completions)
-    scores = None if row.get("scores") is None else _numbers(row, "scores", len(completions))
+    scores = None if row.get("scores") is None else _scores(row, len(completions))
     ranks = ranks_of(scores) if row.get("ranks") is None and scores is not None else _ranks(row, len(completions))
     return Ranking(
         id=row_id,
@@ -41,15 +41,16 @@ def ranks_of(scores: Sequence[float]) -> tuple[int, ...]:
     return tuple(1 + sum(other > score for other in scores) for score in scores)
 
 
+def _scores(row: Row, count: int) -> tuple[float, ...]:
+    return tuple(as_number(value, f"scores[{at}]") for at, value in enumerate(_values(row, "scores", count)))
+
+
 def _ranks(row: Row, count: int) -> tuple[int, ...]:
-    numbers = _numbers(row, "ranks", count)
-    if any(value != int(value) or value < 1 for value in numbers):
-        raise RowError("bad_value", f"ranks must be whole numbers from 1 (best), got {list(numbers)}")
-    return tuple(int(value) for value in numbers)
+    return tuple(whole(value, f"ranks[{at}]", 1) for at, value in enumerate(_values(row, "ranks", count)))
 
 
-def _numbers(row: Row, column: str, count: int) -> tuple[float, ...]:
+def _values(row: Row, column: str, count: int) -> Sequence[Any]:
     values = need(row, column)
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
         raise RowError("wrong_type", f"{column} must be a list with one number for each of the {count} completions")
-    return tuple(as_number(value, f"{column}[{position}]") for position, value in enumerate(values))
+    return values

@@ -1,0 +1,43 @@
+"""Leaving out prepared examples for a reason that only a model can find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from exptilt.data.conversions import Kind
+from exptilt.data.prepare import Prepared, lengths_of
+from exptilt.data.problems import Ledger
+from exptilt.data.table import GroupTable
+
+
+def leave_out(prepared: Prepared, positions: Sequence[int], code: str, kind: Kind, detail: str) -> Prepared:
+    """Training examples without those at some positions, counted like every other that was left out.
+
+    What the report said of the text of all examples (which side is longer, which has more markup) is not known of the
+    rest and becomes None.
+
+    Args:
+        prepared: rows of a run.
+        positions: of training examples, from 0.
+        code: why, one of `problems.CATALOGUE`.
+        kind: of the objective.
+        detail: the same with numbers, for a person.
+    """
+    gone = set(positions)
+    kept = GroupTable.of(group for at, group in enumerate(prepared.train) if at not in gone)
+    ledger = Ledger({})
+    for at in positions:
+        ledger.note(code, prepared.train[at].id, detail)
+    before, p_chosen = prepared.report.train, [group.p_chosen for group in kept]
+    account = replace(
+        before,
+        examples_left_out={**before.examples_left_out, code: len(gone)},
+        kept=len(kept),
+        lengths=lengths_of(kept, kind),
+        longer_chosen=None,
+        more_markup_chosen=None,
+        p_chosen=before.p_chosen and (min(p_chosen), sum(p_chosen) / len(p_chosen), max(p_chosen)),
+    )
+    findings = (*prepared.report.findings, *ledger.findings())
+    return replace(prepared, train=kept, report=replace(prepared.report, train=account, findings=findings))
