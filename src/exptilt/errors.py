@@ -18,6 +18,9 @@ from __future__ import annotations
 class ExptiltError(Exception):
     """Base of everything exptilt raises on purpose."""
 
+    told = False
+    """Whether another process of the run says it."""
+
 
 class ConfigError(ExptiltError, ValueError):
     """A recipe, an override or a hyper-parameter is wrong."""

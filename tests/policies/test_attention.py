@@ -4,8 +4,12 @@ import pytest
 import torch
 
 from exptilt.errors import ModelError
+from exptilt.policies import tiles
 from exptilt.policies.attention import segments_attention
+from exptilt.policies.blocks import Asked
+from exptilt.policies.flex import attend_with_flex
 from exptilt.policies.packing import pack
+from exptilt.policies.tiles import Stretch, attend_in_tiles
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 6
 
@@ -58,9 +62,73 @@ def test_equals_dense_attention_with_gradients(groups, window, softcap, sinks) -
         torch.testing.assert_close(gradient, true, rtol=1e-6, atol=1e-6)
 
 
+@pytest.fixture
+def drawn(groups):
+    """A packed row, and queries, keys, values and an upstream gradient for it."""
+    packed = pack(groups)
+    generator = torch.Generator().manual_seed(0)
+    rows = [
+        torch.randn(1, packed.input_ids.numel(), heads, WIDTH, generator=generator, dtype=torch.float64).transpose(1, 2)
+        for heads in (HEADS, KEY_HEADS, KEY_HEADS, HEADS)
+    ]
+    return packed, [row.requires_grad_() for row in rows[:3]], rows[3]
+
+
+@pytest.mark.parametrize("tile", [2, 7, 192])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_tiles_equal_dense_attention_with_gradients(dtype, tile, groups, drawn, monkeypatch) -> None:
+    monkeypatch.setattr(tiles, "_TILE", tile)
+    packed, inputs, upstream = drawn
+    expected = dense(*inputs, visible(groups, None), 0.7, None, None)
+    wanted = torch.autograd.grad((expected * upstream).sum(), inputs)
+    given = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
+    output = attend_in_tiles(*given, packed.segments.spans, 0.7)
+    assert output.dtype == dtype
+    tolerance = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
+    torch.testing.assert_close(output.double(), expected, rtol=tolerance, atol=tolerance)
+    found = torch.autograd.grad((output * upstream).sum(), given)
+    for gradient, true in zip(found, wanted, strict=True):
+        torch.testing.assert_close(gradient.double(), true, rtol=2 * tolerance, atol=2 * tolerance)
+
+
+def test_stretches_cover_the_row_and_tiles_cover_stretches(make_group) -> None:
+    packed = pack([make_group(4, 3, 6, 1, 2), make_group(5, 1, 2)])
+    stretches = [Stretch.of(span) for span in packed.segments.spans]
+    assert stretches == [(0, 6, 0, 0), (6, 11, 0, 4), (11, 12, 0, 4), (12, 17, 12, 0), (17, 18, 12, 5)]
+    assert list(Stretch(500, 900, 100, 50).tiles(heads=4)) == [
+        (slice(500, 634), 184),
+        (slice(634, 768), 318),
+        (slice(768, 900), 450),
+    ]
+    assert next(Stretch(0, 8000, 0, 0).tiles(heads=32)) == (slice(0, 62), 62)
+
+
+def test_short_sequences_go_into_blocks_and_long_ones_do_not(make_group) -> None:
+    assert not pack([make_group(6, 20, 20)] * 9).segments.worth_tiles
+    assert pack([make_group(200, 40, 60)]).segments.worth_tiles
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize(
+    ("window", "softcap", "sinks"), [(None, None, False), (4, None, False), (None, 1.5, False), (4, 1.5, True)]
+)
+def test_flex_rules_equal_dense_attention(window, softcap, sinks, groups) -> None:
+    """Without a GPU the rules run uncompiled, in the forward pass."""
+    packed = pack(groups, multiple=128)
+    real = sum(len(group.prompt) + sum(len(one.ids) - 1 for one in group.completions) for group in groups)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 256, 8, generator=generator) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
+    s_aux = torch.randn(HEADS, generator=generator) if sinks else None
+    output = attend_with_flex(query, key, value, packed.segments.flex, Asked(0.7, window, softcap, s_aux))
+    expected = dense(*(t[:, :, :real] for t in (query, key, value)), visible(groups, window), 0.7, softcap, s_aux)
+    assert packed.input_ids.numel() == 256 > real
+    assert output.isfinite().all()
+    torch.testing.assert_close(output[:, :, :real], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_long_prompts_and_short_completions_skip_the_prompts_queries(make_group) -> None:
     packed = pack([make_group(40, 4, 5, 6)])
-    shapes = sorted((tuple(block.queries.shape), tuple(block.keys.shape)) for block in packed.segments.blocks)
+    shapes = sorted((tuple(block.queries.shape), tuple(block.keys.shape)) for block in packed.segments.blocks.blocks)
     assert shapes == [((1, 43), (1, 43)), ((2, 5), (2, 45))]
 
 

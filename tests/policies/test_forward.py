@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from exptilt.errors import ModelError
+from exptilt.policies import forward
 from exptilt.policies.attention import NAME
 from exptilt.policies.forward import context_length, packable, self_check
 from exptilt.policies.scoring import score
@@ -54,6 +56,38 @@ def test_half_precision_is_checked_in_float32(make_model) -> None:
     model = make_model("llama").to(torch.bfloat16)
     assert self_check(model).error < 1e-5
     assert model.dtype == torch.bfloat16
+
+
+def test_larger_half_precision_is_checked_against_its_own_noise(make_model, monkeypatch) -> None:
+    monkeypatch.setattr(forward, "_COPY_LIMIT", 0)
+    check = self_check(make_model("llama").to(torch.bfloat16))
+    assert check.packed
+    assert 1e-5 < check.error < 0.1
+    wrong = make_model("llama").to(torch.bfloat16)
+    kind = type(wrong)
+
+    class Tempered(kind):  # type: ignore[misc, valid-type]
+        def forward(self, *args, **kwargs):
+            output = super().forward(*args, **kwargs)
+            output.logits = output.logits * 0.95
+            return output
+
+    wrong.__class__ = Tempered
+    assert not self_check(wrong).packed
+
+
+def test_the_check_is_not_blurred_by_autocast(make_model) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert self_check(make_model("llama")).error < 1e-5
+
+
+def test_cuts_that_get_lost_are_found(make_model, groups, monkeypatch) -> None:
+    """Without them a packed row would be one sequence, in silence."""
+    model = make_model("stablelm", num_key_value_heads=2)
+    assert packable(model)
+    monkeypatch.setattr(forward, "mask_of", lambda segments: torch.ones((1, 1, 1, 1), dtype=torch.bool))
+    with pytest.raises(ModelError, match="lost the cuts of a packed row"):
+        score(model, groups)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])

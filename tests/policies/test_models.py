@@ -10,7 +10,8 @@ from exptilt.config import build
 from exptilt.errors import ConfigError, ModelError
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.forward import packable
-from exptilt.policies.models import ModelConfig, SmallModel, load_model, load_tokenizer, save_model
+from exptilt.policies.models import ModelConfig, SmallModel, load_model, load_tokenizer
+from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_word_tokenizer
 from exptilt.yaml_source import Source
 
@@ -124,7 +125,7 @@ def test_what_is_no_model_is_one_line(folder, tmp_path, tokenizer) -> None:
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     assert failure(path=str(tmp_path / "gone")) == f"{tmp_path}/gone: no such folder"
     assert failure(path=str(tmp_path / "empty")).endswith("is no model folder, config.json is not in it")
-    assert "PEFT adapter without its base model" in failure(path=str(tmp_path / "adapter"))
+    assert "names no base model" in failure(path=str(tmp_path / "adapter"))
     assert "is a file" in failure(path=str(folder / "config.json"))
     assert (
         failure() == "no model given: set model.path to a folder or hub id, or model.config to train one from scratch"

@@ -47,8 +47,9 @@ def test_one_token_completions_add_nothing_to_the_row() -> None:
 
 def test_every_token_of_the_row_has_one_result(groups) -> None:
     packed = pack(groups)
-    places = sum(block.queries.numel() for block in packed.segments.blocks)
-    order = packed.segments.order.tolist()
+    blocks = packed.segments.blocks
+    places = sum(block.queries.numel() for block in blocks.blocks)
+    order = blocks.order.tolist()
     assert len(order) == packed.input_ids.numel()
     assert len(set(order)) == len(order)
     assert min(order) >= 0
@@ -57,8 +58,9 @@ def test_every_token_of_the_row_has_one_result(groups) -> None:
 
 def test_many_short_sequences_are_few_blocks(make_group) -> None:
     packed = pack([make_group(6, 18 + number % 7, 20, seed=number) for number in range(64)])
-    assert len(packed.segments.blocks) == 1
-    assert sum(block.queries.numel() for block in packed.segments.blocks) < 1.3 * 128 * 26
+    blocks = packed.segments.blocks.blocks
+    assert len(blocks) == 1
+    assert sum(block.queries.numel() for block in blocks) < 1.3 * 128 * 26
 
 
 def test_empty_prompt_needs_an_uncounted_first_token() -> None:
@@ -80,3 +82,12 @@ def test_empty_prompt_needs_an_uncounted_first_token() -> None:
 def test_what_cannot_be_packed_is_named(bad, message) -> None:
     with pytest.raises(DataError, match=message):
         pack(bad())
+
+
+def test_filling_is_a_sequence_of_its_own() -> None:
+    packed = pack([group([5, 6], [7, 8, 2], [9, 2])], multiple=4)
+    assert packed.input_ids.tolist() == [[5, 6, 7, 8, 9, 0, 0, 0]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 2, 0, 1, 2]]
+    assert packed.segments.num_tokens == 8
+    assert packed.segments.spans[-1] == (5, 0, 5, 3, True)
+    assert pack([group([5, 6], [7, 8, 2], [9, 2])], multiple=5).input_ids.shape == (1, 5)

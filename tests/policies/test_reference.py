@@ -23,13 +23,13 @@ def cache(tmp_path):
 def scored(monkeypatch):
     """Rows scored by the model, in place of a clock."""
     rows: list[str] = []
-    real = reference.score_all
+    real = reference._score
 
     def counting(model, groups, **options):
         rows.extend(group.id for group in groups)
         return real(model, groups, **options)
 
-    monkeypatch.setattr(reference, "score_all", counting)
+    monkeypatch.setattr(reference, "_score", counting)
     monkeypatch.setattr(reference, "_verify", lambda *arguments: None)
     return rows
 
@@ -83,7 +83,7 @@ def test_weights_dtype_tokens_and_mask_each_make_another_entry(cache, make_model
 
 def test_killed_run_keeps_what_it_saved(tmp_path, make_model, groups, monkeypatch) -> None:
     cache = ReferenceCache(tmp_path / "cache", save_every=0)
-    real, calls = reference.score_all, []
+    real, calls = reference._score, []
 
     def dying(model, rows, **options):
         calls.append(len(rows))
@@ -91,7 +91,7 @@ def test_killed_run_keeps_what_it_saved(tmp_path, make_model, groups, monkeypatc
             raise KeyboardInterrupt
         return real(model, rows, **options)
 
-    monkeypatch.setattr(reference, "score_all", dying)
+    monkeypatch.setattr(reference, "_score", dying)
     with pytest.raises(KeyboardInterrupt):
         reference_logps(cache, make_model("llama"), groups, max_tokens=1)
     shards = list(cache.folder.rglob("*.safetensors"))
@@ -147,7 +147,7 @@ def test_default_folder_follows_the_environment(monkeypatch, tmp_path) -> None:
 def test_a_pass_resumed_in_its_middle_scores_the_same_rows_side_by_side(cache, make_model, groups, monkeypatch) -> None:
     """Other neighbours would give a row other last bits, and a resumed run another end than one that was never stopped."""
     batches: list[tuple[str, ...]] = []
-    real = reference.score_all
+    real = reference._score
 
     def watched(model, rows, **options):
         batches.append(tuple(group.id for group in rows))
@@ -155,7 +155,7 @@ def test_a_pass_resumed_in_its_middle_scores_the_same_rows_side_by_side(cache, m
             raise KeyboardInterrupt
         return real(model, rows, **options)
 
-    monkeypatch.setattr(reference, "score_all", watched)
+    monkeypatch.setattr(reference, "_score", watched)
     monkeypatch.setattr(reference, "_verify", lambda *arguments: None)
     dies = False
     whole = reference_logps(ReferenceCache(cache.folder / "whole"), make_model("llama"), groups, max_tokens=30)

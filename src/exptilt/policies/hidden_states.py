@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from exptilt.data.groups import Group
 from exptilt.policies.forward import causal_lm, evaluating, packable, packed_states
+from exptilt.policies.inside import inside
 from exptilt.policies.packing import pack
 from exptilt.policies.scoring import batches
 
@@ -59,7 +60,8 @@ def state_sums(model: Any, groups: Sequence[Group], *, max_tokens: int = 8192, p
 
 
 def _packed(model: Any, groups: Sequence[Group]) -> Tensor:
-    return packed_states(model, pack(groups, causal_lm(model).device)).hidden
+    packed = pack(groups, causal_lm(model).device)
+    return inside(model, lambda: packed_states(model, packed).hidden)
 
 
 def _one_by_one(model: Any, groups: Sequence[Group]) -> Tensor:

@@ -1,10 +1,8 @@
-"""Models and their tokenizers: from a folder or the hub, or from a small configuration; saved as a plain folder."""
+"""Models and their tokenizers: from a folder or the hub, an adapter with its base, or a small configuration."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,15 +11,20 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GPT2Config,
     LlamaConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.import_utils import is_bitsandbytes_available
 
 from exptilt.config import config
+from exptilt.data.hub import is_reachable
 from exptilt.errors import ModelError
+from exptilt.policies.adapters import base_of, is_adapter, load_adapter
+from exptilt.policies.world import local_device
 
 _AUTO: Any = AutoModelForCausalLM
 """Untyped in transformers."""
@@ -81,7 +84,7 @@ class ModelConfig:
     """Which model to start from: `path`, or `config` to train one from scratch."""
 
     path: str | None = None
-    """A folder saved by transformers, or a hub id such as Qwen/Qwen2.5-0.5B."""
+    """A folder saved by transformers or peft, or a hub id such as Qwen/Qwen2.5-0.5B."""
     revision: str | None = None
     """Branch, tag or commit of a hub id. Default: the main branch."""
     config: SmallModel | None = None
@@ -89,13 +92,17 @@ class ModelConfig:
     tokenizer: str | None = None
     """Folder or hub id of the tokenizer. Default: the same as `path`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the weights; auto is the checkpoint's own, float32 from scratch."""
+    """Precision of the weights; auto: float32 while they are trained, else and when saved the checkpoint's own."""
+    quantize: Literal["none", "nf4"] = "none"
+    """nf4 keeps the frozen weights under an adapter in 4 bits (QLoRA); needs the extra exptilt[qlora]."""
     dropout: float | None = 0.0
     """Every dropout rate of the model, in [0, 1); null keeps the model's own."""
 
     def __post_init__(self) -> None:
         if self.path is not None and self.config is not None:
             raise ValueError("give either path or config, not both")
+        if self.quantize != "none" and self.path is None:
+            raise ValueError("quantize needs path: weights from scratch cannot be trained in 4 bits")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 
@@ -103,7 +110,9 @@ class ModelConfig:
 def load_model(
     settings: ModelConfig, tokenizer: PreTrainedTokenizerBase | None = None, *, seed: int = 0
 ) -> PreTrainedModel:
-    """Load a model, or make one with random weights; in evaluation mode, on the CPU.
+    """Load a model, or make one with random weights; in evaluation mode, on the CPU (4-bit weights where they run).
+
+    A folder of an adapter gives a `peft.PeftModel` around its base.
 
     Args:
         settings: which model.
@@ -120,6 +129,9 @@ def load_model(
                 "model.config makes a model from scratch and needs a tokenizer; set model.tokenizer, or train one"
             )
         model = _from_scratch(settings, settings.config, tokenizer, seed)
+    elif settings.path is not None and is_adapter(settings.path):
+        base = replace(settings, path=base_of(settings.path), revision=None)
+        model = load_adapter(load_model(base, tokenizer), settings.path)
     elif settings.path is not None:
         model = _from_path(settings, settings.path)
     else:
@@ -154,49 +166,10 @@ def load_tokenizer(settings: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def save_model(model: Any, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path) -> None:
-    """Write a folder that plain transformers loads; complete, or not there at all.
-
-    Everything is written to a temporary folder beside it, which then takes the name. An existing folder is replaced.
-
-    Raises:
-        ModelError: if the folder cannot be written.
-    """
-    target = Path(folder)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            model.save_pretrained(staging)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(staging)
-            staging.chmod(0o755)
-            _replace(staging, target)
-            for abandoned in target.parent.glob(f".{target.name}.*"):  # by a process killed in the middle of a save
-                shutil.rmtree(abandoned, ignore_errors=True)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        raise ModelError(f"{target}: cannot save the model ({_first_line(error)})") from error
-
-
-def _replace(staging: Path, target: Path) -> None:
-    """Give `staging` the name of `target`; what was there moves aside first and goes last."""
-    for path in staging.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    old = staging.with_name(staging.name + ".old")
-    if target.exists():
-        target.rename(old)
-    staging.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _from_scratch(
     settings: ModelConfig, small: SmallModel, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> PreTrainedModel:
-    architecture = _architecture(small, tokenizer)
+    architecture = architecture_of(small, tokenizer)
     _set_dropout(architecture, settings.dropout)
     dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
     with torch.random.fork_rng(devices=[]):
@@ -205,7 +178,8 @@ def _from_scratch(
     return model.to(dtype)  # type: ignore[no-any-return]
 
 
-def _architecture(small: SmallModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+def architecture_of(small: SmallModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """The configuration of a small model with this tokenizer's vocabulary."""
     shared: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
@@ -241,8 +215,19 @@ def _from_path(settings: ModelConfig, path: str) -> PreTrainedModel:
         architecture = AutoConfig.from_pretrained(path, revision=settings.revision)
         _set_dropout(architecture, settings.dropout)
         model, info = _AUTO.from_pretrained(
-            path, revision=settings.revision, config=architecture, dtype=dtype, output_loading_info=True
+            path,
+            revision=settings.revision,
+            config=architecture,
+            dtype=dtype,
+            output_loading_info=True,
+            **(_four_bits(dtype) if settings.quantize == "nf4" else {}),
         )
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                # Its layout for inference has no gradient, and stays once the reference has been scored.
+                module.support_avx512bf16_for_cpu = False
+    except ModelError:
+        raise
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
         raise ModelError(f"{path}: cannot load a causal language model ({_first_line(error)})") from error
     missing = sorted(info["missing_keys"])
@@ -254,21 +239,31 @@ def _from_path(settings: ModelConfig, path: str) -> PreTrainedModel:
     return model  # type: ignore[no-any-return]
 
 
+def _four_bits(dtype: Any) -> dict[str, Any]:
+    """How transformers loads weights in 4 bits, as QLoRA does: normal floats, their scales quantised as well."""
+    if not is_bitsandbytes_available():
+        raise ModelError("model.quantize=nf4 needs bitsandbytes: pip install 'exptilt[qlora]'")
+    settings = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" and torch.cuda.is_available() else torch.float32,
+    )
+    return {"quantization_config": settings, "device_map": {"": local_device()}}
+
+
 def _check_folder(path: str, kind: str, files: tuple[str, ...]) -> None:
     """Tell a wrong folder apart from a hub id before transformers asks the network for it."""
     folder = Path(path).expanduser()
     if not folder.exists():
         if path.startswith((".", "/", "~")) or path.count("/") > 1:
             raise ModelError(f"{path}: no such folder")
+        is_reachable()  # if it is not, the hub's client looks into its cache at once instead of trying for a minute
         return
     if not folder.is_dir():
         raise ModelError(f"{path}: is a file; give the folder of a {kind} saved by transformers")
     if any((folder / name).is_file() for name in files):
         return
-    if (folder / "adapter_config.json").is_file():
-        raise ModelError(
-            f"{path}: is a PEFT adapter without its base model; merge it first, and give the merged folder"
-        )
     raise ModelError(f"{path}: is no {kind} folder, {' or '.join(files)} is not in it")
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import DataError
-from exptilt.policies.attention import Segments, Span, segments_of
+from exptilt.policies.attention import Segments
+from exptilt.policies.flex import MULTIPLE
+from exptilt.policies.spans import Span
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,12 +39,14 @@ class Packed:
     """(C,) int64, counted tokens of each completion."""
 
 
-def pack(groups: Sequence[Group], device: torch.device | str | None = None) -> Packed:
+def pack(groups: Sequence[Group], device: torch.device | str | None = None, multiple: int | None = None) -> Packed:
     """Lay groups out as one packed row.
 
     Args:
         groups: at least one; the caller decides how many fit in memory.
         device: where the tensors go.
+        multiple: fill the row up to a multiple of so many tokens, with a sequence that nobody sees. Default: what the
+            attention kernel of a GPU wants, and nothing elsewhere.
 
     Raises:
         DataError: naming the row, if there is nothing to feed, a completion is empty, or a first token counts and
@@ -61,7 +65,7 @@ def pack(groups: Sequence[Group], device: torch.device | str | None = None) -> P
     where = torch.device(device) if device is not None else None
     spans: list[Span] = []
     tokens: list[NDArray[np.int32]] = []
-    sources: list[NDArray[np.int64]] = []
+    predicted: list[tuple[int, int]] = []
     total = 0
     for group in groups:
         prompt_length = len(group.prompt)
@@ -75,17 +79,20 @@ def pack(groups: Sequence[Group], device: torch.device | str | None = None) -> P
             # A later completion of one token adds nothing to the row: its only token is predicted by the prompt.
             if span.length or (span.first and prompt_length):
                 spans.append(span)
-            sources.append(_sources(span, completion))
+            predicted.append((prompt + prompt_length - 1, span.start))
     if total == 0:
         raise DataError(f"row {groups[0].id}: no token can be predicted, because nothing precedes it")
-    completions = [completion for group in groups for completion in group.completions]
+    filling = -total % (multiple or (MULTIPLE if where is not None and where.type == "cuda" else 1))
+    if filling:
+        spans.append(Span(total, 0, total, filling, True))
+    source, targets, lengths = _counted([completion for group in groups for completion in group.completions], predicted)
     return Packed(
-        input_ids=_tensor(np.concatenate(tokens), where).unsqueeze(0),
-        position_ids=_tensor(_positions(groups), where).unsqueeze(0),
-        segments=segments_of(spans, total, where),
-        source=_tensor(np.concatenate(sources), where),
-        targets=_tensor(np.concatenate([completion.ids[completion.counted] for completion in completions]), where),
-        lengths=_tensor(np.array([completion.length for completion in completions]), where),
+        input_ids=_tensor(np.concatenate([*tokens, np.zeros(filling, np.int32)]), where).unsqueeze(0),
+        position_ids=_tensor(np.concatenate([_positions(groups), np.arange(filling)]), where).unsqueeze(0),
+        segments=Segments(spans, total + filling, where),
+        source=_tensor(source, where),
+        targets=_tensor(targets, where),
+        lengths=_tensor(lengths, where),
     )
 
 
@@ -101,10 +108,21 @@ def _check(group: Group, position: int, completion: Completion) -> None:
         )
 
 
-def _sources(span: Span, completion: Completion) -> NDArray[np.int64]:
-    """Place of the hidden state before each counted token."""
-    places = np.flatnonzero(completion.counted)
-    return np.where(places == 0, span.prompt + span.prompt_length - 1, span.start + places - 1)
+def _counted(
+    completions: Sequence[Completion], predicted: Sequence[tuple[int, int]]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """Of each counted token the place of the hidden state before it, and the token; of each completion how many count.
+
+    `predicted` are the places of the states before the first and before the second token of each completion.
+    """
+    sizes = [len(completion.ids) for completion in completions]
+    counted = np.flatnonzero(np.concatenate([completion.counted for completion in completions]))
+    owner = np.repeat(np.arange(len(sizes)), sizes)[counted]
+    position = counted - (np.cumsum(sizes) - sizes)[owner]
+    before_first, before_second = np.array(predicted).T[:, owner]
+    source = np.where(position == 0, before_first, before_second + position - 1)
+    targets = np.concatenate([completion.ids for completion in completions])[counted]
+    return source, targets, np.bincount(owner, minlength=len(sizes))
 
 
 def _positions(groups: Sequence[Group]) -> NDArray[np.int64]:

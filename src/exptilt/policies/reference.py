@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from tqdm import tqdm
 from exptilt.data.groups import Group
 from exptilt.errors import ModelError
 from exptilt.policies.fingerprint import fingerprint
-from exptilt.policies.forward import causal_lm
-from exptilt.policies.scoring import batches, score_all, split
+from exptilt.policies.forward import causal_lm, evaluating
+from exptilt.policies.inside import precision_of
+from exptilt.policies.scoring import batches, score, split
+from exptilt.policies.world import World
 from exptilt.types import LogProbs
 
 logger = logging.getLogger(__name__)
@@ -120,7 +123,14 @@ class ReferenceCache:
 
 
 def reference_logps(
-    cache: ReferenceCache | None, model: Any, groups: Sequence[Group], *, max_tokens: int = 8192, progress: str = ""
+    cache: ReferenceCache | None,
+    model: Any,
+    groups: Sequence[Group],
+    *,
+    max_tokens: int = 8192,
+    progress: str = "",
+    weights: str = "",
+    world: World | None = None,
 ) -> list[LogProbs]:
     """Log-probabilities of each group under the reference: from the cache where it has them, else computed and added.
 
@@ -132,6 +142,8 @@ def reference_logps(
         groups: any number.
         max_tokens: unique tokens scored at once.
         progress: what a progress bar is called; empty for none.
+        weights: fingerprint of the model; default, it is taken here (sharded weights cannot be).
+        world: the processes that hold the model; each scores a share, and all get everything.
 
     Returns:
         One `LogProbs` per group, in order, float32, on the CPU, without gradients.
@@ -139,42 +151,70 @@ def reference_logps(
     Raises:
         ModelError: if a cached example does not match what the model gives now.
     """
-    if cache is None:
-        return score_all(model, groups, max_tokens=max_tokens, progress=progress)
-    weights = f"{fingerprint(model)[:32]}-{_precision(model)}"
+    world = world or World.alone()
     keys = [_key(group) for group in groups]
-    known = cache.read(weights)
-    hits = {key: group for key, group in zip(keys, groups, strict=True) if key in known}
-    if hits:
-        _verify(cache, model, hits, known)
     unique = dict(zip(keys, groups, strict=True))
-    fresh: dict[str, LogProbs] = {}
-    saved = time.monotonic()
-    names = cache.plan(weights, list(unique), known)
-    rows = [unique[name] for name in names]
-    with tqdm(total=len(rows), desc=progress, unit="row", delay=2, disable=None if progress else True) as bar:
-        for batch in batches(rows, max_tokens):
-            bar.update(len(batch))
-            if all(names[index] in known for index in batch):
-                continue
-            scored = score_all(model, [rows[index] for index in batch], max_tokens=max_tokens)
-            found = zip([names[index] for index in batch], scored, strict=True)
-            fresh.update({name: logps for name, logps in found if name not in known})
-            if time.monotonic() - saved >= cache.save_every:
-                cache.write(weights, fresh)
-                known.update(fresh)
-                fresh, saved = {}, time.monotonic()
-    cache.write(weights, fresh)
-    cache.forget_plan(weights, list(unique))
-    known.update(fresh)
+    name = f"{(weights or fingerprint(model))[:32]}-{_precision(model)}" if cache is not None else ""
+    known = world.first(cache.read(name) if cache is not None and world.is_first else {})
+    hits = {key: group for key, group in unique.items() if key in known}
+    if cache is not None and hits:
+        _verify(cache, model, hits, known)
+    missing = [key for key in unique if key not in known]
+    planned = cache.plan(name, list(unique), known) if cache is not None and world.is_first else missing
+    work = _Scoring(cache if world.is_first else None, name, known, world)
+    work.run(model, {key: unique[key] for key in world.first(planned)}, max_tokens, progress)
+    if cache is not None and world.is_first:
+        cache.forget_plan(name, list(unique))
     return [known[key] for key in keys]
+
+
+@dataclass
+class _Scoring:
+    """Rows scored batch by batch, as many at once as there are processes, and kept as they come."""
+
+    cache: ReferenceCache | None
+    weights: str
+    known: dict[str, LogProbs]
+    world: World
+
+    def run(self, model: Any, rows: dict[str, Group], max_tokens: int, progress: str) -> None:
+        """Fill `known`; batches are cut from all rows, whether known or not, so that neighbours never change."""
+        names, groups = list(rows), list(rows.values())
+        wanted = [batch for batch in batches(groups, max_tokens) if any(names[at] not in self.known for at in batch)]
+        fresh: dict[str, LogProbs] = {}
+        saved = time.monotonic()
+        hidden = True if not progress or not self.world.is_first else None
+        with tqdm(total=len(wanted), desc=progress, unit="batch", delay=2, disable=hidden) as bar:
+            for begin in range(0, len(wanted), self.world.size):
+                some = wanted[begin : begin + self.world.size]
+                mine = some[self.world.rank] if self.world.rank < len(some) else []
+                scored = _score(model, [groups[at] for at in mine])
+                for batch, found in zip(some, self.world.gather(scored), strict=False):
+                    fresh |= {names[at]: logps for at, logps in zip(batch, found, strict=True)}
+                bar.update(len(some))
+                if self.cache is not None and time.monotonic() - saved >= self.cache.save_every:
+                    self._keep(fresh)
+                    fresh, saved = {}, time.monotonic()
+        self._keep(fresh)
+
+    def _keep(self, fresh: dict[str, LogProbs]) -> None:
+        new = {name: logps for name, logps in fresh.items() if name not in self.known}
+        if self.cache is not None:
+            self.cache.write(self.weights, new)
+        self.known.update(new)
+
+
+def _score(model: Any, groups: Sequence[Group]) -> list[LogProbs]:
+    """One batch; without groups a forward pass all the same, in step with other processes."""
+    with evaluating(model), torch.no_grad():
+        return split(score(model, groups).to("cpu"), [len(group.completions) for group in groups])
 
 
 def _verify(cache: ReferenceCache, model: Any, hits: dict[str, Group], known: dict[str, LogProbs]) -> None:
     """Score a few cached examples again, spread evenly over the keys."""
     keys = sorted(hits)[:: max(1, len(hits) // _NUM_VERIFIED)][:_NUM_VERIFIED]
     tolerance = _TOLERANCE if "float16" not in _precision(model) else _HALF_TOLERANCE
-    for key, now in zip(keys, score_all(model, [hits[key] for key in keys]), strict=True):
+    for key, now in zip(keys, _score(model, [hits[key] for key in keys]), strict=True):
         error = float((now.tokens() - known[key].tokens()).abs().max()) if now.tokens().numel() else 0.0
         if not error <= tolerance:
             raise ModelError(
@@ -187,7 +227,7 @@ def _precision(model: Any) -> str:
     """What the model computes in, as part of a folder's name."""
     inner = causal_lm(model)
     kind = inner.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inner.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else precision_of(model)
     return str(dtype).removeprefix("torch.")
 
 

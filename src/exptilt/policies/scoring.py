@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from exptilt.data.groups import Group
+from exptilt.data.groups import Completion, Group
 from exptilt.errors import DataError
 from exptilt.policies.forward import causal_lm, context_length, evaluating, packable, packed_states, separate_rows
-from exptilt.policies.head import BYPRODUCTS, merge, row_stats, unit_stats
-from exptilt.policies.packing import pack
+from exptilt.policies.fused import LossOf, gradient_of_states
+from exptilt.policies.head import BYPRODUCTS, States, merge, row_stats, unit_stats
+from exptilt.policies.inside import inside
+from exptilt.policies.packing import Packed, pack
 from exptilt.types import LogProbs
 
 
@@ -28,7 +31,7 @@ def score(model: Any, groups: Sequence[Group], *, byproducts: Sequence[str] = ()
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
-        groups: what fits in memory at once; see `batches`.
+        groups: what fits in memory at once; see `batches`. None gives no completions, and runs the model all the same.
         byproducts: any of "entropy", "log_sum_squares", "divergence"; each fills the field of that name.
         reference: the model "divergence" is measured against, KL(reference || policy); it gets no gradient.
 
@@ -46,28 +49,102 @@ def score(model: Any, groups: Sequence[Group], *, byproducts: Sequence[str] = ()
         >>> score(LlamaForCausalLM(tiny), [group]).lengths.tolist()
         [2, 2]
     """
-    unknown = [name for name in byproducts if name not in BYPRODUCTS]
-    if unknown:
-        raise ValueError(f"unknown byproduct {unknown[0]!r}; known: {', '.join(BYPRODUCTS)}")
-    if "divergence" in byproducts and reference is None:
-        raise ValueError("the byproduct 'divergence' needs the reference model; pass reference=...")
+    _check_byproducts(byproducts, reference)
     units, lengths = unit_scores(model, groups, tuple(byproducts), reference)
     return LogProbs(lengths=lengths, **units)
+
+
+def head_gradients(
+    model: Any,
+    groups: Sequence[Group],
+    loss_of: LossOf,
+    *,
+    byproducts: Sequence[str] = (),
+    reference: Any = None,
+) -> tuple[Tensor, Tensor]:
+    """A tensor and its gradient, from which backward gives the trunk its share; the head's weights have theirs already.
+
+    For a loss that is a sum over groups, or one whose gradient in the log-probabilities is known. The same gradients as
+    `loss_of(groups, score(model, groups)).backward()`, without a second pass through the head.
+
+        hidden, gradient = head_gradients(model, groups, loss_of)
+        hidden.backward(gradient)
+
+    Args:
+        model: as in `score`.
+        groups: what fits in memory at once; none runs forward and backward all the same and adds zeros.
+        loss_of: a scalar with a graph, from some neighbouring groups and their log-probabilities; called once for each
+            of the chunks that `groups` are cut into, inside the model's forward. It must not run the model.
+        byproducts: as in `score`.
+        reference: as in `score`.
+    """
+    _check_byproducts(byproducts, reference)
+    return inside(model, _head_gradients, model, groups, loss_of, tuple(byproducts), reference)
 
 
 def unit_scores(
     model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any = None
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """(N,) log-probabilities ("values") and each of `names` of all counted tokens, and (C,) counts per completion."""
+    """(N,) log-probabilities ("values") and each of `names` of all counted tokens, and (C,) counts per completion.
+
+    Without groups one filler row is fed all the same and nothing of it returned: where weights are sharded, processes
+    run forward and backward together or not at all.
+    """
+    return inside(model, _unit_scores, model, groups, names, reference)
+
+
+_FILLER = Group(
+    id="filler", prompt=np.zeros(1, np.int32), completions=(Completion(np.zeros(1, np.int32), np.zeros(1, np.bool_)),)
+)
+"""Two tokens of which none counts, so that everything that is asked of it is empty and has a graph."""
+
+
+def _check_byproducts(byproducts: Sequence[str], reference: Any) -> None:
+    unknown = [name for name in byproducts if name not in BYPRODUCTS]
+    if unknown:
+        raise ValueError(f"unknown byproduct {unknown[0]!r}; known: {', '.join(BYPRODUCTS)}")
+    if "divergence" in byproducts and reference is None:
+        raise ValueError("the byproduct 'divergence' needs the reference model; pass reference=...")
+
+
+def _unit_scores(
+    model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any
+) -> tuple[dict[str, Tensor], Tensor]:
+    found = _states(model, groups, reference)
+    if found is None:
+        units = _unpacked(model, groups, names, reference)
+        counts = [completion.length for group in groups for completion in group.completions]
+        return units, torch.tensor(counts, dtype=torch.int64, device=units["values"].device)
+    packed, states, reference_states = found
+    return unit_stats(states, packed.targets, names, reference_states), packed.lengths[: None if groups else 0]
+
+
+def _head_gradients(
+    model: Any, groups: Sequence[Group], loss_of: LossOf, names: tuple[str, ...], reference: Any
+) -> tuple[Tensor, Tensor]:
+    found = _states(model, groups, reference)
+    if found is None:
+        units, lengths = _unit_scores(model, groups, names, reference)
+        loss = loss_of(groups, LogProbs(lengths=lengths, **units))
+        return loss, torch.ones_like(loss)
+    packed, states, reference_states = found
+    gradient = gradient_of_states(states, packed.targets, groups, loss_of, names, reference_states)
+    # A frozen trunk has no graph, and backward must still be possible.
+    hidden = states.hidden if states.hidden.requires_grad else states.hidden.detach().requires_grad_()
+    return hidden, gradient
+
+
+def _states(model: Any, groups: Sequence[Group], reference: Any) -> tuple[Packed, States, States | None] | None:
+    """What predicts the counted tokens, in the policy and in the reference; None where one of them cannot run packed."""
     models = [model] if reference is None else [model, reference]
     for one in models:
         _check_context(one, groups)
-    packed = pack(groups, causal_lm(model).device)
+    packed = pack(groups or [_FILLER], causal_lm(model).device)
     if not all(packable(one) for one in models):
-        return _unpacked(model, groups, names, reference), packed.lengths
+        return None
     with torch.no_grad():
-        reference_states = None if reference is None else packed_states(reference, packed)
-    return unit_stats(packed_states(model, packed), packed.targets, names, reference_states), packed.lengths
+        of_reference = None if reference is None else packed_states(reference, packed)
+    return packed, packed_states(model, packed), of_reference
 
 
 def score_all(
@@ -137,6 +214,7 @@ def split(logps: LogProbs, counts: Sequence[int]) -> list[LogProbs]:
 
 def _unpacked(model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any) -> dict[str, Tensor]:
     parts = []
+    groups = groups or [_FILLER]
     others = None if reference is None else separate_rows(reference, groups)
     for rows, targets in separate_rows(model, groups):
         with torch.no_grad():

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from exptilt.data.groups import TokenIds
 from exptilt.errors import ModelError
+from exptilt.policies.forward import causal_lm
 
 
 @dataclass(slots=True)
@@ -63,7 +64,7 @@ def read_prompts(model: Any, prompts: Sequence[TokenIds]) -> State:
 def _forward(model: Any, ids: Tensor, mask: Tensor | None, cache: Any) -> tuple[Tensor, Any]:
     """(B, V) logits of the last position, and the cache."""
     extra: dict[str, Any] = {}
-    accepted = inspect.signature(model.forward).parameters
+    accepted = inspect.signature(causal_lm(model).forward).parameters  # an adapter's own takes anything
     if "logits_to_keep" in accepted:
         extra["logits_to_keep"] = 1
     if mask is not None:

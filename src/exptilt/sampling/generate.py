@@ -140,7 +140,7 @@ def _check(model: Any, prompts: Sequence[TokenIds], max_new_tokens: int) -> None
             )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what sharded weights are gathered into is used in training again
 def _draw_batch(
     model: Any, prompts: Sequence[TokenIds], rows: Sequence[tuple[int, int]], law: SamplingLaw, seed: int
 ) -> list[Sample]:

@@ -1,0 +1,38 @@
+"""The model being trained, as the loop sees it: it scores groups, and it takes gradients of a loss on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from exptilt.data.groups import Group
+from exptilt.policies.scoring import head_gradients, score
+from exptilt.types import LogProbs
+
+
+@dataclass(eq=False)
+class Policy:
+    """A model with what its objective asks of it beside log-probabilities."""
+
+    model: Any
+    byproducts: tuple[str, ...] = ()
+    reference: Any = None
+    """The model that "divergence" is measured against."""
+
+    def __call__(self, groups: Sequence[Group]) -> LogProbs:
+        """Log-probabilities of all completions, with a graph."""
+        return score(self.model, groups, byproducts=self.byproducts, reference=self.reference)
+
+    def backward(self, groups: Sequence[Group], loss_of: Callable[[Sequence[Group], LogProbs], Tensor]) -> None:
+        """Add the gradient of a loss that is a sum over groups; `loss_of` gets some of the groups at a time.
+
+        Without groups it runs forward and backward all the same, and adds zeros: sharded weights are gathered by all
+        processes together or not at all.
+        """
+        hidden, gradient = head_gradients(
+            self.model, groups, loss_of, byproducts=self.byproducts, reference=self.reference
+        )
+        hidden.backward(gradient)  # type: ignore[no-untyped-call]

@@ -1,0 +1,96 @@
+"""A linear layer's matrix products, with float32 results from half-precision numbers.
+
+A product of two bfloat16 numbers is exact in float32; what costs accuracy is rounding their sum to bfloat16 again. So
+the forward product keeps float32 results, and only the gradients' products round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """The weight of a linear layer with the copies its products need, made once for all chunks."""
+
+    weight: Tensor
+    """(V, d) the parameter itself."""
+    bias: Tensor | None
+    narrow: Tensor
+    """(V, d) in the dtype of the multiplications: autocast's, else the weight's own."""
+    wide: Tensor
+    """(V, d) what the forward product reads: on the CPU float32, elsewhere `narrow`."""
+
+    @classmethod
+    def of(cls, layer: nn.Linear) -> Product:
+        """Read a layer, and whether autocast is on."""
+        own, kind = layer.weight.detach(), layer.weight.device.type
+        narrow = own.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else own
+        half = narrow.element_size() < 4
+        wide = narrow if not half or kind != "cpu" else narrow.float()
+        return cls(layer.weight, layer.bias, narrow, wide)
+
+    @property
+    def half(self) -> bool:
+        """Whether the multiplications are in half precision."""
+        return self.narrow.element_size() < 4
+
+    def forward(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """The result, hidden @ weight.T, (n, V), float32 or better."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.to(self.narrow.dtype)
+            if self.half and self.wide is self.narrow:
+                return torch.mm(hidden, self.wide.T, out_dtype=torch.float32)
+            with bfloat16_multipliers(self.narrow.dtype == torch.bfloat16):
+                return torch.mm(hidden.to(self.wide.dtype), self.wide.T, out=out)
+
+    def to_hidden(self, gradient: Tensor) -> Tensor:
+        """The gradient of `hidden` from that of the result, (n, d)."""
+        return gradient.to(self.narrow.dtype) @ self.narrow
+
+
+def wide_product(product: Product, hidden: Tensor) -> Tensor:
+    """The layer's result with a graph, hidden @ weight.T + bias, (n, V), float32 or better."""
+    logits: Tensor = _WideProduct.apply(hidden, product.weight, product)  # type: ignore[no-untyped-call]
+    return logits if product.bias is None else logits + product.bias.to(logits.dtype)
+
+
+class _WideProduct(torch.autograd.Function):
+    """torch has no product of half-precision tensors with a float32 result that carries a graph."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, product: Product) -> Tensor:
+        ctx.save_for_backward(hidden)
+        ctx.product = product
+        return product.forward(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        product: Product = ctx.product
+        (hidden,) = ctx.saved_tensors
+        gradient = gradient.to(product.narrow.dtype)
+        to_hidden = product.to_hidden(gradient).to(hidden.dtype) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return to_hidden, None, None
+        return to_hidden, (gradient.T @ hidden.to(gradient.dtype)).to(product.weight.dtype), None
+
+
+@contextmanager
+def bfloat16_multipliers(on: bool) -> Iterator[None]:
+    """Let the CPU multiply float32 tensors that hold bfloat16 numbers as such: the same result, and twice as fast."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    if not on or matmul is None:
+        yield
+        return
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before

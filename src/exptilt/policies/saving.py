@@ -1,0 +1,125 @@
+"""Writing a model folder: complete or not there at all, from one process or from shards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedTokenizerBase
+
+from exptilt.errors import ModelError
+from exptilt.policies.adapters import has_adapter
+from exptilt.policies.forward import causal_lm
+from exptilt.policies.world import World
+
+
+def save_model(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    world: World | None = None,
+) -> None:
+    """Write a folder that plain transformers (or peft, for an adapter) loads; complete, or not there at all.
+
+    Everything is written to a temporary folder beside it, which then takes the name. An existing folder is replaced.
+
+    Args:
+        model: plain, sharded, or with an adapter, which alone is saved.
+        tokenizer: saved beside it.
+        folder: where.
+        dtype: of the saved weights; default, their own. The dtype of an adapter is always its own.
+        world: the processes that hold the model; all of them must call this, the first one writes.
+
+    Raises:
+        ModelError: if the folder cannot be written.
+    """
+    world, weights = world or World.alone(), _whole(model, None if has_adapter(model) else dtype)
+    world.first_alone(lambda: _write(model, tokenizer, Path(folder), weights))
+
+
+def _whole(model: Any, dtype: torch.dtype | None) -> dict[str, Tensor] | None:
+    """All weights, on the CPU, in `dtype`; None where the model can be saved as it is."""
+    sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    if not sharded and dtype in (None, causal_lm(model).dtype):
+        return None
+    weights: dict[str, Any] = get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    tied = getattr(causal_lm(model), "_tied_weights_keys", None) or {}
+    shares = getattr(causal_lm(model).config, "tie_word_embeddings", False)
+    return {
+        name: weight.to(dtype) if dtype is not None and weight.is_floating_point() else weight
+        for name, weight in weights.items()
+        if not (shares and name in tied)
+    }
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Give a saved model a second place, complete or not there at all.
+
+    Raises:
+        ModelError: if the folder cannot be written.
+    """
+    _place(target, lambda staging: shutil.copytree(source, staging, dirs_exist_ok=True))
+
+
+def _write(model: Any, tokenizer: Any, target: Path, weights: dict[str, Tensor] | None) -> None:
+    def fill(staging: Path) -> None:
+        model.save_pretrained(staging, **({} if weights is None else {"state_dict": dict(weights)}))
+        if weights is not None:
+            _state_dtype(staging / "config.json", weights)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staging)
+
+    _place(target, fill)
+
+
+def _place(target: Path, fill: Callable[[Path], Any]) -> None:
+    """Fill a temporary folder beside `target`, then give it that name."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            fill(staging)
+            staging.chmod(0o755)
+            _replace(staging, target)
+            for abandoned in target.parent.glob(f".{target.name}.*"):  # by a process killed in the middle of a save
+                shutil.rmtree(abandoned, ignore_errors=True)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise ModelError(f"{target}: cannot save the model ({error})") from error
+
+
+def _replace(staging: Path, target: Path) -> None:
+    """Give `staging` the name of `target`; what was there moves aside first and goes last."""
+    for path in staging.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    old = staging.with_name(staging.name + ".old")
+    if target.exists():
+        target.rename(old)
+    staging.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _state_dtype(path: Path, weights: dict[str, Tensor]) -> None:
+    """Transformers writes down the dtype of the model in memory, and loads by what is written."""
+    if not path.is_file():
+        return
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    kinds = [str(weight.dtype).removeprefix("torch.") for weight in weights.values() if weight.is_floating_point()]
+    settings["dtype"] = max(set(kinds), key=kinds.count)
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,148 @@
+"""The processes that share a run: sums and decisions over all of them, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from exptilt.errors import ExptiltError
+
+T = TypeVar("T")
+
+_EXCHANGE = 64_000_000
+"""Numbers sent at once: large enough for the wire, small enough that the copy does not count."""
+
+
+@dataclass(frozen=True)
+class World:
+    """`size` processes that share each global batch, of which this is number `rank`."""
+
+    rank: int
+    size: int
+
+    @classmethod
+    def alone(cls) -> World:
+        """This process and no other."""
+        return cls(0, 1)
+
+    @classmethod
+    def joined(cls) -> World:
+        """The processes of torch's default group, if somebody has set one up (Ray, a test); else this one alone."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls.alone()
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and talks to people."""
+        return self.rank == 0
+
+    def gather(self, mine: T) -> list[T]:
+        """Everybody's object, by rank; each process gets all of them."""
+        if self.size == 1:
+            return [mine]
+        everyone: list[T | None] = [None] * self.size
+        dist.all_gather_object(everyone, mine)
+        return everyone  # type: ignore[return-value]
+
+    def first(self, mine: T) -> T:
+        """The object of process 0, in every process."""
+        if self.size == 1:
+            return mine
+        box = [mine]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def any(self, *mine: bool) -> list[bool]:
+        """Which of these are true for at least one process; all get one answer, by one small exchange."""
+        if self.size == 1:
+            return list(mine)
+        flags = torch.tensor(mine, dtype=torch.int32, device=local_device())
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in flags.tolist()]
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def first_alone(self, work: Callable[[], T]) -> T | None:
+        """Run `work` in process 0 while the others wait; they get None.
+
+        Raises:
+            ExptiltError: whatever process 0 ran into, in every process.
+        """
+        if self.size == 1:
+            return work()
+        result, failure = None, None
+        if self.is_first:
+            try:
+                result = work()
+            except ExptiltError as error:
+                failure = error
+        failure = self.first(failure)
+        if failure is not None:
+            failure.told = not self.is_first
+            raise failure
+        return result
+
+    def first_before_others(self, work: Callable[[], T]) -> T:
+        """Run `work` in process 0, then in all others, which find on disk what it has left there."""
+        result = self.first_alone(work)
+        return result if self.is_first else work()  # type: ignore[return-value]
+
+    def all_or_none(self, work: Callable[[], T]) -> T:
+        """Run `work` in every process.
+
+        Raises:
+            ExptiltError: what the first process ran into that failed, in every process.
+        """
+        if self.size == 1:
+            return work()
+        result, failure = None, None
+        try:
+            result = work()
+        except ExptiltError as error:
+            failure = error
+        failures = [one for one in self.gather(failure) if one is not None]
+        if failures:
+            raise failures[0]
+        return result  # type: ignore[return-value]
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over processes, in exchanges of many tensors at once."""
+        if self.size == 1:
+            return
+        for some in _exchanges(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in some])
+            dist.all_reduce(flat)
+            parts = torch.split(flat, [tensor.numel() for tensor in some])
+            for tensor, part in zip(some, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+
+def local_device() -> torch.device:
+    """The device of this process: its own GPU where there is one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def _exchanges(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Tensors of one dtype together, in order, up to a size."""
+    exchanges: list[list[Tensor]] = []
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        room = 0
+        for tensor in (tensor for tensor in tensors if tensor.dtype == dtype):
+            if tensor.numel() > room:
+                exchanges.append([])
+                room = _EXCHANGE
+            exchanges[-1].append(tensor)
+            room -= tensor.numel()
+    return exchanges
