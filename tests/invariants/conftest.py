@@ -14,11 +14,11 @@ from exptilt.data.batching import BatchConfig
 from exptilt.data.sources import DataConfig
 from exptilt.policies.models import ModelConfig, SmallModel
 from exptilt.recipes.recipe import EvaluateConfig, Recipe
-from exptilt.train.loop import TrainConfig
 from exptilt.train.optim import OptimConfig
+from exptilt.train.settings import TrainConfig
+from exptilt.train.throughput import TIMINGS
 
 WORDS = ["a", "good", "film", "bad", "plot", "the", "was", "very", "dull", "fine"]
-TIMINGS = ("train/tokens_per_second", "train/seconds_per_step")
 SMALL = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 265, "max_positions": 96}
 
 

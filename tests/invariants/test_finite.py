@@ -14,8 +14,9 @@ from exptilt.errors import NonFiniteError
 from exptilt.losses import AOT, BCO, DPO, IPO, KTO, SFT, PlackettLuce, SimPO
 from exptilt.policies.scoring import score
 from exptilt.recipes.training import run_recipe
-from exptilt.train.loop import TrainConfig, train
+from exptilt.train.loop import train
 from exptilt.train.objective import Objective
+from exptilt.train.settings import TrainConfig
 
 
 def snapshot(run: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import os
 import random
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,11 +26,17 @@ from safetensors.torch import load_file
 from exptilt.config import dump
 from exptilt.errors import CheckpointError
 from exptilt.losses import BCO, DPO, KTO, NLL, Mixture, SimPO, Term
+from exptilt.policies.adapters import AdapterConfig
+from exptilt.policies.models import ModelConfig, SmallModel, load_model
+from exptilt.policies.saving import save_model
+from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.recipes.recipe import Recipe
 from exptilt.recipes.training import run_recipe
 from exptilt.train.checkpoint import newest_checkpoint
+from exptilt.train.settings import ParallelConfig
 
 QUIET = Console(quiet=True)
+SMALL = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 265, "max_positions": 96}
 DROPPED = {"model": {"dropout": 0.1}, "small": {"architecture": "gpt2"}}
 SCRIPT = """
 import os, signal, sys
@@ -40,6 +47,7 @@ from exptilt.recipes.training import run_recipe
 from rich.console import Console
 
 torch.set_num_threads(1)
+os.environ.update(ENVIRONMENT)
 real, seen = os.replace, 0
 
 def fatal(source, target):
@@ -60,7 +68,7 @@ run_recipe(load(Recipe, RECIPE), Console(quiet=True), page=False)
 @pytest.fixture(scope="module")
 def forks() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["exptilt.recipes.training"])
+    context.set_forkserver_preload(["exptilt.recipes.training", "peft", "torch.distributed.fsdp"])
     return context
 
 
@@ -70,10 +78,10 @@ def spawn(forks: Any, tmp_path: Path) -> Callable[..., Any]:
     script = tmp_path / "run.py"
     script.write_text(SCRIPT)
 
-    def start(recipe: Recipe, place: int = 0) -> Any:
-        path = tmp_path / "recipe.yaml"
+    def start(recipe: Recipe, place: int = 0, **environment: str) -> Any:
+        path = tmp_path / f"recipe-{os.urandom(4).hex()}.yaml"
         path.write_text(dump(recipe))
-        names = {"RECIPE": str(path), "PLACE": place}
+        names = {"RECIPE": str(path), "PLACE": place, "ENVIRONMENT": environment}
         process = forks.Process(target=runpy.run_path, args=(str(script), names))
         process.start()
         return process
@@ -81,8 +89,23 @@ def spawn(forks: Any, tmp_path: Path) -> Callable[..., Any]:
     return start
 
 
+def around_a_base(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An adapter needs a base on disk; the same settings with one."""
+    if settings.get("adapter") is None:
+        return settings
+    made = ModelConfig(config=SmallModel(**{**SMALL, **settings["small"]}))
+    tokenizer = train_tokenizer(["a good film"], SMALL["vocab_size"])
+    save_model(load_model(made, tokenizer), tokenizer, folder)
+    return {**settings, "model": {**settings["model"], "path": str(folder), "config": None}}
+
+
+def weights_of(recipe: Recipe) -> dict[str, Any]:
+    """The model, or the adapter, that a run has saved."""
+    return load_file(next((recipe.folder / "model").glob("*model.safetensors")))
+
+
 def same_end(one: Recipe, other: Recipe, metrics_of: Callable[..., Any]) -> None:
-    first, second = (load_file(recipe.folder / "model" / "model.safetensors") for recipe in (one, other))
+    first, second = weights_of(one), weights_of(other)
     assert first.keys() == second.keys()
     for name in first:
         assert first[name].numpy().tobytes() == second[name].numpy().tobytes(), name
@@ -101,12 +124,14 @@ CASES = {
     "a coupled sum with dropout": (Mixture(terms=(Term(loss=SimPO()), Term(loss=NLL(normalization="token")))), DROPPED),
     "a running mean": (BCO(), {}),
     "mismatched completions": (KTO(), {}),
+    "an adapter": (DPO(), {**DROPPED, "adapter": AdapterConfig(rank=2, dropout=0.1), "train": {"save_async": True}}),
 }
 
 
 @pytest.mark.parametrize(("loss", "settings"), CASES.values(), ids=CASES)
-def test_killed_at_any_moment(recipe_of, metrics_of, spawn, loss, settings):
+def test_killed_at_any_moment(recipe_of, metrics_of, spawn, tmp_path, loss, settings):
     """SIGKILL a random time after a random step, and again; EXPTILT_KILLS=30 in the environment for more of it."""
+    settings = around_a_base(settings, tmp_path / "base")
     whole = recipe_of(loss, "whole", **settings)
     run_recipe(whole, QUIET, page=False)
     cut = recipe_of(loss, "cut", **settings)
@@ -124,6 +149,32 @@ def test_killed_at_any_moment(recipe_of, metrics_of, spawn, loss, settings):
     same_end(whole, cut, metrics_of)
     assert len(metrics_of(cut)) == 12 + 4  # every step, and the held-out rows at 0, 5, 10 and the end
     print(f"{kills} kills")
+
+
+@pytest.mark.parametrize(
+    ("kind", "adapter"), [("ddp", None), ("fsdp", AdapterConfig(rank=2))], ids=["ddp", "fsdp lora"]
+)
+def test_two_processes_as_torchrun_starts_them(recipe_of, metrics_of, spawn, tmp_path, kind, adapter):
+    """One is killed at its seventh checkpoint's rename; the other says so and ends; started again, both come to one end."""
+    settings = around_a_base({**DROPPED, "adapter": adapter, "parallel": ParallelConfig(kind=kind)}, tmp_path / "base")
+
+    def start(recipe: Recipe, place: int) -> list[int]:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1]), "WORLD_SIZE": "2"}
+        both = [spawn(recipe, place, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(2)]
+        for process in both:
+            process.join(120)
+        return [process.exitcode for process in both]
+
+    whole, cut = recipe_of(DPO(), "whole", **settings), recipe_of(DPO(), "cut", **settings)
+    assert start(whole, 0) == [0, 0]
+    first, second = start(cut, 7)
+    assert first == -signal.SIGKILL
+    assert second == 1
+    assert newest_checkpoint(cut.folder / "checkpoints").name == "step-00000006"
+    assert start(cut, 0) == [0, 0]
+    same_end(whole, cut, metrics_of)
 
 
 @pytest.mark.parametrize("place", [1, 7, -7])
@@ -240,7 +291,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(recipe_of, me
     recipe = recipe_of(DPO(), "cut", train={"keep_checkpoints": 2})
     process = spawn(recipe, -5)
     process.join()
-    state = recipe.folder / "checkpoints" / "step-00000005" / "state.pt"
+    state = recipe.folder / "checkpoints" / "step-00000005" / "__0_0.distcp"
     state.write_bytes(state.read_bytes()[:-7])
     run_recipe(recipe, QUIET, page=False)
     whole = recipe_of(DPO(), "whole")

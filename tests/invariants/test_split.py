@@ -165,7 +165,7 @@ def test_kto_trains_one_row_at_a_time_and_shuffled(make_run, draw_rows):
     for number, steps in enumerate(
         ([[rows]] * 6, [[[row] for row in random.Random(n).sample(rows, 8)] for n in range(6)])
     ):
-        from exptilt.train.loop import TrainConfig
+        from exptilt.train.settings import TrainConfig
 
         run = make_run(KTO(), steps, callbacks=[Watch()], settings=TrainConfig(resume="never"))
         assert train(run).is_last, number

@@ -16,9 +16,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from exptilt.data.groups import Completion, Group
 from exptilt.losses import DPO, NLL, XPO, AnyLoss, Mixture, Term
 from exptilt.policies.scoring import score
+from exptilt.policies.world import World
 from exptilt.train.objective import Objective
 from exptilt.train.step import accumulate
-from exptilt.train.world import World
 
 MEMBERS = [member for member in get_args(get_args(AnyLoss)[0]) if member not in (Mixture, XPO)]
 """XPO needs samples drawn while training; mixtures are tried with a term that couples the batch."""

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from exptilt.data.groups import Completion, Group
-from exptilt.errors import DataError
-from exptilt.losses import AOT, BCO, DPO, IPO, KTO, ODPO, SFT, SPPO, BCOUnpaired, InfoNCA, LiPO, SamPO
+from exptilt.errors import DataError, NonFiniteError
+from exptilt.losses import AOT, BCO, DPO, IPO, KTO, ODPO, SFT, SPPO, BCOUnpaired, Hinge, InfoNCA, LiPO, SamPO
 from exptilt.train.objective import Objective
 from exptilt.types import LogProbs
 
@@ -47,6 +47,26 @@ def test_rows_weigh_what_they_say():
     assert means["logps/chosen"] == pytest.approx((3 * -8 - 9) / 4)
     assert means["displacement/rejected"] == pytest.approx((3 * -2 + 0) / 4)
     assert means["lengths/chosen"] == 2
+
+
+def test_a_mean_per_token_is_over_all_tokens():
+    """Chosen of 2 and 8 tokens with -4 and -8: -12 / 10 a token, not the mean of -2 and -1. Tokens with and without
+    the two of the prompt again: 2 * (2 + 2) + (2 + 2) + (2 + 8), less the 2 of each prompt that is shared."""
+    rows = [row(1, 2, 2), row(2, 8, 2)]
+    lengths = torch.tensor([2, 2, 8, 2])
+    totals = torch.tensor([-4.0, -2.0, -8.0, -2.0], dtype=torch.float64)
+    logps = LogProbs(values=(totals / lengths).repeat_interleave(lengths), lengths=lengths)
+    out = Objective(DPO())(rows, logps, logps)
+    assert out.sums.means()["logps_per_token/chosen"] == pytest.approx(-1.2)
+    assert out.sums.means()["logps/chosen"] == pytest.approx(-6)
+    assert out.sums.totals["tokens"][0] == 22
+    assert out.sums.totals["unique_tokens"][0] == 18
+
+
+def test_a_row_whose_margin_hides_it_is_named():
+    """The hinge of an infinite margin is zero: the loss is finite, the log-probability is not."""
+    with pytest.raises(NonFiniteError, match=r"log-probability of 1 row\(s\) is not finite.*: r:2"):
+        Objective(Hinge())([row(1, 2, 2), row(2, 2, 2)], sums(-1, -2, -1, -math.inf), sums(-1, -2, -1, -2))
 
 
 def test_a_tie_is_half_right():
@@ -152,3 +172,14 @@ def test_a_state_that_is_given_is_kept():
     assert Objective(SamPO(), state={"num_steps": 7.0}).state == {"num_steps": 7.0}
     assert Objective(SamPO()).state == {"num_steps": 0.0}
     assert Objective(IPO()).state == Objective(AOT()).state == {}
+
+
+def test_a_margin_within_rounding_is_a_tie():
+    """Two sums of 100 nats that differ in the last bit are one; a thousandth of a nat apart they are not."""
+    rows = [row(1, 1, 1)]
+    reference = LogProbs(values=torch.tensor([-100.0, -100.0]), lengths=torch.tensor([1, 1]))
+    accuracies = []
+    for moved in (-100.00001, -100.001, -99.999):
+        policy = LogProbs(values=torch.tensor([moved, -100.0]), lengths=torch.tensor([1, 1]))
+        accuracies.append(Objective(DPO())(rows, policy, reference).sums.means()["rewards/accuracies"])
+    assert accuracies == [0.5, 0.0, 1.0]

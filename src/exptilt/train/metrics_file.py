@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 
 @dataclass
@@ -15,7 +14,6 @@ class MetricsFile:
     """Appends lines; after a resume, lines past the resumed step are cut away first."""
 
     path: Path
-    listeners: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
 
     def cut_after(self, step: int) -> None:
         """Drop lines of steps that will be done again, and a line torn by a kill."""
@@ -25,13 +23,10 @@ class MetricsFile:
         temporary.write_text("".join(line + "\n" for line in kept))
         os.replace(temporary, self.path)
 
-    def write(self, step: int, epoch: float, values: dict[str, float]) -> None:
+    def append(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Append one line."""
-        line: dict[str, Any] = {"step": step, "epoch": round(epoch, 6), **values}
         with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        for listener in self.listeners:
-            listener(line)
+            file.write(json.dumps({"step": step, "epoch": round(epoch, 6), **values}) + "\n")
 
 
 def _step_of(line: str) -> float:

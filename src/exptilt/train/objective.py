@@ -55,7 +55,8 @@ class Objective:
         Raises:
             NonFiniteError: if the loss of a row is not finite.
         """
-        _require_finite_scores(policy, groups)
+        if self.loss.couples_batch:  # which carries one row's fault to all of them, and then nobody can be named
+            _require_finite_scores(policy, groups)
         forms = {"pair": self._pair, "completion": self._completion, "unpaired": self._unpaired, "list": self._list}
         return forms[self.loss.kind](groups, policy, reference)
 
@@ -88,7 +89,7 @@ class Objective:
         anchor = _sides(reference) if reference is not None else None
         p_chosen = torch.tensor([group.p_chosen for group in groups], device=policy.lengths.device)
         inputs = self._inputs(groups, policy)
-        certain = bool((p_chosen == 1).all())
+        certain = all(group.p_chosen == 1 for group in groups)
         out = (
             self.loss(sides, anchor, **inputs)
             if certain
@@ -96,20 +97,20 @@ class Objective:
         )
         self._remember(sides, anchor)
         margin = out.chosen_reward - out.rejected_reward
-        measured = {
+        measured: _Measured = {
             "rewards/chosen": out.chosen_reward,
             "rewards/rejected": out.rejected_reward,
             "rewards/margins": margin,
             # A tie is half right: it carries no information either way.
-            "rewards/accuracies": (margin > 0).float() + 0.5 * (margin == 0).float(),
+            "rewards/accuracies": torch.where(_tied(margin, sides, anchor), 0.5, (margin > 0).float()),
         }
         for number, name in enumerate(("chosen", "rejected")):
             measured |= _levels(f"/{name}", sides[number], anchor[number] if anchor else None)
-        return _output(groups, out.loss, None, measured)
+        return _output(groups, policy, out.loss, None, measured)
 
     def _completion(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
         out = self.loss(policy, reference)
-        return _output(groups, out.loss, out.weight, _levels("", policy, reference))
+        return _output(groups, policy, out.loss, out.weight, _levels("", policy, reference))
 
     def _unpaired(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
         desirable = torch.tensor([group.desirable for group in groups], device=policy.lengths.device)
@@ -122,11 +123,10 @@ class Objective:
             extra["state"] = self.state
         out = self.loss(own, own_reference, desirable, **extra)
         self._remember(own, own_reference)
-        output = _output(groups, out.loss, out.weight, _levels("", own, own_reference))
-        rows = _weights(groups, out.loss)
+        measured = _levels("", own, own_reference)
         for name, side in (("chosen", desirable), ("rejected", ~desirable)):
-            output.sums.add(f"rewards/{name}", float((rows * out.reward)[side].sum()), float(rows[side].sum()))
-        return output
+            measured[f"rewards/{name}"] = (torch.where(side, out.reward, 0.0), side.to(out.reward.dtype))
+        return _output(groups, policy, out.loss, out.weight, measured)
 
     def _list(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
         sizes = torch.tensor([len(group.completions) for group in groups])
@@ -138,8 +138,8 @@ class Objective:
         # A tie at the top is right in one of so many cases as it has members.
         share = torch.stack([1 / (one == one.max()).sum() for one in rewards])
         highest = torch.stack([one.max() for one in rewards])
-        measured = {"rewards/chosen": chosen, "rewards/accuracies": (chosen >= highest) * share}
-        return _output(groups, out.loss, None, measured)
+        measured: _Measured = {"rewards/chosen": chosen, "rewards/accuracies": (chosen >= highest) * share}
+        return _output(groups, policy, out.loss, None, measured)
 
     def _inputs(self, groups: Sequence[Group], like: LogProbs) -> dict[str, Any]:
         """The further arguments the loss names, from the groups' own columns."""
@@ -192,27 +192,65 @@ def _sides(logps: LogProbs) -> Pair:
     return Pair(logps.select(index), logps.select(index + 1))
 
 
-def _levels(suffix: str, policy: LogProbs, reference: LogProbs | None) -> dict[str, Tensor]:
+_Measured = dict[str, Tensor | tuple[Tensor, Tensor]]
+"""(B,) a value per row, or its numerator and its weight; means are taken over rows, each by its own weight."""
+
+
+def _tied(margin: Tensor, sides: Pair, anchor: Pair | None) -> Tensor:
+    """Whether a margin is zero but for rounding: at the start the sign of 1e-8 would be counted as right or wrong."""
+    if anchor is None:
+        return margin == 0
+    policy, reference = ([side.detach().sum() for side in pair] for pair in (sides, anchor))
+    gap = (policy[0] - reference[0]) - (policy[1] - reference[1])
+    size = sum(one.abs() for one in (*policy, *reference))
+    return (margin == 0) | (gap.abs() <= 2 * torch.finfo(gap.dtype).eps * size)
+
+
+def _levels(suffix: str, policy: LogProbs, reference: LogProbs | None) -> _Measured:
     """Where the log-probabilities stand, and how far they moved from the reference."""
-    levels = {f"logps{suffix}": policy.sum().detach(), f"lengths{suffix}": policy.lengths.float()}
+    total, lengths = policy.sum().detach(), policy.lengths.float()
+    levels: _Measured = {
+        f"logps{suffix}": total,
+        f"logps_per_token{suffix}": (total, lengths),
+        f"lengths{suffix}": lengths,
+    }
     if reference is not None:
-        levels[f"displacement{suffix}"] = levels[f"logps{suffix}"] - reference.sum()
+        levels[f"displacement{suffix}"] = total - reference.sum()
     return levels
 
 
-def _output(groups: Sequence[Group], losses: Tensor, loss_weight: Tensor | None, measured: dict[str, Tensor]) -> Output:
-    _require_finite(losses, groups)
+def _output(
+    groups: Sequence[Group], policy: LogProbs, losses: Tensor, loss_weight: Tensor | None, measured: _Measured
+) -> Output:
     rows = _weights(groups, losses)
     weights = rows if loss_weight is None else rows * loss_weight
     total = (weights * losses).sum()
+    # Everything the host must know now, in one transfer: a device is waited for once.
+    finite, weight = torch.stack([_all_finite(policy, losses).to(weights.dtype), weights.sum()]).tolist()
+    if not finite:
+        _require_finite_scores(policy, groups)
+        _require_finite(losses, groups)
+    every = torch.ones_like(rows)
+    parts = [value if isinstance(value, tuple) else (value, every) for value in measured.values()]
+    values = torch.stack([part.to(rows.dtype) for pair in parts for part in pair]).to(_widest(losses))
+    sums_of_rows = (values * rows).sum(1).view(-1, 2)
+    block = torch.cat([torch.stack([total.detach(), weights.sum()])[None].to(values.dtype), sums_of_rows])
     sums = Sums()
-    sums.add("loss", float(total.detach()), float(weights.sum()))
-    names = list(measured)
-    # One transfer for all metrics: a device is waited for once.
-    totals = torch.stack([(rows * measured[name]).sum() for name in names]).tolist()
-    for name, value in zip(names, totals, strict=True):
-        sums.add(name, value, float(rows.sum()))
-    return Output(total, float(weights.sum()), sums)
+    sums.add_block(("loss", *measured), block)
+    unique = sum(group.num_tokens for group in groups)
+    # With the prompt before every completion, as tokens are counted where prompts are not shared.
+    sums.count("tokens", unique + sum((len(group.completions) - 1) * len(group.prompt) for group in groups))
+    sums.count("unique_tokens", unique)
+    return Output(total, weight, sums)
+
+
+def _all_finite(policy: LogProbs, losses: Tensor) -> Tensor:
+    return policy.detach().sum().isfinite().all() & losses.detach().isfinite().all()
+
+
+def _widest(like: Tensor) -> torch.dtype:
+    """Metal has no float64."""
+    return torch.float32 if like.device.type == "mps" else torch.float64
 
 
 def _weights(groups: Sequence[Group], like: Tensor) -> Tensor:
@@ -220,7 +258,6 @@ def _weights(groups: Sequence[Group], like: Tensor) -> Tensor:
 
 
 def _require_finite_scores(policy: LogProbs, groups: Sequence[Group]) -> None:
-    """Before the loss, which in a batch that is coupled would carry one row's fault to all of them."""
     finite = policy.detach().sum().isfinite()
     if not bool(finite.all()):
         owners = [group.id for group in groups for _ in group.completions]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -10,24 +12,27 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from exptilt.config import config
+from exptilt.errors import ConfigError
+from exptilt.train.adafactor import Adafactor
 
 
 @config
 class OptimConfig:
     """How weights move."""
 
-    name: Literal["adamw", "rmsprop"] = "adamw"
-    """adamw, or rmsprop as in the DPO paper's experiments."""
+    name: Literal["adamw", "adamw_8bit", "adafactor", "rmsprop"] = "adamw"
+    """adamw; adamw_8bit: its state in a quarter of the memory (bitsandbytes); adafactor: hardly any state; rmsprop: as in
+    the DPO paper's experiments."""
     learning_rate: float = 1e-6
     """Peak learning rate, > 0."""
     weight_decay: float = 0.0
-    """Decoupled decay of matrices (norms and biases never decay), >= 0; adamw only."""
+    """Decoupled decay of matrices, embeddings among them (norms and biases never decay), >= 0; not for rmsprop."""
     beta1: float = 0.9
     """First-moment decay of adamw, in [0, 1)."""
     beta2: float = 0.999
     """Second-moment decay of adamw, in [0, 1)."""
     eps: float = 1e-8
-    """Added to the denominator, > 0."""
+    """Added to the denominator, > 0; adafactor has its own."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """What follows the warm-up: down to zero linearly, by a half cosine, or no decay."""
     warmup_ratio: float = 0.1
@@ -44,22 +49,85 @@ class OptimConfig:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
+        if self.weight_decay and self.name == "rmsprop":
+            raise ValueError(f"weight_decay must be 0 with rmsprop, which has none here, got {self.weight_decay}")
 
 
 def build_optimizer(settings: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Make the optimizer over the model's trainable parameters; only matrices decay."""
+    """Make the optimizer over the model's trainable parameters, plain or sharded.
+
+    Raises:
+        ConfigError: it needs a package that is not installed, or cannot work on sharded weights.
+    """
+    return _MAKERS[settings.name](settings, parameter_groups(model, settings.weight_decay))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: those that decay, and norms and biases, which never do.
+
+    A norm is known by its module, since its weight need not be a vector (one per head is a matrix); embeddings and
+    adapters decay, as they do in transformers' Trainer and in nanoGPT. A group without members is left out.
+    """
+    spared = {id(parameter) for parameter in _norms_and_biases(model)}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if settings.name == "rmsprop":
-        return torch.optim.RMSprop(trainable, lr=settings.learning_rate, eps=settings.eps)
-    parameter_groups = [
-        {
-            "params": [parameter for parameter in trainable if parameter.ndim >= 2],
-            "weight_decay": settings.weight_decay,
-        },
-        {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
+    groups = [
+        {"params": [one for one in trainable if id(one) not in spared], "weight_decay": weight_decay},
+        {"params": [one for one in trainable if id(one) in spared], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
+
+
+def _norms_and_biases(model: nn.Module) -> Iterator[nn.Parameter]:
+    for module in model.modules():
+        is_norm = "norm" in type(module).__name__.lower()
+        for name, parameter in module.named_parameters(recurse=False):
+            if is_norm or parameter.ndim < 2 or name.endswith("bias"):
+                yield parameter
+
+
+def _adamw(settings: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(parameter_groups, lr=settings.learning_rate, betas=betas, eps=settings.eps, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.eps, fused=True)
+
+
+def _adamw_8bit(settings: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    try:
+        eight_bits: Any = import_module("bitsandbytes.optim")
+    except ImportError:
+        raise ConfigError(
+            "optim.name=adamw_8bit needs bitsandbytes: pip install 'exptilt[qlora]', or set optim.name=adamw "
+            "or adafactor"
+        ) from None
+    if any(hasattr(parameter, "device_mesh") for parameter in _all(groups)):
+        raise ConfigError(
+            "optim.name=adamw_8bit cannot work on sharded weights; set optim.name=adamw, or parallel.kind=ddp"
+        )
+    betas = (settings.beta1, settings.beta2)
+    optimizer: torch.optim.Optimizer = eight_bits.AdamW8bit(
+        groups, lr=settings.learning_rate, betas=betas, eps=settings.eps
+    )
+    return optimizer
+
+
+def _adafactor(settings: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return Adafactor(groups, lr=settings.learning_rate)
+
+
+def _rmsprop(settings: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(list(_all(groups)), lr=settings.learning_rate, eps=settings.eps)
+
+
+def _all(groups: Iterable[dict[str, Any]]) -> Iterator[nn.Parameter]:
+    for group in groups:
+        yield from group["params"]
+
+
+_MAKERS: dict[str, Callable[[OptimConfig, list[dict[str, Any]]], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "adamw_8bit": _adamw_8bit,
+    "adafactor": _adafactor,
+    "rmsprop": _rmsprop,
+}
 
 
 def build_schedule(settings: OptimConfig, optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:

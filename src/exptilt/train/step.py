@@ -7,18 +7,23 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from exptilt.data.groups import Group
 from exptilt.errors import NonFiniteError, TrainingError
+from exptilt.policies.policy import Policy
+from exptilt.policies.world import World
 from exptilt.train.objective import Objective
 from exptilt.train.sums import Sums
-from exptilt.train.world import World
 from exptilt.types import LogProbs
 
 Scorer = Callable[[Sequence[Group]], LogProbs]
-"""Log-probabilities of all completions of some groups: the policy's with a gradient, or the reference's without."""
+"""Log-probabilities of all completions of some groups: the policy's with a gradient, or the reference's without.
+
+A `Policy` is one that can also take the gradient of a loss chunk by chunk, without ever holding all logits."""
 
 MicroBatches = Sequence[Sequence[Group]]
+"""The share of one process. All have equally many; an empty one keeps step with the others' forward passes."""
 
 _UNITS = ("values", "entropy", "log_sum_squares", "divergence")
 """Everything in a `LogProbs` that may carry a gradient."""
@@ -61,7 +66,8 @@ def accumulate(
             "or use a larger batch.size"
         )
     gradients = _gradients(model, world)
-    world.add_up(gradients)
+    # Sharded gradients come added up.
+    world.add_up([gradient for gradient in gradients if not isinstance(gradient, DTensor)])
     torch._foreach_div_(gradients, weight)
     return sums
 
@@ -81,21 +87,28 @@ def require_finite_gradient(
     micro_batches: MicroBatches,
     objective: Objective,
     scorers: tuple[Scorer, Scorer | None],
+    world: World | None = None,
 ) -> None:
     """Stop before weights move if the gradient is not finite, naming the rows whose own gradient is not.
+
+    Where weights are sharded a row is only known together with the rows other processes score at the same moment.
 
     Raises:
         NonFiniteError: with the rows; weights and optimizer are as before the step.
     """
     if norm == norm and norm != float("inf"):
         return
+    world = world or World.alone()
+    mine = [group for groups in micro_batches for group in groups]
     rows = []
-    for group in (group for groups in micro_batches for group in groups):
+    for place in range(max(world.gather(len(mine)))):
         model.zero_grad(set_to_none=True)
-        accumulate(model, [[group]], objective, *scorers)
-        if not all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None):
-            rows.append(group.id)
+        some = mine[place : place + 1]
+        _separable([some], replace(objective), *scorers, World.alone())
+        if not all(bool(_local(p.grad).isfinite().all()) for p in model.parameters() if p.grad is not None):
+            rows += [group.id for group in some]
     model.zero_grad(set_to_none=True)
+    rows = list(dict.fromkeys(row for found in world.gather(rows) for row in found))
     named = ", ".join(rows[:5]) if rows else "no single row; only their sum"
     raise NonFiniteError(
         f"the gradient is not finite ({norm}); no weight was moved. Rows with a non-finite gradient of their own: {named}. "
@@ -103,15 +116,30 @@ def require_finite_gradient(
     )
 
 
+def _local(gradient: Tensor) -> Tensor:
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
+
+
 def _separable(
     micro_batches: MicroBatches, objective: Objective, policy: Scorer, reference: Scorer | None, world: World
 ) -> tuple[float, Sums]:
-    weight, sums = 0.0, Sums()
-    for groups in micro_batches:
-        output = objective(groups, policy(groups), reference(groups) if reference else None)
-        output.loss.backward()  # type: ignore[no-untyped-call]
-        weight += output.weight
+    weights, sums = [], Sums()
+
+    def loss_of(groups: Sequence[Group], logps: LogProbs) -> Tensor:
+        anchor = _anchor(reference, groups)
+        if not groups:
+            return logps.tokens().sum()
+        output = objective(groups, logps, anchor)
+        weights.append(output.weight)
         sums.merge(output.sums)
+        return output.loss
+
+    for groups in micro_batches:
+        if isinstance(policy, Policy):
+            policy.backward(groups, loss_of)
+        elif groups:
+            loss_of(groups, policy(groups)).backward()  # type: ignore[no-untyped-call]
+    weight = sum(weights)
     everyone = world.gather((weight, sums))
     total = Sums()
     for _, part in everyone:
@@ -128,7 +156,8 @@ def _coupled(
             random_states.append(_random_state())
             parts.append(policy(groups))
     mine = LogProbs.cat(parts).detach()
-    fixed = LogProbs.cat([reference(groups) for groups in micro_batches]) if reference else None
+    said = [_anchor(reference, groups) for groups in micro_batches]
+    fixed = LogProbs.cat([one for one in said if one is not None and len(one)]) if reference else None
     everyone = world.gather(([group for groups in micro_batches for group in groups], mine, fixed))
     groups_of_all = [group for groups, _, _ in everyone for group in groups]
     whole = LogProbs.cat([logps.to(mine.lengths.device) for _, logps, _ in everyone])
@@ -147,6 +176,13 @@ def _coupled(
         own = {name: share[size:] for name, share in own.items()}
     _restore(after)
     return output.weight, output.sums
+
+
+def _anchor(reference: Scorer | None, groups: Sequence[Group]) -> LogProbs | None:
+    """What the reference says of groups. One that `runs_model` is asked even of none, in step with other processes."""
+    if reference is None or not (groups or getattr(reference, "runs_model", False)):
+        return None
+    return reference(groups)
 
 
 def _random_state() -> list[Tensor]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
 
 
-@dataclass
 class Sums:
     """Weighted sums of named quantities; the mean is taken once, at the end.
+
+    Sums that were added as a tensor stay on their device until somebody reads a number, so a step over many
+    micro-batches waits for the device once.
 
     Example:
         >>> sums = Sums()
@@ -18,25 +22,52 @@ class Sums:
         {'loss': 2.0}
     """
 
-    totals: dict[str, list[float]] = field(default_factory=dict)
-    """name -> [sum, weight]."""
+    def __init__(self, totals: Mapping[str, Iterable[float]] | None = None) -> None:
+        self._totals = {name: [*entry] for name, entry in (totals or {}).items()}
+        self._blocks: dict[tuple[str, ...], Tensor] = {}
+
+    @property
+    def totals(self) -> dict[str, list[float]]:
+        """By name: [sum, weight]."""
+        if self._blocks:
+            blocks, numbers = self._blocks, self._totals
+            self._blocks, self._totals = {}, {}
+            for names, block in blocks.items():
+                for name, (total, weight) in zip(names, block.tolist(), strict=True):
+                    self.add(name, total, weight)
+            self.merge(Sums(numbers))
+        return self._totals
 
     def add(self, name: str, total: float, weight: float) -> None:
         """Add one weighted sum."""
-        entry = self.totals.setdefault(name, [0.0, 0.0])
+        entry = self._totals.setdefault(name, [0.0, 0.0])
         entry[0] += total
         entry[1] += weight
 
+    def add_block(self, names: tuple[str, ...], block: Tensor) -> None:
+        """Add the sums of many quantities at once: (M, 2), a sum and a weight each, left where they are."""
+        self._blocks[names] = self._blocks[names] + block if names in self._blocks else block
+
+    def count(self, name: str, total: float) -> None:
+        """Add to a count, such as tokens: it has a total and no mean."""
+        self.add(name, total, 0.0)
+
     def merge(self, other: Sums) -> None:
         """Add everything another holds."""
-        for name, (total, weight) in other.totals.items():
+        for name, (total, weight) in other._totals.items():
             self.add(name, total, weight)
+        for names, block in other._blocks.items():
+            self.add_block(names, block)
 
     def means(self, prefix: str = "") -> dict[str, float]:
         """Each sum divided by its weight; a quantity of weight zero is left out."""
         return {prefix + name: total / weight for name, (total, weight) in self.totals.items() if weight}
 
-    @classmethod
-    def of(cls, values: Mapping[str, tuple[float, float]]) -> Sums:
-        """From name -> (sum, weight)."""
-        return cls({name: [total, weight] for name, (total, weight) in values.items()})
+    def __getstate__(self) -> dict[str, Any]:
+        """Numbers alone travel to other processes."""
+        return {"_totals": self.totals, "_blocks": {}}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sums) and self.totals == other.totals
+
+    __hash__ = None  # type: ignore[assignment]
