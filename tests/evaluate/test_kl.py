@@ -7,7 +7,7 @@ from scipy.special import rel_entr, softmax
 from exptilt.evaluate.kl import estimate_kl, nats_per_token
 from exptilt.sampling.law import SamplingLaw
 
-STEPS, TOKENS = 12, 6
+STEPS, TOKENS = 12, 128
 
 
 def markov(seed, scale):
@@ -38,21 +38,25 @@ def sampled_sums(policy, reference, num):
     return kl, k1
 
 
-@pytest.mark.parametrize(("scale", "factor"), [(0.15, 8), (0.5, 4), (1.0, 2.5)])
-def test_both_estimates_are_unbiased_and_rao_blackwell_has_far_less_noise(scale, factor):
+@pytest.mark.parametrize(
+    ("scale", "noise", "noise_of_k1"), [(0.15, 0.008, 0.52), (0.47, 0.078, 1.62), (0.95, 0.42, 3.17)]
+)
+def test_both_estimates_are_unbiased_and_rao_blackwell_has_the_known_noise(scale, noise, noise_of_k1):
+    """KLs of 0.13, 1.3 and 5 nats a sequence: 65, 21 and 7.5 times less noise than k1, as another such world showed."""
     policy, reference = markov(1, scale), markov(1, 0.0)
-    kl, k1 = sampled_sums(policy, reference, 8_000)
-    found = estimate_kl(kl, np.arange(8_000), SamplingLaw(), k1=k1)
+    kl, k1 = sampled_sums(policy, reference, 4_000)
+    found = estimate_kl(kl, np.arange(4_000), SamplingLaw(), k1=k1)
     exact = exact_kl(policy, reference)
-    assert found.kl.value == pytest.approx(exact, abs=4 * kl.std() / math.sqrt(8000))
-    assert found.k1.value == pytest.approx(exact, abs=4 * k1.std() / math.sqrt(8000))
-    assert k1.std() > factor * kl.std()
+    assert found.kl.value == pytest.approx(exact, abs=4 * kl.std() / math.sqrt(4000))
+    assert found.k1.value == pytest.approx(exact, abs=4 * k1.std() / math.sqrt(4000))
+    assert k1.std() == pytest.approx(noise_of_k1, rel=0.1)
+    assert kl.std() == pytest.approx(noise, rel=0.2)
     assert not found.k1_minus_kl.excludes(0.0)
 
 
 def test_samples_of_another_policy_are_noticed():
     policy, reference = markov(1, 0.5), markov(1, 0.0)
-    other = markov(2, 0.5)
+    other = markov(2, 0.7)
     kl, _ = sampled_sums(other, reference, 2000)
     _, k1 = sampled_sums(policy, reference, 2000)
     assert estimate_kl(kl, np.arange(2000), SamplingLaw(), k1=k1).k1_minus_kl.excludes(0.0)

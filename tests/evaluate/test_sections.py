@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from exptilt.evaluate.sections import REWARD_BENCH, section_accuracy
+from exptilt.evaluate.sections import REWARD_BENCH, section_accuracy, sections_of
 
 
 def test_sections_are_weighted_means_of_their_subsets_and_overall_is_their_plain_mean():
@@ -26,6 +26,16 @@ def test_rewardbench_counts_math_as_much_as_code():
     reasoning = REWARD_BENCH["Reasoning"]
     assert reasoning["math-prm"] == sum(weight for name, weight in reasoning.items() if name != "math-prm") == 984
     assert [sum(REWARD_BENCH[name].values()) for name in ("Chat", "Chat Hard", "Safety")] == [358, 456, 740]
+
+
+def test_labels_that_are_all_of_the_benchmark_get_its_sections_and_others_stand_alone():
+    assert sections_of(["hep-js", "donotanswer", "hep-js"]) == {
+        "Safety": REWARD_BENCH["Safety"],
+        "Reasoning": REWARD_BENCH["Reasoning"],
+    }
+    assert sections_of(["hep-js", "mine"]) == {"hep-js": {"hep-js": 1.0}, "mine": {"mine": 1.0}}
+    # The filtered benchmark has 2,985 pairs, 447 of them mathematics.
+    assert sum(sum(parts.values()) for parts in REWARD_BENCH.values()) - 984 + 447 == 2985
 
 
 @pytest.mark.parametrize(

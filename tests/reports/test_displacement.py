@@ -87,4 +87,5 @@ def test_the_measured_forced_part_is_told_and_drawn(make_run: Callable[..., Path
     assert f"forced part is {MINUS}3.0 [{MINUS}4.0, {MINUS}2.0] nats" in answer.detail
     figure = curve(DISPLACEMENT, [run], [SERIES[0]])
     assert figure is not None
-    assert f"forced at the end: {MINUS}KL(reference ‖ policy): from {MINUS}3" in figure.alt
+    assert f"forced: from {MINUS}3" in figure.alt
+    assert figure.note.startswith(f"Forced: {MINUS}KL(reference ‖ policy) at the end")

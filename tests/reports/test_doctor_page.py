@@ -11,6 +11,7 @@ import pytest
 from exptilt.data.problems import Finding
 from exptilt.data.report import DataReport, Example, Lengths, SourceReport, SplitReport
 from exptilt.errors import CheckpointError
+from exptilt.reports import schema
 from exptilt.reports.doctor_page import render_doctor_page, write_doctor_page
 
 ATTACK = "</p><script>alert(1)</script><img src=http://evil.test/x onerror=alert(2)>\u202e{{ 7*7 }}"
@@ -61,7 +62,7 @@ def test_the_account_the_lengths_and_the_findings_are_on_the_page() -> None:
     assert "0.500 to 1, 0.900 on average" in text
     assert "weight 1, licence MIT" in text
     assert "source_url" in text
-    assert "empty error 7 is empty repair it a.jsonl:4 a.jsonl:9" in text
+    assert "empty error 7 is empty also 9, ... → repair it" in text
     assert text.index("empty error") < text.index("length_bias warning")
 
 
@@ -130,3 +131,12 @@ def test_the_same_report_gives_the_same_bytes_and_a_bad_place_is_one_line(tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"cannot be written: .*; name another place with --html"):
         write_doctor_page(REPORT, tmp_path / "file" / "a.html")
+
+
+def test_the_run_report_knows_every_key_of_the_data_report() -> None:
+    read = schema.DataReport.model_validate(replace(REPORT, test=TRAIN).as_dict())
+    parts = [read, *read.splits.values(), *(one for split in read.splits.values() for one in split.sources)]
+    assert {name for part in parts for name in part.model_extra or {}} == {"train", "test"}  # read as splits
+    assert not any(finding.model_extra for finding in read.findings)
+    split = read.splits["train"]
+    assert (split.more_markup_chosen, split.p_chosen, split.sources[0].licence) == (0.7, (0.5, 0.9, 1.0), "MIT")

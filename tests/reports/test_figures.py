@@ -7,8 +7,9 @@ from pathlib import Path
 from exptilt.reports.curves import DISPLACEMENT, LEARNING, curve
 from exptilt.reports.figures import calibration, lengths, margin_histogram
 from exptilt.reports.frontier_figure import colour_keys, frontier_figure, with_reference
+from exptilt.reports.frontier_schema import Frontier
 from exptilt.reports.run_folder import read_run
-from exptilt.reports.schema import Estimate, Frontier
+from exptilt.reports.schema import Estimate
 from exptilt.reports.svg import SERIES
 
 MakeRun = Callable[..., Path]

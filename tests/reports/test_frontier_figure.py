@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from exptilt.reports.frontier_figure import colour_keys, frontier_figure
+from exptilt.reports.frontier_schema import Frontier
 from exptilt.reports.frontier_verdict import above_optimum, frontier_verdict
-from exptilt.reports.schema import Frontier
 from exptilt.reports.sections import frontier_rows
 
 

@@ -116,7 +116,7 @@ def test_a_frontier_folder_is_drawn_first_with_its_runs_in_the_same_colours(fron
     colour = re.search(r'--c: (var\(--s\d\))"></span>IPO beta=0.1', html)
     assert colour is not None
     assert f'--c: {colour[1]}"></span>ipo-beta-0.1' in html
-    assert "86.0 % [82.5, 89.5] *" in html  # past the trusted part
+    assert '86.0 % *<br><span class="muted">[82.5,\u00a089.5]</span>' in html  # past the trusted part
     numbers = json.loads(page.with_suffix(".json").read_text())
     assert [point["name"] for point in numbers["frontier"]["points"]][-1] == "Preferred-FT"
     assert len(numbers["runs"]) == 4

@@ -76,7 +76,7 @@ def test_a_broken_file_is_named_with_its_line(
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds neither config"):
+    with pytest.raises(CheckpointError, match="holds none of config"):
         read_inputs([tmp_path])
     with pytest.raises(CheckpointError, match="is no folder"):
         read_inputs([tmp_path / "absent"])

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from exptilt.reports.frontier_schema import Frontier
 from exptilt.reports.frontier_verdict import above_optimum, frontier_verdict, gained, reference_reward, trusted_at
 from exptilt.reports.run_folder import read_inputs, read_run
-from exptilt.reports.schema import Frontier
 from exptilt.reports.verdict import run_verdict, verdict_of
 
 MakeRun = Callable[..., Path]
@@ -41,13 +41,13 @@ def test_yes_needs_an_interval_that_excludes_chance(
 def test_longest_wins_is_set_against_the_accuracy(make_run: MakeRun) -> None:
     evaluation = ranked(0.62, 0.58, 0.66) | {"longest_wins": {"value": 0.6, "low": 0.57, "high": 0.63}}
     detail = run_verdict(read_run(make_run(evaluation=evaluation))).answers[0].detail
-    assert detail.endswith("Always taking the longer reply gets 60.0 %: and the two are not distinguishable.")
+    assert detail.endswith("Always taking the longer reply gets 60.0 %: the two are not distinguishable.")
 
 
 def test_where_the_shorter_side_is_chosen_more_often_that_is_what_must_be_beaten(make_run: MakeRun) -> None:
     evaluation = ranked(0.574, 0.53, 0.619) | {"longest_wins": {"value": 0.452, "low": 0.407, "high": 0.496}}
     detail = run_verdict(read_run(make_run(evaluation=evaluation))).answers[0].detail
-    assert detail.endswith("Always taking the shorter reply gets 54.8 %: and the two are not distinguishable.")
+    assert detail.endswith("Always taking the shorter reply gets 54.8 %: the two are not distinguishable.")
 
 
 def test_without_an_evaluation_the_log_is_quoted_without_a_claim(make_run: MakeRun) -> None:
@@ -130,3 +130,20 @@ def test_several_runs_are_compared_by_their_intervals(make_run: MakeRun) -> None
 def test_an_empty_run_claims_nothing(make_run: MakeRun) -> None:
     folder = make_run(without=("evaluation.json", "metrics.jsonl"))
     assert run_verdict(read_run(folder)).headline == "Nothing in this run folder says yet how good the model is."
+
+
+def test_best_of_n_that_has_more_for_less_is_named(frontier: dict[str, Any]) -> None:
+    best = max(frontier["points"], key=lambda point: point["reward"]["value"])
+    value, cost = best["reward"]["value"], best["kl"]["value"]
+    better = {"value": value + 0.2, "low": value + 0.15, "high": value + 0.25}
+    near = {"value": value + 0.01, "low": value - 0.05, "high": value + 0.05}
+    frontier["best_of_n"] = [
+        {"n": 2, "kl": 0.1, "reward": near},
+        {"n": 4, "kl": 0.5 * cost, "reward": better},
+        {"n": 8, "kl": 2 * cost, "reward": better},
+    ]
+    spent = frontier_verdict(Frontier.model_validate(frontier)).answers[2].detail
+    assert "The best of 4 samples of the reference has more reward" in spent
+    assert "best of 2" not in spent
+    frontier["best_of_n"] = frontier["best_of_n"][::2]
+    assert "best of" not in frontier_verdict(Frontier.model_validate(frontier)).answers[2].detail

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,27 @@ REWARD_BENCH: dict[str, dict[str, float]] = {
     "Reasoning": {"math-prm": 984, **_CODE},
 }
 """Sections of RewardBench and the weight of each subset: its number of prompts, but math counts as much as all code (984
-for 447), as in the benchmark's own script. Source: Lambert et al. (2024), https://arxiv.org/abs/2403.13787."""
+for 447). Source: the constants of the benchmark's own script (github.com/allenai/reward-bench); an early version of it
+had the two counts of xstest the other way round, 250 to refuse and 154 to respond. Lambert et al. (2024),
+https://arxiv.org/abs/2403.13787."""
+
+
+def sections_of(labels: Iterable[str]) -> dict[str, dict[str, float]]:
+    """The sections that labels stand for: RewardBench's where all are subsets of it, else every label by itself.
+
+    Sections of RewardBench without any label here are left out.
+
+    Example:
+        >>> sections_of(["safe", "kind", "safe"])
+        {'safe': {'safe': 1.0}, 'kind': {'kind': 1.0}}
+        >>> list(sections_of(["math-prm", "hep-go"]))
+        ['Reasoning']
+    """
+    named = list(dict.fromkeys(labels))
+    known = {subset for subsets in REWARD_BENCH.values() for subset in subsets}
+    if known.issuperset(named):
+        return {name: dict(subsets) for name, subsets in REWARD_BENCH.items() if subsets.keys() & set(named)}
+    return {name: {name: 1.0} for name in named}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

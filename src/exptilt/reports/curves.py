@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 WIDE, NARROW = (9.6, 4.4), (4.8, 4.2)
 SIDES = ("chosen", "rejected")
+FORCED = (
+    f"Forced: {MINUS}KL(reference ‖ policy) at the end, measured on samples of the reference. Where the pairs are such "
+    "samples, the average of both sides must be there whatever the method."
+)
 FEW = 30
 """Logged points below which a curve is drawn as it is, without a running mean."""
 
@@ -32,6 +36,8 @@ class Trace:
     held_out: bool = False
     dashed: bool = False
     dotted: bool = False
+    is_level: bool = False
+    """One value at all steps."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ def curve(spec: Curve, runs: Sequence[RunFolder], colours: Sequence[str], *, lar
         alt=alt,
         svg=draw(spec.name, alt, paint, WIDE if large else PANEL),
         narrow=narrow,
+        note=FORCED if any(trace.is_level for trace in traces) else "",
     )
 
 
@@ -144,9 +151,8 @@ def _forced(run: RunFolder, traces: list[Trace]) -> list[Trace]:
     if found is None or found.value is None:
         return []
     steps = [min(trace.steps[0] for trace in traces), max(trace.steps[-1] for trace in traces)]
-    label = f"forced at the end: {MINUS}KL(reference ‖ policy)"
     level = [found.value, found.value]
-    return [Trace(label=label, steps=steps, values=level, colour=MUTED, held_out=True, dashed=True)]
+    return [Trace(label="forced", steps=steps, values=level, colour=MUTED, held_out=True, dashed=True, is_level=True)]
 
 
 def _paint_curves(axes: Axes, *, spec: Curve, traces: list[Trace], labelled: bool) -> None:
@@ -167,7 +173,7 @@ def _paint_curves(axes: Axes, *, spec: Curve, traces: list[Trace], labelled: boo
 def _paint_trace(axes: Axes, trace: Trace, limit: int) -> None:
     style = ":" if trace.dotted else "--" if trace.dashed else "-"
     if trace.held_out or trace.dotted:
-        marker = None if trace.dotted or len(trace.values) > 2 * FEW else MARKERS[0]
+        marker = None if trace.dotted or trace.is_level or len(trace.values) > 2 * FEW else MARKERS[0]
         axes.plot(
             *thin(trace.steps, trace.values, limit),
             style,
@@ -180,7 +186,7 @@ def _paint_trace(axes: Axes, trace: Trace, limit: int) -> None:
         )
         return
     if len(trace.values) < FEW:
-        axes.plot(trace.steps, trace.values, style, color=trace.colour)
+        axes.plot(trace.steps, trace.values, style, color=trace.colour, linewidth=1.4, alpha=0.65)
         return
     smooth = running_mean(trace.values, _width(trace))
     axes.plot(*thin(trace.steps, trace.values, limit), style, color=trace.colour, linewidth=0.9, alpha=0.3)
@@ -204,17 +210,40 @@ def _width(trace: Trace) -> int:
 
 
 def _label_ends(axes: Axes, ends: list[tuple[str, float, str]]) -> None:
-    """Names beside the ends of lines; names that would touch are moved apart."""
+    """Names beside the ends of lines; names that would touch are moved apart, as little as can be."""
     low, high = axes.get_ylim()
-    apart = 0.075 * (high - low)
-    floor = low
-    for name, value, colour in sorted(ends, key=lambda end: end[1]):
-        place = max(value, floor)
-        floor = place + apart
+    ordered = sorted(ends, key=lambda end: end[1])
+    for (name, _, colour), place in zip(
+        ordered, spread([end[1] for end in ordered], 0.075 * (high - low)), strict=True
+    ):
         label = axes.annotate(
             name, (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour, fontsize=10.5
         )
         label.set_annotation_clip(False)
+
+
+def spread(places: list[float], apart: float) -> list[float]:
+    """Rising places moved until each is `apart` from the next; those that must move together keep their mean.
+
+    Example:
+        >>> spread([0.0, 0.0, 9.0], 2.0)
+        [-1.0, 1.0, 9.0]
+    """
+    groups: list[list[float]] = []
+    for place in places:
+        groups.append([place])
+        while len(groups) > 1 and _first(groups[-1], apart) - _last(groups[-2], apart) < apart - 1e-12:
+            last = groups.pop()
+            groups[-1] += last
+    return [_first(group, apart) + at * apart for group in groups for at in range(len(group))]
+
+
+def _first(group: list[float], apart: float) -> float:
+    return sum(group) / len(group) - apart * (len(group) - 1) / 2
+
+
+def _last(group: list[float], apart: float) -> float:
+    return _first(group, apart) + apart * (len(group) - 1)
 
 
 def _in_words(traces: Sequence[Trace], limit: int = 8) -> str:

@@ -77,13 +77,13 @@ def _both_fell(run: RunFolder, facts: str, up: float, down: float) -> Answer:
         detail = (
             f"{facts} The loss asks only for the difference, {number(gap)} nats here, and the two sides share most of "
             "their words, so pushing the rejected side down takes the chosen side along. Chosen lost "
-            f"{number(share)} nats for each nat of difference gained; below 1 is usual.{_per_token(run, up)} {average}"
+            f"{number(share)} nats for each nat of difference gained; below 1 is usual.{_per_token(run, up)}\n{average}"
         )
         return Answer(QUESTION, "Yes, this is normal.", detail, "good")
     detail = (
         f"{facts} Chosen lost {number(share)} nats for each nat of difference gained. Above 1, most of the probability "
         "left both sides and went to replies in neither column: read the samples to see which."
-        f"{_per_token(run, up)} {average} If the samples look worse, try a lower learning rate, fewer steps, a "
+        f"{_per_token(run, up)}\n{average}\nIf the samples look worse, try a lower learning rate, fewer steps, a "
         "larger beta, an added SFT term on the chosen replies, or leaving out pairs whose two sides are nearly the same."
     )
     return Answer(QUESTION, "Common, but worth watching.", detail, "unsure")

@@ -44,6 +44,7 @@ def render_doctor_page(report: DataReport) -> str:
             facts=[(name, list(_facts(split))) for name, split in splits],
             findings=_by_severity(report),
             tones=_TONES,
+            also={finding.code: finding.also for finding in report.findings},
             examples=[(example, _completions(example, report.kind)) for example in report.examples],
         )
     )

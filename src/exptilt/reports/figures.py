@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from exptilt.evaluate.intervals import wilson
 from exptilt.reports.run_folder import RunFolder
 from exptilt.reports.schema import Estimate
 from exptilt.reports.svg import INK, LINE, MUTED, PANEL, SURFACE, Figure, draw
@@ -34,6 +35,7 @@ def margin_histogram(runs: Sequence[RunFolder], colours: Sequence[str]) -> Figur
                 axes.stairs(shares, margins.edges, color=colour, fill=True, alpha=0.22, linewidth=0)
         axes.axvline(0, color=INK, linewidth=1)
         axes.set(xlabel="margin: reward of chosen minus rejected", ylabel="share of pairs", ylim=(0, None))
+        axes.locator_params(axis="x", nbins=6)
         top = axes.get_xaxis_transform()
         for text, offset, side in (("ranked wrong", -6, "right"), ("ranked right", 6, "left")):
             axes.annotate(
@@ -72,7 +74,11 @@ def calibration(runs: Sequence[RunFolder], colours: Sequence[str]) -> Figure | N
         for _, points, colour in shown:
             predicted, observed, counts = zip(*points, strict=True)
             largest = max(counts) or 1
-            axes.plot(predicted, observed, color=colour, linewidth=1.4)
+            for place, share, count in points if len(shown) == 1 else ():
+                around = wilson(share * count, count)
+                axes.plot([place, place], [around.low, around.high], color=colour, linewidth=1.2, alpha=0.55)
+            if len(shown) > 1:
+                axes.plot(predicted, observed, color=colour, linewidth=1, alpha=0.6)
             axes.scatter(
                 predicted,
                 observed,
@@ -93,7 +99,8 @@ def calibration(runs: Sequence[RunFolder], colours: Sequence[str]) -> Figure | N
         title="Are the margins calibrated?",
         alt=alt,
         svg=draw("calibration", alt, paint, PANEL),
-        note="Dashed: perfect. The larger a dot, the more pairs.",
+        note="Dashed: perfect. The larger a dot, the more pairs."
+        + (" Bars: 95 % for that many pairs." if len(shown) == 1 else ""),
     )
 
 

@@ -6,7 +6,11 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from exptilt.reports.schema import Estimate, Frontier, Optimum, Point
+import numpy as np
+
+from exptilt.reports.frontier_schema import Frontier, Optimum, Point
+from exptilt.reports.labels import place
+from exptilt.reports.schema import Estimate
 from exptilt.reports.svg import INK, MARKERS, MUTED, SERIES, SURFACE, Figure, draw
 from exptilt.reports.wording import joined, number
 
@@ -14,21 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.transforms import Bbox
 
-_OFFSETS = (
-    (9, 0, "left", "center"), (0, 10, "center", "bottom"), (0, -10, "center", "top"), (-9, 0, "right", "center"),
-    (9, 12, "left", "bottom"), (9, -12, "left", "top"), (-9, 12, "right", "bottom"), (-9, -12, "right", "top"),
-    (26, 30, "left", "bottom"), (26, -30, "left", "top"), (-26, 30, "right", "bottom"), (-26, -30, "right", "top"),
-)  # fmt: skip
+_FAR = 8.0
+"""Nats from which on the KL axis is drawn on a square-root scale."""
 
 
 def colour_keys(frontier: Frontier) -> dict[str, int]:
     """Which colour each policy has: its own while there are enough, else its method's."""
-    names = list(dict.fromkeys(point.name for point in frontier.points if not is_reference(point)))
-    keys = (
-        names
-        if len(names) <= len(SERIES)
-        else list(dict.fromkeys(point.method or point.name for point in frontier.points))
-    )
+    policies = [point for point in frontier.points if not is_reference(point)]
+    names = list(dict.fromkeys(point.name for point in policies))
+    keys = names if len(names) <= len(SERIES) else list(dict.fromkeys(point.method or point.name for point in policies))
     return {key: index % len(SERIES) for index, key in enumerate(keys)}
 
 
@@ -80,6 +78,8 @@ def frontier_figure(frontier: Frontier) -> Figure | None:
 
 
 def _paint(axes: Axes, *, frontier: Frontier) -> None:
+    if max((point.kl.value or 0.0 for point in frontier.points), default=0.0) > _FAR:
+        _square_root_scale(axes, frontier)
     if frontier.optimum is not None:
         _paint_optimum(axes, frontier.optimum)
     _paint_best_of_n(axes, frontier)
@@ -88,21 +88,35 @@ def _paint(axes: Axes, *, frontier: Frontier) -> None:
     for point in frontier.ends:
         _paint_point(axes, point, colours)
     axes.set(xlabel="KL(policy ‖ reference), nats per reply", ylabel=frontier.reward_name)
-    axes.set_xlim(left=min(0.0, *axes.get_xlim()) if axes.get_xlim()[0] < 0 else 0.0)
+    axes.set_xlim(left=0.0)
     axes.margins(y=0.12)
+    _name_points(axes, frontier, colours)
+
+
+def _name_points(axes: Axes, frontier: Frontier, colours: dict[str, int]) -> None:
     canvas = axes.get_figure(root=True)
     if canvas is not None:
         canvas.draw_without_rendering()
     taken = _obstacles(axes, frontier)
     if frontier.optimum is not None:
-        _place(axes, _end_of(frontier.optimum, axes.get_xlim()[1]), "optimum", MUTED, taken)
+        place(axes, _end_of(frontier.optimum, axes.get_xlim()[1]), "optimum", MUTED, taken)
     for point in frontier.ends:
         if point.kl.value is not None and point.reward.value is not None:
             colour = INK if is_reference(point) else SERIES[colour_index(point, colours)]
-            _place(axes, (point.kl.value, point.reward.value), point.name, colour, taken)
+            place(axes, (point.kl.value, point.reward.value), point.name, colour, taken)
     for best in frontier.best_of_n:
         if best.reward.value is not None:
-            _place(axes, (best.kl, best.reward.value), f"N={best.n}", MUTED, taken, size=9)
+            place(axes, (best.kl, best.reward.value), f"N={best.n}", MUTED, taken, size=9)
+
+
+def _square_root_scale(axes: Axes, frontier: Frontier) -> None:
+    """Far policies would press all others into a corner; near the reference the optimum is straight on this scale."""
+    highs = [point.kl.high or point.kl.value or 0.0 for point in frontier.points]
+    axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
+    top = 1.08 * max(highs)
+    axes.set_xlim(0, top)
+    ticks = [kl for kl in (0, 0.1, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if kl <= top]
+    axes.set_xticks(ticks, [f"{kl:g}" for kl in ticks])
 
 
 def _paint_optimum(axes: Axes, optimum: Optimum) -> None:
@@ -207,6 +221,9 @@ def _obstacles(axes: Axes, frontier: Frontier) -> list[Bbox]:
         boxes += [(x, y, x, y, 6), (left, y, right, y, 2), (x, low, x, high, 2)]
     boxes += [(best.kl, best.reward.value or 0.0, best.kl, best.reward.value or 0.0, 4) for best in frontier.best_of_n]
     lines = [[(best.kl, best.reward.value or 0.0) for best in frontier.best_of_n]]
+    for run in dict.fromkeys(point.run for point in frontier.points if not point.final):
+        way = sorted((point for point in frontier.points if point.run == run), key=lambda point: point.steps or 0)
+        lines.append([(point.kl.value or 0.0, point.reward.value or 0.0) for point in way])
     if frontier.optimum is not None:
         lines.append(list(zip(frontier.optimum.kl, frontier.optimum.reward, strict=True)))
     for (a, b), (c, d) in (piece for line in lines for piece in pairwise(line)):
@@ -221,27 +238,6 @@ def _obstacles(axes: Axes, frontier: Frontier) -> list[Bbox]:
     return found
 
 
-def _place(axes: Axes, at: tuple[float, float], text: str, colour: str, taken: list[Bbox], size: float = 11) -> None:
-    """Write `text` beside a point where it touches nothing; without such a place only the table has it."""
-    frame = axes.get_window_extent()
-    for dx, dy, horizontal, vertical in _OFFSETS:
-        label = axes.annotate(
-            text, at, (dx, dy), textcoords="offset points", ha=horizontal, va=vertical, color=colour, fontsize=size
-        )
-        label.set(in_layout=False, annotation_clip=False, zorder=7)
-        box = label.get_window_extent()
-        inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 + 2 and box.y0 >= frame.y0 and box.y1 <= frame.y1 + 6
-        if inside and not any(box.overlaps(other) for other in taken):
-            taken.append(box)
-            if abs(dx) > 20:
-                line = {"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 5}
-                axes.annotate("", at, (dx, dy), textcoords="offset points", arrowprops=line, zorder=4).set_in_layout(
-                    False
-                )
-            return
-        label.remove()
-
-
 def _end_of(optimum: Optimum, right: float) -> tuple[float, float]:
     """A place on the curve with room for its name."""
     inside = [index for index, kl in enumerate(optimum.kl) if kl <= 0.8 * right] or [0]
@@ -251,8 +247,14 @@ def _end_of(optimum: Optimum, right: float) -> tuple[float, float]:
 def _note(frontier: Frontier) -> str:
     parts = []
     if frontier.optimum is not None:
+        pooled = frontier.pooled
+        source = "reference samples"
+        if pooled is not None:
+            source += (
+                f" and {pooled.samples_each} samples each of {joined(pooled.policies)}, reweighted to stand for it"
+            )
         parts.append(
-            "Line: the most reward any policy can have at that KL, estimated from reference samples; solid where the "
+            f"Line: the most reward any policy can have at that KL, estimated from {source}; solid where the "
             "samples carry it, dashed where they do not, shaded by its interval."
         )
         parts.append("The estimate errs low, so the share of the optimum errs high.")
@@ -260,6 +262,8 @@ def _note(frontier: Frontier) -> str:
         parts.append("Open circles: best of N reference samples, no training.")
     if any(point.kl.interval or point.reward.interval for point in frontier.points):
         parts.append("Bars: intervals both ways.")
+    if max((point.kl.value or 0.0 for point in frontier.points), default=0.0) > _FAR:
+        parts.append("The KL axis has a square-root scale.")
     on_the_way = len(frontier.points) - len(frontier.ends)
     if on_the_way:
         parts.append(f"Dots on thin lines: {on_the_way} checkpoints on the way; report.json has their numbers.")

@@ -8,8 +8,9 @@ import numpy as np
 
 from exptilt.reports.answers import Answer, Side, Verdict, compare
 from exptilt.reports.frontier_figure import is_reference
+from exptilt.reports.frontier_schema import Frontier, Point
 from exptilt.reports.run_folder import RunFolder
-from exptilt.reports.schema import Estimate, Frontier, Point
+from exptilt.reports.schema import Estimate
 from exptilt.reports.wording import estimate, joined, number
 
 _NAMED = 4
@@ -23,7 +24,8 @@ def frontier_verdict(frontier: Frontier) -> Verdict:
     if not points:
         return Verdict("The frontier holds no measured policy yet, only what could be reached.", ())
     best = max(points, key=lambda point: point.reward.value or -math.inf)
-    answers = (_gains(points, frontier), _leader(best, points), _spent(best, points), distance(best, frontier))
+    spent = _spent(best, points, frontier)
+    answers = (_gains(points, frontier), _leader(best, points), spent, distance(best, frontier))
     return Verdict(f"{answers[0].detail} {answers[1].detail}", answers)
 
 
@@ -153,12 +155,17 @@ def apart(best: Estimate, other: Estimate) -> bool:
     return best.interval is not None and other.interval is not None and best.interval[0] > other.interval[1]
 
 
-def _spent(best: Point, points: list[Point]) -> Answer:
+def _spent(best: Point, points: list[Point], frontier: Frontier) -> Answer:
     if best.kl.value is None:
         return Answer(COST, "Not measured", f"{best.name} has no KL.", "none")
     costs = [point.kl.value for point in points if point.kl.value is not None]
     span = f"; all lie between {number(min(costs))} and {number(max(costs))}" if len(costs) > 1 else ""
     detail = f"{best.name} moved {estimate(best.kl)} nats per reply away from the reference{span}."
+    for cheap in sorted(frontier.best_of_n, key=lambda one: one.n):
+        if cheap.kl < best.kl.value and apart(cheap.reward, best.reward):
+            reward, cost = number(cheap.reward.value), number(cheap.kl)
+            detail += f" The best of {cheap.n} samples of the reference has more reward, {reward}, for {cost} nats."
+            break
     return Answer(COST, f"{number(best.kl.value)} nats", detail, "unsure")
 
 

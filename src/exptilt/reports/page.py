@@ -21,11 +21,12 @@ from exptilt.reports.figures import calibration, margin_histogram
 from exptilt.reports.frontier_figure import colour_index, colour_keys, frontier_figure
 from exptilt.reports.frontier_verdict import point_of
 from exptilt.reports.paired import paired_differences
-from exptilt.reports.remarks import cautions, commands, missing
+from exptilt.reports.proxy_figure import proxy_figure, proxy_rows
+from exptilt.reports.remarks import alarms, cautions, commands, detectable, missing
 from exptilt.reports.run_folder import Inputs, RunFolder, read_inputs
 from exptilt.reports.svg import SERIES, Figure
 from exptilt.reports.verdict import run_verdict, verdict_of
-from exptilt.reports.wording import duration, estimate, number, plain, prose, visible
+from exptilt.reports.wording import duration, estimate, factor, number, plain, prose, stacked, visible
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
@@ -76,6 +77,8 @@ def environment() -> Environment:
         "duration": duration,
         "prose": prose,
         "visible": visible,
+        "factor": factor,
+        "stacked": stacked,
     }
     return found
 
@@ -116,6 +119,7 @@ def context(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:
         "lengths": _present([sections.length_figure(inputs, tokens)]),
         "health": _present(curve(spec, drawn, tokens) for spec in HEALTH),
         "frontier": _present([frontier_figure(inputs.frontier)] if inputs.frontier else []),
+        "proxies": _present([proxy_figure(inputs.frontier)] if inputs.frontier else []),
     }
     return {
         "title": inputs.title,
@@ -128,17 +132,24 @@ def context(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:
         "figures": figures,
         "frontier": inputs.frontier,
         "frontier_rows": sections.frontier_rows(inputs.frontier),
+        "proxy_rows": proxy_rows(inputs.frontier),
+        "alarms": alarms(inputs),
         "same": [(name, values[0]) for name, values in cards if len(set(values)) == 1],
         "varying": [(name, values) for name, values in cards if len(set(values)) > 1],
         "differences": sections.differences(inputs.runs),
         "paired": paired_differences(inputs.runs),
         "data": sections.data_groups(inputs.runs),
-        "accuracy": sections.accuracy_table(inputs.runs),
+        "measured": sections.measured_tables(inputs.runs),
         "gaps": sections.gap_tables(inputs.runs),
+        "benchmarks": [(run.name, rows) for run in inputs.runs if (rows := sections.section_rows(run))],
+        "gainers": [
+            (run.name, run.evaluation.gainers) for run in inputs.runs if run.evaluation and run.evaluation.gainers
+        ],
         "normal": [(run.name, answer) for run in inputs.runs if (answer := is_this_normal(run))],
         "samples": sections.sample_groups(inputs),
         "cautions": cautions(inputs),
         "commands": commands(inputs),
+        "detectable": detectable(inputs),
         "missing": missing(inputs),
     }
 

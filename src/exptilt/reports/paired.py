@@ -11,7 +11,7 @@ from exptilt.evaluate.intervals import minimum_detectable_difference, paired_dif
 from exptilt.reports.run_folder import RunFolder
 from exptilt.reports.schema import Estimate, PairMargin
 
-_MEASURES: dict[str, Callable[[PairMargin], float]] = {
+_MEASURES: dict[str, Callable[[PairMargin], float | None]] = {
     "Log-ratio accuracy": lambda one: one.log_ratio,
     "Likelihood-ranking accuracy": lambda one: one.likelihood,
 }
@@ -48,7 +48,10 @@ def _compared(base: RunFolder, run: RunFolder) -> PairedDifference | None:
     prompts = [first[key].prompt for key in common]
     differences = {}
     for name, margin in _MEASURES.items():
-        mine, theirs = (100 * (np.sign([margin(side[key]) for key in common]) + 1) / 2 for side in (second, first))
+        values = [[margin(side[key]) for key in common] for side in (second, first)]
+        if any(value is None for column in values for value in column):  # measured without a reference
+            continue
+        mine, theirs = (100 * (np.sign(np.array(column, dtype=float)) + 1) / 2 for column in values)
         one = paired_difference(mine, theirs, prompts)
         differences[name] = Estimate.model_validate(one.as_dict())
     num_prompts = len(set(prompts))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from exptilt.reports.frontier_verdict import above_optimum
 from exptilt.reports.run_folder import Inputs, RunFolder
 from exptilt.reports.schema import Caution
-from exptilt.reports.wording import joined
+from exptilt.reports.wording import joined, number
 
 
 def cautions(inputs: Inputs) -> list[Caution]:
@@ -40,15 +40,36 @@ def cautions(inputs: Inputs) -> list[Caution]:
     return listed + [Caution(number="files", message=notice) for notice in inputs.notices]
 
 
+def alarms(inputs: Inputs) -> list[tuple[str, Caution]]:
+    """What the guard rails of the runs said while they trained, each with the run's name."""
+    return [(run.name, caution) for run in inputs.runs if run.info for caution in run.info.warnings]
+
+
+def detectable(inputs: Inputs) -> str:
+    """What the held-out prompts of the runs can show at all."""
+    found = {run.evaluation.detectable_difference for run in inputs.runs if run.evaluation}
+    known = sorted(value for value in found if value is not None)
+    if not known:
+        return ""
+    points = " to ".join(number(100 * value, 1) for value in dict.fromkeys((known[0], known[-1])))
+    return (
+        f"With these held-out prompts two models must differ by {points} points for it to be seen four times in five; "
+        "less where they are compared pair by pair."
+    )
+
+
 def commands(inputs: Inputs) -> list[str]:
     """The commands that make these numbers again."""
     if inputs.frontier is not None and inputs.frontier.command:
         return [inputs.frontier.command]
-    return [
-        run.info.command if run.info and run.info.command else f"exptilt train {run.path.name}/config.yaml"
-        for run in inputs.runs
-        if run.config_text
-    ]
+    found = [_command(run) for run in inputs.runs]
+    return [command for command in found if command is not None]
+
+
+def _command(run: RunFolder) -> str | None:
+    if run.info is not None and run.info.command is not None:
+        return run.info.command
+    return f"exptilt train {run.path.name}/config.yaml" if run.config_text else None
 
 
 def missing(inputs: Inputs) -> list[str]:

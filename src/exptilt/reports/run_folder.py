@@ -13,9 +13,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from exptilt.errors import CheckpointError
-from exptilt.reports.schema import DataReport, Evaluation, Frontier, PairMargin, RunInfo, Sample
+from exptilt.reports.frontier_schema import Frontier
+from exptilt.reports.schema import DataReport, Evaluation, PairMargin, RunInfo, Sample
 
 M = TypeVar("M", bound=BaseModel)
+_OF_A_RUN = ("config.yaml", "metrics.jsonl", "evaluation.json")
+"""A folder with one of these can be reported on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,14 +165,12 @@ def read_run(folder: Path) -> RunFolder:
     """Read one run folder.
 
     Raises:
-        CheckpointError: if it holds neither config.yaml nor metrics.jsonl, or a file in it is broken.
+        CheckpointError: if it holds no recipe, log or evaluation, or a file in it is broken.
     """
-    if not (folder / "config.yaml").is_file() and not (folder / "metrics.jsonl").is_file():
-        missing = (
-            "is no folder" if not folder.is_dir() else "holds neither config.yaml nor metrics.jsonl nor frontier.json"
-        )
+    if not any((folder / name).is_file() for name in _OF_A_RUN):
+        missing = "is no folder" if not folder.is_dir() else f"holds none of {', '.join(_OF_A_RUN)}, frontier.json"
         raise CheckpointError(
-            f"{folder}: {missing}; a report is made from a run folder (the output folder of `exptilt train`)"
+            f"{folder}: {missing}; a report is made from a folder that `exptilt train` or `exptilt evaluate` wrote"
         )
     reader = _Reader(folder)
     config_text, config = reader.config()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -46,6 +45,21 @@ class Caution(Part):
     message: str = ""
     fix: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_guard(cls, given: Any) -> Any:
+        """A guard's `{step, name, message, advice, value, limit}` in these words."""
+        if not isinstance(given, dict) or "advice" not in given:
+            return given
+        value, limit = given.get("value"), given.get("limit")
+        measured = "" if value is None else f" ({value:.3g}{'' if limit is None else f', limit {limit:.3g}'})"
+        place = "" if given.get("step") is None else f"step {given['step']}"
+        return {
+            "number": ", ".join(part for part in (place, given.get("name", "")) if part) + measured,
+            "message": given.get("message", ""),
+            "fix": given.get("advice") or "",
+        }
+
 
 class RunInfo(Part):
     """run.json."""
@@ -66,6 +80,17 @@ class RunInfo(Part):
     warnings: list[Caution] = Field(default_factory=list)
 
 
+class DataSource(Part):
+    """One of the sources a split was mixed from."""
+
+    path: str = ""
+    format: str = ""
+    rows: int | None = None
+    records: int | None = None
+    weight: float = 1.0
+    licence: str | None = None
+
+
 class Split(Part):
     """One split: rows read, examples kept, and what was left out by reason, before and after conversion."""
 
@@ -78,6 +103,17 @@ class Split(Part):
     lengths: dict[str, Any] = Field(default_factory=dict)
     longer_chosen: float | None = None
     """Share of pairs whose preferred reply has more characters."""
+    more_markup_chosen: float | None = None
+    """Share of pairs whose preferred reply has more markup, among those that differ in it."""
+    p_chosen: tuple[float, float, float] | None = None
+    """Least, mean and most p_chosen."""
+    examples: int | None = None
+    """What the rows that were not left out became."""
+    num_desirable: int = 0
+    num_undesirable: int = 0
+    repeated: int = 0
+    """Copies made by weights above 1."""
+    sources: list[DataSource] = Field(default_factory=list)
     columns_not_read: list[str] = Field(default_factory=list)
 
     @model_validator(mode="before")
@@ -109,6 +145,10 @@ class DataReport(Part):
     """data.json."""
 
     source: Any = None
+    kind: str = ""
+    """What the rows were read as: pair, completion, unpaired, list."""
+    examples: list[dict[str, Any]] = Field(default_factory=list)
+    """The first training rows as the model reads them."""
     splits: dict[str, Split] = Field(default_factory=dict)
     lengths: dict[str, Any] = Field(default_factory=dict)
     findings: list[Finding] = Field(default_factory=list)
@@ -149,6 +189,35 @@ class Margins(Part):
         return self
 
 
+class LengthSlope(Part):
+    """Straight line of the implicit reward on length."""
+
+    slope: Estimate
+    r_squared: Estimate
+
+
+class Sections(Part):
+    """Accuracy by section of a benchmark."""
+
+    subsets: dict[str, Estimate] = Field(default_factory=dict)
+    sections: dict[str, Estimate] = Field(default_factory=dict)
+    overall: Estimate | None = None
+    weights: dict[str, dict[str, float]] = Field(default_factory=dict)
+    absent: list[str] = Field(default_factory=list)
+    num_without_label: int = 0
+    not_measured: str = ""
+    """Why there are none."""
+
+
+class Gainer(Part):
+    """One sample of the policy that probability went to."""
+
+    prompt: str
+    completion: str
+    log_ratio: float
+    """log pi - log pi_ref of the whole completion, nats."""
+
+
 class Evaluation(Part):
     """evaluation.json."""
 
@@ -161,10 +230,24 @@ class Evaluation(Part):
     kl: Estimate | None = None
     reward: dict[str, Any] | float | None = None
     lengths: dict[str, Any] = Field(default_factory=dict)
+    length_difference: Estimate | None = None
+    """Chosen less rejected, pair by pair."""
+    length_change: Estimate | None = None
+    """Samples of the policy less those of the reference, prompt by prompt."""
+    reward_on_length: dict[str, LengthSlope | None] = Field(default_factory=dict)
+    """On `data` and on the policy's own `samples`; None where all have one length."""
     ended: dict[str, Any] = Field(default_factory=dict)
     """Share of samples that ended by themselves, before the length limit."""
     displacement: dict[str, Any] = Field(default_factory=dict)
+    """With the policy's samples that gained most, and CHES, under `gainers` and `ches`."""
     margins: Margins | None = None
+    sections: Sections | None = None
+    detectable_difference: float | None = None
+
+    @property
+    def gainers(self) -> list[Gainer]:
+        """Samples of the policy whose probability rose most over the reference's."""
+        return [Gainer.model_validate(row) for row in self.displacement.get("gainers", [])]
 
 
 class PairMargin(Part):
@@ -172,8 +255,8 @@ class PairMargin(Part):
 
     pair: str
     prompt: str
-    log_ratio: float
-    """Log-ratio of chosen minus that of rejected, nats."""
+    log_ratio: float | None = None
+    """Log-ratio of chosen minus that of rejected, nats; None without a reference."""
     likelihood: float
     """Log-probability of chosen minus that of rejected, nats."""
 
@@ -182,88 +265,10 @@ class Sample(Part):
     """One prompt with what the reference and the policy say to it."""
 
     prompt: str
-    reference: str
+    reference: str | None = None
     policy: str
     reference_score: float | None = None
     policy_score: float | None = None
-
-
-class Optimum(Part):
-    """The best reachable reward at each KL, estimated from reference samples."""
-
-    kl: list[float]
-    reward: list[float]
-    low: list[float] | None = None
-    high: list[float] | None = None
-    trusted: list[bool] | None = None
-
-    @model_validator(mode="after")
-    def _aligned(self) -> Optimum:
-        for name in ("reward", "low", "high", "trusted"):
-            column = getattr(self, name)
-            if column is not None and len(column) != len(self.kl):
-                raise ValueError(f"kl has {len(self.kl)} entries and {name} has {len(column)}")
-        if any(not math.isfinite(value) for value in self.kl) or self.kl != sorted(self.kl):
-            raise ValueError("kl must be finite and increasing")
-        return self
-
-
-class Point(Part):
-    """One policy on the reward-KL plane."""
-
-    name: str
-    method: str = ""
-    kl: Estimate
-    reward: Estimate
-    gain: Estimate | None = None
-    """Reward minus the reference's on the same prompts (paired)."""
-    fraction: Estimate | None = None
-    """Share of the optimum's gain reached at this KL."""
-    kl_fraction: Estimate | None = None
-    """Share of this KL the optimum needs for the same reward."""
-    above_optimum: Estimate | None = None
-    """Reward minus the most the optimum can be at this KL; an interval above 0 is impossible."""
-    solid: bool | None = None
-    """Is the optimum carried by its samples at this KL?"""
-    notes: list[str] = Field(default_factory=list)
-    length: Estimate | None = None
-    beta: float | None = None
-    steps: int | None = None
-    final: bool = True
-    """False for a checkpoint on the way of its run."""
-    run: str | None = None
-    """Folder name of the run this point comes from, where it is not the point's name."""
-
-
-class BestOfN(Part):
-    """Best of n reference samples: a yardstick that needs no training."""
-
-    n: int
-    kl: float
-    kl_is: str = ""
-    """`upper bound`, or empty where the KL is exact."""
-    reward: Estimate
-
-
-class Frontier(Part):
-    """frontier.json."""
-
-    reward_name: str = "reward"
-    optimum: Optimum | None = None
-    log_m: float | None = None
-    reference_reward: Estimate | None = None
-    num_prompts: int | None = None
-    num_samples: int | None = None
-    points: list[Point] = Field(default_factory=list)
-    best_of_n: list[BestOfN] = Field(default_factory=list)
-    command: str | None = None
-    facts: dict[str, Any] = Field(default_factory=dict)
-    """Numbers about the study itself, such as the accuracy of the classifier that gives the reward."""
-
-    @property
-    def ends(self) -> list[Point]:
-        """The points at which runs ended."""
-        return [point for point in self.points if point.final]
 
 
 def estimates(node: Any, name: str = "") -> dict[str, Estimate]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from exptilt.reports.figures import lengths
 from exptilt.reports.frontier_figure import colour_index, colour_keys, is_reference, with_reference
+from exptilt.reports.frontier_schema import Frontier
 from exptilt.reports.frontier_verdict import gained, is_trusted
 from exptilt.reports.run_folder import Inputs, RunFolder
-from exptilt.reports.schema import DataReport, Estimate, Frontier, RunInfo, Sample, estimates
+from exptilt.reports.schema import DataReport, Estimate, Evaluation, RunInfo, Sample, estimates
 from exptilt.reports.svg import INK, SERIES, Figure
 from exptilt.reports.wording import duration, estimate, number, plain
 
@@ -29,6 +30,7 @@ _FAMILIES = {
     "with_reference": "Log-ratio accuracy (with reference)",
     "without_reference": "Likelihood-ranking accuracy (without reference)",
 }
+_HEADINGS = {"name": "Which pairs", "accuracy": "Accuracy", "num_pairs": "Pairs"}
 
 
 @dataclass(frozen=True)
@@ -71,23 +73,28 @@ def frontier_rows(frontier: Frontier | None) -> list[Row]:
     """Every policy with reward, gain, KL, share of the optimum, length; then best-of-N."""
     if frontier is None:
         return []
-    words = {"above": "yes", "below": "no, lower", "overlaps": "not distinguishable", "unknown": "no interval"}
+    words = {"above": "yes", "below": "no, lower", "overlaps": "unclear", "unknown": "no interval"}
     colours = colour_keys(frontier)
     rows = []
     for point in with_reference(frontier).ends:
-        length = number(_value(point.length))
         if is_reference(point):
-            rows.append(
-                Row(point.name, "var(--ink)", (estimate(point.reward), number(point.kl.value), "—", "—", length))
-            )
+            still = (estimate(point.reward), number(point.kl.value), *("—",) * 4)
+            rows.append(Row(point.name, "var(--ink)", still))
             continue
         upper = "" if point.fraction is None or is_trusted(point, frontier) else " *"
-        share = estimate(point.fraction, percent=True) + upper
-        cells = (estimate(point.reward), estimate(point.kl), words[gained(point, frontier)], share, length)
+        shares = [estimate(one, percent=True) for one in (point.fraction, point.kl_fraction)]
+        cells = (
+            estimate(point.reward),
+            estimate(point.kl),
+            words[gained(point, frontier)],
+            shares[0] + upper,
+            shares[1],
+            estimate(point.gap),
+        )
         rows.append(Row(point.name, f"var(--s{colour_index(point, colours)})", cells))
     for best in frontier.best_of_n:
         kl = ("at most " if best.kl_is == "upper bound" else "") + number(best.kl)
-        rows.append(Row(f"best of {best.n}", "var(--muted)", (estimate(best.reward), kl, "—", "—", "—")))
+        rows.append(Row(f"best of {best.n}", "var(--muted)", (estimate(best.reward), kl, *("—",) * 4)))
     return rows
 
 
@@ -111,7 +118,7 @@ def _card(run: RunFolder) -> dict[str, Any]:
         "Steps done": last_step if info.steps is None else info.steps,
         "Time": duration(info.seconds),
         "Hardware": info.hardware,
-        "Started": info.started,
+        "Started": None if info.started is None else info.started[:16].replace("T", " "),
         "exptilt": info.exptilt,
         "Versions": info.versions or None,
     }
@@ -140,13 +147,6 @@ def data_groups(runs: Sequence[RunFolder]) -> list[DataGroup]:
     return [DataGroup(tuple(names), report) for report, names in groups]
 
 
-def accuracy_table(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
-    """Preference accuracies, AUC, calibration error and other measured numbers, one row each, one value per run."""
-    columns = [_measured(run) for run in runs]
-    names = list(dict.fromkeys(name for column in columns for name in column))
-    return [(name, [column.get(name, "—") for column in columns]) for name in names]
-
-
 def gap_tables(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Accuracy by length difference: (run, column names, rows)."""
     tables = []
@@ -157,11 +157,70 @@ def gap_tables(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], list[lis
             tables.append(
                 (
                     run.name,
-                    [_name(column) for column in columns],
+                    [_HEADINGS.get(column, _name(column)) for column in columns],
                     [[_cell(column, row.get(column)) for column in columns] for row in rows],
                 )
             )
     return tables
+
+
+def measured_tables(runs: Sequence[RunFolder]) -> dict[str, list[tuple[str, list[str]]]]:
+    """Numbers of the evaluations by the section of the page they belong to, one row each, one value per run."""
+    makers = {"accuracy": _accuracies, "displacement": _displacements, "length": _about_length}
+    return {name: _side_by_side([maker(run.evaluation) for run in runs]) for name, maker in makers.items()}
+
+
+def _side_by_side(columns: list[dict[str, str]]) -> list[tuple[str, list[str]]]:
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    return [(name, [column.get(name, "—") for column in columns]) for name in names]
+
+
+def _displacements(evaluation: Evaluation | None) -> dict[str, str]:
+    names = {
+        "chosen": "Chosen, nats per reply",
+        "rejected": "Rejected, nats per reply",
+        "mean": "Average of both",
+        "forced": "Forced: \N{MINUS SIGN}KL(reference ‖ policy)",
+        "remainder": "Remainder: the pairs are not samples of the reference",
+        "ches normalised": "CHES per token (higher: the two sides look more alike)",
+    }
+    found = estimates(evaluation.displacement if evaluation else None)
+    return {label: estimate(found[name]) for name, label in names.items() if name in found}
+
+
+def _about_length(evaluation: Evaluation | None) -> dict[str, str]:
+    if evaluation is None:
+        return {}
+    rows = {f"Mean, {_name(name)}, tokens": estimate(value) for name, value in estimates(evaluation.lengths).items()}
+    differences = {
+        "Chosen less rejected, tokens": evaluation.length_difference,
+        "Policy samples less reference samples, tokens": evaluation.length_change,
+    }
+    rows |= {name: estimate(value) for name, value in differences.items() if value is not None}
+    ended = estimates(evaluation.ended)
+    rows |= {f"Ended by themselves, {_name(name)}": estimate(value, percent=True) for name, value in ended.items()}
+    for where, line in evaluation.reward_on_length.items():
+        of = "held-out pairs" if where == "data" else "its own samples"
+        if line is not None:
+            rows[f"Implicit reward for each token, {of}"] = estimate(line.slope)
+            rows[f"Share of that reward which length explains, {of}"] = estimate(line.r_squared, percent=True)
+    return rows
+
+
+def section_rows(run: RunFolder) -> list[tuple[str, str, str]]:
+    """Sections of a benchmark, each followed by its subsets: (name, accuracy, weight); then all together."""
+    found = run.evaluation.sections if run.evaluation else None
+    if found is None or not found.sections:
+        return []
+    rows = []
+    for name, accuracy in found.sections.items():
+        parts = {part: weight for part, weight in found.weights.get(name, {}).items() if part in found.subsets}
+        rows.append((name, estimate(accuracy, percent=True), ""))
+        if list(parts) != [name]:
+            rows += [
+                (f"\u2003{part}", estimate(found.subsets[part], percent=True), number(parts[part])) for part in parts
+            ]
+    return [*rows, ("All sections, alike", estimate(found.overall, percent=True), "")]
 
 
 def length_figure(inputs: Inputs, colours: Sequence[str]) -> Figure | None:
@@ -195,30 +254,23 @@ def sample_groups(inputs: Inputs) -> list[SampleGroup]:
     ]
 
 
-def _measured(run: RunFolder) -> dict[str, str]:
-    if run.evaluation is None:
+def _accuracies(evaluation: Evaluation | None) -> dict[str, str]:
+    if evaluation is None:
         return {}
     named = {}
-    for scores, reductions in run.evaluation.accuracy.items():
+    for scores, reductions in evaluation.accuracy.items():
         for reduction, value in reductions.items():
             named[f"{_FAMILIES.get(scores, _name(scores))}, {_name(reduction)}"] = estimate(value, percent=True)
-    if run.evaluation.longest_wins is not None:
-        named["Accuracy of always taking the longer"] = estimate(run.evaluation.longest_wins, percent=True)
-    if run.evaluation.auc is not None:
-        named["AUC of the margin"] = estimate(run.evaluation.auc)
-    if run.evaluation.calibration is not None:
-        named["Calibration error (ECE)"] = number(run.evaluation.calibration.ece)
-    if run.evaluation.kl is not None:
-        named["KL(policy ‖ reference), nats per reply"] = estimate(run.evaluation.kl)
-    shares = estimates(run.evaluation.ended)
-    named |= {f"Ended by themselves, {_name(name)}": estimate(value, percent=True) for name, value in shares.items()}
-    for heading, node in (
-        ("Reward", run.evaluation.reward),
-        ("Displacement", run.evaluation.displacement),
-        ("Length", run.evaluation.lengths),
-    ):
-        named |= {f"{heading}, {name.replace('_', ' ')}": estimate(value) for name, value in estimates(node).items()}
-    return named
+    if evaluation.longest_wins is not None:
+        named["Accuracy of always taking the longer"] = estimate(evaluation.longest_wins, percent=True)
+    if evaluation.auc is not None:
+        named["AUC of the margin"] = estimate(evaluation.auc)
+    if evaluation.calibration is not None:
+        named["Calibration error (ECE)"] = number(evaluation.calibration.ece)
+    if evaluation.kl is not None:
+        named["KL(policy ‖ reference), nats per reply"] = estimate(evaluation.kl)
+    rewards = estimates(evaluation.reward)
+    return named | {f"Reward, {_name(name)}": estimate(value) for name, value in rewards.items()}
 
 
 def _name(key: str) -> str:

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from exptilt.errors import CheckpointError
+from exptilt.reports.frontier_schema import Frontier
 from exptilt.reports.run_folder import read_inputs
-from exptilt.reports.schema import Frontier
 from exptilt.reports.sections import frontier_rows
 from exptilt.reports.verdict import verdict_of
 
@@ -30,12 +30,12 @@ def frontier_table(frontier: dict[str, Any]) -> Table:
         problem = error.errors(include_url=False)[0]
         raise CheckpointError(f"frontier: {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}") from None
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", caption_justify="left")
-    table.add_column("policy", no_wrap=True)
+    table.add_column("policy", min_width=12)
     for name in (checked.reward_name, "KL, nats", "of the optimum"):
         table.add_column(name, justify="right", no_wrap=True)
     rows = frontier_rows(checked)
     for row in rows:
-        reward, kl, _above, share, _length = row.cells  # what fits in 80 columns; the page has all of it
+        reward, kl, _above, share, *_ = row.cells  # what fits in 80 columns; the page has all of it
         table.add_row(Text(row.name), Text(reward), Text(kl), Text(share.replace(" *", "*")))
     if any(cell.endswith("*") for row in rows for cell in row.cells):
         table.caption = "* past the part of the optimum its samples carry: an upper bound"

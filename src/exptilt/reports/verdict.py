@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from exptilt.reports.answers import Answer, Side, Tone, Verdict, compare
 from exptilt.reports.displacement import displacement
+from exptilt.reports.frontier_schema import Frontier, Point
 from exptilt.reports.frontier_verdict import COST, WORKED, apart, distance, frontier_verdict, point_of
 from exptilt.reports.run_folder import Inputs, RunFolder
-from exptilt.reports.schema import Estimate, Frontier, Point, estimates
+from exptilt.reports.schema import Estimate, estimates
 from exptilt.reports.wording import estimate, joined, number
 
 MOVED = "How far did it move?"
@@ -101,8 +102,8 @@ def _against_length(run: RunFolder, accuracy: Estimate) -> str:
         return ""
     words: dict[Side, str] = {
         "above": "this is better",
-        "below": "which is better than this",
-        "overlaps": "and the two are not distinguishable",
+        "below": "that is better than this",
+        "overlaps": "the two are not distinguishable",
         "unknown": "to compare with",
     }
     side = "longer" if longest.value >= 0.5 else "shorter"

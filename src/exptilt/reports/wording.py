@@ -55,6 +55,18 @@ def estimate(given: Estimate | None, *, percent: bool = False) -> str:
     return f"{number(value, digits)}{unit} [{number(low, digits)}, {number(high, digits)}]"
 
 
+def factor(nats: float) -> Markup:
+    """How many times likelier, from a log-ratio; beyond a million as a power of ten.
+
+    Example:
+        >>> str(factor(0.0)), str(factor(4.6)), str(factor(30.0))
+        ('1', '99.5', '10<sup>13</sup>')
+    """
+    if abs(nats) < math.log(1e6):
+        return escape(number(math.exp(nats)))
+    return Markup("10<sup>{}</sup>").format(number(float(round(nats / math.log(10)))))
+
+
 def plain(value: Any) -> str:
     """Any value of a run folder as short text for a table cell."""
     if value is None:
@@ -113,6 +125,20 @@ def prose(text: str) -> Markup:
     kept = re.sub(r"\[[^\[\] ]+, [^\[\] ]+\]", lambda found: found[0].replace(" ", NO_BREAK), visible(text, 10_000))
     kept = kept.replace(" %", NO_BREAK + "%").replace(" [", NO_BREAK + "[")
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(kept))))  # noqa: S704 - escaped one step before
+
+
+def stacked(text: str) -> Markup:
+    r"""An estimate as HTML with its interval on a line of its own, for tables of many columns.
+
+    Example:
+        >>> str(stacked("0.5 [0.4, 0.6] *"))
+        '0.5 *<br><span class="muted">[0.4,\xa00.6]</span>'
+    """
+    found = re.fullmatch(r"(.*?) (\[[^\]]*\])(.*)", text)
+    if found is None:
+        return escape(text)
+    value, interval, rest = found[1], found[2].replace(" ", NO_BREAK), found[3]
+    return Markup('{}{}<br><span class="muted">{}</span>').format(value, rest, interval)
 
 
 def joined(words: list[str]) -> str:
