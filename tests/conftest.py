@@ -18,9 +18,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from exptilt.data.groups import Completion, Group
 from exptilt.policies.scoring import score, score_all
-from exptilt.train.loop import Run, TrainConfig
+from exptilt.train.loop import Run
 from exptilt.train.objective import Objective
 from exptilt.train.optim import OptimConfig, build_optimizer, build_schedule
+from exptilt.train.settings import TrainConfig
 from exptilt.types import LogProbs
 
 torch.set_num_threads(1)

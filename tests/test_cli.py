@@ -171,7 +171,7 @@ def test_rows_that_cannot_be_used_are_named(exptilt, rows, expected):
         (["data.train=god.jsonl"], "god.jsonl: no such file or folder; did you mean good.jsonl?"),
         (["data.train=missing.jsonl"], "missing.jsonl: no such file or folder"),
         (["data.train=folder"], "folder: no folder saved by datasets can be read there"),
-        (["data.train=nobody/nothing"], "nobody/nothing: no such file here, and the hub gives no data set"),
+        (["data.train=nobody/nothing"], "nobody/nothing: no such file here, and the hub "),
         (["data.test_fraction=0.0001"], "leaves 30 rows to train on and 0 to test on"),
         (["data.test_fraction=0", "data.test=good.jsonl"], "train and test are the same rows"),
         (["model.config=null"], "no model given: set model.path to a folder or hub id"),
@@ -209,7 +209,7 @@ def test_train_measures_reports_and_goes_on(exptilt, here):
 
 
 def test_what_is_no_run(exptilt):
-    for verb, words in (("evaluate", "is not a run folder"), ("report", "a report is made from a run folder")):
+    for verb, words in (("evaluate", "is not a run folder"), ("report", "a report is made from a folder that")):
         for place in ("none", "folder", "good.jsonl"):
             (line,) = refusal(exptilt, verb, place)
             assert place in line

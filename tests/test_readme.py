@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from exptilt.cli import app
-from exptilt.policies.models import ModelConfig, SmallModel, load_model, save_model
+from exptilt.policies.models import ModelConfig, SmallModel, load_model
+from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +55,8 @@ def workshop(tmp_path, monkeypatch):
 
 def run(*words):
     result = CliRunner().invoke(app, list(words))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
     assert result.exit_code == 0, (words, result.output, result.exception)
     return result.output
 
@@ -68,12 +71,13 @@ def test_the_make_targets_exist():
 def test_the_walk_from_init_to_report(workshop):
     commands = [words for words in SHELL if words[0] == "exptilt"]
     verbs = [words[1] for words in commands]
-    assert verbs == ["init", "doctor", "train", "evaluate", "report", "config", "frontier", "train"]
-    init, doctor, train, evaluate, report, config, frontier, _ = (words[1:] for words in commands)
+    assert verbs == ["init", "doctor", "plan", "train", "evaluate", "report", "config", "frontier", "train"]
+    init, doctor, plan, train, evaluate, report, config, frontier, _ = (words[1:] for words in commands)
     run(*init)
     recipe = Path("recipe.yaml")
     recipe.write_text(recipe.read_text().replace("path/to/model-folder-or-hub-id", "my-model"))
     assert "108 examples kept" in run(*doctor)
+    assert "micro-batch" in run(*plan, *QUICK)
     run(*train, *QUICK)
     run(*train, *QUICK, "output=runs/second", "loss=ipo")
     assert "accuracy with reference" in run(*evaluate)

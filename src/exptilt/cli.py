@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 
 from exptilt import __version__
-from exptilt.errors import ExptiltError, Stopped
+from exptilt.errors import ConfigError, ExptiltError, Stopped
 
 app = typer.Typer(
     name="exptilt",
@@ -32,12 +33,13 @@ def main() -> None:
     """Run the command line; a user's mistake is one line and exit status 2, never a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells everybody about kernels it did not find
     try:
         app()
     except Stopped as stop:
         print(stop)
     except ExptiltError as error:
-        for line in str(error).splitlines():
+        for line in () if error.told else str(error).splitlines():
             print(f"exptilt: {line}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as leaving:
@@ -50,7 +52,8 @@ _INTERRUPTED = 130
 
 
 def _this_command() -> str:
-    return shlex.join(["exptilt", *sys.argv[1:]])
+    launcher = "torchrun ... -m " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    return launcher + shlex.join(["exptilt", *sys.argv[1:]])
 
 
 @app.callback(invoke_without_command=True)
@@ -94,7 +97,8 @@ def doctor(
     examples: Annotated[int, typer.Option(help="Rendered examples to show.")] = 2,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as a page, too.")] = None,
     reference_check: Annotated[
-        bool, typer.Option("--reference-check", help="Load the model and see whether it knows such text.")
+        bool,
+        typer.Option("--reference-check", help="Load the model: does it know such text, which pairs may displace."),
     ] = False,
 ) -> None:
     """Check data before a run; exit status 1 if it would be refused."""
@@ -114,24 +118,45 @@ def train(
     from exptilt.recipes.training import run_recipe
 
     outcome = run_recipe(load(Recipe, recipe, overrides or []))
+    if not outcome.folder.writes:  # another process of the run speaks
+        return
     if not outcome.finished:
         print(f"stopped at step {outcome.step}; to go on: {_this_command()}")
         return
-    from exptilt.recipes.evaluation import print_summary
+    from exptilt.recipes.evaluation_table import print_summary
 
     print_summary(outcome.folder)
 
 
 @app.command()
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
     overrides: Overrides = None,
-    policy: Annotated[Path | None, typer.Option(help="Measure this model folder instead of the run's model.")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="8xH100-80GB", help="Devices it would run on, or cpu. Default: this machine.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Measure a run on held-out rows, its own or others (data.test=other.jsonl)."""
-    from exptilt.recipes.evaluation import evaluate_run
+    """Estimate memory and time of a run before it starts; exit status 1 if it would not fit."""
+    from exptilt.recipes.plan_show import plan_recipe
 
-    evaluate_run(run, overrides or [], policy)
+    raise typer.Exit(plan_recipe(recipe, overrides or [], gpus, as_json))
+
+
+@app.command()
+def evaluate(
+    what: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run, a model or adapter folder, a hub id.")],
+    overrides: Overrides = None,
+    policy: Annotated[str | None, typer.Option(help="Measure this model instead of the run's.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Measure against this model instead of the run's start.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Where the files go: by default the run, or beside it.")] = None,
+) -> None:
+    """Measure a run on its held-out rows or others (data.test=other.jsonl), or any model (data.train=pairs.jsonl)."""
+    from exptilt.recipes.evaluation import evaluate as measure
+
+    measure(what, overrides or [], policy=policy, reference=reference, output=output)
 
 
 @app.command()
@@ -155,6 +180,27 @@ def report(
     from exptilt.reports import write_report
 
     print(write_report(runs, output))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Work the adapter into its base: one plain model.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Where to; with --merge by default RUN/merged.")] = None,
+    push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to the hub as well.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the hub repository a private one.")] = False,
+) -> None:
+    """Write a run's model as a plain folder, or put it on the hub."""
+    from exptilt.recipes.export import export_run
+
+    if not (merge or output or push):
+        raise ConfigError("nothing to do: add --merge, --output FOLDER or --push OWNER/NAME")
+    folder = export_run(run, merge=merge, output=output, card_for=push)
+    print(f"model: {folder}")
+    if push is not None:
+        from exptilt.recipes.publish import publish
+
+        print(f"published: {publish(folder, push, private=private)}")
 
 
 @app.command()

@@ -20,7 +20,14 @@ REAL = {  # file: rows, whether a run would take them as they are, left out
     "alpaca_eval/pairs.train.jsonl.gz": (12239, False, None),
     "kto/kto_en_demo.jsonl.gz": (300, None, None),
     "kto/kto_mix.test.jsonl.gz": (1092, None, None),
+    "judge/pandalm_testset_v1.jsonl.gz": (999, False, {"duplicate": 131, "conflict": 7, "empty": 24, "tie": 60}),
+    "judge/llmbar.jsonl.gz": (885, False, {"duplicate": 5, "identical": 1, "empty": 1}),
+    "judge/autoj_pairwise.jsonl.gz": (1392, False, None),
+    "kwise/qa_feedback_dev.jsonl.gz": (500, False, {"tie": 384}),
+    "alpaca_eval/kwise.jsonl.gz": (805, False, {"identical": 13}),
 }
+EXAMPLES = {"kwise/qa_feedback_dev.jsonl.gz": 3000}
+"""Where a row gives several."""
 
 
 def looked_at(capsys, source, *overrides):
@@ -36,7 +43,7 @@ def test_real_files(capsys, name):
     status, report = looked_at(capsys, DATA / name)
     train = report["train"]
     assert train["rows"] == rows
-    assert train["rows"] - sum(train["rows_left_out"].values()) == train["examples"]
+    assert train["examples"] == EXAMPLES.get(name, rows - sum(train["rows_left_out"].values()))
     assert train["examples"] - sum(train["examples_left_out"].values()) == train["kept"] > 0
     errors = [finding["code"] for finding in report["findings"] if finding["severity"] == "error"]
     assert status == (1 if errors else 0)
@@ -78,7 +85,7 @@ def test_errors_are_named_and_a_policy_settles_them(capsys, write_rows, pairs):
     path = write_rows("bad.jsonl", [*pairs(), pairs()[0], {"prompt": "a", "chosen": "b"}])
     assert examine(str(path), [], None, False, 0) == 1
     text = " ".join(capsys.readouterr().out.split())
-    assert "bad.jsonl:31: repeats bad.jsonl:1; remove the copies, or set data.on_duplicate to drop or keep" in text
+    assert "bad.jsonl:31: repeats bad.jsonl:1 -> remove the copies, or set data.on_duplicate to drop or keep" in text
     assert "bad.jsonl:32: column 'rejected' is missing" in text
     assert "a run would refuse these data: 2 kinds of error" in text
     status, report = looked_at(capsys, path, "data.on_duplicate=drop", "data.on_invalid=drop")
@@ -92,8 +99,29 @@ def test_a_model_shows_lengths_and_examples(capsys, finished, tmp_path):
     assert max(map(len, text.splitlines())) <= 80
     assert "chosen (" in text
     assert "tokens count)" in text
+    assert "% full, and nothing is padded" in " ".join(text.split())
     assert "a run would take these data" in text
     assert any(line.split()[:1] == ["prompt"] for line in text.splitlines())
+
+
+def test_a_row_the_model_cannot_hold_is_an_error_before_the_run(capsys, finished, write_rows, pairs):
+    long = {"prompt": "Is it long?", "chosen": " it is" * 300, "rejected": " it is not"}
+    path = write_rows("long.jsonl", [*pairs(), long])
+    model = str(finished.folder / "model")
+    assert examine(str(path), [], model, True, 0) == 1
+    (error,) = [one for one in json.loads(capsys.readouterr().out)["findings"] if one["severity"] == "error"]
+    assert (error["code"], error["examples"]) == ("too_long", ["long.jsonl:31"])
+    assert "and max_tokens is " in error["message"]
+    assert examine(str(path), ["data.on_too_long=drop"], model, True, 0) == 0
+
+
+def test_the_budget_of_the_recipe_is_the_one_spoken_of(capsys, finished, tmp_path):
+    named = [f"model.tokenizer={finished.folder / 'model'}", f"output={tmp_path / 'other'}"]
+    _, report = looked_at(capsys, finished.folder / "config.yaml", *named, "batch.tokens=20", "batch.size=5")
+    (found,) = [one for one in report["findings"] if one["code"] in ("batches", "over_budget")]
+    assert (found["code"], found["severity"]) == ("over_budget", "warning")
+    assert "a step of 5 examples is " in found["message"]
+    assert "longer than batch.tokens=20 alone" in found["message"]
 
 
 def test_a_recipe_is_examined_with_its_own_settings(capsys, make_recipe, tmp_path):

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from exptilt.data.groups import Completion, Group
+from exptilt.data.prepare import Prepared
 from exptilt.policies.models import ModelConfig, SmallModel, load_model
 from exptilt.policies.scoring import score
 from exptilt.policies.tokenizers import train_tokenizer
-from exptilt.recipes.familiarity import check_familiarity, chosen_groups, compare
+from exptilt.recipes.familiarity import check_familiarity, check_reference, chosen_groups, compare
 
 WORDS = ("red", "blue", "green", "tall", "short", "wet", "dry", "old", "new", "warm")
 SEEN = [f"{word} is it, said the {other}" for word in WORDS for other in WORDS[:3]]
@@ -81,8 +82,10 @@ def test_the_preferred_completion_of_every_kind_of_row_is_taken_and_each_prompt_
         group("again", [1], [13], [14]),
         group("no prompt", [], [61], [62]),
         group("long", [7] * 30, [71], [72]),
+        group("long reply", [8], list(range(80, 120)), [72]),
     ]
     found = chosen_groups(groups, room=8, context=32)
+    assert len(found.pop().completions[0].ids) == 40
     assert {one.id: one.completions[0].ids.tolist() for one in found} == {
         "pair": [11],
         "turned": [22],
@@ -93,9 +96,9 @@ def test_the_preferred_completion_of_every_kind_of_row_is_taken_and_each_prompt_
 
 def test_rows_are_taken_from_all_of_the_data():
     found = chosen_groups([group(str(n), [n], [1], [2]) for n in range(640)], room=8, context=None)
-    assert [one.id for one in found] == [str(n) for n in range(0, 640, 10)]
+    assert [one.id for one in found] == [str(n) for n in range(0, 640, 20)]
     found = chosen_groups([group(str(n), [n], [1], [2]) for n in range(96)], room=8, context=None)
-    assert (len(found), found[-1].id) == (64, "94")
+    assert (len(found), found[-1].id) == (32, "93")
 
 
 def rows(tokenizer, texts):
@@ -142,3 +145,31 @@ def test_too_few_prompts_give_no_verdict(world):
     found = check_familiarity(fresh, tokenizer, rows(tokenizer, SEEN[:7]))
     assert (found.code, found.count) == ("familiarity", 7)
     assert "was not checked: 7 prompts" in found.message
+
+
+def test_only_the_part_of_a_reply_is_scored_that_samples_have_too(world):
+    tokenizer, _, taught = world
+    groups = rows(tokenizer, SEEN)
+    odd = tokenizer.encode(UNSEEN[0], add_special_tokens=False) * 20
+    longer = []
+    for one in groups:
+        ids = [*one.completions[0].ids[:-1]]
+        ids = (ids * 32)[:32]
+        longer.append(group(one.id, one.prompt, [*ids, *odd]))
+    assert (
+        check_familiarity(taught, tokenizer, longer).message
+        == check_familiarity(
+            taught, tokenizer, [group(one.id, one.prompt, one.completions[0].ids[:32]) for one in longer]
+        ).message
+    )
+
+
+def test_held_out_rows_are_taken_where_there_are_enough(world):
+    tokenizer, _, taught = world
+    seen, unseen = rows(tokenizer, SEEN), rows(tokenizer, UNSEEN)
+
+    def verdict(train, test):
+        return check_reference(taught, tokenizer, Prepared(train=train, test=test, report=None)).code
+
+    assert verdict(seen, unseen + unseen) == "unfamiliar"
+    assert verdict(seen, unseen[:10]) == "familiarity"

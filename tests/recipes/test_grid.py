@@ -16,12 +16,17 @@ from exptilt.cli import app
 from exptilt.config import as_dict, build, load
 from exptilt.errors import ConfigError, DataError, ExptiltError
 from exptilt.evaluate.best_of_n import kl_bound
+from exptilt.evaluate.tilting import mixture_log_base
 from exptilt.losses import DPO, IPO, SFT, Unlikelihood
+from exptilt.policies.fingerprint import fingerprint
+from exptilt.policies.models import ModelConfig, load_model
+from exptilt.policies.scoring import score_all
 from exptilt.recipes.frontier import FrontierStudy, PolicyPoint
 from exptilt.recipes.grid import GridRecipe, MeasureConfig, Method
 from exptilt.recipes.grid_run import Grid, run_grid
 from exptilt.recipes.own_task import OwnTask, find_function
 from exptilt.recipes.world_task import WorldTask
+from exptilt.sampling.generate import samples_as_groups
 from exptilt.sampling.law import SamplingLaw
 from exptilt.yaml_source import Source
 
@@ -65,6 +70,53 @@ def test_a_point_is_the_mean_of_its_samples(study):
     assert np.exp(pool["log_probs"]).max() <= 1
 
 
+def test_the_optimum_stands_on_samples_of_both_and_their_weights_are_exact(study):
+    recipe, content = study
+    grid = Grid(recipe)
+    proposals = grid._proposals()
+    assert content["pooled"] == {"policies": list(proposals.names), "samples_each": 4}  # half of 16, over two
+    assert content["log_m"] is None
+    # The one pooled sample scored by hand: the reference's log-probability and the policy's, from their own weights.
+    kept = {entry.title: grid._weights(entry)[-1] for entry in recipe.entries}
+    sample = grid.pool.samples(grid.yardstick)[17]
+    group = samples_as_groups([sample])
+    assert (sample.prompt_index, sample.sample_index) == (1, 1)
+    assert proposals.log_reference[1, 1] == pytest.approx(grid.pool.log_probs[1, 1], abs=1e-4)
+    for at, name in enumerate(proposals.names):
+        own = float(score_all(grid._policy(kept[name]), group)[0].sum()[0])
+        assert proposals.log_policies[at, 1, 1] == pytest.approx(own, abs=1e-4)
+        assert proposals.implicit_rewards()[name][1, 1] == pytest.approx(own - proposals.log_reference[1, 1], abs=1e-4)
+    pooled = np.concatenate([grid.pool.rewards, proposals.rewards], axis=1)
+    base = mixture_log_base(proposals.log_reference, proposals.log_policies, [16, 4, 4])
+    start = (np.exp(base) * pooled).sum(axis=1).mean()
+    assert content["reference_reward"]["value"] == pytest.approx(start, abs=1e-6)
+
+
+def test_every_proposals_implicit_reward_is_a_proxy_that_ends_below_the_optimum(study):
+    recipe, content = study
+    assert [one["name"] for one in content["proxies"]] == [
+        f"implicit reward of {name}" for name in content["pooled"]["policies"]
+    ]
+    pool = json.loads((recipe.folder / "reference.json").read_text())
+    for one in content["proxies"]:
+        assert one["kl"] == sorted(one["kl"])
+        assert max(one["gold"]) == one["best"]["value"] <= np.max(pool["rewards"], axis=1).mean()
+        assert one["gold"][0] == pytest.approx(np.mean(pool["rewards"]), abs=0.1)
+
+
+def test_a_finished_run_keeps_weights_and_one_checkpoint_only(study):
+    recipe, _ = study
+    for run in (recipe.folder / "runs").iterdir():
+        assert len(list((run / "checkpoints").glob("step-*"))) == 1
+        kept = sorted(path.name for path in (run / "weights").iterdir())
+        assert kept[0] == "step-00000003.pt"
+        assert len(kept) > 1
+        grid = Grid(recipe)
+        last = grid._policy(run / "weights" / kept[-1])
+        saved = load_model(ModelConfig(path=str(run / "model")))
+        assert fingerprint(last) == fingerprint(saved)
+
+
 def test_best_of_n_has_its_own_kl_below_the_bound(study):
     _, content = study
     assert [best["n"] for best in content["best_of_n"]] == [2, 4, 8]
@@ -77,7 +129,7 @@ def test_a_second_call_only_reads_and_a_lost_measurement_is_made_again_the_same(
     lost = recipe.folder / "points" / "preferred-ft-seed-0-step-00000003.json"
     lost.unlink()
     trained = []
-    monkeypatch.setattr("exptilt.recipes.training._Session", lambda *given: trained.append(given))
+    monkeypatch.setattr("exptilt.recipes.training.Session", lambda *given: trained.append(given))
     outcome = CliRunner().invoke(app, content["command"].split()[1:])
     assert outcome.exit_code == 0, outcome.output
     assert "Preferred-FT" in outcome.output
@@ -98,7 +150,7 @@ def test_numbers_against_another_reference_are_refused(study):
     recipe, content = study
     grid = Grid(recipe)
     placed = FrontierStudy(grid.pool, "sentiment")
-    found = grid._measured(recipe.entries[0], grid._checkpoints(recipe.entries[0])[-1])
+    found = grid._measured(recipe.entries[0], grid._weights(recipe.entries[0])[-1])
     point = PolicyPoint("dpo", "DPO", 0.05, 1, run="x")
     with pytest.raises(ValueError, match="compares against reference"):
         placed.add(point, found, replace(grid.yardstick.provenance, reference="another"))
@@ -122,7 +174,11 @@ def test_a_run_in_a_process_of_its_own_is_the_run_in_this_one(study, tmp_path):
     assert (again / "model" / "model.safetensors").read_bytes() == (
         tmp_path / "kept" / "model" / "model.safetensors"
     ).read_bytes()
-    assert found["points"] == [point for point in content["points"] if point["name"] == "DPO beta=0.05"]
+    before = [point for point in content["points"] if point["name"] == "DPO beta=0.05"]
+    names = ("name", "steps", "kl", "kl_check", "reward", "gain", "length", "ended")  # the rest is against the optimum
+    assert [[one[name] for name in names] for one in found["points"]] == [
+        [one[name] for name in names] for one in before
+    ]
 
 
 def test_runs_that_fail_in_their_processes_are_named(study, monkeypatch):
@@ -143,6 +199,8 @@ def test_your_own_model_pairs_and_reward(study, tmp_path, monkeypatch):
     recipe, _ = study
     (tmp_path / "my_reward.py").write_text(
         "def goodness(prompt, completion):\n    return float(len(completion.split()))\n"
+        "def shortness(prompt, completion):\n    return -float(len(completion.split()))\n"
+        "def flat(prompt, completion):\n    return 1.0\n"
         "def broken(prompt, completion):\n    return float('nan')\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -150,7 +208,15 @@ def test_your_own_model_pairs_and_reward(study, tmp_path, monkeypatch):
     task = OwnTask(name="own", model=bench.reference, data=bench.data, reward="my_reward:goodness")
     own = replace(recipe, output=str(tmp_path / "own"), task=task, methods=recipe.methods[1:])
     own = replace(own, measure=MeasureConfig(num_prompts=4, num_samples=2, pool=8, max_new_tokens=6))
-    content = run_grid(own, QUIET)
+    content = run_grid(replace(own, measure=replace(own.measure, proxy="my_reward:shortness", proposals=0)), QUIET)
+    assert content["pooled"] is None
+    assert content["log_m"] == pytest.approx(np.log(8))
+    assert [one["name"] for one in content["proxies"]] == ["shortness"]
+    assert (
+        content["proxies"][0]["end"]["value"] < content["reference_reward"]["value"]
+    )  # the shortest have fewest words
+    with pytest.raises(DataError, match="proxy 'flat': the reward does not vary within any prompt"):
+        run_grid(replace(own, measure=replace(own.measure, proxy="my_reward:flat", proposals=0)), QUIET)
     assert content["reward_name"] == "goodness"
     assert len(content["points"]) == 1
     assert 0 < content["reference_reward"]["value"] <= 6

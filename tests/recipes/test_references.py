@@ -7,7 +7,8 @@ import torch
 
 from exptilt.data.prepare import prepare
 from exptilt.losses import TDPO1
-from exptilt.policies.models import load_model, load_tokenizer, save_model
+from exptilt.policies.models import load_model, load_tokenizer
+from exptilt.policies.saving import save_model
 from exptilt.policies.scoring import score, score_all
 from exptilt.recipes.references import reference_model, reference_table
 from exptilt.recipes.vocabulary import find_tokenizer
@@ -76,7 +77,7 @@ def test_a_second_run_takes_the_rows_from_the_cache(parts, monkeypatch):
         scored.append(len(groups))
         return score_all(model, groups, **more)
 
-    monkeypatch.setattr("exptilt.policies.reference.score_all", counted)
+    monkeypatch.setattr("exptilt.policies.reference._score", counted)
     first = reference_table(recipe, model, groups)
     assert scored == [len(groups)]
     again = reference_table(recipe, model, groups)

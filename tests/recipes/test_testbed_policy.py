@@ -26,8 +26,8 @@ from exptilt.recipes.training import run_recipe
 from exptilt.recipes.yardstick import Yardstick
 from exptilt.sampling.law import SamplingLaw
 from exptilt.testbed import MarkovWorld, SequenceLaw, as_demonstrations, as_preferences, completions
-from exptilt.train.loop import TrainConfig
 from exptilt.train.optim import OptimConfig
+from exptilt.train.settings import TrainConfig
 
 WORLD = MarkovWorld(
     length=5,

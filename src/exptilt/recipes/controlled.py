@@ -27,8 +27,8 @@ from exptilt.recipes.world import label_pairs
 from exptilt.recipes.yardstick import Reward
 from exptilt.sampling.generate import sample
 from exptilt.sampling.law import SamplingLaw
-from exptilt.train.loop import TrainConfig
 from exptilt.train.optim import OptimConfig
+from exptilt.train.settings import TrainConfig
 
 
 @config

@@ -25,8 +25,8 @@ from exptilt.recipes.yardstick import Yardstick
 from exptilt.reports import write_report
 from exptilt.reports.terminal import frontier_table
 from exptilt.sampling.law import SamplingLaw
-from exptilt.train.loop import TrainConfig
 from exptilt.train.optim import OptimConfig
+from exptilt.train.settings import TrainConfig
 
 
 @dataclass(frozen=True)

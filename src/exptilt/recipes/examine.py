@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from exptilt.config import config, load
+from exptilt.data.batching import BatchConfig, Batches, budget_use
 from exptilt.data.prepare import Prepared, prepare
 from exptilt.data.report import print_report, show_examples
 from exptilt.data.sources import DataConfig
-from exptilt.errors import ConfigError
+from exptilt.errors import ConfigError, ModelError
 
 _FIRST_ROWS = 256
 """Rows that tell what kind of data a source holds."""
+_STEPS = 50
+"""Steps whose micro-batches are looked at; an epoch of them says no more."""
 
 
 def examine(
@@ -39,7 +42,7 @@ def examine(
         as_json: print data.json's content instead of text.
         num_examples: rendered examples to show, where there is a tokenizer.
         html: where to write the report as a page as well.
-        reference_check: load the model too, and see whether it knows such text.
+        reference_check: load the model too, and see whether it knows such text and which pairs are likely to displace.
 
     Returns:
         0, or 1 if a run would refuse this data.
@@ -50,7 +53,12 @@ def examine(
             "--reference-check needs a model: name one with --model, or give a recipe with model.path "
             "or with model.config and model.tokenizer"
         )
-    prepared = prepare(subject.data, subject.tokenizer, subject.kind, strict=False)
+    prepared = prepare(subject.data, subject.tokenizer, subject.kind, subject.context, strict=False)
+    if subject.batch.limit is not None and prepared.train:
+        batches = Batches(prepared.train, subject.batch, seed=subject.seed)
+        steps = (batches.step(step) for step in range(min(_STEPS, batches.num_steps)))
+        use = budget_use(steps, subject.batch.limit)
+        prepared = replace(prepared, report=prepared.report.adding(use.finding()))
     if reference_check:
         prepared = _with_reference_check(subject, prepared)
     report = prepared.report
@@ -93,22 +101,34 @@ class _Subject:
     """Settings of the model that is the reference, if one is named."""
     sft_first: bool = False
     """Whether that model is fine-tuned on this text before it is the reference."""
+    context: int | None = None
+    """What that model can hold, tokens."""
+    batch: BatchConfig = field(default_factory=BatchConfig)
     seed: int = 0
 
 
 def _subject(source: str, overrides: Sequence[str], model: str | None) -> _Subject:
-    from exptilt.policies.models import ModelConfig
-    from exptilt.recipes.vocabulary import named_tokenizer
-
-    given = ModelConfig(path=model) if model else None
+    given = _named(model) if model else None
     if Path(source).suffix in (".yaml", ".yml"):
         return _of_recipe(source, overrides, given)
     wrong = [item for item in overrides if not item.startswith("data.")]
     if wrong:
         raise ConfigError(f"command line: {wrong[0]!r}: without a recipe only data.* keys can be set (data.limit=100)")
     settings = load(_Alone, None, [f"data.train={json.dumps(source)}", *overrides]).data
-    tokenizer = named_tokenizer(given) if given else None
-    return _Subject(data=settings, kind=_kind_of(settings), tokenizer=tokenizer, model=given)
+    if given is None:
+        return _Subject(data=settings, kind=_kind_of(settings), tokenizer=None)
+    from exptilt.recipes.vocabulary import named_tokenizer
+
+    tokenizer = named_tokenizer(given)
+    return _Subject(
+        data=settings, kind=_kind_of(settings), tokenizer=tokenizer, model=given, context=_context(given, tokenizer)
+    )
+
+
+def _named(model: str) -> Any:
+    from exptilt.policies.models import ModelConfig  # imports torch, which text alone does not need
+
+    return ModelConfig(path=model)
 
 
 def _of_recipe(source: str, overrides: Sequence[str], given: Any) -> _Subject:
@@ -122,14 +142,28 @@ def _of_recipe(source: str, overrides: Sequence[str], given: Any) -> _Subject:
     reference, sft_first = named, given is None and (recipe.sft is not None or recipe.loss.name == "sft")
     if given is None and recipe.reference.model is not None:
         reference, sft_first = ModelConfig(path=recipe.reference.model, dtype=recipe.model.dtype), False
+    tokenizer = named_tokenizer(named) if has_tokenizer else None
     return _Subject(
         data=recipe.data,
         kind=recipe.loss.kind,
-        tokenizer=named_tokenizer(named) if has_tokenizer else None,
+        tokenizer=tokenizer,
         model=reference,
+        context=_context(named, tokenizer) if tokenizer is not None else None,
+        batch=recipe.batch,
         sft_first=sft_first,
         seed=recipe.seed,
     )
+
+
+def _context(model: Any, tokenizer: Any) -> int | None:
+    """The longest sequence the model takes; None where it states none, or where there is a tokenizer and no model."""
+    from exptilt.recipes.plan_model import architecture_for
+
+    try:
+        limit = getattr(architecture_for(model, tokenizer).get_text_config(), "max_position_embeddings", None)
+    except ModelError:
+        return None
+    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def _with_reference_check(subject: _Subject, prepared: Prepared) -> Prepared:
@@ -137,15 +171,18 @@ def _with_reference_check(subject: _Subject, prepared: Prepared) -> Prepared:
     import transformers
 
     from exptilt.policies.models import load_model
-    from exptilt.recipes.familiarity import NUM_PROMPTS, check_familiarity
+    from exptilt.recipes.displacing import ches_finding, leave_out_displacing
+    from exptilt.recipes.familiarity import check_reference
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model: Any = load_model(subject.model, subject.tokenizer, seed=subject.seed)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    rows = prepared.test if len(prepared.test) >= NUM_PROMPTS else prepared.train
-    finding = check_familiarity(model, subject.tokenizer, rows, sft_first=subject.sft_first, seed=subject.seed)
-    report = prepared.report
-    return replace(prepared, report=replace(report, findings=(*report.findings, finding)))
+    findings = [check_reference(model, subject.tokenizer, prepared, sft_first=subject.sft_first, seed=subject.seed)]
+    if not subject.sft_first:  # else training starts from weights that are not there yet
+        prepared = leave_out_displacing(model, prepared, subject.data.drop_highest_ches, kind=subject.kind)
+        ches = ches_finding(model, prepared.train)
+        findings += [ches] if ches is not None else []
+    return replace(prepared, report=prepared.report.adding(*findings))
 
 
 def _kind_of(settings: DataConfig) -> str:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from exptilt.data.groups import Completion, Group
-from exptilt.data.problems import Finding, Ledger
+from exptilt.data.prepare import Prepared
+from exptilt.data.problems import Finding
 from exptilt.evaluate.intervals import DEFAULT, Clusters, Estimate, Resampling, bootstrap, divide, ratio
 from exptilt.policies.forward import context_length
 from exptilt.policies.scoring import score_all
@@ -23,11 +24,12 @@ from exptilt.sampling.generate import sample, samples_as_groups
 from exptilt.sampling.law import SamplingLaw
 from exptilt.types import LogProbs
 
-NUM_PROMPTS = 64
+NUM_PROMPTS = 32
 """Prompts looked at, at most."""
 _LEAST_PROMPTS = 8
 """Fewer give no interval worth the name."""
-_MAX_NEW_TOKENS = 128
+_MAX_NEW_TOKENS = 64
+"""Of own samples, and looked at of chosen text: the same part of both, and cheap enough for the start of every run."""
 _FAR = 1.0
 """Nats per token by which chosen text may be less likely than the model's own."""
 _UNTRAINED = 0.9
@@ -72,10 +74,18 @@ class Familiarity:
             guess = -math.log(self.vocabulary)
             why = f"; a guess among all {self.vocabulary} tokens gives {guess:.3f}: it never saw such text"
         else:
-            return _finding("familiarity", f"{numbers}: no sign that such text is new to it", self.gap.n)
+            return Finding.of("familiarity", f"{numbers}: no sign that such text is new to it", self.gap.n)
         if sft_first:
-            return _finding("familiarity", f"{numbers}{why}; the supervised phase of this run is the cure", self.gap.n)
-        return _finding("unfamiliar", numbers + why, self.gap.n)
+            return Finding.of(
+                "familiarity", f"{numbers}{why}; the supervised phase of this run is the cure", self.gap.n
+            )
+        return Finding.of("unfamiliar", numbers + why, self.gap.n)
+
+
+def check_reference(model: Any, tokenizer: Any, rows: Prepared, *, sft_first: bool = False, seed: int = 0) -> Finding:
+    """`check_familiarity` on the rows of a run: those held out, or, where there are few, those to train on."""
+    held_out = len(rows.test) >= NUM_PROMPTS
+    return check_familiarity(model, tokenizer, rows.test if held_out else rows.train, sft_first=sft_first, seed=seed)
 
 
 def check_familiarity(
@@ -83,10 +93,12 @@ def check_familiarity(
 ) -> Finding:
     """Score chosen completions and one sample per prompt under the same model, and say whether they are far apart.
 
+    Of both at most 64 tokens are looked at. The model is left in evaluation mode; no generator of torch's is moved.
+
     Args:
         model: the reference.
         tokenizer: of the model.
-        groups: rows as prepared; up to 64 spread evenly over them are used, each prompt once.
+        groups: rows as prepared; up to 32 spread evenly over them are used, each prompt once.
         sft_first: as in `Familiarity.finding`.
         seed: of the samples.
 
@@ -101,8 +113,9 @@ def check_familiarity(
             f"whether the reference knows such text was not checked: {len(chosen)} prompts with a chosen completion "
             f"that fit the model, and at least {_LEAST_PROMPTS} are needed"
         )
-        return _finding("familiarity", detail, len(chosen))
+        return Finding.of("familiarity", detail, len(chosen))
     law = SamplingLaw(max_new_tokens=room, eos_ids=_ends(tokenizer, chosen))
+    chosen = [_cut(group, room) for group in chosen]
     drawn = sample(model, tokenizer, [group.prompt for group in chosen], law=law, seed=seed)
     scored = [
         LogProbs.cat(score_all(model, some, progress=what))
@@ -153,9 +166,9 @@ def compare(
 
 
 def chosen_groups(groups: Sequence[Group], room: int, context: int | None) -> list[Group]:
-    """Up to 64 rows, spread evenly, as groups of a prompt and its chosen completion; each prompt once.
+    """Up to 32 rows, spread evenly, as groups of a prompt and its chosen completion; each prompt once.
 
-    Rows without a completion to imitate are left out, and rows in whose context neither it nor `room` tokens fit.
+    Rows without a completion to imitate are left out, and rows whose prompt leaves no `room` in the context.
     """
     found: dict[bytes, Group] = {}
     count = min(len(groups), NUM_PROMPTS)
@@ -163,10 +176,16 @@ def chosen_groups(groups: Sequence[Group], room: int, context: int | None) -> li
         completion = _chosen(group)
         if completion is None or not len(group.prompt):
             continue
-        if context is not None and len(group.prompt) + max(len(completion.ids), room) > context:
+        if context is not None and len(group.prompt) + room > context:
             continue
         found.setdefault(group.prompt.tobytes(), Group(id=group.id, prompt=group.prompt, completions=(completion,)))
     return list(found.values())
+
+
+def _cut(group: Group, room: int) -> Group:
+    (completion,) = group.completions
+    cut = Completion(ids=completion.ids[:room], counted=completion.counted[:room])
+    return replace(group, completions=(cut,))
 
 
 def _chosen(group: Group) -> Completion | None:
@@ -181,9 +200,3 @@ def _ends(tokenizer: Any, groups: Sequence[Group]) -> tuple[int, ...]:
     """The end token, and the special tokens a chat template ends a turn with."""
     last = {int(group.completions[0].ids[-1]) for group in groups}
     return tuple(sorted({int(tokenizer.eos_token_id)} | (last & {int(token) for token in tokenizer.all_special_ids})))
-
-
-def _finding(code: str, detail: str, count: int) -> Finding:
-    ledger = Ledger({})
-    ledger.note(code, detail=detail, count=count)
-    return ledger.findings()[0]

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exptilt.errors import DataError
 from exptilt.evaluate.best_of_n import best_of_n
 from exptilt.evaluate.frontier import OptimalFrontier
 from exptilt.evaluate.intervals import mean, paired_difference
 from exptilt.evaluate.kl import estimate_kl
 from exptilt.evaluate.provenance import Provenance
+from exptilt.evaluate.proxy import proxy_curve
 from exptilt.policies.scoring import score_all
+from exptilt.recipes.proposals import Proposals
 from exptilt.recipes.yardstick import SHOWN, Measurement, Yardstick
-from exptilt.sampling.generate import samples_as_groups
+from exptilt.sampling.generate import Sample, samples_as_groups
 from exptilt.sampling.law import SamplingLaw
 from exptilt.types import LogProbs
 
@@ -54,6 +57,8 @@ class ReferencePool:
     law: SamplingLaw
     identity: str
     """Fingerprint of the reference's weights."""
+    ids: Sequence[Sequence[int]]
+    """(X M,) the samples as tokens, prompt by prompt, so that trained policies can score them."""
 
     @classmethod
     def draw(cls, yardstick: Yardstick, num_samples: int) -> ReferencePool:
@@ -68,7 +73,23 @@ class ReferencePool:
             texts=[one.text(yardstick.tokenizer) for one in samples if one.sample_index == 0][:SHOWN],
             law=yardstick.law,
             identity=yardstick.provenance.reference,
+            ids=[one.ids.tolist() for one in samples],
         )
+
+    def samples(self, yardstick: Yardstick) -> list[Sample]:
+        """The samples as they were drawn."""
+        each, ends = self.rewards.shape[1], self.law.eos_ids or ()
+        return [
+            Sample(
+                prompt_index=place // each,
+                sample_index=place % each,
+                prompt=yardstick.prompts[place // each],
+                ids=np.array(ids, dtype=np.int32),
+                ended=ids[-1] in ends,
+                law=self.law,
+            )
+            for place, ids in enumerate(self.ids)
+        ]
 
     @property
     def provenance(self) -> Provenance:
@@ -79,15 +100,23 @@ class ReferencePool:
 
 @dataclass
 class FrontierStudy:
-    """Places policies one by one against the optimum that the reference's samples show."""
+    """Places policies one by one against the optimum that the samples show."""
 
     pool: ReferencePool
     reward_name: str
+    proposals: Proposals | None = None
+    """Trained policies whose samples join the reference's, so that the optimum is known at larger KLs."""
+    proxies: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """By name, (X, M) what other rewards say of the reference's samples."""
     points: list[dict[str, Any]] = field(default_factory=list)
     measured: list[Measurement] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.optimum = OptimalFrontier.from_samples(self.pool.rewards, provenance=self.pool.provenance)
+        origin = self.pool.provenance
+        if self.proposals is None:
+            self.optimum = OptimalFrontier.from_samples(self.pool.rewards, provenance=origin)
+        else:
+            self.optimum = self.proposals.optimum(self.pool.rewards, origin)
 
     def add(self, point: PolicyPoint, found: Measurement, provenance: Provenance) -> None:
         """Place a policy on the plane with intervals over prompts.
@@ -137,12 +166,14 @@ class FrontierStudy:
                 "high": columns["reward_high"],
                 "trusted": [bool(kl <= curve["solid_kl"]) for kl in columns["kl"]],
             },
-            "log_m": float(np.log(rewards.shape[1])),
+            "log_m": float(np.log(rewards.shape[1])) if self.proposals is None else None,
+            "pooled": self._pooled(),
             "limit_kl": curve["limit_kl"],
             "reference_reward": curve["reference_reward"],
             "num_prompts": rewards.shape[0],
             "num_samples": rewards.shape[1],
             "points": self.points,
+            "proxies": [self._proxy(name, values) for name, values in self.proxies.items()],
             "best_of_n": [
                 {
                     "n": found.n,
@@ -153,6 +184,35 @@ class FrontierStudy:
                 }
                 for found in best_of_n(rewards, [n for n in _BEST_OF if 2 * n <= rewards.shape[1]], self.pool.log_probs)
             ],
+        }
+
+    def _pooled(self) -> dict[str, Any] | None:
+        if self.proposals is None:
+            return None
+        return {"policies": list(self.proposals.names), "samples_each": self.proposals.num_samples}
+
+    def _proxy(self, name: str, values: NDArray[np.float64]) -> dict[str, Any]:
+        """What the true reward would do if this proxy were optimised.
+
+        Raises:
+            DataError: the proxy says the same of all samples.
+        """
+        try:
+            found = proxy_curve(values, self.pool.rewards)
+        except ValueError as error:
+            raise DataError(f"proxy {name!r}: {error}") from None
+        best = int(np.argmax([point.value for point in found.gold]))
+        return {
+            "name": name,
+            "kl": found.kl.tolist(),
+            "proxy": found.proxy.tolist(),
+            "gold": [point.value for point in found.gold],
+            "low": [point.low for point in found.gold],
+            "high": [point.high for point in found.gold],
+            "solid_kl": found.solid_kl,
+            "best_kl": found.best_kl,
+            "best": found.gold[best].as_dict(),
+            "end": found.gold[-1].as_dict(),
         }
 
     def side_by_side(self) -> list[dict[str, Any]]:

@@ -21,8 +21,8 @@ from exptilt.recipes.own_task import OwnTask
 from exptilt.recipes.recipe import EvaluateConfig, Recipe
 from exptilt.recipes.world_task import WorldTask
 from exptilt.sampling.law import SamplingLaw
-from exptilt.train.loop import TrainConfig
 from exptilt.train.optim import OptimConfig
+from exptilt.train.settings import TrainConfig
 
 AnyTask = Annotated[WorldTask | ImdbTask | OwnTask, Discriminator("name")]
 _ALL = 100_000
@@ -75,9 +75,15 @@ class MeasureConfig:
     """Samples per prompt of the reference, for the optimum and best-of-n; they show a KL of log(pool) nats at most."""
     max_new_tokens: int = 48
     """A sample is cut here, in preferences and in measurements; the prompt and this must fit the model."""
+    proposals: int = 4
+    """Trained policies, those that end with the highest rewards, whose samples join the reference's so that the optimum
+    is known at larger KLs; together they give half as many as the reference. 0 uses the reference's alone."""
+    proxy: str | None = None
+    """Another reward, `module:function` called as function(prompt, completion): what would optimising it do to the true
+    one? The implicit rewards of the proposals are always asked so."""
 
     def __post_init__(self) -> None:
-        least = {"every": 0, "num_prompts": 2, "num_samples": 1, "pool": 4, "max_new_tokens": 1}
+        least = {"every": 0, "num_prompts": 2, "num_samples": 1, "pool": 4, "max_new_tokens": 1, "proposals": 0}
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be >= {smallest}, got {getattr(self, name)}")

@@ -1,7 +1,8 @@
 """`exptilt frontier`: train the grid, measure its checkpoints, draw them beside the optimum.
 
-reference and preferences -> runs/NAME (ordinary run folders) -> points/NAME-STEP.json (samples as numbers)
--> reference.json (the reference's own samples) -> frontier.json, samples.jsonl, report.html
+reference and preferences -> runs/NAME (ordinary run folders, with weights/STEP.pt) -> points/NAME-STEP.json (samples as
+numbers) -> reference.json (the reference's own samples) -> proposals.npz (samples of trained policies, scored by all)
+-> frontier.json, samples.jsonl, report.html
 
 Every file is written in one piece, so a stop loses one run's work since its last checkpoint, or one measurement.
 """
@@ -17,25 +18,29 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from exptilt.config import as_dict, dump, load
-from exptilt.errors import CheckpointError, ConfigError, ExptiltError
+from exptilt.errors import ConfigError, ExptiltError
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.recipes.controlled import Bench, finish
 from exptilt.recipes.frontier import FrontierStudy, PolicyPoint, ReferencePool
 from exptilt.recipes.grid import Entry, GridRecipe
+from exptilt.recipes.grid_weights import digest_of_file, keep_weights, kept_weights, step_of, with_weights
+from exptilt.recipes.own_task import rewarding
+from exptilt.recipes.proposals import Proposals
 from exptilt.recipes.run_folder import RunFolder
 from exptilt.recipes.yardstick import Measurement, Yardstick
 from exptilt.reports import write_report
 from exptilt.reports.terminal import frontier_table
-from exptilt.train.checkpoint import is_complete, load_checkpoint
+from exptilt.sampling.generate import samples_as_groups
 
 _MODULE = "exptilt.recipes.grid_run"
 
@@ -102,7 +107,7 @@ class Grid:
     @cached_property
     def pool(self) -> ReferencePool:
         """The reference's own samples, kept in reference.json."""
-        folder, wanted = RunFolder(self.recipe.folder), self._digest(self.recipe.measure.pool)
+        folder, wanted = RunFolder(self.recipe.folder), self._digest(self.recipe.measure.pool, "with tokens")
         kept = folder.read("reference.json")
         if kept.pop("measured_with", None) != wanted:
             kept = _plain(ReferencePool.draw(self.yardstick, self.recipe.measure.pool))
@@ -112,42 +117,67 @@ class Grid:
 
     def run(self, entry: Entry) -> None:
         """Train one run if it is not finished, and measure those of its checkpoints that are not measured."""
-        finish(self.recipe.recipe(entry, self.bench))
-        for checkpoint in self._checkpoints(entry):
-            self._measured(entry, checkpoint)
+        run = finish(self.recipe.recipe(entry, self.bench))
+        keep_weights(run.path, self.recipe.measure.every, self._model)
+        for weights in self._weights(entry):
+            self._measured(entry, weights)
 
     def collect(self) -> FrontierStudy:
         """Place every measured checkpoint, run by run in order of steps."""
-        study = FrontierStudy(self.pool, self.bench.reward_name)
+        proposals = self._proposals()
+        study = FrontierStudy(self.pool, self.bench.reward_name, proposals, self._proxies(proposals))
         for entry in self.recipe.entries:
-            checkpoints = self._checkpoints(entry)
-            for checkpoint in checkpoints:
-                is_final, step = checkpoint == checkpoints[-1], _step_of(checkpoint)
+            kept = self._weights(entry)
+            for weights in kept:
                 loss = entry.method.loss
                 point = PolicyPoint(
                     name=entry.title,
                     method="Preferred-FT" if loss.name == "sft" else type(loss).__name__,
                     beta=getattr(loss, "beta", None),
-                    steps=step,
+                    steps=step_of(weights),
                     run=entry.slug,
                     seed=entry.seed,
-                    final=is_final,
+                    final=weights == kept[-1],
                 )
-                study.add(point, self._measured(entry, checkpoint), self.yardstick.provenance)
+                study.add(point, self._measured(entry, weights), self.yardstick.provenance)
         return study
 
-    def _measured(self, entry: Entry, checkpoint: Path) -> Measurement:
-        """Samples of one checkpoint as numbers, from the file they are kept in or drawn now."""
-        folder, name = RunFolder(self.recipe.folder / "points"), f"{entry.slug}-{checkpoint.name}.json"
+    def _proposals(self) -> Proposals | None:
+        """The policies that ended with the highest rewards, from the file they are kept in or drawn now."""
+        ends = {entry.slug: (entry, self._weights(entry)[-1]) for entry in self.recipe.entries}
+        reward = {slug: float(np.mean(self._measured(*end).reward)) for slug, end in ends.items()}
+        best = [ends[slug] for slug in sorted(ends, key=lambda slug: -reward[slug])[: self.recipe.measure.proposals]]
+        if not best:
+            return None
+        each = max(1, self.recipe.measure.pool // (2 * len(best)))
+        path = self.recipe.folder / "proposals.npz"
+        wanted = self._digest("proposals", self.recipe.measure.pool, each, [digest_of_file(end) for _, end in best])
+        kept = Proposals.load(path, wanted)
+        if kept is None:
+            policies = {entry.title: partial(self._policy, end) for entry, end in best}
+            own = samples_as_groups(self.pool.samples(self.yardstick))
+            kept = Proposals.draw(self.yardstick, policies, own, each)
+            kept.save(path, wanted)
+        return kept
+
+    def _proxies(self, proposals: Proposals | None) -> dict[str, NDArray[np.float64]]:
+        """Rewards of the reference's samples by others: what would optimising them do to the true one?"""
+        found = {} if proposals is None else proposals.implicit_rewards()
+        proxies = {f"implicit reward of {name}": values for name, values in found.items()}
+        if self.recipe.measure.proxy is not None:
+            values = self.yardstick.rewards(self.pool.samples(self.yardstick), rewarding(self.recipe.measure.proxy))
+            proxies[self.recipe.measure.proxy.partition(":")[2]] = values.reshape(self.pool.rewards.shape)
+        return proxies
+
+    def _measured(self, entry: Entry, weights: Path) -> Measurement:
+        """Samples of one policy as numbers, from the file they are kept in or drawn now."""
+        folder, name = RunFolder(self.recipe.folder / "points"), f"{entry.slug}-{weights.stem}.json"
         stream = 1 + zlib.crc32(name.encode()) % 1_000_000
-        written = json.loads((checkpoint / "manifest.json").read_text())
-        wanted = self._digest(self.recipe.measure.num_samples, stream, written)
+        wanted = self._digest(self.recipe.measure.num_samples, stream, digest_of_file(weights))
         kept = folder.read(name)
         if kept.pop("measured_with", None) == wanted:
             return Measurement(**kept)
-        model = self._model()
-        model.load_state_dict(load_checkpoint(checkpoint)["model"])
-        found = self.yardstick.measure(model, self.recipe.measure.num_samples, stream)
+        found = self.yardstick.measure(self._policy(weights), self.recipe.measure.num_samples, stream)
         folder.path.mkdir(exist_ok=True)
         folder.write(name, asdict(found) | {"measured_with": wanted})
         return found
@@ -156,13 +186,11 @@ class Grid:
         model: Any = load_model(self.bench.reference, load_tokenizer(self.bench.reference))
         return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
-    def _checkpoints(self, entry: Entry) -> list[Path]:
-        folder = self.recipe.folder / "runs" / entry.slug / "checkpoints"
-        every = self.recipe.measure.every
-        found = [path for path in sorted(folder.glob("step-*")) if is_complete(path)]
-        if not found:
-            raise CheckpointError(f"{folder}: holds no complete checkpoint; remove the run's folder to train it again")
-        return [path for path in found[:-1] if every and _step_of(path) % every == 0] + found[-1:]
+    def _policy(self, weights: Path) -> Any:
+        return with_weights(self._model(), weights)
+
+    def _weights(self, entry: Entry) -> list[Path]:
+        return kept_weights(self.recipe.folder / "runs" / entry.slug, self.recipe.measure.every)
 
     def _digest(self, *what: Any) -> str:
         """Of everything a measurement depends on; a file with another is drawn anew."""
@@ -182,10 +210,6 @@ class Grid:
 def _plain(pool: ReferencePool) -> dict[str, Any]:
     kept = {name: value for name, value in vars(pool).items() if name != "law"}
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in kept.items()}
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _claim(folder: RunFolder, recipe: GridRecipe) -> None:

@@ -30,7 +30,7 @@ from exptilt.recipes.controlled import Bench, LabelConfig, Labeller, pair_files,
 from exptilt.recipes.run_folder import RunFolder
 from exptilt.recipes.text_classifier import TextClassifier
 from exptilt.sampling.law import SamplingLaw
-from exptilt.train.loop import TrainConfig
+from exptilt.train.settings import TrainConfig
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 PREFIX = (2, 8)

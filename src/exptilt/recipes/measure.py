@@ -1,4 +1,4 @@
-"""What a finished run is measured by: held-out preferences, and samples of the policy beside the reference's."""
+"""What a model is measured by: held-out preferences, and samples of the policy beside the reference's."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from exptilt.data.groups import Group, TokenIds
+from exptilt.data.groups import Group
 from exptilt.evaluate.accuracy import PreferenceAccuracy, preference_accuracy
-from exptilt.evaluate.ches import ches_of_sums
 from exptilt.evaluate.displacement import displacement
 from exptilt.evaluate.intervals import Resampling, mean, minimum_detectable_difference
-from exptilt.evaluate.kl import estimate_kl
-from exptilt.policies.divergence import sequence_kl
-from exptilt.policies.forward import context_length
-from exptilt.policies.hidden_states import state_sums
+from exptilt.evaluate.length import pair_lengths
+from exptilt.evaluate.sections import section_accuracy, sections_of
 from exptilt.policies.scoring import score_all
-from exptilt.recipes.recipe import EvaluateConfig, Recipe
+from exptilt.recipes.displacing import ches_of, highest
+from exptilt.recipes.measure_samples import Drawn, measure_samples, slope
+from exptilt.recipes.recipe import Recipe
 from exptilt.recipes.references import ReferenceTable, reference_model
 from exptilt.recipes.run_folder import digest_of
-from exptilt.sampling.generate import Sample, sample, samples_as_groups
-from exptilt.sampling.law import SamplingLaw
 from exptilt.types import LogProbs, Pair
 
 _MARGIN_BINS = 40
 _HIGHEST = 5
 """Rows with the highest CHES that are named."""
+_CHES_PAIRS = 512
+"""Held-out pairs whose CHES is taken, spread evenly: it needs a pass of its own, the rest needs one for each model."""
+_MOST_SECTIONS = 100
+"""A column with more different labels than this names no sections."""
 
 
 @dataclass(frozen=True)
@@ -40,48 +41,74 @@ class Measured:
     samples: list[dict[str, Any]]
     margins: list[dict[str, Any]] = field(default_factory=list)
     """Of evaluation-margins.jsonl: every held-out pair, so that runs can be compared pair by pair."""
-    forward_kl: list[float] = field(default_factory=list)
-    """KL(reference || policy) over the reference's samples, nats, for the forced part of the displacement."""
-    forward_prompts: list[bytes] = field(default_factory=list)
-    """The prompt of each."""
 
 
 def measure_policy(
     recipe: Recipe,
     policy: Any,
-    start: Callable[[], Any],
+    start: Callable[[], Any] | None,
     tokenizer: Any,
     held_out: Sequence[Group],
     reference: ReferenceTable | None,
+    *,
+    has_beta: bool = True,
 ) -> Measured:
     """Everything a recipe asks to be measured on held-out rows.
 
     Args:
         recipe: objective and settings.
         policy: the trained model.
-        start: gives the model as it was before step 1, for samples of the reference.
+        start: gives the model as it was before step 1, for samples of the reference; None where there is no reference.
         tokenizer: of both.
         held_out: rows of the objective's kind.
         reference: the reference's log-probabilities of these rows, if it was scored.
+        has_beta: whether the objective's beta is that of the training; if not, implicit rewards are log-ratios.
     """
     settings, how = recipe.evaluate, Resampling(level=recipe.evaluate.level)
-    pairs = recipe.loss.kind == "pair" and reference is not None
+    pairs = recipe.loss.kind == "pair"
     draws = bool(settings.num_prompts) and recipe.loss.name != "sft"  # SFT makes the reference: it has none
-    other = reference_model(recipe, start()) if pairs or draws else None
-    drawn = Measured({}, [])
+    other = reference_model(recipe, start()) if start is not None and (pairs or draws) else None
+    beta, drawn = getattr(recipe.loss, "beta", None) if has_beta else None, Drawn()
     if draws:
-        drawn = measure_samples(policy, other, tokenizer, held_out, settings, recipe.seed)
-    if not pairs or reference is None:
-        return drawn
-    logps = score_groups(policy, held_out, recipe.batch.tokens or 8192)
-    anchor, beta = reference(held_out).to("cpu"), getattr(recipe.loss, "beta", None)
+        drawn = measure_samples(policy, other, tokenizer, held_out, settings, seed=recipe.seed, beta=beta)
+    if not pairs:
+        return Measured(drawn.content, drawn.samples)
+    logps = score_groups(policy, held_out, recipe.batch.at_once)
+    anchor = None if reference is None else reference(held_out).to("cpu")
     content = measure_preferences(logps, anchor, held_out, beta, how)
-    content["displacement"] = measure_displacement(logps, anchor, held_out, drawn, how) | {
-        "ches": measure_ches(other, held_out, recipe.batch.tokens or 8192, how)
+    content |= measure_sections(logps, anchor, held_out, settings.sections, how)
+    if anchor is not None:
+        content["displacement"] = measure_displacement(logps, anchor, held_out, drawn, how)
+    if other is not None:
+        ches = measure_ches(other, held_out, recipe.batch.at_once, how)
+        content["displacement"] = content.get("displacement", {}) | {"ches": ches}
+    return Measured(_together(content, drawn.content), drawn.samples, margin_rows(logps, anchor, held_out))
+
+
+def _together(pairs: dict[str, Any], samples: dict[str, Any]) -> dict[str, Any]:
+    """Both halves; what both have a part of is joined."""
+    shared = {
+        name: pairs[name] | samples[name]
+        for name in ("lengths", "reward_on_length")
+        if name in samples.keys() & pairs.keys()
     }
-    lengths = content["lengths"] | drawn.evaluation.get("lengths", {})
-    evaluation = content | drawn.evaluation | {"lengths": lengths}
-    return Measured(evaluation, drawn.samples, margin_rows(logps, anchor, held_out))
+    return pairs | samples | shared
+
+
+def detectable_line(groups: Sequence[Group], level: float = 0.95) -> str:
+    """What so many prompts can show, to be said before anything is measured.
+
+    Example:
+        >>> detectable_line([Group(id=str(n), prompt=np.array([n]), completions=()) for n in range(231)])
+        '231 prompts: to be told apart (4 times in 5), an accuracy must be 0.092 from chance, two models 0.130 apart'
+    """
+    count = len({group.prompt.tobytes() for group in groups})
+    alone = minimum_detectable_difference(count, correlation=0.5, level=level)  # one model against a number
+    two = minimum_detectable_difference(count, level=level)
+    return (
+        f"{count} prompt{'s' if count > 1 else ''}: to be told apart (4 times in 5), "
+        f"an accuracy must be {alone:.3f} from chance, two models {two:.3f} apart"
+    )
 
 
 def measure_preferences(
@@ -99,22 +126,57 @@ def measure_preferences(
     pair, anchor = _pair(policy), None if reference is None else _pair(reference)
     prompts = [group.prompt.tobytes() for group in groups]
     found = preference_accuracy(pair, anchor, prompts, beta=beta if anchor else None, how=how)
-    lengths = {
-        name: mean(side.lengths.numpy(), prompts, how).as_dict()
-        for name, side in zip(("chosen", "rejected"), pair, strict=True)
+    sides = [side.lengths.numpy() for side in pair]
+    lengths = pair_lengths(sides[0], sides[1], prompts, how)
+    content = _as_report(found) | {
+        "lengths": {"chosen": lengths.chosen.as_dict(), "rejected": lengths.rejected.as_dict()},
+        "length_difference": lengths.difference.as_dict(),
+        "detectable_difference": minimum_detectable_difference(found.num_prompts, level=how.level),
     }
-    content = _as_report(found) | {"lengths": lengths}
-    content["detectable_difference"] = minimum_detectable_difference(found.num_prompts, level=how.level)
     if anchor is None:
         return content
-    moved = [(side.sum() - base.sum()).numpy() for side, base in zip(pair, anchor, strict=True)]
-    counts, edges = np.histogram((beta or 1.0) * (moved[0] - moved[1]), bins=_MARGIN_BINS)
+    rewards = [(beta or 1.0) * (side.sum() - base.sum()).numpy() for side, base in zip(pair, anchor, strict=True)]
+    counts, edges = np.histogram(rewards[0] - rewards[1], bins=_MARGIN_BINS)
     content["margins"] = {"edges": edges.tolist(), "counts": counts.tolist()}
+    content["reward_on_length"] = {
+        "data": slope(np.concatenate(rewards), np.concatenate(sides).tolist(), prompts + prompts, how)
+    }
     return content
 
 
+def measure_sections(
+    policy: LogProbs,
+    reference: LogProbs | None,
+    groups: Sequence[Group],
+    sections: dict[str, dict[str, float]],
+    how: Resampling,
+) -> dict[str, Any]:
+    """Accuracy by section of a benchmark, where the rows name theirs; empty where none does.
+
+    Args:
+        policy: of both completions of every pair, in order.
+        reference: the same under the reference, if there is one; then margins are of log-ratios.
+        groups: the pairs.
+        sections: weights of subsets by section; empty takes `sections_of` the labels.
+        how: the bootstrap over prompts.
+    """
+    named = [at for at, group in enumerate(groups) if group.section is not None]
+    labels = [str(groups[at].section) for at in named]
+    if not named:
+        return {}
+    if not sections and len(set(labels)) > _MOST_SECTIONS:
+        return {"sections": {"not_measured": f"{len(set(labels)):,} different labels are no sections of a benchmark"}}
+    margins = (_pair(policy).chosen.sum() - _pair(policy).rejected.sum()).numpy()
+    if reference is not None:
+        margins = margins - (_pair(reference).chosen.sum() - _pair(reference).rejected.sum()).numpy()
+    weights = sections or sections_of(labels)
+    found = section_accuracy(margins[named], labels, [groups[at].prompt.tobytes() for at in named], weights, how)
+    unnamed = len(groups) - len(named)
+    return {"sections": found.as_dict() | {"weights": weights, "num_pairs": len(named), "num_without_label": unnamed}}
+
+
 def measure_displacement(
-    policy: LogProbs, reference: LogProbs, groups: Sequence[Group], drawn: Measured, how: Resampling
+    policy: LogProbs, reference: LogProbs, groups: Sequence[Group], drawn: Drawn, how: Resampling
 ) -> dict[str, Any]:
     """Where log-probabilities of both sides went, with the forced part where the reference was sampled."""
     prompts = [group.prompt.tobytes() for group in groups]
@@ -122,92 +184,36 @@ def measure_displacement(
     if drawn.forward_kl:
         forced = {"forward_kl": drawn.forward_kl, "forward_prompts": drawn.forward_prompts}
     found = displacement(_pair(policy), _pair(reference), prompts, how=how, **forced).as_dict()
+    found["gainers"] = drawn.gainers or None
     return {name: value for name, value in found.items() if value is not None}
 
 
 def measure_ches(reference: Any, groups: Sequence[Group], max_tokens: int, how: Resampling) -> dict[str, Any]:
     """CHES of held-out pairs under the weights the run started from, and the rows likeliest to displace."""
-    states = state_sums(reference, groups, max_tokens=max_tokens, progress="CHES")
-    sums, lengths = states.sums.numpy(), states.lengths.numpy()
-    found = ches_of_sums(sums[::2], lengths[::2], sums[1::2], lengths[1::2])
-    prompts = [group.prompt.tobytes() for group in groups]
-    highest = np.argsort(-found.normalised, kind="stable")[:_HIGHEST]
+    count = min(len(groups), _CHES_PAIRS)
+    some = [groups[at * len(groups) // count] for at in range(count)]
+    found = ches_of(reference, some, max_tokens)
+    prompts = [group.prompt.tobytes() for group in some]
     return {
         "score": mean(found.score, prompts, how).as_dict(),
         "normalised": mean(found.normalised, prompts, how).as_dict(),
-        "highest": [{"id": groups[at].id, "normalised": float(found.normalised[at])} for at in highest],
+        "highest": [{"id": some[at].id, "normalised": float(found.normalised[at])} for at in highest(found, _HIGHEST)],
     }
 
 
-def margin_rows(policy: LogProbs, reference: LogProbs, groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Each pair by its content, with the margin of log-ratios and of log-likelihoods, nats."""
-    likelihood = _pair(policy).chosen.sum() - _pair(policy).rejected.sum()
-    base = _pair(reference).chosen.sum() - _pair(reference).rejected.sum()
-    values = zip(likelihood.tolist(), (likelihood - base).tolist(), strict=True)
+def margin_rows(policy: LogProbs, reference: LogProbs | None, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Each pair by its content, with the margin of log-likelihoods and, against a reference, of log-ratios; nats."""
+    likelihood = (_pair(policy).chosen.sum() - _pair(policy).rejected.sum()).tolist()
+    base = None if reference is None else (_pair(reference).chosen.sum() - _pair(reference).rejected.sum()).tolist()
     return [
         {
             "pair": digest_of([replace(group, weight=1.0)]),
             "prompt": hashlib.blake2b(group.prompt.tobytes(), digest_size=8).hexdigest(),
-            "log_ratio": ratio,
-            "likelihood": gap,
+            "log_ratio": None if base is None else likelihood[at] - base[at],
+            "likelihood": likelihood[at],
         }
-        for group, (gap, ratio) in zip(groups, values, strict=True)
+        for at, group in enumerate(groups)
     ]
-
-
-def measure_samples(
-    model: Any, reference: Any, tokenizer: Any, groups: Sequence[Group], settings: EvaluateConfig, seed: int
-) -> Measured:
-    """Sample the policy and the reference on held-out prompts: sequence-level KL, lengths, side by sides.
-
-    Both are sampled at temperature 1 without truncation, the law under which the KL is what it says.
-    """
-    prompts = _distinct_prompts(groups)[: settings.num_prompts]
-    law = SamplingLaw(max_new_tokens=_room(model, prompts, settings.max_new_tokens))
-    drawn = [
-        sample(one, tokenizer, prompts, num_samples=settings.num_samples, law=law, seed=seed)
-        for one in (model, reference)
-    ]
-    how = Resampling(level=settings.level)
-    owners = [item.prompt_index for item in drawn[0]]
-    sums = sequence_kl(model, reference, samples_as_groups(drawn[0]), progress="KL")
-    kl = estimate_kl(sums.kl.numpy(), owners, law, k1=sums.k1.numpy(), how=how)
-    evaluation: dict[str, Any] = {"kl": kl.kl.as_dict(), "kl_check": kl.as_dict(), "sampling_law": law_of(law)}
-    lengths, ended = {}, {}
-    for name, samples in zip(("policy_samples", "reference_samples"), drawn, strict=True):
-        lengths[name] = mean([len(item.ids) for item in samples], owners, how).as_dict()
-        ended[name] = mean([float(item.ended) for item in samples], owners, how).as_dict()
-    evaluation |= {"lengths": lengths, "ended": ended}
-    forward = sequence_kl(reference, model, samples_as_groups(drawn[1]), progress="forward KL").kl.tolist()
-    return Measured(
-        evaluation,
-        side_by_side(tokenizer, drawn[0], drawn[1]),
-        forward_kl=forward,
-        forward_prompts=[item.prompt.tobytes() for item in drawn[1]],
-    )
-
-
-def side_by_side(tokenizer: Any, policy: Sequence[Sample], reference: Sequence[Sample]) -> list[dict[str, Any]]:
-    """The first sample of each prompt under both models, as text."""
-    return [
-        {
-            "prompt": tokenizer.decode(one.prompt.tolist(), skip_special_tokens=True),
-            "policy": one.text(tokenizer),
-            "reference": other.text(tokenizer),
-        }
-        for one, other in zip(policy, reference, strict=True)
-        if one.sample_index == 0
-    ]
-
-
-def law_of(law: SamplingLaw) -> dict[str, float | int]:
-    """The sampling law in a few numbers."""
-    return {
-        "temperature": law.temperature,
-        "top_k": law.top_k,
-        "top_p": law.top_p,
-        "max_new_tokens": law.max_new_tokens,
-    }
 
 
 @torch.no_grad()
@@ -239,15 +245,3 @@ def _as_report(found: PreferenceAccuracy) -> dict[str, Any]:
     else:
         del content["calibration"]
     return content
-
-
-def _distinct_prompts(groups: Sequence[Group]) -> list[TokenIds]:
-    return list({group.prompt.tobytes(): group.prompt for group in groups if len(group.prompt)}.values())
-
-
-def _room(model: Any, prompts: Sequence[TokenIds], wanted: int) -> int:
-    """No sample may run past the model's context."""
-    context = context_length(model)
-    if context is None or not prompts:
-        return wanted
-    return max(1, min(wanted, context - max(len(prompt) for prompt in prompts)))

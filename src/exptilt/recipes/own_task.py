@@ -18,6 +18,7 @@ from exptilt.errors import ConfigError, DataError
 from exptilt.policies.forward import context_length
 from exptilt.policies.models import ModelConfig, load_model, load_tokenizer
 from exptilt.recipes.controlled import Bench
+from exptilt.recipes.yardstick import Reward
 from exptilt.sampling.law import SamplingLaw
 
 
@@ -51,12 +52,25 @@ class OwnTask:
                 f"in the model's context of {context}; lower measure.max_new_tokens or measure.num_prompts"
             )
 
-        def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-            return [float(function(prompt, said)) for prompt, said in zip(prompts, completions, strict=True)]
-
         source = hashlib.blake2b(Path(inspect.getfile(function)).read_bytes(), digest_size=8).hexdigest()
         name = function.__name__.replace("_", " ")
-        return Bench(self.model, self.data, fitting[:num_prompts], reward, name, {"reward's source": source})
+        return Bench(
+            self.model, self.data, fitting[:num_prompts], rewarding(self.reward), name, {"reward's source": source}
+        )
+
+
+def rewarding(name: str) -> Reward:
+    """The function that `module:function` names, as a reward of many completions.
+
+    Raises:
+        ConfigError: saying which part is wrong.
+    """
+    function = find_function(name)
+
+    def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        return [float(function(prompt, said)) for prompt, said in zip(prompts, completions, strict=True)]
+
+    return reward
 
 
 def find_function(name: str) -> Callable[[str, str], float]:

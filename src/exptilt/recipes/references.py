@@ -16,8 +16,10 @@ import torch
 
 from exptilt.data.groups import Group
 from exptilt.policies.fingerprint import fingerprint
-from exptilt.policies.models import ModelConfig, load_model
+from exptilt.policies.forward import causal_lm
 from exptilt.policies.reference import ReferenceCache, reference_logps
+from exptilt.policies.world import World
+from exptilt.recipes.assembly import other_model
 from exptilt.recipes.recipe import Recipe
 from exptilt.types import LogProbs
 
@@ -45,36 +47,52 @@ class ReferenceTable:
 
 def reference_model(recipe: Recipe, start: Any) -> Any:
     """The reference as a model: another one if the recipe names it, else a frozen copy of the starting weights."""
-    if recipe.reference.model is None:
-        return copy.deepcopy(start).eval().requires_grad_(False)
-    other = load_model(ModelConfig(path=recipe.reference.model, dtype=recipe.model.dtype))
-    return other.to(start.device).requires_grad_(False)
+    if recipe.reference.model is not None:
+        return other_model(recipe, start.device)
+    return copy.deepcopy(start).eval().requires_grad_(False)
 
 
-def reference_table(recipe: Recipe, start: Any, groups: Sequence[Group]) -> ReferenceTable:
+def reference_table(
+    recipe: Recipe,
+    start: Any,
+    groups: Sequence[Group],
+    *,
+    held: Any = None,
+    weights: str = "",
+    world: World | None = None,
+) -> ReferenceTable:
     """Score groups with the reference a recipe names, or take them from the cache.
 
     Args:
         recipe: names the reference and whether to cache.
         start: the model as it is before step 1.
         groups: everything that will be scored, training and held-out rows alike.
+        held: the reference as a model, where there is one already.
+        weights: fingerprint of the reference; default, it is taken here.
+        world: the processes that share the work.
     """
-    other = recipe.reference.model
-    live = "divergence" in recipe.loss.byproducts
-    model = start if other is None and not live else reference_model(recipe, start)
+    other, live = recipe.reference.model, "divergence" in recipe.loss.byproducts
+    if held is None and (other is not None or live):
+        held = reference_model(recipe, start)
+    model = held if other is not None else start
+    identity = weights or fingerprint(model)
     unique = {_key(group): group for group in groups}
-    cache = ReferenceCache() if recipe.reference.cache else None
     scored = reference_logps(
-        cache, model, list(unique.values()), max_tokens=recipe.batch.tokens or 8192, progress="reference"
+        ReferenceCache() if recipe.reference.cache else None,
+        model,
+        list(unique.values()),
+        max_tokens=recipe.batch.at_once,
+        progress="reference",
+        weights=identity,
+        world=world,
     )
-    rows = dict(zip(unique, scored, strict=True))
     return ReferenceTable(
-        identity=fingerprint(model),
+        identity=identity,
         source=other or "the weights this run starts from",
         is_start=other is None,
-        device=start.device,
-        rows=rows,
-        live=model if live else None,
+        device=causal_lm(model).device,
+        rows=dict(zip(unique, scored, strict=True)),
+        live=held if live else None,
     )
 
 

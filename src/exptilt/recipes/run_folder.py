@@ -27,10 +27,11 @@ from exptilt.data.groups import Group
 from exptilt.errors import CheckpointError, ConfigError
 from exptilt.recipes.recipe import Recipe
 
-_VERSIONS = ("exptilt", "torch", "transformers", "tokenizers", "datasets", "numpy")
-_NO_EFFECT = ("output", "evaluate.", "train.log_", "train.eval_", "train.save_", "train.keep_", "train.resume",
-              "train.stop_", "reference.cache", "batch.tokens")  # fmt: skip
-"""Keys that may change between an interruption and its resume: no trained weight depends on them."""
+_VERSIONS = ("exptilt", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy")
+_NO_EFFECT = ("output", "evaluate.", "train.log_", "train.report_", "train.eval_", "train.save_", "train.keep_",
+              "train.resume", "train.stop_", "train.best", "train.patience", "train.compile", "train.gradient_",
+              "parallel.", "reference.cache", "batch.tokens")  # fmt: skip
+"""Keys that may change between an interruption and its resume: no step depends on them beyond rounding."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class RunFolder:
     """Paths and files of one run."""
 
     path: Path
+    writes: bool = True
+    """Whether this process is the one that writes; the others of a run only read."""
 
     @property
     def model(self) -> Path:
@@ -117,6 +120,8 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a file in one act, so a reader never sees half of it."""
+        if not self.writes:
+            return
         temporary = self.path / f".{name}.tmp"
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, self.path / name)

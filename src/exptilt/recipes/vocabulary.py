@@ -13,8 +13,8 @@ from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.recipes.recipe import Recipe
 
 
-def find_tokenizer(recipe: Recipe) -> Any:
-    """The tokenizer a recipe names, or one trained on its training text and kept in the run folder."""
+def find_tokenizer(recipe: Recipe, *, keep: bool = True) -> Any:
+    """The tokenizer a recipe names, or one trained on its training text and, unless `keep` is false, kept in the run folder."""
     model = recipe.model
     if model.path is not None or (model.config is not None and model.tokenizer is not None):
         return named_tokenizer(model)
@@ -27,6 +27,8 @@ def find_tokenizer(recipe: Recipe) -> Any:
         return load_tokenizer(ModelConfig(tokenizer=str(kept)))
     records = read_records(recipe.data).train
     tokenizer = train_tokenizer(_texts(records), model.config.vocab_size)
+    if not keep:
+        return tokenizer
     temporary = recipe.folder / ".tokenizer"
     tokenizer.save_pretrained(temporary)
     temporary.rename(kept)

@@ -15,7 +15,7 @@ from exptilt.policies.tokenizers import train_word_tokenizer
 from exptilt.recipes.controlled import Bench, LabelConfig, Labeller, pair_files, train_reference
 from exptilt.recipes.world import World
 from exptilt.sampling.law import SamplingLaw
-from exptilt.train.loop import TrainConfig
+from exptilt.train.settings import TrainConfig
 
 
 @config

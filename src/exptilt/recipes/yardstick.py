@@ -79,8 +79,8 @@ class Yardstick:
         seed = self.seed + 1000 * stream
         return sample(model, self.tokenizer, self.prompts, num_samples=num_samples, law=self.law, seed=seed)
 
-    def rewards(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
-        """(N,) rewards of samples.
+    def rewards(self, samples: Sequence[Sample], reward: Reward | None = None) -> NDArray[np.float64]:
+        """(N,) rewards of samples, or what another reward says of them.
 
         Raises:
             DataError: the reward is not one finite number for each sample.
@@ -88,7 +88,7 @@ class Yardstick:
         openings = self.openings
         prompts = [openings[one.prompt_index] for one in samples]
         completions = [one.text(self.tokenizer) for one in samples]
-        found = np.asarray(self.reward(prompts, completions), dtype=np.float64)
+        found = np.asarray((reward or self.reward)(prompts, completions), dtype=np.float64)
         if found.shape != (len(samples),):
             raise DataError(f"the reward gave an array of shape {found.shape} for {len(samples)} samples")
         bad = np.flatnonzero(~np.isfinite(found))

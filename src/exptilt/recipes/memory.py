@@ -1,0 +1,81 @@
+"""How much memory a device has left, and how far some work makes it rise."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+import torch
+
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+_INTERVAL = 0.001
+"""Seconds between two looks at the size of the process."""
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes this process may still take: of a GPU, or of main memory within its container's limit."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
+    limits = [left for paths in _CGROUPS if (left := _left(*(Path(path) for path in paths))) is not None]
+    return min([int(psutil.virtual_memory().available), *limits])
+
+
+def _left(limit: Path, used: Path) -> int | None:
+    """What a container may still take; None where it has no limit."""
+    try:
+        return max(0, int(limit.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):  # no such file, or the word "max"
+        return None
+
+
+class Rise:
+    """How many bytes the work inside takes at its peak, above what was taken before.
+
+    On a GPU by torch's own account, exactly; on a CPU by looking at the process again and again, so that work of a few
+    milliseconds goes unseen.
+
+    Example:
+        >>> with Rise(torch.device("cpu")) as rise:
+        ...     held = torch.ones(50_000_000)
+        ...     del held
+        >>> 150e6 < rise.bytes < 250e6
+        True
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.bytes = 0
+        self._device = device
+        self._process = psutil.Process()
+        self._before = 0
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Rise:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+        else:
+            self._before = self._process.memory_info().rss
+            self._watch.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self._device) - self._before
+        else:
+            self._over.set()
+            self._watch.join()
+
+    def _look(self) -> None:
+        while not self._over.is_set():
+            self.bytes = max(self.bytes, self._process.memory_info().rss - self._before)
+            self._over.wait(_INTERVAL)
