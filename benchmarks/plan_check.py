@@ -1,0 +1,133 @@
+"""How far `exptilt plan` is from what runs then take: step time and peak memory of small recipes, planned and measured here.
+
+python benchmarks/plan_check.py [--cases full lora]
+
+Time is CPU seconds with one thread. A run's step is the difference of two runs of different length, so that loading,
+evaluation and checkpoints, which both have, count nothing. Memory is a process's peak above what it was with its
+libraries and tokenizer loaded. Each run is a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from workloads import SHAPES, WORKLOADS, rows_of, write_setting
+
+_STEPS = (2, 6)
+
+CASES: dict[str, tuple[str, str, list[str]]] = {
+    "tiny model": ("tiny", "hh", ["batch.size=32"]),
+    "full": ("7m-32k", "hh", []),
+    "full, bfloat16": ("7m-32k", "hh", ["train.precision=bfloat16"]),
+    "lora": ("7m-32k", "hh", ["adapter.rank=8"]),
+    "long answers": ("7m-32k", "ultrafeedback", []),
+    "long answers, 2048 tokens at once": ("7m-32k", "ultrafeedback", ["batch.tokens=2048"]),
+    "long answers, checkpointing": ("7m-32k", "ultrafeedback", ["train.gradient_checkpointing=true"]),
+    "long prompts, coupled loss": ("7m-32k", "tldr", ["loss.name=aot"]),
+}
+"""Shape, workload, keys."""
+
+
+def recipe_of(folder: Path, keys: list[str], steps: int = 6) -> Any:
+    from exptilt.config import load
+    from exptilt.recipes.recipe import Recipe
+
+    own = [
+        f"output={folder}/run-{steps}",
+        f"model.path={folder}/model",
+        f"data.train={folder}/rows.jsonl",
+        "batch.size=8",
+        f"train.max_steps={steps}",
+        "train.epochs=1000",
+        "train.save_every=1000",
+        "train.resume=never",
+        "reference.cache=false",
+        "optim.warmup_ratio=0",
+    ]
+    return load(Recipe, None, [*own, *keys])
+
+
+def run(folder: Path, keys: list[str], steps: int) -> None:
+    """In a process of its own: train, and print what it took."""
+    from arms import forget_peak, peak_bytes, resident_bytes
+    from rich.console import Console
+
+    from exptilt.policies.world import World
+    from exptilt.recipes.run_folder import RunFolder
+    from exptilt.recipes.session import Session
+    from exptilt.recipes.vocabulary import find_tokenizer
+
+    torch.set_num_threads(1)
+    recipe = recipe_of(folder, keys, steps)
+    find_tokenizer(recipe)
+    before = resident_bytes()
+    forget_peak()
+    place = RunFolder(recipe.folder)
+    place.begin(recipe)
+    place.write("run.json", {})
+    session = Session(recipe, place, Console(quiet=True), World.alone())
+    began = time.process_time()
+    session.train()
+    print(json.dumps({"seconds": time.process_time() - began, "peak": peak_bytes() - before}))
+
+
+def planned(folder: Path, keys: list[str]) -> tuple[float, float]:
+    """Seconds of a step and bytes at the peak."""
+    from exptilt.recipes.devices import parse_fleet
+    from exptilt.recipes.plan import Planner
+
+    plan = Planner(recipe_of(folder, keys), parse_fleet("cpu"), time.process_time).plan()
+    return plan.phases[-1].step_seconds, plan.peak
+
+
+def measured(folder: Path, keys: list[str]) -> tuple[float, float]:
+    """The same of real runs."""
+    found = []
+    for steps in _STEPS:
+        command = [sys.executable, __file__, "--run", str(folder), str(steps), *keys]
+        lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=_environment())
+        found.append(json.loads(lines.stdout.splitlines()[-1]))
+    seconds = (found[1]["seconds"] - found[0]["seconds"]) / (_STEPS[1] - _STEPS[0])
+    return seconds, found[1]["peak"]
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--run"]:
+        run(Path(sys.argv[2]), sys.argv[4:], int(sys.argv[3]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(
+        "| case | step planned, s | measured | error | peak planned, MB | measured | error |\n|" + "---|" * 7,
+        flush=True,
+    )
+    for name in options.cases:
+        shape, workload, keys = CASES[name]
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            # Every step of the runs has the same rows many times over, so that no draw of them decides the comparison.
+            rows = rows_of(WORKLOADS[workload], SHAPES[shape].vocabulary, 64)
+            write_setting(place, SHAPES[shape], rows, torch.float32)
+            guess, truth = planned(place, keys), measured(place, keys)
+        cells = [f"{guess[0]:.3g} | {truth[0]:.3g} | {guess[0] / truth[0] - 1:+.0%}"]
+        cells.append(f"{guess[1] / 1e6:.0f} | {truth[1] / 1e6:.0f} | {guess[1] / truth[1] - 1:+.0%}")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
