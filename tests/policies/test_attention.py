@@ -9,7 +9,7 @@ from exptilt.policies.attention import segments_attention
 from exptilt.policies.blocks import Asked
 from exptilt.policies.flex import attend_with_flex
 from exptilt.policies.packing import pack
-from exptilt.policies.tiles import Stretch, attend_in_tiles
+from exptilt.policies.tiles import Stretch, attend_in_tiles, stretches_of
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 6
 
@@ -82,7 +82,7 @@ def test_tiles_equal_dense_attention_with_gradients(dtype, tile, groups, drawn, 
     expected = dense(*inputs, visible(groups, None), 0.7, None, None)
     wanted = torch.autograd.grad((expected * upstream).sum(), inputs)
     given = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
-    output = attend_in_tiles(*given, packed.segments.spans, 0.7)
+    output = attend_in_tiles(*given, stretches_of(packed.segments.spans), 0.7)
     assert output.dtype == dtype
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
     torch.testing.assert_close(output.double(), expected, rtol=tolerance, atol=tolerance)
@@ -91,21 +91,35 @@ def test_tiles_equal_dense_attention_with_gradients(dtype, tile, groups, drawn, 
         torch.testing.assert_close(gradient.double(), true, rtol=2 * tolerance, atol=2 * tolerance)
 
 
-def test_stretches_cover_the_row_and_tiles_cover_stretches(make_group) -> None:
+def places(packed) -> list[tuple[int, int, int, int]]:
+    return [(one.begin, one.end, one.prompt, one.lead) for one in packed.segments.stretches]
+
+
+def test_stretches_cover_the_row_and_tiles_cover_stretches(make_group, monkeypatch) -> None:
+    monkeypatch.setattr(tiles, "_TOGETHER", 1)
     packed = pack([make_group(4, 3, 6, 1, 2), make_group(5, 1, 2)])
-    stretches = [Stretch.of(span) for span in packed.segments.spans]
-    assert stretches == [(0, 6, 0, 0), (6, 11, 0, 4), (11, 12, 0, 4), (12, 17, 12, 0), (17, 18, 12, 5)]
-    assert list(Stretch(500, 900, 100, 50).tiles(heads=4)) == [
+    assert places(packed) == [(0, 6, 0, 0), (6, 11, 0, 4), (11, 12, 0, 4), (12, 17, 12, 0), (17, 18, 12, 5)]
+    cut = list(Stretch(500, 900, 100, 50).tiles(heads=4))
+    assert [(place, seen) for place, seen, _ in cut] == [
         (slice(500, 634), 184),
         (slice(634, 768), 318),
         (slice(768, 900), 450),
     ]
-    assert next(Stretch(0, 8000, 0, 0).tiles(heads=32)) == (slice(0, 62), 62)
+    assert next(Stretch(0, 8000, 0, 0).tiles(heads=32))[:2] == (slice(0, 62), 62)
 
 
-def test_short_sequences_go_into_blocks_and_long_ones_do_not(make_group) -> None:
-    assert not pack([make_group(6, 20, 20)] * 9).segments.worth_tiles
-    assert pack([make_group(200, 40, 60)]).segments.worth_tiles
+def test_short_sequences_are_worked_on_together_while_their_keys_lie_in_one_piece(make_group, monkeypatch) -> None:
+    monkeypatch.setattr(tiles, "_TOGETHER", 12)
+    rows = [make_group(4, 3, 6, 1), make_group(2, 3, 2), make_group(9, 5, 4, 7, 8), make_group(1, 2)]
+    # 11 tokens with the first prompt; the next group has 5; a prompt that is too long, its completions by two; the rest
+    assert places(pack(rows)) == [
+        (0, 11, 0, 0),
+        (11, 16, 11, 0),
+        (16, 29, 16, 0),
+        (29, 38, 16, 9),
+        (38, 45, 16, 9),
+        (45, 47, 45, 0),
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

@@ -8,7 +8,7 @@ import torch
 
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import DataError
-from exptilt.policies import head, tiles
+from exptilt.policies import head
 from exptilt.policies.forward import packable
 from exptilt.policies.scoring import batches, score, score_all
 
@@ -52,8 +52,7 @@ ARCHITECTURES = {
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_packed_equals_separate_forward_passes(kind, make_model, groups, separate, targets_of, monkeypatch) -> None:
-    monkeypatch.setattr(tiles, "SHORT", 0)
+def test_packed_equals_separate_forward_passes(kind, make_model, groups, separate, targets_of) -> None:
     model, plain = make_model(kind, **ARCHITECTURES[kind]), make_model(kind, **ARCHITECTURES[kind])
     if kind in ("phi", "gpt_neox", "starcoder2"):
         for one in (model, plain):

@@ -4,8 +4,7 @@ Three ways to the same numbers; none builds a (tokens, tokens) mask:
 
     tiles     on the CPU: the products themselves, tile by tile, with their own backward
     flex      on CUDA: one compiled FlexAttention kernel over the whole row
-    blocks    everywhere, padded, through torch's public operations: windows, soft caps and sinks on the CPU, dropout,
-              very short sequences
+    blocks    everywhere, padded, through torch's public operations: windows, soft caps, sinks and dropout on the CPU
 
 Importing this module registers `NAME` with transformers.
 """
@@ -27,7 +26,7 @@ from exptilt.errors import ModelError
 from exptilt.policies.blocks import Asked, Blocks, attend_in_blocks, written_out
 from exptilt.policies.flex import Flex, attend_with_flex
 from exptilt.policies.spans import Span
-from exptilt.policies.tiles import attend_in_tiles, worth_tiles
+from exptilt.policies.tiles import Stretch, attend_in_tiles, stretches_of
 
 NAME = "exptilt_segments"
 """The attention implementation's name in transformers."""
@@ -49,9 +48,9 @@ class Segments:
         return max(span.total for span in self.spans)
 
     @cached_property
-    def worth_tiles(self) -> bool:
-        """Whether sequences are long enough for products of their own."""
-        return worth_tiles(self.spans)
+    def stretches(self) -> list[Stretch]:
+        """The row as tiles want it."""
+        return stretches_of(self.spans)
 
     @cached_property
     def flex(self) -> Flex:
@@ -132,8 +131,8 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, segments: Segments, asked
     if kind == "cuda" and not asked.dropout:
         return attend_with_flex(query, key, value, segments.flex, asked).transpose(1, 2)
     plain = not asked.special and asked.window is None and not asked.dropout
-    if kind == "cpu" and plain and query.shape[-1] == value.shape[-1] and segments.worth_tiles:
-        return attend_in_tiles(query, key, value, segments.spans, asked.scaling).transpose(1, 2)
+    if kind == "cpu" and plain and query.shape[-1] == value.shape[-1]:
+        return attend_in_tiles(query, key, value, segments.stretches, asked.scaling).transpose(1, 2)
     return attend_in_blocks(query, key, value, segments.blocks, asked)
 
 
