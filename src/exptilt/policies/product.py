@@ -1,7 +1,8 @@
 """A linear layer's matrix products, with float32 results from half-precision numbers.
 
 A product of two bfloat16 numbers is exact in float32; what costs accuracy is rounding their sum to bfloat16 again. So
-the forward product keeps float32 results, and only the gradients' products round.
+the forward product keeps float32 results, and only the gradients' products round. A CPU without units for such products
+takes the forward product in float32 altogether.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Product:
     narrow: Tensor
     """(V, d) in the dtype of the multiplications: autocast's, else the weight's own."""
     wide: Tensor
-    """(V, d) what the forward product reads: on the CPU float32, elsewhere `narrow`."""
+    """(V, d) what the forward product reads: on the CPU float32, the weight itself if it is that, elsewhere `narrow`."""
 
     @classmethod
     def of(cls, layer: nn.Linear) -> Product:
@@ -36,7 +37,7 @@ class Product:
         own, kind = layer.weight.detach(), layer.weight.device.type
         narrow = own.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else own
         half = narrow.element_size() < 4
-        wide = narrow if not half or kind != "cpu" else narrow.float()
+        wide = narrow if not half or kind != "cpu" else own.float()
         return cls(layer.weight, layer.bias, narrow, wide)
 
     @property
@@ -47,9 +48,8 @@ class Product:
     def forward(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """The result, hidden @ weight.T, (n, V), float32 or better."""
         with torch.autocast(hidden.device.type, enabled=False):
-            hidden = hidden.to(self.narrow.dtype)
             if self.half and self.wide is self.narrow:
-                return torch.mm(hidden, self.wide.T, out_dtype=torch.float32)
+                return torch.mm(hidden.to(self.narrow.dtype), self.wide.T, out_dtype=torch.float32)
             with bfloat16_multipliers(self.narrow.dtype == torch.bfloat16):
                 return torch.mm(hidden.to(self.wide.dtype), self.wide.T, out=out)
 
@@ -86,7 +86,7 @@ class _WideProduct(torch.autograd.Function):
 
 @contextmanager
 def bfloat16_multipliers(on: bool) -> Iterator[None]:
-    """Let the CPU multiply float32 tensors that hold bfloat16 numbers as such: the same result, and twice as fast."""
+    """Let the CPU round float32 numbers to bfloat16 before it multiplies them, if that makes it faster."""
     matmul = getattr(torch.backends.mkldnn, "matmul", None)
     if not on or matmul is None:
         yield
