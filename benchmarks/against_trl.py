@@ -160,7 +160,9 @@ def measure(setting: Setting) -> dict[str, Any]:
     options = setting.options
     names = [name for name in options.arms if setting.work.completions == 2 or name in ("floor", "exptilt")]
     ways: dict[str, dict[str, Any]] = {name: {} for name in names}
-    if "tuned" in names:
+    if "tuned" in names and options.micro_batch:
+        ways["tuned"] = {"tuned": True, "micro_batch": options.micro_batch}
+    elif "tuned" in names:
         ways["tuned"] = best_micro_batch(setting)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     last: dict[str, dict[str, Any]] = {}
@@ -242,6 +244,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--groups", type=int, help="groups in a step; default: the workload's, 8 pairs")
     parser.add_argument("--tokens", type=int, default=8192, help="exptilt's batch.tokens")
+    parser.add_argument("--micro-batch", type=int, help="TRL's when tuned; default: the fastest is looked for")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--flash", action="store_true", help="flash_attention_2 in TRL; needs flash-attn")

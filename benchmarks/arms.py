@@ -258,6 +258,9 @@ def floor_arm(setting: dict[str, Any], turns: Turns) -> None:
     import torch
     from workloads import SHAPES, WORKLOADS, Work, rows_of
 
+    from exptilt.policies.product import prefer_onednn
+
+    prefer_onednn()  # the floor is what the faster library needs
     turns.imported()
     turns.loaded()
     workload, shape = WORKLOADS[setting["workload"]], SHAPES[setting["shape"]]

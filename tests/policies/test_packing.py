@@ -57,10 +57,19 @@ def test_every_token_of_the_row_has_one_result(groups) -> None:
 
 
 def test_many_short_sequences_are_few_blocks(make_group) -> None:
-    packed = pack([make_group(6, 18 + number % 7, 20, seed=number) for number in range(64)])
+    packed = pack([make_group(6, 18 + number % 7, 20, seed=number) for number in range(64)], multiple=1)
     blocks = packed.segments.blocks.blocks
     assert len(blocks) == 1
     assert sum(block.queries.numel() for block in blocks) < 1.3 * 128 * 26
+
+
+def test_long_rows_have_few_lengths_and_short_ones_are_as_they_come(make_group) -> None:
+    lengths = [pack([make_group(size, 5, 6)]).input_ids.numel() for size in (100, 1014, 1015, 1016, 1100)]
+    assert lengths == [109, 1023, 1024, 1088, 1152]
+    packed = pack([make_group(1100, 5, 6)])
+    assert packed.position_ids[0, -44:].tolist() == [1104, *range(43)]
+    assert packed.segments.stretches[-1].begin == 1109
+    assert int(packed.source.max()) == 1108
 
 
 def test_empty_prompt_needs_an_uncounted_first_token() -> None:

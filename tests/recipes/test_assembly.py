@@ -69,6 +69,13 @@ def test_precision_is_what_device_weights_and_recipe_say(recipe):
     assert "bfloat16 weights without a float32 copy lose small updates" in in_words(ours, made, ALONE)
 
 
+def test_a_balance_loss_that_is_not_added_is_said(recipe):
+    made = models(recipe)
+    assert "router" not in in_words(recipe, made, ALONE)
+    made.policy.config.output_router_logits = True
+    assert "balance loss of the experts' router" in in_words(recipe, made, ALONE)
+
+
 def test_with_a_new_adapter_the_reference_is_the_base(recipe):
     ours = replace(recipe, adapter=AdapterConfig(rank=2))
     made = models(ours, hold_reference=True)

@@ -16,6 +16,9 @@ from exptilt.policies.attention import Segments
 from exptilt.policies.flex import MULTIPLE
 from exptilt.policies.spans import Span
 
+FEW_LENGTHS = 64
+"""Long rows on a CPU are filled up to a multiple of this, because its kernels are made anew for every length."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Packed:
@@ -46,7 +49,7 @@ def pack(groups: Sequence[Group], device: torch.device | str | None = None, mult
         groups: at least one; the caller decides how many fit in memory.
         device: where the tensors go.
         multiple: fill the row up to a multiple of so many tokens, with a sequence that nobody sees. Default: what the
-            attention kernel of a GPU wants, and nothing elsewhere.
+            attention kernel of a GPU wants; elsewhere a little for long rows.
 
     Raises:
         DataError: naming the row, if there is nothing to feed, a completion is empty, or a first token counts and
@@ -82,7 +85,7 @@ def pack(groups: Sequence[Group], device: torch.device | str | None = None, mult
             predicted.append((prompt + prompt_length - 1, span.start))
     if total == 0:
         raise DataError(f"row {groups[0].id}: no token can be predicted, because nothing precedes it")
-    filling = -total % (multiple or (MULTIPLE if where is not None and where.type == "cuda" else 1))
+    filling = -total % (multiple or _multiple(total, where))
     if filling:
         spans.append(Span(total, 0, total, filling, True))
     source, targets, lengths = _counted([completion for group in groups for completion in group.completions], predicted)
@@ -94,6 +97,12 @@ def pack(groups: Sequence[Group], device: torch.device | str | None = None, mult
         targets=_tensor(targets, where),
         lengths=_tensor(lengths, where),
     )
+
+
+def _multiple(total: int, device: torch.device | None) -> int:
+    if device is not None and device.type == "cuda":
+        return MULTIPLE
+    return FEW_LENGTHS if total >= 16 * FEW_LENGTHS else 1
 
 
 def _check(group: Group, position: int, completion: Completion) -> None:

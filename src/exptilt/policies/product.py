@@ -50,7 +50,7 @@ class Product:
         with torch.autocast(hidden.device.type, enabled=False):
             if self.half and self.wide is self.narrow:
                 return torch.mm(hidden.to(self.narrow.dtype), self.wide.T, out_dtype=torch.float32)
-            with bfloat16_multipliers(self.narrow.dtype == torch.bfloat16):
+            with multipliers("bf16" if self.narrow.dtype == torch.bfloat16 else None):
                 return torch.mm(hidden.to(self.wide.dtype), self.wide.T, out=out)
 
     def to_hidden(self, gradient: Tensor) -> Tensor:
@@ -85,14 +85,17 @@ class _WideProduct(torch.autograd.Function):
 
 
 @contextmanager
-def bfloat16_multipliers(on: bool) -> Iterator[None]:
-    """Let the CPU round float32 numbers to bfloat16 before it multiplies them, if that makes it faster."""
+def multipliers(kind: str | None) -> Iterator[None]:
+    """What torch may do with float32 products on the CPU for a while; None for what it may already.
+
+    "none": nothing, and MKL takes them. "bf16": round to bfloat16 if that is faster, and oneDNN takes them.
+    """
     matmul = getattr(torch.backends.mkldnn, "matmul", None)
-    if not on or matmul is None:
+    if kind is None or matmul is None:
         yield
         return
     before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"
+    matmul.fp32_precision = kind
     try:
         yield
     finally:
@@ -104,7 +107,8 @@ def prefer_onednn() -> None:
 
     torch's default, MKL, keeps its fastest kernels for Intel's processors; on others oneDNN is more than twice as fast.
     torch gives it float32 products only together with permission to round them to bfloat16, which takes units of the
-    processor to act on. Where it has them, or where somebody already chose a precision, nothing changes.
+    processor to act on. Where it has them, or where somebody already chose a precision, nothing changes. Its price is
+    code made anew for every shape of a product, half a millisecond each; hence `packing.FEW_LENGTHS`.
     """
     matmul = getattr(torch.backends.mkldnn, "matmul", None)
     if matmul is None or matmul.fp32_precision != "none":
@@ -117,7 +121,7 @@ def prefer_onednn() -> None:
 def _rounds_nothing() -> bool:
     """Whether float32 products stay float32 under that permission: rounding to bfloat16 is off by 1e-3."""
     left, right = torch.linspace(0.1, 1, 64 * 96).view(64, 96), torch.linspace(1, 0.2, 96 * 80).view(96, 80)
-    with bfloat16_multipliers(True):
+    with multipliers("bf16"):
         product = left @ right
     return torch.allclose(product.double(), left.double() @ right.double(), rtol=1e-5, atol=0)
 

@@ -13,6 +13,7 @@ the tile's softmax again instead of keeping it, so memory grows with tokens, not
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,15 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exptilt.policies.product import bfloat16_multipliers
+from exptilt.policies.product import multipliers
 from exptilt.policies.spans import Span
 
 _TILE = 192
 """Queries at a time: scores of a tile stay in the cache, and the half of the diagonal square nobody sees is small."""
-_TOGETHER = 128
+_TOGETHER = 64
 """Tokens up to which short sequences are worked on together; at most a tile."""
 _ELEMENTS = 16_000_000
 """Scores at a time, for long sequences of many heads."""
+_LARGE = 40_000
+"""Scores of one head from which a stretch is worth what oneDNN does anew for every shape; MKL takes smaller ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,13 @@ class Stretch:
     """Where the keys that come before begin, and how many they are; 0 for a stretch that holds its prompts."""
     hidden: Tensor | None = None
     """(n, n) minus infinity where one of its queries does not see one of its keys, else 0; None for one sequence."""
+
+    def multipliers(self, dtype: torch.dtype) -> AbstractContextManager[None]:
+        """Who multiplies."""
+        length = self.end - self.begin
+        if length * (self.lead + length) < _LARGE:
+            return multipliers("none")
+        return multipliers("bf16" if dtype == torch.bfloat16 else None)
 
     def keys(self, row: Tensor, heads: int) -> Tensor:
         """(H_kv, T, d) to (H, lead + own, d): what its last query sees."""
@@ -125,15 +135,13 @@ class _Tiles(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, stretches: Sequence[Stretch], scaling: float
     ) -> Tensor:
-        ctx.stretches, ctx.scaling, heads = stretches, scaling, len(query)
+        ctx.stretches, ctx.scaling = stretches, scaling
         wide_query, wide_key, wide_value = map(_wide, (query, key, value))
         output = torch.empty_like(wide_query)
-        with torch.autocast("cpu", enabled=False), bfloat16_multipliers(query.dtype == torch.bfloat16):
+        with torch.autocast("cpu", enabled=False):
             for stretch in stretches:
-                keys, values = stretch.keys(wide_key, heads), stretch.keys(wide_value, heads)
-                for place, seen, hidden in stretch.tiles(heads):
-                    p = _softmax(wide_query[:, place], keys[:, :seen], hidden, scaling)
-                    output[:, place] = torch.bmm(p, values[:, :seen])
+                with stretch.multipliers(query.dtype):
+                    _forward(stretch, (wide_query, wide_key, wide_value, output), scaling)
         output = output.to(query.dtype)
         ctx.save_for_backward(query, key, value, output)
         return output
@@ -141,21 +149,38 @@ class _Tiles(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, up = map(_wide, (*ctx.saved_tensors, upstream))
-        heads, half = len(query), upstream.dtype == torch.bfloat16
-        to_query, to_key, to_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        gradients = (torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value))
         common = (up * output).sum(-1, keepdim=True)
-        with torch.autocast("cpu", enabled=False), bfloat16_multipliers(half):
+        with torch.autocast("cpu", enabled=False):
             for stretch in ctx.stretches:
-                keys, values = stretch.keys(key, heads), stretch.keys(value, heads)
-                for place, seen, hidden in stretch.tiles(heads):
-                    own, above = query[:, place].contiguous(), up[:, place].contiguous()
-                    p = _softmax(own, keys[:, :seen], hidden, ctx.scaling)
-                    d = torch.bmm(above, values[:, :seen].transpose(1, 2)).sub_(common[:, place]).mul_(p)
-                    to_query[:, place] = torch.bmm(d, keys[:, :seen])
-                    stretch.add_keys(to_key, torch.bmm(d.transpose(1, 2), own))
-                    stretch.add_keys(to_value, torch.bmm(p.transpose(1, 2), above))
-        found = (to_query.mul_(ctx.scaling), to_key.mul_(ctx.scaling), to_value)
-        return *(gradient.to(upstream.dtype) for gradient in found), None, None
+                with stretch.multipliers(upstream.dtype):
+                    _backward(stretch, (query, key, value, up, common), gradients, ctx.scaling)
+        for gradient in gradients[:2]:
+            gradient.mul_(ctx.scaling)
+        return *(gradient.to(upstream.dtype) for gradient in gradients), None, None
+
+
+def _forward(stretch: Stretch, rows: Sequence[Tensor], scaling: float) -> None:
+    query, key, value, output = rows
+    heads = len(query)
+    keys, values = stretch.keys(key, heads), stretch.keys(value, heads)
+    for place, seen, hidden in stretch.tiles(heads):
+        p = _softmax(query[:, place], keys[:, :seen], hidden, scaling)
+        output[:, place] = torch.bmm(p, values[:, :seen])
+
+
+def _backward(stretch: Stretch, rows: Sequence[Tensor], gradients: Sequence[Tensor], scaling: float) -> None:
+    query, key, value, up, common = rows
+    to_query, to_key, to_value = gradients
+    heads = len(query)
+    keys, values = stretch.keys(key, heads), stretch.keys(value, heads)
+    for place, seen, hidden in stretch.tiles(heads):
+        own, above = query[:, place].contiguous(), up[:, place].contiguous()
+        p = _softmax(own, keys[:, :seen], hidden, scaling)
+        d = torch.bmm(above, values[:, :seen].transpose(1, 2)).sub_(common[:, place]).mul_(p)
+        to_query[:, place] = torch.bmm(d, keys[:, :seen])
+        stretch.add_keys(to_key, torch.bmm(d.transpose(1, 2), own))
+        stretch.add_keys(to_value, torch.bmm(p.transpose(1, 2), above))
 
 
 def _softmax(query: Tensor, keys: Tensor, hidden: Tensor, scaling: float) -> Tensor:

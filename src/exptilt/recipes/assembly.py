@@ -99,6 +99,8 @@ def in_words(recipe: Recipe, models: Models, world: World) -> str:
     share = "all" if trained == total else f"{trained / 1e6:.3g} M of"
     processes = "" if world.size == 1 else f", {world.size} processes ({_kind(recipe, world)})"
     note = "; bfloat16 weights without a float32 copy lose small updates" if "bfloat16" in kinds else ""
+    if getattr(model.config.get_text_config(), "output_router_logits", False):
+        note += "; the balance loss of the experts' router, which the model's config asks for, is not added"
     return (
         f"training {share} {total / 1e6:.3g} M weights in {' and '.join(sorted(kinds))}, products in {products}, "
         f"on {local_device().type}{processes}{note}"
