@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import os
 import string
+import sys
 from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from exptilt.data import hub
+
+sys.path.insert(0, str(Path(__file__).parent))  # for what test files share
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -152,6 +156,12 @@ def all_tokenizers() -> list[PreTrainedTokenizerFast]:
         word_piece(),
         word_level(),
     ]
+
+
+@pytest.fixture(autouse=True)
+def _another_process():
+    """A data set of the hub is asked for once a process; every test is one of its own."""
+    hub.data_set.cache_clear()
 
 
 @pytest.fixture

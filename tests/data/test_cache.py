@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import json
 
+import datasets
 import pytest
 
-from exptilt.data import cache
+from exptilt.data import cache, hub
 from exptilt.data import prepare as module
 from exptilt.data.prepare import prepare
 from exptilt.data.sources import DataConfig
@@ -82,3 +83,56 @@ def test_a_folder_that_cannot_be_written_to_is_no_reason_to_stop(tmp_path, kept,
     monkeypatch.setenv("EXPTILT_CACHE", str(tmp_path / "file"))
     config = DataConfig(train=write(tmp_path / "a.jsonl", ROWS))
     assert len(prepare(config, base_tokenizer, "pair").train) == 12
+
+
+@pytest.fixture
+def on_hub(tmp_path, monkeypatch):
+    """Puts rows on what stands for the hub, under a revision and a configuration; every call is a new process."""
+
+    def load(source, subset, *, split, revision):
+        return datasets.load_from_disk(str(tmp_path / f"{source.replace('/', '-')}-{subset}-{revision}"))[split]
+
+    def put(rows, name="own-er", subset=None, revision=None):
+        splits = {"train": rows, "test": rows[:4]}
+        made = datasets.DatasetDict({split: datasets.Dataset.from_list(some) for split, some in splits.items()})
+        made.save_to_disk(tmp_path / f"{name}-{subset}-{revision}")
+        hub.data_set.cache_clear()
+
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", None)
+    return put
+
+
+def test_a_hub_data_set_is_made_once_and_again_when_its_content_moves(tmp_path, kept, base_tokenizer, on_hub):
+    config = DataConfig(train="own/er", test_split="test", on_leak="keep")
+    on_hub(ROWS)
+    first = prepare(config, base_tokenizer, "pair")
+    hub.data_set.cache_clear()
+    second = prepare(config, base_tokenizer, "pair")
+    assert len(kept) == 1
+    assert said(first) == said(second)
+    on_hub([*ROWS[:-1], {**ROWS[-1], "chosen": " fine"}])  # the same name, another commit
+    moved = prepare(config, base_tokenizer, "pair")
+    assert len(kept) == 2
+    assert said(moved)[:11] == said(first)[:11]
+    assert said(moved)[11] != said(first)[11]
+
+
+@pytest.mark.parametrize(
+    "change", [{"train": "own/other"}, {"subset": "small"}, {"revision": "abc"}, {"split": "test", "test_split": None}]
+)
+def test_name_configuration_revision_and_split_each_have_a_place_of_their_own(kept, base_tokenizer, on_hub, change):
+    settings = {"train": "own/er", "test_split": "test", "on_leak": "keep"}
+    on_hub(ROWS)
+    prepare(DataConfig(**settings), base_tokenizer, "pair")
+    on_hub(ROWS, change.get("train", "own/er").replace("/", "-"), change.get("subset"), change.get("revision"))
+    prepare(DataConfig(**settings | change), base_tokenizer, "pair")
+    assert len(kept) == 2
+
+
+def test_hub_rows_without_files_are_made_every_time(kept, base_tokenizer, monkeypatch):
+    monkeypatch.setattr(hub, "data_set", lambda *asked: datasets.Dataset.from_list(ROWS))
+    for _ in range(2):
+        prepare(DataConfig(train="own/er"), base_tokenizer, "pair")
+    assert len(kept) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from invented_rows import bot, user
 
 from exptilt.data.intake import read_records
 from exptilt.data.prepare import prepare
@@ -12,14 +13,6 @@ from exptilt.data.sources import DataConfig, SourceConfig
 from exptilt.errors import DataError
 
 DROP = {f"on_{name}": "drop" for name in ("invalid", "empty", "identical", "tie", "duplicate", "conflict", "too_long")}
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def bot(text):
-    return {"role": "assistant", "content": text}
 
 
 def write(path, rows):

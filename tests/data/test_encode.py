@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -154,3 +156,31 @@ def test_ids_have_the_types_of_a_group(base_tokenizer):
     assert encoded.prompt.dtype == np.int32
     assert encoded.completions[0].ids.dtype == np.int32
     assert encoded.completions[0].counted.dtype == np.bool_
+
+
+def test_texts_that_occur_twice_are_tokenised_once_and_on_every_core(base_tokenizer, monkeypatch):
+    """The pairs of one ranking share their prompt and their completions."""
+    said = ["a", "b", "c"]
+    records = [
+        Preference(id=f"f:{one}{other}", prompt="Q", chosen=one, rejected=other)
+        for one in said
+        for other in said
+        if one < other
+    ]
+    seen, switch = [], []
+
+    def tokenised(texts):
+        seen.append(texts)
+        switch.append(os.environ["TOKENIZERS_PARALLELISM"])
+        return base_tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    for value in ("off", "false"):
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", value)
+        encoder = Encoder(base_tokenizer, ledger=Ledger({}))
+        monkeypatch.setattr(encoder, "_ids", tokenised)
+        found = list(encoder.encode(records))
+        assert os.environ["TOKENIZERS_PARALLELISM"] == value
+    assert seen == [["Q", "Qa", "Qb", "Qc"]] * 2
+    assert switch == ["true", "false"]  # off is the command line's own, false a person's
+    alone, _ = encode(base_tokenizer, records[1])
+    assert [part.ids.tolist() for part in found[1].completions] == [part.ids.tolist() for part in alone[0].completions]

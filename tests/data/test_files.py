@@ -116,7 +116,11 @@ def damaged_parquet(path):
         ("a.csv", lambda path: path.write_bytes(b"prompt,chosen\n"), "there is not one row in it"),
         ("a.csv", lambda path: path.write_bytes(b'a,b\n"open,1\n'), "line 2: not valid CSV: unexpected end of data"),
         ("a.csv", lambda path: path.write_bytes(b"a,a\n1,2\n"), "two columns have the same name"),
-        ("a.csv", lambda path: path.write_bytes(b"a\n\xff\n"), "line 2: not valid UTF-8 at byte 1"),
+        ("a.csv", lambda path: path.write_bytes(b"\xff,b\n1,2\n"), "line 1: not valid UTF-8 at byte 1"),
+        ("a.csv", lambda path: path.write_bytes(b"a;b\n1;2\n"), "the columns seem to be separated by ';'; write"),
+        ("a.json", lambda path: path.write_bytes(b'[{"a": 1},\n{"b": 2},\n{"c'), "after row 2: invalid JSON: Untermin"),
+        ("a.jsonl", lambda path: path.write_bytes(LINES.encode("utf-16")), "the file is UTF-16; write it as UTF-8"),
+        ("a.json", lambda path: path.write_bytes(gzip.compress(b"[1]")[:-9]), "after block 0 of 262,144 bytes"),
         ("a.jsonl.gz", damaged_gzip, "the gzip file is cut short or damaged after line"),
         ("a.parquet", damaged_parquet, "damaged or no parquet file"),
         (
@@ -134,6 +138,59 @@ def test_a_bad_file_is_one_line_with_its_path(tmp_path, name, write, message):
         rows_of(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_csv_line_that_is_no_utf8_spoils_no_other(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'prompt,chosen\nq,a\n"two\nlines \xff",b\nr,c\n')
+    (_, first), (row_id, error), last = rows_of(path)
+    assert first == {"prompt": "q", "chosen": "a"}
+    assert (row_id, error.code, error.detail) == ("a.csv:3", "invalid_utf8", "not valid UTF-8 at byte 7 of line 4")
+    assert last == ("a.csv:5", {"prompt": "r", "chosen": "c"})
+
+
+def damage(path, old, new):
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """2,000 rows, whose text stands in the file as it is."""
+    import pyarrow.parquet
+
+    path, rows = (
+        tmp_path / "a.parquet",
+        [{"prompt": f"question {n:04}", "chosen": f"answer {n:04}"} for n in range(2000)],
+    )
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False, "row_group_size": 500}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, **plain)
+    return path
+
+
+def test_a_parquet_row_that_is_no_utf8_spoils_no_other(parquet):
+    damage(parquet, b"question 1234", b"question \xff\xff34")
+    found = rows_of(parquet)
+    assert len(found) == 2000
+    assert [(row_id, row.code) for row_id, row in found if isinstance(row, RowError)] == [
+        ("a.parquet:1235", "invalid_utf8")
+    ]
+    assert found[1235] == ("a.parquet:1236", {"prompt": "question 1235", "chosen": "answer 1235"})
+
+
+def test_a_parquet_file_damaged_in_its_middle_says_how_far_it_could_be_read(parquet):
+    damage(parquet, b"question 1500", b"\xff" * 200 + b"question 1500")
+    with pytest.raises(DataError, match=r"a.parquet: (after row \d+: )?damaged"):
+        rows_of(parquet)
+
+
+def test_a_saved_folder_whose_text_is_no_utf8_is_one_line(tmp_path):
+    import datasets
+
+    datasets.Dataset.from_list([{"prompt": f"question {n:04}"} for n in range(50)]).save_to_disk(tmp_path / "saved")
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    damage(arrow, b"question 0030", b"question \xff\xff30")
+    with pytest.raises(DataError, match=r"^saved: after row \d+: damaged: 'utf-8' codec can't decode"):
+        rows_of(tmp_path / "saved")
 
 
 def test_a_missing_file_names_the_one_that_was_meant(tmp_path):

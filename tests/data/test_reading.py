@@ -139,3 +139,21 @@ def test_a_column_that_only_a_late_row_has_is_a_column(tmp_path):
     path.write_text("\n".join(json.dumps(row) for row in [*rows, {**PAIR, "gap": 3}]))
     records = read_records(DataConfig(train=str(path), columns={"margin": "gap"})).train
     assert [record.margin for record in records[-2:]] == [None, 3.0]
+
+
+@pytest.mark.parametrize("value", ["x.png", ["x.png"], {"bytes": "iVBOR", "path": None}])
+@pytest.mark.parametrize("column", ["image", "images", "videos", "audio"])
+def test_a_row_that_comes_with_a_picture_is_no_text(tmp_path, column, value):
+    rows = [{"prompt": f"Q{n}", "chosen": "a", "rejected": "b", column: None} for n in range(4)]
+    rows[1][column], rows[2][column] = value, []
+    part, records, found = read(tmp_path / "a.jsonl", [*rows, {**rows[0], column: {"bytes": None, "path": None}}])
+    assert [record.id for record in records] == ["a.jsonl:1", "a.jsonl:3", "a.jsonl:4", "a.jsonl:5"]
+    assert (part.rows_left_out, found) == ({"not_text": 1}, {"not_text": 1})
+
+
+def test_a_column_that_changes_its_name_within_a_file_is_named(tmp_path):
+    row = {"prompt": "Q", "chosen": "a", "rejected": "b"}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row) + '\n{"prompt": "Q", "choosen": "a", "rejected": "b"}')
+    with pytest.raises(DataError, match=r"a.jsonl:2: column 'chosen' is missing; the row has 'choosen'; repair"):
+        read_records(DataConfig(train=str(path)))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from exptilt.data.problems import Finding
+from exptilt.data.report import DataReport, Example, SourceReport, SplitReport
 from exptilt.errors import CheckpointError
 from exptilt.reports import write_report
 
@@ -35,7 +37,57 @@ def test_a_report_is_one_page_with_the_same_bytes_each_time(make_run: MakeRun, t
         assert f'id="{name}-figure_1"' in html
     assert len(set(re.findall(r'\bid="([^"]+)"', html))) == len(re.findall(r'\bid="([^"]+)"', html))
     assert "68.4\u00a0%\u00a0[65.5,\u00a071.3]" in html
-    assert "2 invalid json, 11 identical, 4 too long" in html
+    assert "<td>2 invalid json</td>" in html
+    assert "<td>11 identical, 4 too long</td>" in html
+
+
+def test_the_page_says_of_the_data_all_that_the_data_report_says(make_run: MakeRun) -> None:
+    account = SplitReport(
+        source="a.jsonl + b.jsonl",
+        format="preference",
+        rows=1000,
+        rows_left_out={"leak": 13},
+        examples=987,
+        examples_left_out={"too_long": 4},
+        kept=983,
+        longer_chosen=0.614,
+        more_markup_chosen=0.7,
+        p_chosen=(0.5, 0.9, 1.0),
+        num_desirable=30,
+        num_undesirable=10,
+        repeated=17,
+        columns_not_read=("source_url",),
+        sources=(SourceReport(path="b.jsonl", format="shp", rows=90, records=80, weight=0.5, licence=None),),
+    )
+    found = [
+        Finding.of("batches", "micro-batches are 91 % full", 50),
+        Finding.of("familiarity", "the model gives the chosen text -3 nats", 32),
+        Finding.of("few", "there are only 983 examples", 983),
+    ]
+    example = Example(id="a.jsonl:1", prompt="Is it <b>red</b>?", completions=((("Yes", True),), (("No", False),)))
+    report = DataReport(kind="pair", train=account, test=None, findings=tuple(found), examples=(example,))
+    folder = make_run()
+    (folder / "data.json").write_text(json.dumps(report.as_dict()), encoding="utf-8")
+    html = write_report([folder]).read_text()
+    section = html[html.index('<section id="data">') : html.index('<section id="learning">')]
+    said = " ".join(re.sub(r"<[^>]+>", " ", section).split())
+    for words in (
+        "Read as pair data.",
+        "1,000 13 leak 987 4 too long 983",
+        "Micro-batches micro-batches are 91 % full",
+        "Does the reference know such text? the model gives the chosen text -3 nats",
+        "The longer completion is chosen 61.4 % of pairs",
+        "The one with more markup is chosen 70.0 % of pairs that differ in it",
+        "p_chosen 0.500 to 1, 0.900 on average",
+        "Labels 30 desirable, 10 not",
+        "Copies made by weights 17",
+        "Columns not read source_url",
+        "Source b.jsonl format shp, 90 rows, 80 records, weight 0.500, licence not known",
+        "prompt a.jsonl:1 Is it &lt;b&gt;red&lt;/b&gt;? chosen Yes rejected No",
+        "What the checks found (1)",
+    ):
+        assert words in said
+    assert '<span class="uncounted">No</span>' in section
 
 
 def test_report_json_has_every_number(make_run: MakeRun) -> None:

@@ -105,13 +105,14 @@ def test_an_optimum_must_be_a_curve(frontier_folder: Path, frontier: dict[str, A
         read_inputs([frontier_folder])
 
 
-def test_left_out_adds_rows_and_examples_in_both_spellings() -> None:
+def test_left_out_before_and_after_conversion_in_both_spellings() -> None:
     spelled_out = DataReport.model_validate(
         {"train": {"rows_left_out": {"invalid_json": 2, "tie": 1}, "examples_left_out": {"tie": 3}}, "test": None}
     )
-    assert spelled_out.splits["train"].left_out == {"invalid_json": 2, "tie": 4}
+    train = spelled_out.splits["train"]
+    assert (train.rows_left_out, train.examples_left_out) == ({"invalid_json": 2, "tie": 1}, {"tie": 3})
     short = DataReport.model_validate({"splits": {"train": {"rows": 9, "left_out": {"tie": 4}}}})
-    assert short.splits["train"].left_out == {"tie": 4}
+    assert short.splits["train"].rows_left_out == {"tie": 4}
 
 
 def test_a_bare_number_is_an_estimate_without_interval() -> None:

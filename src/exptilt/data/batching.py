@@ -130,8 +130,9 @@ def pack(groups: Sequence[Group], tokens: int | None) -> list[list[Group]]:
         return [list(groups)] if groups else []
     bins: list[list[Group]] = []
     room: list[int] = []
-    for group in sorted(groups, key=lambda group: -group.num_tokens):
-        size = group.num_tokens
+    sizes = [group.num_tokens for group in groups]
+    for at in sorted(range(len(groups)), key=lambda at: -sizes[at]):
+        group, size = groups[at], sizes[at]
         place = next((at for at, free in enumerate(room) if size <= free), None)
         if place is None:
             bins.append([group])
@@ -139,7 +140,7 @@ def pack(groups: Sequence[Group], tokens: int | None) -> list[list[Group]]:
         else:
             bins[place].append(group)
             room[place] -= size
-    return sorted(bins, key=_num_tokens, reverse=True)
+    return [bins[at] for at in sorted(range(len(bins)), key=lambda at: room[at])]
 
 
 def shares(micro_batches: Sequence[list[Group]], world_size: int) -> list[list[list[Group]]]:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exptilt.config import as_dict
+from exptilt.data import hub
 from exptilt.data.groups import Group
 from exptilt.data.report import DataReport
-from exptilt.data.sources import DataConfig
+from exptilt.data.sources import DataConfig, SourceConfig, is_on_hub
 from exptilt.data.table import GroupTable
 
 if TYPE_CHECKING:
@@ -48,13 +49,20 @@ class DataCache:
     def of(
         cls, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None, kind: str, max_tokens: int | None
     ) -> DataCache | None:
-        """The place for this data; None where it cannot be told by content (a hub data set) or has no tokens."""
+        """The place for this data; None where its content has no files to tell it by, or it has no tokens.
+
+        A hub data set is asked for here, in the revision that the hub has now, and told by the rows it holds.
+
+        Raises:
+            DataError: if neither the hub nor its cache has a data set that is named by an id.
+        """
         if tokenizer is None or not tokenizer.is_fast:
             return None
         held_out = config.held_out_source
-        paths = [Path(source.path).expanduser() for source in (*config.sources, *([held_out] if held_out else []))]
-        if not all(path.exists() for path in paths):
+        found = [_files(source) for source in (*config.sources, *([held_out] if held_out else []))]
+        if not all(found):
             return None
+        paths = [path for some in found for path in some]
         digest = blake2b(digest_size=16)
         settings = [as_dict(config), kind, max_tokens, _tokenizer_settings(tokenizer)]
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -89,6 +97,14 @@ class DataCache:
             temporary.rename(self.folder)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _files(source: SourceConfig) -> tuple[Path, ...]:
+    """Files or folders that hold all rows of a source; none where there are no such files."""
+    if is_on_hub(source.path):
+        return hub.files_of(hub.data_set(source.path, source.split, source.subset, source.revision))
+    path = Path(source.path).expanduser()
+    return (path,) if path.exists() else ()
 
 
 def _tokenizer_settings(tokenizer: Any) -> list[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Boundary = Literal["split", "merge"]
+_SWITCH = "TOKENIZERS_PARALLELISM"
+_SWITCHED_OFF = "off"
+"""What the command line sets it to; people write `false` or `0`."""
 
 
 class Encoded(NamedTuple):
@@ -70,14 +75,17 @@ class Encoder:
         """Encode records, in order; a record that cannot be rendered comes as a `RowError`."""
         rendered = [self._render(record) for record in records]
         good = [item for item in rendered if isinstance(item, Rendered)]
-        texts = [text for item in good for text in (item.prompt, *(whole.text for whole in item.wholes))]
-        ids = iter(self._ids(texts))
+        # Once each: the pairs of one ranking share their prompt and most of their texts.
+        texts = list(
+            dict.fromkeys(text for item in good for text in (item.prompt, *(whole.text for whole in item.wholes)))
+        )
+        with _threads():
+            ids = dict(zip(texts, self._ids(texts), strict=True))
         for record, item in zip(records, rendered, strict=True):
             if isinstance(item, RowError):
                 yield item
             else:
-                prompt = next(ids)
-                yield self._encode(record, item, prompt, [next(ids) for _ in item.wholes])
+                yield self._encode(record, item, ids[item.prompt], [ids[whole.text] for whole in item.wholes])
 
     def prompts(self, prompts: Sequence[Text], args: Sequence[TemplateArgs] | None = None) -> list[TokenIds]:
         """Token ids to sample from; see `encode_prompts`."""
@@ -185,6 +193,22 @@ class Encoder:
             self._ledger.note("unknown_tokens", record.id)
         if self._special and any(self._special.search(text) for text in _spoken(record)):
             self._ledger.note("special_token_in_text", record.id)
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """Let the tokenizer use every core where the command line switched that off; a user's own `false` is obeyed.
+
+    Left on, it would complain of every process that is started later.
+    """
+    ours = os.environ.get(_SWITCH) == _SWITCHED_OFF
+    if ours:
+        os.environ[_SWITCH] = "true"
+    try:
+        yield
+    finally:
+        if ours:
+            os.environ[_SWITCH] = _SWITCHED_OFF
 
 
 def encode_prompts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import gzip
@@ -16,7 +17,7 @@ from typing import IO, Any, cast
 
 from exptilt.data import hub
 from exptilt.data.json_array import array_items
-from exptilt.data.problems import MAX_EXAMPLES, RowError
+from exptilt.data.problems import MAX_EXAMPLES, RowError, first_line
 from exptilt.errors import DataError
 
 Rows = Iterator[tuple[str, dict[str, Any] | RowError]]
@@ -24,6 +25,7 @@ Rows = Iterator[tuple[str, dict[str, Any] | RowError]]
 _GZIP_MAGIC = b"\x1f\x8b"
 _LFS_MAGIC = b"version https://git-lfs"
 _BOM = b"\xef\xbb\xbf"
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _BLOCK = 1 << 18
 
 
@@ -48,6 +50,8 @@ def read_file(path: Path) -> Rows:
         raise DataError(f"{path}: this is a git-lfs pointer, not the data; run `git lfs pull`")
     if not start:
         raise DataError(f"{path}: the file is empty")
+    if start.startswith(_UTF_16):
+        raise DataError(f"{path}: the file is UTF-16; write it as UTF-8")
     return _READERS[kind](path)
 
 
@@ -67,13 +71,14 @@ def _read_json(path: Path) -> Rows:
         yield from _read_lines(path)
         return
     items = enumerate(array_items(_blocks(path)), start=1)
+    number = 0
     while True:
         try:
             number, value = next(items)
         except StopIteration:
             return
         except RowError as error:
-            raise DataError(f"{path}: {error.detail}") from None
+            raise DataError(f"{path}: {_after(number)}{error.detail}") from None
         row_id = f"{path.name}:{number}"
         try:
             yield row_id, _row(value)
@@ -83,39 +88,62 @@ def _read_json(path: Path) -> Rows:
 
 def _read_csv(path: Path) -> Rows:
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(_text_lines(path), strict=True)
+    undecoded: list[RowError] = []
+    reader = csv.reader(_text_lines(path, undecoded), strict=True)
     try:
-        header = next(reader, [])
-        if len(set(header)) != len(header):
-            raise DataError(f"{path}: two columns have the same name in the first line")
+        header = _csv_header(path, next(reader, []), undecoded)
         line = reader.line_num + 1
         for cells in reader:
             row_id = f"{path.name}:{line}"
             line = reader.line_num + 1
-            if len(cells) == len(header):
+            if undecoded:
+                yield row_id, undecoded[0]
+                undecoded.clear()
+            elif len(cells) == len(header):
                 yield row_id, dict(zip(header, cells, strict=True))
             elif cells:
-                yield (
-                    row_id,
-                    RowError("wrong_type", f"{len(cells)} cells where the first line names {len(header)} columns"),
-                )
+                said = f"{len(cells)} cells where the first line names {len(header)} columns"
+                yield row_id, RowError("wrong_type", said)
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num}: not valid CSV: {error}") from None
+
+
+def _csv_header(path: Path, header: list[str], undecoded: list[RowError]) -> list[str]:
+    if undecoded:
+        raise DataError(f"{path}: line 1: {undecoded[0].detail}")
+    if len(set(header)) != len(header):
+        raise DataError(f"{path}: two columns have the same name in the first line")
+    mark = next((mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None)
+    if mark is not None:
+        raise DataError(f"{path}: the columns seem to be separated by {mark!r}; write the file with commas")
+    return header
 
 
 def _read_parquet(path: Path) -> Rows:
     import pyarrow
     import pyarrow.parquet
 
+    number = 0
     try:
-        number = 0
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+                for row in _rows_of(batch):
                     number += 1
                     yield f"{path.name}:{number}", row
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged or no parquet file: {_one_line(error)}") from None
+        what = "damaged" if number else "damaged or no parquet file"
+        raise DataError(f"{path}: {_after(number)}{what}: {first_line(error)}") from None
+
+
+def _rows_of(batch: Any) -> Iterable[dict[str, Any] | RowError]:
+    """Rows of an Arrow batch; one whose text is no UTF-8 spoils no other."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        return rows
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            return [_not_utf8(error, "of its text")]
+        return (row for at in range(batch.num_rows) for row in _rows_of(batch.slice(at, 1)))
 
 
 _READERS: dict[str, Callable[[Path], Rows]] = {
@@ -139,7 +167,7 @@ def read_saved(path: Path, split: str) -> Rows:
             more = ", ..." if len(names) > MAX_EXAMPLES else ""
             inside = f"name one of the files in it instead: {', '.join(names[:MAX_EXAMPLES])}{more}"
             raise DataError(f"{path}: is a folder, but none saved by datasets; {inside}") from None
-        raise DataError(f"{path}: no folder saved by datasets can be read there: {_one_line(error)}") from None
+        raise DataError(f"{path}: no folder saved by datasets can be read there: {first_line(error)}") from None
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
             raise DataError(f"{path}: has no split {split!r}; it has {', '.join(loaded)}")
@@ -149,15 +177,7 @@ def read_saved(path: Path, split: str) -> Rows:
 
 def read_hub(source: str, split: str, subset: str | None, revision: str | None) -> Rows:
     """Rows of a data set on the Hugging Face hub."""
-    import datasets
-
-    reached = hub.is_reachable()
-    try:
-        loaded = datasets.load_dataset(source, subset, split=split, revision=revision)
-    except Exception as error:  # datasets, huggingface_hub and httpx each raise their own
-        why = f"the hub gives no data set: {_one_line(error)}" if reached else hub.NOT_REACHED
-        raise DataError(f"{source}: no such file here, and {why}") from None
-    yield from _numbered(f"{source}/{split}", loaded)
+    yield from _numbered(f"{source}/{split}", hub.data_set(source, split, subset, revision))
 
 
 def licence_of(source: str, subset: str | None, revision: str | None) -> str | None:
@@ -179,8 +199,19 @@ def licence_of(source: str, subset: str | None, revision: str | None) -> str | N
 
 
 def _numbered(name: str, rows: Any) -> Rows:
-    for number, row in enumerate(rows, start=1):
-        yield f"{name}:{number}", row
+    import pyarrow
+
+    number = 0
+    try:
+        for number, row in enumerate(rows, start=1):
+            yield f"{name}:{number}", row
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{name}: {_after(number)}damaged: {first_line(error)}") from None
+
+
+def _after(number: int) -> str:
+    """Where a file stops to be readable, in words."""
+    return f"after row {number}: " if number else ""
 
 
 def meant(path: Path) -> str:
@@ -195,12 +226,17 @@ def meant(path: Path) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Lines from 1, unpacked if the file is gzip whatever its name says, without a byte order mark."""
-    yield from _parts(path, lambda file: file, "line")
+    yield from _parts(path, lambda file: file, "line {:,}")
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
     """As `_lines`, in blocks of one size, which no line that is too long can make large."""
-    return (block for _, block in _parts(path, lambda file: iter(partial(file.read, _BLOCK), b""), "block"))
+    return (
+        block
+        for _, block in _parts(
+            path, lambda file: iter(partial(file.read, _BLOCK), b""), f"block {{:,}} of {_BLOCK:,} bytes"
+        )
+    )
 
 
 def _parts(path: Path, split: Callable[[IO[bytes]], Iterable[bytes]], name: str) -> Iterator[tuple[int, bytes]]:
@@ -211,10 +247,10 @@ def _parts(path: Path, split: Callable[[IO[bytes]], Iterable[bytes]], name: str)
                 yield number, part.removeprefix(_BOM) if number == 1 else part
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise DataError(
-            f"{path}: the gzip file is cut short or damaged after {name} {number}; fetch it again"
+            f"{path}: the gzip file is cut short or damaged after {name.format(number)}; fetch it again"
         ) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read after {name} {number}: {error.strerror}") from None
+        raise DataError(f"{path}: cannot be read after {name.format(number)}: {error.strerror}") from None
 
 
 def _open(path: Path) -> AbstractContextManager[IO[bytes]]:
@@ -223,34 +259,35 @@ def _open(path: Path) -> AbstractContextManager[IO[bytes]]:
     return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
 
 
-def _text_lines(path: Path) -> Iterator[str]:
+def _text_lines(path: Path, undecoded: list[RowError]) -> Iterator[str]:
+    """Lines as text; of one that is no UTF-8 what is wrong is put into a list, before the line is given."""
     for number, line in _lines(path):
         try:
             yield line.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: line {number}: not valid UTF-8 at byte {error.start + 1}") from None
+            undecoded.append(_not_utf8(error, f"of line {number}"))
+            yield line.decode("utf-8", "replace")
+
+
+def _not_utf8(error: UnicodeDecodeError, of: str) -> RowError:
+    return RowError("invalid_utf8", f"not valid UTF-8 at byte {error.start + 1} {of}")
 
 
 def _json(line: bytes) -> Any:
     try:
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise RowError("invalid_utf8", f"not valid UTF-8 at byte {error.start + 1} of the line") from None
+        raise _not_utf8(error, "of the line") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise RowError("invalid_json", f"invalid JSON: {error.msg.removesuffix(' at')} at {where}") from None
     except RecursionError:
         raise RowError("invalid_json", "invalid JSON: nested too deeply") from None
     except ValueError as error:
-        raise RowError("invalid_json", f"invalid JSON: {_one_line(error)}") from None
+        raise RowError("invalid_json", f"invalid JSON: {first_line(error)}") from None
 
 
 def _row(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RowError("not_an_object", f"a row must be an object with named columns, got {type(value).__name__}")
     return value
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,9 +1,15 @@
-"""Whether the Hugging Face hub can be reached, asked once and without the minute of retries its client would take."""
+"""Data sets on the Hugging Face hub, and whether it can be reached: asked once, without the minute of retries of its client."""
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import cache
+from pathlib import Path
+from typing import Any
+
+from exptilt.data.problems import first_line
+from exptilt.errors import DataError
 
 _SECONDS = 5.0
 """How long to wait for an answer, whatever it is."""
@@ -30,3 +36,30 @@ def is_reachable() -> bool:
             sys.modules["datasets"].config.HF_HUB_OFFLINE = True
         return False
     return True
+
+
+def is_id(source: str) -> bool:
+    """Whether a source is spelled like a data set on the hub, `owner/name`."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
+
+
+@cache
+def data_set(source: str, split: str, subset: str | None, revision: str | None) -> Any:
+    """A data set of the hub, asked for once a process, so that the rows read are those whose content was looked at.
+
+    Raises:
+        DataError: if neither the hub nor its cache has it.
+    """
+    import datasets
+
+    reached = is_reachable()
+    try:
+        return datasets.load_dataset(source, subset, split=split, revision=revision)
+    except Exception as error:  # datasets, huggingface_hub and httpx each raise their own
+        why = f"the hub gives no data set: {first_line(error)}" if reached else NOT_REACHED
+        raise DataError(f"{source}: no such file here, and {why}") from None
+
+
+def files_of(loaded: Any) -> tuple[Path, ...]:
+    """The files that hold all its rows, as the hub's client keeps them; none where they are in memory alone."""
+    return tuple(Path(file["filename"]) for file in getattr(loaded, "cache_files", ()))

@@ -39,6 +39,11 @@ CATALOGUE: dict[str, Problem] = {
         "the two sides share no leading turns, so there is no prompt", "on_invalid", fix=_REPAIR
     ),
     "prompt_mismatch": Problem("the prompt is not among the turns the two sides share", "on_invalid", fix=_REPAIR),
+    "not_text": Problem(
+        "the row has a picture, a video or a sound, and only text can be trained on here",
+        "on_invalid",
+        fix="take the column out of the file if the text stands without it",
+    ),
     "unjudged": Problem("a judgement failed, so there is no preference", "on_invalid", fix="judge the row again"),
     "alone": Problem("a prompt has only one completion to compare", "on_invalid", fix="leave the row out"),
     "template_refused": Problem(
@@ -153,6 +158,12 @@ class RowError(DataError):
         super().__init__(detail)
         self.code = code
         self.detail = detail
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in its first line; its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 from exptilt.data import adapters
-from exptilt.data.adapters.fields import items, under
+from exptilt.data.adapters.fields import items, refuse_media, under
 from exptilt.data.digests import Digests, digest
 from exptilt.data.files import licence_of
 from exptilt.data.problems import Ledger, RowError
@@ -104,6 +104,7 @@ def _read(
         try:
             if isinstance(row, RowError):
                 raise row
+            refuse_media(row)
             made = adapter.record(row, _row_id(row_id, row))
             extra = template_args(row)
             for record in made if isinstance(made, tuple) else (made,):

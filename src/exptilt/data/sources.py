@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from exptilt.config import config
-from exptilt.data import files
+from exptilt.data import files, hub
 from exptilt.data.problems import POLICY_CHOICES, RowError
 from exptilt.errors import DataError
 
@@ -251,12 +250,18 @@ def read_rows(
         raise DataError(f"{source}: there is not one row in it; check that the file was written and downloaded whole")
 
 
+def is_on_hub(source: str) -> bool:
+    """Whether a source is taken for a hub id: spelled like one, no path that is there, and no kind of file."""
+    path = Path(source).expanduser()
+    return hub.is_id(source) and not path.exists() and files.kind_of(path) is None
+
+
 def _open(source: str, split: str, subset: str | None, revision: str | None) -> Iterator[tuple[str, Row | RowError]]:
     path = Path(source).expanduser()
     if path.is_dir():
         return files.read_saved(path, split)
     if path.is_file():
         return files.read_file(path)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and files.kind_of(path) is None:
+    if is_on_hub(source):
         return files.read_hub(source, split, subset, revision)
     raise DataError(f"{source}: no such file or folder{files.meant(path)}")

@@ -16,6 +16,7 @@ from exptilt.errors import CheckpointError
 from exptilt.reports import sections
 from exptilt.reports.answers import Verdict
 from exptilt.reports.curves import DISPLACEMENT, HEALTH, LEARNING, LIKELIHOOD, curve
+from exptilt.reports.data_facts import data_groups
 from exptilt.reports.displacement import is_this_normal
 from exptilt.reports.figures import calibration, margin_histogram
 from exptilt.reports.frontier_figure import colour_index, colour_keys, frontier_figure
@@ -138,7 +139,7 @@ def context(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:
         "varying": [(name, values) for name, values in cards if len(set(values)) > 1],
         "differences": sections.differences(inputs.runs),
         "paired": paired_differences(inputs.runs),
-        "data": sections.data_groups(inputs.runs),
+        "data": data_groups(inputs.runs),
         "measured": sections.measured_tables(inputs.runs),
         "gaps": sections.gap_tables(inputs.runs),
         "benchmarks": [(run.name, rows) for run in inputs.runs if (rows := sections.section_rows(run))],

@@ -123,12 +123,6 @@ class Split(Part):
             given | {"rows_left_out": given["left_out"]} if isinstance(given, dict) and "left_out" in given else given
         )
 
-    @property
-    def left_out(self) -> dict[str, int]:
-        """Rows and examples left out, by reason."""
-        reasons = dict.fromkeys([*self.rows_left_out, *self.examples_left_out])
-        return {reason: self.rows_left_out.get(reason, 0) + self.examples_left_out.get(reason, 0) for reason in reasons}
-
 
 class Finding(Part):
     """One thing the data checks found."""
@@ -141,13 +135,22 @@ class Finding(Part):
     fix: str = ""
 
 
+class RenderedExample(Part):
+    """One training row as the model reads it."""
+
+    id: str = ""
+    prompt: str = ""
+    completions: list[list[tuple[str, bool]]] = Field(default_factory=list)
+    """Of each its text in pieces, and whether the tokens of the piece count."""
+
+
 class DataReport(Part):
     """data.json."""
 
     source: Any = None
     kind: str = ""
     """What the rows were read as: pair, completion, unpaired, list."""
-    examples: list[dict[str, Any]] = Field(default_factory=list)
+    examples: list[RenderedExample] = Field(default_factory=list)
     """The first training rows as the model reads them."""
     splits: dict[str, Split] = Field(default_factory=dict)
     lengths: dict[str, Any] = Field(default_factory=dict)

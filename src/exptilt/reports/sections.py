@@ -11,7 +11,7 @@ from exptilt.reports.frontier_figure import colour_index, colour_keys, is_refere
 from exptilt.reports.frontier_schema import Frontier
 from exptilt.reports.frontier_verdict import gained, is_trusted
 from exptilt.reports.run_folder import Inputs, RunFolder
-from exptilt.reports.schema import DataReport, Estimate, Evaluation, RunInfo, Sample, estimates
+from exptilt.reports.schema import Estimate, Evaluation, RunInfo, Sample, estimates
 from exptilt.reports.svg import INK, SERIES, Figure
 from exptilt.reports.wording import duration, estimate, number, plain
 
@@ -40,24 +40,6 @@ class Row:
     name: str
     colour: str
     cells: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DataGroup:
-    """One data report, and the runs that share it."""
-
-    runs: tuple[str, ...]
-    report: DataReport
-
-    @property
-    def lengths(self) -> list[tuple[str, Any]]:
-        """Lengths by what they are of."""
-        by_split = [
-            (f"{split}: {_name(what)}", value)
-            for split, account in self.report.splits.items()
-            for what, value in account.lengths.items()
-        ]
-        return [*self.report.lengths.items(), *by_split]
 
 
 @dataclass(frozen=True)
@@ -130,21 +112,6 @@ def differences(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
     keys = list(dict.fromkeys(key for one in flat for key in one))
     rows = [(key, [plain(one.get(key)) for one in flat]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
-
-
-def data_groups(runs: Sequence[RunFolder]) -> list[DataGroup]:
-    """Data reports, each once with the runs that share it."""
-    groups: list[tuple[DataReport, list[str]]] = []
-    for run in runs:
-        if run.data is None:
-            continue
-        for report, names in groups:
-            if report == run.data:
-                names.append(run.name)
-                break
-        else:
-            groups.append((run.data, [run.name]))
-    return [DataGroup(tuple(names), report) for report, names in groups]
 
 
 def gap_tables(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], list[list[str]]]]:

@@ -3,19 +3,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from invented_rows import bot, user
 
 from exptilt.data.adapters import ADAPTERS, also_fitting, find
 from exptilt.data.records import Demonstration, Preference, Ranking, Rating
 from exptilt.errors import DataError
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def bot(text):
-    return {"role": "assistant", "content": text}
-
 
 TEXT_PAIR = {"prompt": "Q", "chosen": "good", "rejected": "bad"}
 

@@ -5,35 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from invented_rows import DISTILABEL, OPENAI, bot, sides, user
 
 from exptilt.data.adapters import find
 from exptilt.data.conversions import preference_to_ratings
 from exptilt.data.problems import RowError
 from exptilt.data.records import Demonstration, Preference, Ranking, Rating
 
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def bot(text):
-    return {"role": "assistant", "content": text}
-
-
-def sides(record):
-    return record.chosen, record.rejected, record.p_chosen
-
-
-DISTILABEL = {
-    "system": "",
-    "input": "2+2?",
-    "chosen": "4",
-    "rejected": "5",
-    "rating": [9.0, 4.0],
-    "status": "unchanged",
-}
-OPENAI = {"input": {"messages": [user("Cold?")], "tools": [{"type": "function"}], "parallel_tool_calls": True},
-          "preferred_output": [bot("-5")], "non_preferred_output": [bot("Oslo")]}  # fmt: skip
 PANDA = {"instruction": "Shorten.", "input": "a b", "response1": "a", "response2": "b", "annotators": [2, 2, 0]}
 TLDR = {"info": {"id": "t3", "post": "My flatmate", "title": "What?", "subreddit": "relationships", "article": None},
         "summaries": [{"text": " First.", "policy": "a"}, {"text": " Second.", "policy": "b"}],

@@ -5,23 +5,11 @@ from __future__ import annotations
 import typing
 
 import pytest
+from invented_rows import DISTILABEL, OPENAI, bot, sides, user
 
 from exptilt.data.adapters import ADAPTERS
 from exptilt.data.conversions import ranking_to_preferences
 from exptilt.data.sources import Format
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def bot(text):
-    return {"role": "assistant", "content": text}
-
-
-def sides(record):
-    return record.chosen, record.rejected, record.p_chosen
-
 
 SHP = {"post_id": "x1", "domain": "askbaking_train", "history": "My bread will not rise", "human_ref_A": "Warm oven.",
        "human_ref_B": "More yeast.", "score_A": 41, "score_B": 9, "labels": 1, "score_ratio": 4.56}  # fmt: skip
@@ -38,16 +26,6 @@ PKU = {"prompt": "How?", "response_0": "Ask.", "response_1": "Crack it.", "is_re
 STEER3 = {"domain": "general", "language": "english", "context": [user("Plan.")], "response1": "Fruit.",
           "response2": "No.", "overall_preference": -3, "individual_preference": []}  # fmt: skip
 STEER2 = {"prompt": "Plan.", "response_1": "Fruit.", "response_2": "No.", "preference_strength": 2, "split": "train"}
-OPENAI = {"input": {"messages": [user("Cold?")], "tools": [{"type": "function"}], "parallel_tool_calls": True},
-          "preferred_output": [bot("-5")], "non_preferred_output": [bot("Oslo")]}  # fmt: skip
-DISTILABEL = {
-    "system": "",
-    "input": "2+2?",
-    "chosen": "4",
-    "rejected": "5",
-    "rating": [9.0, 4.0],
-    "status": "unchanged",
-}
 
 
 def test_names_are_the_choices_of_the_setting():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,6 +28,8 @@ ROLES = {
 """Role names in use, and what each is here."""
 _MOST = 1e30
 """Numbers beyond it are mistakes; sums and differences of those within it are finite in single precision."""
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+"""Columns of what is no text."""
 _YES = {"true", "1", "yes", "chosen", "desirable", "good"}
 _NO = {"false", "0", "-1", "no", "rejected", "undesirable", "bad"}
 
@@ -34,9 +37,12 @@ _NO = {"false", "0", "-1", "no", "rejected", "undesirable", "bad"}
 def need(row: Mapping[str, Any], column: str) -> Any:
     """The value of a column that must be there."""
     value = row.get(column)
+    if value is None and column in row:
+        raise RowError("missing_column", f"column {column!r} is null")
     if value is None:
-        state = "is null" if column in row else "is missing"
-        raise RowError("missing_column", f"column {column!r} {state}")
+        near = difflib.get_close_matches(column, [name for name in row if isinstance(name, str)], n=1, cutoff=0.75)
+        instead = f"; the row has {near[0]!r}" if near else ""
+        raise RowError("missing_column", f"column {column!r} is missing{instead}")
     return value
 
 
@@ -55,7 +61,7 @@ def content(value: Any, name: str) -> Text:
     """Text or a list of turns; one turn alone counts as a list of one."""
     if isinstance(value, str):
         return text(value, name)
-    if not isinstance(value, Mapping | Sequence):
+    if not isinstance(value, Mapping | Sequence) or isinstance(value, bytes):
         raise RowError("wrong_type", f"{name} must be text or a list of turns, got {_kind(value)}")
     return turns([value] if isinstance(value, Mapping) else value, name)
 
@@ -93,6 +99,16 @@ def _said(value: Any, name: str) -> str:
             raise RowError("wrong_type", f"{name} holds a part of type {kind!r}; only text can be trained on here")
         parts.append(text(part.get("text"), name))
     return "".join(parts)
+
+
+def refuse_media(row: Mapping[str, Any]) -> None:
+    """A row that comes with a picture, a video or a sound says something else without it."""
+    for name in MEDIA:
+        value = row.get(name)
+        if value is not None and (
+            any(part is not None for part in value.values()) if isinstance(value, Mapping) else value
+        ):
+            raise RowError("not_text", f"column {name!r} is filled; only text can be trained on here")
 
 
 def first_of(row: Mapping[str, Any], *columns: str) -> Any:
