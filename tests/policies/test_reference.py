@@ -10,7 +10,8 @@ import torch
 from exptilt.data.groups import Completion
 from exptilt.errors import ModelError
 from exptilt.policies import reference
-from exptilt.policies.reference import ReferenceCache, reference_logps
+from exptilt.policies.reference import reference_logps
+from exptilt.policies.reference_cache import ReferenceCache
 from exptilt.policies.scoring import score_all
 
 

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import pytest
 import torch
 
+from exptilt.data.groups import Group
 from exptilt.data.prepare import prepare
+from exptilt.data.table import GroupTable
 from exptilt.losses import TDPO1
+from exptilt.policies import reference
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.saving import save_model
 from exptilt.policies.scoring import score, score_all
-from exptilt.recipes.references import reference_model, reference_table
+from exptilt.recipes.references import Together, reference_model, reference_table
 from exptilt.recipes.vocabulary import find_tokenizer
 
 
@@ -85,3 +89,29 @@ def test_a_second_run_takes_the_rows_from_the_cache(parts, monkeypatch):
     assert torch.equal(again(groups).sum(), first(groups).sum())
     reference_table(replace(recipe, reference=replace(recipe.reference, cache=False)), model, groups)
     assert scored[-1] == len(groups)
+
+
+def test_rows_of_a_file_are_taken_batch_by_batch_and_the_values_are_those_of_all_at_once(parts, tmp_path, monkeypatch):
+    recipe, _, model, groups = parts
+    GroupTable.of(groups[:15]).save(tmp_path / "rows.arrow")
+    rows = Together(groups[15:], GroupTable.load(tmp_path / "rows.arrow"), groups[:2])
+    recipe = replace(recipe, batch=replace(recipe.batch, tokens=100), reference=replace(recipe.reference, cache=False))
+    order = [*groups[15:], *groups[:15]]
+    whole = score_all(model, order, max_tokens=100)
+    expected = {group.id: logps for group, logps in zip(order, whole, strict=True)}
+    alive, scored, before = [], reference._score, _num_groups()
+
+    def counted(model, groups):
+        alive.append(_num_groups() - before - len(groups))
+        return scored(model, groups)
+
+    monkeypatch.setattr(reference, "_score", counted)
+    table = reference_table(recipe, model, rows)
+    assert len(alive) > 3
+    assert max(alive) <= 1
+    for at in (0, 7, 14, 19):
+        assert torch.equal(table([groups[at]]).tokens(), expected[groups[at].id].tokens())
+
+
+def _num_groups() -> int:
+    return sum(type(thing) is Group for thing in gc.get_objects())

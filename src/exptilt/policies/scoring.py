@@ -189,14 +189,19 @@ def batches(groups: Sequence[Group], max_tokens: int) -> Iterator[list[int]]:
         >>> list(batches(groups, max_tokens=8))
         [[1], [0, 2]]
     """
+    yield from batches_of([group.num_tokens for group in groups], max_tokens)
+
+
+def batches_of(sizes: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """As `batches`, by the unique tokens of each group."""
     batch: list[int] = []
     total = 0
-    for index in sorted(range(len(groups)), key=lambda index: -groups[index].num_tokens):
-        if batch and total + groups[index].num_tokens > max_tokens:
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        if batch and total + sizes[index] > max_tokens:
             yield batch
             batch, total = [], 0
         batch.append(index)
-        total += groups[index].num_tokens
+        total += sizes[index]
     if batch:
         yield batch
 

@@ -7,17 +7,20 @@ computed once, before step 1, so no second model is held while training.
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate, chain
+from typing import Any, overload
 
 import torch
 
 from exptilt.data.groups import Group
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.forward import causal_lm
-from exptilt.policies.reference import ReferenceCache, reference_logps
+from exptilt.policies.kept_logps import KeptLogProbs
+from exptilt.policies.reference import key_of, score_reference
+from exptilt.policies.reference_cache import ReferenceCache
 from exptilt.policies.world import World
 from exptilt.recipes.assembly import other_model
 from exptilt.recipes.recipe import Recipe
@@ -36,13 +39,46 @@ class ReferenceTable:
     """Whether they are the weights the run starts from."""
     device: torch.device
     """Where log-probabilities are wanted; the table itself stays in main memory."""
-    rows: dict[bytes, LogProbs]
+    rows: KeptLogProbs
     live: Any = None
     """The reference model itself, where the objective needs its full distributions; else None."""
 
     def __call__(self, groups: Sequence[Group]) -> LogProbs:
         """Log-probabilities of all completions of these groups, in order."""
-        return LogProbs.cat([self.rows[_key(group)] for group in groups]).to(self.device)
+        return self.rows.of(key_of(group) for group in groups).to(self.device)
+
+
+class Together(Sequence[Group]):
+    """Several sequences of groups as one, without a copy: what is mapped from a file stays there.
+
+    Example:
+        >>> both = Together(["a", "b"], [], ["c"])
+        >>> len(both), both[2], both[-2], both[1:], list(both)
+        (3, 'c', 'b', ['b', 'c'], ['a', 'b', 'c'])
+    """
+
+    def __init__(self, *parts: Sequence[Group]) -> None:
+        self._parts = parts
+        self._ends = list(accumulate(len(part) for part in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Group]: ...
+    def __getitem__(self, index: int | slice) -> Group | list[Group]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        at = index + len(self) if index < 0 else index
+        if not 0 <= at < len(self):
+            raise IndexError(f"there are {len(self)} groups, and none at {index}")
+        place = bisect_right(self._ends, at)
+        return self._parts[place][at - (self._ends[place - 1] if place else 0)]
+
+    def __iter__(self) -> Iterator[Group]:
+        return chain.from_iterable(self._parts)
 
 
 def reference_model(recipe: Recipe, start: Any) -> Any:
@@ -66,7 +102,7 @@ def reference_table(
     Args:
         recipe: names the reference and whether to cache.
         start: the model as it is before step 1.
-        groups: everything that will be scored, training and held-out rows alike.
+        groups: everything that will be scored, training and held-out rows alike; taken batch by batch, see `Together`.
         held: the reference as a model, where there is one already.
         weights: fingerprint of the reference; default, it is taken here.
         world: the processes that share the work.
@@ -76,11 +112,10 @@ def reference_table(
         held = reference_model(recipe, start)
     model = held if other is not None else start
     identity = weights or fingerprint(model)
-    unique = {_key(group): group for group in groups}
-    scored = reference_logps(
+    rows = score_reference(
         ReferenceCache() if recipe.reference.cache else None,
         model,
-        list(unique.values()),
+        groups,
         max_tokens=recipe.batch.at_once,
         progress="reference",
         weights=identity,
@@ -91,13 +126,6 @@ def reference_table(
         source=other or "the weights this run starts from",
         is_start=other is None,
         device=causal_lm(model).device,
-        rows=dict(zip(unique, scored, strict=True)),
+        rows=rows,
         live=held if live else None,
     )
-
-
-def _key(group: Group) -> bytes:
-    digest = hashlib.blake2b(group.prompt.tobytes(), digest_size=16)
-    for completion in group.completions:
-        digest.update(b"|" + completion.ids.tobytes() + b"|" + completion.counted.tobytes())
-    return digest.digest()
