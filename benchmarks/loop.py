@@ -31,7 +31,7 @@ from exptilt.policies.world import World
 from exptilt.recipes.recipe import Recipe
 from exptilt.recipes.run_folder import RunFolder
 from exptilt.recipes.session import Session
-from exptilt.train import loop
+from exptilt.train import loop, step
 from exptilt.train.checkpoint import Checkpoints
 from exptilt.train.loop import Run
 from exptilt.train.optim import OptimConfig
@@ -119,8 +119,7 @@ def watch(run: Run, clock: Clock) -> None:
     run.optimizer.register_step_post_hook(lambda *_: clock.end(MODEL_PART))
     batches: Any = run.batches
     object.__setattr__(run, "batches", _Timed(batches, clock))
-    loop._clip = clock.around("gradient norm", loop._clip)
-    loop.require_finite_gradient = clock.around("gradient norm", loop.require_finite_gradient)
+    step._norm = clock.around("gradient norm", step._norm)
     for callback in run.callbacks:
         callback.after_step = clock.around(type(callback).__name__, callback.after_step)  # type: ignore[method-assign]
     loop._one_step = clock.around("the rest of a step", loop._one_step)

@@ -129,11 +129,9 @@ class LogProbs:
         lengths = self.lengths[order]
         if self.totals is not None:
             return LogProbs(values=None, lengths=lengths, totals=self.totals[order])
-        starts = (self.lengths.cumsum(0) - self.lengths)[order]
-        offsets = torch.arange(int(lengths.sum()), device=lengths.device) - torch.repeat_interleave(
-            lengths.cumsum(0) - lengths, lengths
-        )
-        units = torch.repeat_interleave(starts, lengths) + offsets
+        moved = (self.lengths.cumsum(0) - self.lengths)[order] - (lengths.cumsum(0) - lengths)
+        shift = torch.repeat_interleave(moved, lengths)
+        units = shift + torch.arange(len(shift), device=shift.device)
         return self._map(lambda tensor: tensor[units.to(tensor.device)], lengths=lengths)
 
     def detach(self) -> LogProbs:

@@ -5,6 +5,7 @@ Processes are forked from a server that has torch in memory already, so that kil
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -24,6 +25,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from exptilt.config import dump
+from exptilt.data.sources import DataConfig
 from exptilt.errors import CheckpointError
 from exptilt.losses import BCO, DPO, KTO, NLL, Mixture, SimPO, Term
 from exptilt.policies.adapters import AdapterConfig
@@ -152,11 +154,21 @@ def test_killed_at_any_moment(recipe_of, metrics_of, spawn, tmp_path, loss, sett
 
 
 @pytest.mark.parametrize(
-    ("kind", "adapter"), [("ddp", None), ("fsdp", AdapterConfig(rank=2))], ids=["ddp", "fsdp lora"]
+    ("kind", "adapter"), [("ddp", AdapterConfig(rank=2)), ("fsdp", None)], ids=["ddp lora", "fsdp"]
 )
-def test_two_processes_as_torchrun_starts_them(recipe_of, metrics_of, spawn, tmp_path, kind, adapter):
-    """One is killed at its seventh checkpoint's rename; the other says so and ends; started again, both come to one end."""
-    settings = around_a_base({**DROPPED, "adapter": adapter, "parallel": ParallelConfig(kind=kind)}, tmp_path / "base")
+def test_two_processes_as_torchrun_starts_them(recipe_of, metrics_of, write_rows, spawn, tmp_path, kind, adapter):
+    """One is killed at its seventh checkpoint's rename; the other says so and ends; started again, both come to one end.
+
+    What was left out for its CHES, and what was sampled before the first step, is what one process leaves out and samples.
+    """
+    settings = {
+        **DROPPED,
+        "adapter": adapter,
+        "parallel": ParallelConfig(kind=kind),
+        "train": {"eval_samples": 2, "eval_every": 0},
+    }
+    settings["data"] = DataConfig(train=write_rows(), test_fraction=0.15, drop_highest_ches=0.1)
+    settings = around_a_base(settings, tmp_path / "base")
 
     def start(recipe: Recipe, place: int) -> list[int]:
         with socket.socket() as one:
@@ -175,6 +187,14 @@ def test_two_processes_as_torchrun_starts_them(recipe_of, metrics_of, spawn, tmp
     assert newest_checkpoint(cut.folder / "checkpoints").name == "step-00000006"
     assert start(cut, 0) == [0, 0]
     same_end(whole, cut, metrics_of)
+    alone = recipe_of(DPO(), "alone", **settings)
+    run_recipe(replace(alone, parallel=ParallelConfig(), train=replace(alone.train, max_steps=1)), QUIET, page=False)
+    for name in ("data.json", "samples/step-000000.jsonl"):
+        assert (whole.folder / name).read_text() == (alone.folder / name).read_text()
+    assert '"displacing": 3' in (whole.folder / "data.json").read_text()
+    late = (whole.folder / "samples" / "step-000012.jsonl").read_text().splitlines()
+    assert len(late) == 2
+    assert all(json.loads(line)["kl"] > 1e-4 for line in late)
 
 
 @pytest.mark.parametrize("place", [1, 7, -7])

@@ -13,6 +13,7 @@ from exptilt.errors import TrainingError
 from exptilt.losses import BCO, DPO, IPO, KTO, TDPO2, SimPO
 from exptilt.recipes import session
 from exptilt.recipes.recipe import ReferenceConfig
+from exptilt.recipes.references import ReferenceTable
 from exptilt.recipes.training import run_recipe
 
 QUIET = Console(quiet=True)
@@ -59,12 +60,12 @@ def test_another_model_as_reference_is_not_held_to_zero(recipe_of, metrics_of):
 def test_a_reference_that_is_not_the_start_stops_the_run_and_says_what_to_do(recipe_of, monkeypatch):
     real = session.reference_table
 
-    def tampered(*args, **more):
-        table = real(*args, **more)
-        rows = {key: replace(row, values=row.values - 0.01 * (row.values < -3)) for key, row in table.rows.items()}
-        return replace(table, rows=rows)
+    class Tampered(ReferenceTable):
+        def __call__(self, groups):
+            found = super().__call__(groups)
+            return replace(found, values=found.tokens() - 0.01 * (found.tokens() < -3))
 
-    monkeypatch.setattr(session, "reference_table", tampered)
+    monkeypatch.setattr(session, "reference_table", lambda *args, **more: Tampered(**vars(real(*args, **more))))
     recipe = recipe_of(DPO())
     with pytest.raises(TrainingError, match=r"differ by 0\.01 nats on a token.*set reference\.cache=false"):
         run_recipe(recipe, QUIET, page=False)

@@ -1,8 +1,7 @@
-"""Promise 2 over processes: two gloo processes leave the gradient and the metrics of one, for every objective."""
+"""Promise 2 over processes: two gloo processes, replicated or sharded, leave the gradient and the metrics of one, for every objective."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -10,14 +9,22 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 from transformers import GPT2Config, GPT2LMHeadModel
+
+sys.path.insert(0, str(Path(__file__).parent))  # the processes find it there too
+
+from worlds import together
 
 from exptilt.data.groups import Completion, Group
 from exptilt.losses import DPO, NLL, XPO, AnyLoss, Mixture, Term
+from exptilt.policies.forward import packable
+from exptilt.policies.policy import Policy
 from exptilt.policies.scoring import score
 from exptilt.policies.world import World
 from exptilt.train.objective import Objective
+from exptilt.train.parallel import shard
+from exptilt.train.settings import ParallelConfig
 from exptilt.train.step import accumulate
 
 MEMBERS = [member for member in get_args(get_args(AnyLoss)[0]) if member not in (Mixture, XPO)]
@@ -25,6 +32,9 @@ MEMBERS = [member for member in get_args(get_args(AnyLoss)[0]) if member not in 
 LOSSES: dict[str, Any] = {member().name: member() for member in MEMBERS} | {
     "dpo with nll over tokens": Mixture(terms=(Term(loss=DPO()), Term(loss=NLL(normalization="token"), weight=0.3))),
 }
+CASES = [(name, "ddp") for name in LOSSES] + [
+    (name, "fsdp") for name, loss in LOSSES.items() if loss.couples_batch or loss.byproducts or name in ("dpo", "sft")
+]
 NUM_COMPLETIONS = {"pair": 2, "completion": 1, "unpaired": 1, "list": 3}
 
 
@@ -60,57 +70,43 @@ def rows(kind: str) -> list[Group]:
     ]
 
 
-def step(loss: Any, world: World) -> tuple[torch.Tensor, dict[str, float]]:
+def step(loss: Any, world: World, kind: str = "ddp") -> tuple[torch.Tensor, dict[str, float]]:
     """The gradient and the metrics of one step, in the share of this process."""
     policy, reference = tiny(0), tiny(1)
+    if kind == "fsdp":
+        assert [packable(policy), packable(reference)] == [True, True]  # asked before anything is sharded
+        policy, reference = (shard(model, ParallelConfig(kind="fsdp"), torch.float32) for model in (policy, reference))
     objective = Objective(loss)
     batch = objective.prepare(rows(loss.kind))
-    # Uneven shares in uneven micro-batches: 4 + 1 rows and 2 rows, or all at once.
-    shares = [[batch]] if world.size == 1 else [[batch[2:6], batch[6:]], [batch[:2]]]
+    # Uneven shares in uneven micro-batches: 4 + 1 rows and 2 + none, or all at once.
+    shares = [[batch]] if world.size == 1 else [[batch[2:6], batch[6:]], [batch[:2], []]]
     live = reference if "divergence" in loss.byproducts else None
-
-    def scored(groups: Any) -> Any:
-        return score(policy, groups, byproducts=loss.byproducts, reference=live)
 
     def anchor(groups: Any) -> Any:
         with torch.no_grad():
             return score(reference, groups)
 
+    anchor.runs_model = True  # type: ignore[attr-defined]
+    scored = Policy(policy, loss.byproducts, live)
     sums = accumulate(policy, shares[world.rank], objective, scored, anchor if loss.needs_reference else None, world)
-    gradient = torch.cat(
-        [parameter.grad.reshape(-1) for parameter in policy.parameters() if parameter.grad is not None]
-    )
-    return gradient, sums.means()
+    gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
+    whole = [one.full_tensor() if isinstance(one, DTensor) else one for one in gradients]
+    return torch.cat([one.reshape(-1) for one in whole]), sums.means()
 
 
-def main(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
-    torch.save({name: step(loss, World.joined()) for name, loss in LOSSES.items()}, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+def every_loss(world: World) -> dict[tuple[str, str], tuple[torch.Tensor, dict[str, float]]]:
+    return {(name, kind): step(LOSSES[name], world, kind) for name, kind in CASES}
 
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return together(2, every_loss, tmp_path_factory.mktemp("two"))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_two_processes_leave_what_one_leaves(of_two, name):
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_two_processes_leave_what_one_leaves(of_two, name, kind):
     gradient, means = step(LOSSES[name], World.alone())
     for found in of_two:
-        other, other_means = found[name]
+        other, other_means = found[name, kind]
         torch.testing.assert_close(other, gradient, rtol=1e-6, atol=1e-6 * float(gradient.abs().max()))
         assert other_means == pytest.approx(means, rel=1e-6, abs=1e-9)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -12,7 +12,7 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -192,7 +192,7 @@ def work(rank: int, size: int, case: Case, meeting: Path) -> None:
     try:
         run = run_of(case, World.joined())
         place = train(run)
-        weights = {name: _whole(tensor) for name, tensor in trained_weights(run.model).items()}
+        weights = whole_weights(run.model)
         if place.is_last:
             torch.save(
                 {"weights": weights, "losses": run.callbacks[0].state()["losses"]}, case.folder / f"end-{rank}.pt"
@@ -206,8 +206,43 @@ def work(rank: int, size: int, case: Case, meeting: Path) -> None:
         os._exit(3)
 
 
+def whole_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Of what is trained; all processes call it together."""
+    return {name: _whole(tensor) for name, tensor in trained_weights(model).items()}
+
+
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
+
+
+def together(size: int, work: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
+    """What `work(world, *args)` returns in each of `size` processes that are joined; a hang ends after a minute."""
+    context = _forks()
+    where = [folder / f"{rank}.pt" for rank in range(size)]
+    processes = [
+        context.Process(target=_one_of, args=(rank, size, folder / "meet", work, where[rank], args))
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * size
+    return [torch.load(path, weights_only=False) for path in where]
+
+
+def _one_of(rank: int, size: int, meeting: Path, work: Callable[..., Any], where: Path, args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    meet = {"init_method": f"file://{meeting}", "timeout": timedelta(seconds=60)}
+    dist.init_process_group("gloo", rank=rank, world_size=size, **meet)
+    torch.save(work(World.joined(), *args), where)
+    dist.destroy_process_group()
+
+
+def _forks() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["exptilt.recipes.training", "peft", "torch.distributed.fsdp"])
+    return context
 
 
 class Processes:
@@ -215,8 +250,7 @@ class Processes:
 
     def __init__(self, case: Case, size: int) -> None:
         self.case = case
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["exptilt.recipes.training", "peft", "torch.distributed.fsdp"])
+        context = _forks()
         case.folder.mkdir(parents=True, exist_ok=True)
         for left in (*case.folder.glob("error-*"), *case.folder.glob("meet*"), *case.folder.glob("step")):
             left.unlink()

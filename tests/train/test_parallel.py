@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,10 @@ import numpy as np
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "invariants"))  # the processes find it there too
+
+from worlds import together
 
 from exptilt.data.batching import BatchConfig, Batches
 from exptilt.data.groups import Completion, Group
@@ -95,30 +96,14 @@ def run(kind: str, lora: bool, world: World, folder: Path) -> dict[str, Any]:
     return found
 
 
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    with joined(ParallelConfig()) as world:
-        found = {case: run(*case, world, folder) for case in CASES}
-        torch.save(found, folder / f"{world.rank}.pt")
-
-
-def start(rank: int, folder: Path, port: int) -> subprocess.Popen[str]:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    environment = os.environ | {name: str(value) for name, value in place.items()}
-    command = [sys.executable, __file__, str(folder)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+def every_case(world: World, folder: Path) -> dict[tuple[str, bool], dict[str, Any]]:
+    return {case: run(*case, world, folder) for case in CASES}
 
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [start(rank, folder, port) for rank in range(2)]
-    ends = [(process.communicate(timeout=200)[1], process.returncode) for process in processes]
-    assert [code for _, code in ends] == [0, 0], "\n".join(errors for errors, _ in ends)
-    return folder, [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    return folder, together(2, every_case, folder, folder)
 
 
 @pytest.mark.parametrize(("kind", "lora"), CASES)
@@ -159,7 +144,3 @@ def test_another_launcher_is_told_apart(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(TrainingError, match="start with torchrun"), joined(ParallelConfig()):
         pass
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

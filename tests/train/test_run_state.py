@@ -91,3 +91,20 @@ def test_weights_of_a_checkpoint_go_into_a_model_that_has_them(make_run, draw_ro
     assert torch.equal(flat(fresh), flat(run.model))
     with pytest.raises(CheckpointError, match="the model has none"):
         load_weights(tiny_model("gpt2"), checkpoint)
+
+
+def test_eight_bit_state_is_resumed_bit_for_bit(make_run, draw_rows, tiny_model, tmp_path):
+    """Matrices of 64 x 64 weights, the smallest whose state bitsandbytes keeps in eight bits; cut after three steps of six."""
+    pytest.importorskip("bitsandbytes", reason="the extra `qlora` is not installed")
+    ends = []
+    for name, stops in (("whole", [6]), ("cut", [3, 6])):
+        (tmp_path / name).mkdir()
+        for stop in stops:
+            model = tiny_model(dtype=torch.float32, hidden_size=64, intermediate_size=64)
+            optim = OptimConfig(name="adamw_8bit", learning_rate=1e-2)
+            run = make_run(DPO(), [[draw_rows("pair", 4)]] * 6, model, optim, folder=tmp_path / name, num_steps=stop)
+            assert train(run).step == stop
+        ends.append(flat(run.model))
+    kept = {value.dtype for state in run.optimizer.state.values() for value in state.values() if torch.is_tensor(value)}
+    assert torch.uint8 in kept
+    assert torch.equal(*ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from torch import nn
 
 from exptilt.data.groups import Completion, Group
-from exptilt.errors import TrainingError
+from exptilt.errors import NonFiniteError, TrainingError
 from exptilt.losses import AOT, DPO, SFT, Hinge, Mixture, Term
+from exptilt.policies.world import World
 from exptilt.train.objective import Objective
-from exptilt.train.step import accumulate
+from exptilt.train.step import accumulate, clipped_gradient
 from exptilt.types import LogProbs
 
 
@@ -46,6 +48,31 @@ def test_token_mean_over_uneven_micro_batches_is_sum_over_sum():
         assert torch.allclose(model.theta.grad, expected, rtol=1e-12)
         nll = -(2 * model.theta[0] + 2 * model.theta[1] + 3 * model.theta[2] + model.theta[3])
         assert sums.totals["loss"] == pytest.approx([nll.item(), 8.0])
+
+
+@pytest.mark.parametrize(("limit", "factor"), [(1.0, 1.0), (0.1, 0.1 / (math.sqrt(18) / 8))])
+def test_a_gradient_is_divided_and_scaled_down_at_once(limit, factor):
+    """(-2, -2, -3, -1) / 8 has the norm sqrt(18) / 8, which is the metric whether it is scaled down or not."""
+    model, rows = Tabular(), [row("a", [0]), row("b", [0, 1]), row("c", [2, 2, 2, 3, 1])]
+    weights = [*model.parameters(), nn.Parameter(torch.ones(2))]  # one that nothing touches
+    sums = clipped_gradient(weights, [rows[:1], rows[1:]], Objective(SFT()), (model, None), World.alone(), limit)
+    expected = torch.tensor([-2, -2, -3, -1, 0, 0, 0, 0], dtype=torch.float64) / 8 * factor
+    assert torch.allclose(model.theta.grad, expected, rtol=1e-12)
+    assert sums.means()["grad_norm"] == pytest.approx(math.sqrt(18) / 8, rel=1e-12)
+
+
+def test_a_sum_that_overflows_has_no_row_to_name():
+    """Two rows of gradient 1e308: each is a float64, their sum is none."""
+    model = Tabular()
+    model.theta.data.fill_(0)
+
+    def steep(groups: list[Group]) -> LogProbs:
+        logps = model(groups)
+        return replace(logps, values=logps.tokens() * 1e308)
+
+    batch = [[row("a", [0])], [row("b", [0])]]
+    with pytest.raises(NonFiniteError, match="no single row; only their sum"):
+        clipped_gradient([model.theta], batch, Objective(SFT()), (steep, None), World.alone(), 1.0)
 
 
 def test_dpo_by_hand():

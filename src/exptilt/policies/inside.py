@@ -34,6 +34,23 @@ def inside(model: Any, work: Callable[..., T], *args: Any) -> T:
         return result
 
 
+def beside(reference: Any, work: Callable[[], T]) -> T:
+    """Run `work`, which runs another model, while the weights of a sharded reference are gathered too.
+
+    The reference is entered without a graph, so that backward will not gather it again; `work` has one if the caller has.
+    """
+    if reference is None or ENTRANCE not in vars(reference):  # with its adapter off, the other model is the reference
+        return work()
+    graph = torch.is_grad_enabled()
+
+    def with_graph() -> T:
+        with torch.set_grad_enabled(graph):
+            return work()
+
+    with torch.no_grad():
+        return inside(reference, with_graph)
+
+
 def running(model: Any) -> AbstractContextManager[None]:
     """Around every forward of a model that is one only in a certain state: an adapter switched off."""
     return model.running() if hasattr(type(model), "running") else nullcontext()

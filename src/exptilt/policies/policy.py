@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from exptilt.data.groups import Group
+from exptilt.policies.inside import beside
 from exptilt.policies.scoring import head_gradients, score
 from exptilt.types import LogProbs
 
@@ -24,7 +25,9 @@ class Policy:
 
     def __call__(self, groups: Sequence[Group]) -> LogProbs:
         """Log-probabilities of all completions, with a graph."""
-        return score(self.model, groups, byproducts=self.byproducts, reference=self.reference)
+        return beside(
+            self.reference, lambda: score(self.model, groups, byproducts=self.byproducts, reference=self.reference)
+        )
 
     def backward(self, groups: Sequence[Group], loss_of: Callable[[Sequence[Group], LogProbs], Tensor]) -> None:
         """Add the gradient of a loss that is a sum over groups; `loss_of` gets some of the groups at a time.
@@ -32,7 +35,8 @@ class Policy:
         Without groups it runs forward and backward all the same, and adds zeros: sharded weights are gathered by all
         processes together or not at all.
         """
-        hidden, gradient = head_gradients(
-            self.model, groups, loss_of, byproducts=self.byproducts, reference=self.reference
+        hidden, gradient = beside(
+            self.reference,
+            lambda: head_gradients(self.model, groups, loss_of, byproducts=self.byproducts, reference=self.reference),
         )
         hidden.backward(gradient)  # type: ignore[no-untyped-call]

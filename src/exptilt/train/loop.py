@@ -1,6 +1,6 @@
 """The loop: steps over batches, stopped and resumed without a trace.
 
-    for each step:  groups -> micro-batches -> gradient of the global batch -> finite? -> clip -> optimizer -> schedule
+    for each step:  groups -> micro-batches -> gradient of the global batch, finite and clipped -> optimizer -> schedule
 
 Everything a run consists of is in `Run`; what a checkpoint of it holds, in `run_state`. Losses, data and models know
 nothing of this file.
@@ -16,7 +16,6 @@ from typing import Protocol
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import set_seed
 
@@ -27,7 +26,7 @@ from exptilt.train.interrupt import graceful_stop, losing_no_process
 from exptilt.train.objective import Objective
 from exptilt.train.run_state import random_state, restore, seed_of, state_of
 from exptilt.train.settings import TrainConfig
-from exptilt.train.step import MicroBatches, Scorer, accumulate, require_finite_gradient
+from exptilt.train.step import MicroBatches, Scorer, clipped_gradient
 from exptilt.train.sums import Sums
 
 
@@ -121,30 +120,16 @@ def _one_step(run: Run, step: int) -> Sums:
     began = time.perf_counter()
     micro_batches = run.batches.step(step)
     run.optimizer.zero_grad(set_to_none=True)
-    sums = accumulate(run.model, micro_batches, run.objective, run.policy, run.reference, run.world)
-    norm = _clip(run.optimizer, run.max_grad_norm)
     scorers = (run.policy, run.reference)
-    require_finite_gradient(run.model, norm, micro_batches, run.objective, scorers, run.world)
+    weights = [one for group in run.optimizer.param_groups for one in group["params"]]
+    sums = clipped_gradient(weights, micro_batches, run.objective, scorers, run.world, run.max_grad_norm)
     learning_rate = float(run.schedule.get_last_lr()[0])
     run.optimizer.step()
     run.schedule.step()
     run.objective.advance()
-    sums.add("grad_norm", norm, 1)
     sums.add("lr", learning_rate, 1)
     sums.count("seconds", time.perf_counter() - began)
     return sums
-
-
-def _clip(optimizer: torch.optim.Optimizer, limit: float) -> float:
-    """Scale the gradient down to a norm, over all shards; its own norm. The one value of a step that is waited for."""
-    weights = [weights for group in optimizer.param_groups for weights in group["params"] if weights.grad is not None]
-    norm = nn.utils.get_total_norm([weights.grad for weights in weights])
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    size = float(norm)
-    if size > limit:
-        nn.utils.clip_grads_with_norm_(weights, limit, norm)
-    return size
 
 
 def _resume(run: Run, checkpoints: Checkpoints) -> Progress:

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from exptilt.data.groups import Completion, Group
-from exptilt.errors import DataError, NonFiniteError
+from exptilt.errors import DataError
 from exptilt.losses import with_soft_labels
+from exptilt.train.output import Output, not_finite
 from exptilt.train.sums import Sums
 from exptilt.types import LogProbs, Pair
-
-
-@dataclass(frozen=True, eq=False)
-class Output:
-    """What one batch of groups contributes."""
-
-    loss: Tensor
-    """() sum over rows of weight * loss, nats; still attached to the graph."""
-    weight: float
-    """What the sum is to be divided by once the whole global batch is in: rows, or tokens for a token mean."""
-    sums: Sums
 
 
 @dataclass
@@ -45,7 +36,7 @@ class Objective:
         self.upcoming = dict(self.state)
 
     def __call__(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
-        """Form the loss of these groups.
+        """Form the loss of these groups, and wait for what it is.
 
         Args:
             groups: the rows.
@@ -55,8 +46,15 @@ class Objective:
         Raises:
             NonFiniteError: if the loss of a row is not finite.
         """
+        output = self.form(groups, policy, reference)
+        if not math.isfinite(output.sums.totals["loss"][0]):
+            raise not_finite(output.faults())
+        return output
+
+    def form(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
+        """The same without waiting: whoever reads the sums must look whether that of the loss is finite."""
         if self.loss.couples_batch:  # which carries one row's fault to all of them, and then nobody can be named
-            _require_finite_scores(policy, groups)
+            _require_finite(policy, groups)
         forms = {"pair": self._pair, "completion": self._completion, "unpaired": self._unpaired, "list": self._list}
         return forms[self.loss.kind](groups, policy, reference)
 
@@ -85,7 +83,7 @@ class Objective:
         return prepared
 
     def _pair(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
-        sides = _sides(policy)
+        sides, scores = _sides(policy), _Scores.of(policy, reference, 2)
         anchor = _sides(reference) if reference is not None else None
         p_chosen = torch.tensor([group.p_chosen for group in groups], device=policy.lengths.device)
         inputs = self._inputs(groups, policy)
@@ -102,15 +100,14 @@ class Objective:
             "rewards/rejected": out.rejected_reward,
             "rewards/margins": margin,
             # A tie is half right: it carries no information either way.
-            "rewards/accuracies": torch.where(_tied(margin, sides, anchor), 0.5, (margin > 0).float()),
+            "rewards/accuracies": torch.where(_tied(margin, scores), 0.5, (margin > 0).float()),
         }
-        for number, name in enumerate(("chosen", "rejected")):
-            measured |= _levels(f"/{name}", sides[number], anchor[number] if anchor else None)
-        return _output(groups, policy, out.loss, None, measured)
+        measured |= scores.levels("/chosen", 0) | scores.levels("/rejected", 1)
+        return _output(groups, scores, out.loss, None, measured)
 
     def _completion(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
-        out = self.loss(policy, reference)
-        return _output(groups, policy, out.loss, out.weight, _levels("", policy, reference))
+        out, scores = self.loss(policy, reference), _Scores.of(policy, reference, 1)
+        return _output(groups, scores, out.loss, out.weight, scores.levels("", 0))
 
     def _unpaired(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
         desirable = torch.tensor([group.desirable for group in groups], device=policy.lengths.device)
@@ -123,10 +120,11 @@ class Objective:
             extra["state"] = self.state
         out = self.loss(own, own_reference, desirable, **extra)
         self._remember(own, own_reference)
-        measured = _levels("", own, own_reference)
+        scores = _Scores.of(policy, reference, 2 if "mismatched" in self.loss.inputs else 1)
+        measured = scores.levels("", 0)
         for name, side in (("chosen", desirable), ("rejected", ~desirable)):
             measured[f"rewards/{name}"] = (torch.where(side, out.reward, 0.0), side.to(out.reward.dtype))
-        return _output(groups, policy, out.loss, out.weight, measured)
+        return _output(groups, scores, out.loss, out.weight, measured)
 
     def _list(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
         sizes = torch.tensor([len(group.completions) for group in groups])
@@ -139,7 +137,7 @@ class Objective:
         share = torch.stack([1 / (one == one.max()).sum() for one in rewards])
         highest = torch.stack([one.max() for one in rewards])
         measured: _Measured = {"rewards/chosen": chosen, "rewards/accuracies": (chosen >= highest) * share}
-        return _output(groups, policy, out.loss, None, measured)
+        return _output(groups, _Scores.of(policy, reference, 1), out.loss, None, measured)
 
     def _inputs(self, groups: Sequence[Group], like: LogProbs) -> dict[str, Any]:
         """The further arguments the loss names, from the groups' own columns."""
@@ -196,56 +194,61 @@ _Measured = dict[str, Tensor | tuple[Tensor, Tensor]]
 """(B,) a value per row, or its numerator and its weight; means are taken over rows, each by its own weight."""
 
 
-def _tied(margin: Tensor, sides: Pair, anchor: Pair | None) -> Tensor:
+class _Scores(NamedTuple):
+    """What every completion has, as (B, K): rows with equally many completions each, or (C, 1)."""
+
+    totals: Tensor
+    """Log-probabilities, nats."""
+    lengths: Tensor
+    references: Tensor | None
+    """The reference's log-probabilities."""
+
+    @classmethod
+    def of(cls, policy: LogProbs, reference: LogProbs | None, per_group: int) -> _Scores:
+        """Add up once what several metrics need."""
+        totals = policy.detach().sum().view(-1, per_group)
+        references = reference.sum().view(-1, per_group) if reference is not None else None
+        return cls(totals, policy.lengths.view(-1, per_group).to(totals.dtype), references)
+
+    def levels(self, suffix: str, side: int) -> _Measured:
+        """Where the log-probabilities of one column stand, and how far they moved from the reference."""
+        total, lengths = self.totals[:, side], self.lengths[:, side]
+        levels: _Measured = {
+            f"logps{suffix}": total,
+            f"logps_per_token{suffix}": (total, lengths),
+            f"lengths{suffix}": lengths,
+        }
+        if self.references is not None:
+            levels[f"displacement{suffix}"] = total - self.references[:, side]
+        return levels
+
+
+def _tied(margin: Tensor, scores: _Scores) -> Tensor:
     """Whether a margin is zero but for rounding: at the start the sign of 1e-8 would be counted as right or wrong."""
-    if anchor is None:
+    if scores.references is None:
         return margin == 0
-    policy, reference = ([side.detach().sum() for side in pair] for pair in (sides, anchor))
-    gap = (policy[0] - reference[0]) - (policy[1] - reference[1])
-    size = sum(one.abs() for one in (*policy, *reference))
-    return (margin == 0) | (gap.abs() <= 2 * torch.finfo(gap.dtype).eps * size)
-
-
-def _levels(suffix: str, policy: LogProbs, reference: LogProbs | None) -> _Measured:
-    """Where the log-probabilities stand, and how far they moved from the reference."""
-    total, lengths = policy.sum().detach(), policy.lengths.float()
-    levels: _Measured = {
-        f"logps{suffix}": total,
-        f"logps_per_token{suffix}": (total, lengths),
-        f"lengths{suffix}": lengths,
-    }
-    if reference is not None:
-        levels[f"displacement{suffix}"] = total - reference.sum()
-    return levels
+    moved = scores.totals - scores.references
+    size = (scores.totals.abs() + scores.references.abs()).sum(1)
+    return (margin == 0) | ((moved[:, 0] - moved[:, 1]).abs() <= 2 * torch.finfo(moved.dtype).eps * size)
 
 
 def _output(
-    groups: Sequence[Group], policy: LogProbs, losses: Tensor, loss_weight: Tensor | None, measured: _Measured
+    groups: Sequence[Group], scores: _Scores, losses: Tensor, loss_weight: Tensor | None, measured: _Measured
 ) -> Output:
-    rows = _weights(groups, losses)
-    weights = rows if loss_weight is None else rows * loss_weight
-    total = (weights * losses).sum()
-    # Everything the host must know now, in one transfer: a device is waited for once.
-    finite, weight = torch.stack([_all_finite(policy, losses).to(weights.dtype), weights.sum()]).tolist()
-    if not finite:
-        _require_finite_scores(policy, groups)
-        _require_finite(losses, groups)
+    rows = torch.tensor([group.weight for group in groups], dtype=losses.dtype, device=losses.device)
     every = torch.ones_like(rows)
-    parts = [value if isinstance(value, tuple) else (value, every) for value in measured.values()]
+    own = every if loss_weight is None else loss_weight
+    # Zero times what is not finite is NaN: one number tells of every fault.
+    held = losses.detach() + (0 * scores.totals).sum()
+    parts = [(held * own, own), *(value if isinstance(value, tuple) else (value, every) for value in measured.values())]
     values = torch.stack([part.to(rows.dtype) for pair in parts for part in pair]).to(_widest(losses))
-    sums_of_rows = (values * rows).sum(1).view(-1, 2)
-    block = torch.cat([torch.stack([total.detach(), weights.sum()])[None].to(values.dtype), sums_of_rows])
     sums = Sums()
-    sums.add_block(("loss", *measured), block)
+    sums.add_block(("loss", *measured), (values * rows).sum(1).view(-1, 2))
     unique = sum(group.num_tokens for group in groups)
     # With the prompt before every completion, as tokens are counted where prompts are not shared.
     sums.count("tokens", unique + sum((len(group.completions) - 1) * len(group.prompt) for group in groups))
     sums.count("unique_tokens", unique)
-    return Output(total, weight, sums)
-
-
-def _all_finite(policy: LogProbs, losses: Tensor) -> Tensor:
-    return policy.detach().sum().isfinite().all() & losses.detach().isfinite().all()
+    return Output((rows * own * losses).sum(), sums, groups, scores.totals.flatten(), losses.detach())
 
 
 def _widest(like: Tensor) -> torch.dtype:
@@ -253,26 +256,7 @@ def _widest(like: Tensor) -> torch.dtype:
     return torch.float32 if like.device.type == "mps" else torch.float64
 
 
-def _weights(groups: Sequence[Group], like: Tensor) -> Tensor:
-    return torch.tensor([group.weight for group in groups], dtype=like.dtype, device=like.device)
-
-
-def _require_finite_scores(policy: LogProbs, groups: Sequence[Group]) -> None:
-    finite = policy.detach().sum().isfinite()
-    if not bool(finite.all()):
-        owners = [group.id for group in groups for _ in group.completions]
-        _refuse("log-probability", [owners[int(place)] for place in (~finite).nonzero().flatten()])
-
-
-def _require_finite(losses: Tensor, groups: Sequence[Group]) -> None:
-    finite = losses.detach().isfinite()
-    if not bool(finite.all()):
-        _refuse("loss", [groups[int(row)].id for row in (~finite).nonzero().flatten()])
-
-
-def _refuse(what: str, rows: Sequence[str]) -> None:
-    named = list(dict.fromkeys(rows))
-    raise NonFiniteError(
-        f"the {what} of {len(named)} row(s) is not finite, no weight was moved: {', '.join(named[:5])}. "
-        "Look at these rows with `exptilt doctor`, lower optim.learning_rate, or use model.dtype=float32"
-    )
+def _require_finite(policy: LogProbs, groups: Sequence[Group]) -> None:
+    scores = policy.detach().sum()
+    if not bool(scores.isfinite().all()):
+        raise not_finite(Output(scores, Sums(), groups, scores, scores[:0]).faults())

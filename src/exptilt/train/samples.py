@@ -11,6 +11,7 @@ from typing import Any
 
 from exptilt.data.groups import TokenIds
 from exptilt.policies.divergence import sequence_kl
+from exptilt.policies.inside import beside
 from exptilt.sampling.generate import sample, samples_as_groups
 from exptilt.sampling.law import SamplingLaw, require_plain
 from exptilt.train.callbacks import Progress
@@ -71,7 +72,8 @@ def draw_samples(
         "ended": [float(one.ended) for one in drawn],
     }
     if reference is not None:
-        columns["kl"] = sequence_kl(policy, reference, samples_as_groups(drawn)).kl.tolist()
+        groups = samples_as_groups(drawn)
+        columns["kl"] = beside(reference, lambda: sequence_kl(policy, reference, groups)).kl.tolist()
     sums = Sums({name: (sum(values), len(values)) for name, values in columns.items()})
     rows: list[dict[str, Any]] = [
         {

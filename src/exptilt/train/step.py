@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from exptilt.errors import NonFiniteError, TrainingError
 from exptilt.policies.policy import Policy
 from exptilt.policies.world import World
 from exptilt.train.objective import Objective
+from exptilt.train.output import Output, not_finite
 from exptilt.train.sums import Sums
 from exptilt.types import LogProbs
 
@@ -57,28 +59,92 @@ def accumulate(
         TrainingError: if every row has weight zero.
     """
     world = world or World.alone()
+    outputs = _walk(micro_batches, objective, (policy, reference), world)
+    gradients = _gradients([weights for weights in model.parameters() if weights.requires_grad], world)
+    sums = _sums(outputs, micro_batches, world)
+    torch._foreach_div_(gradients, sums.totals["loss"][1])
+    return sums
+
+
+def clipped_gradient(
+    weights: Sequence[nn.Parameter],
+    micro_batches: MicroBatches,
+    objective: Objective,
+    scorers: tuple[Scorer, Scorer | None],
+    world: World,
+    limit: float,
+) -> Sums:
+    """What `accumulate` leaves in `.grad` of all `weights` that are trained, scaled down to a norm of `limit`.
+
+    The norm before is the metric `grad_norm`. The gradient is divided and scaled down in one pass, and where a device
+    computes it, it is waited for once.
+
+    Raises:
+        NonFiniteError: a loss or the gradient is not finite; the rows are named, in every process.
+        TrainingError: if every row has weight zero.
+    """
+    outputs = _walk(micro_batches, objective, scorers, world)
+    gradients = _gradients(weights, world)
+    norm = _norm(gradients)
+    sums = _sums(outputs, micro_batches, world)
+    total = sums.totals["loss"][1]
+    size = float(norm) / total
+    if not math.isfinite(size):
+        require_finite_gradient(nn.ParameterList(weights), size, micro_batches, objective, scorers, world)
+    torch._foreach_mul_(gradients, limit / max(limit, size) / total)
+    sums.add("grad_norm", size, 1)
+    return sums
+
+
+def _walk(
+    micro_batches: MicroBatches, objective: Objective, scorers: tuple[Scorer, Scorer | None], world: World
+) -> list[Output]:
+    """Add to `.grad` the gradient of the sum of the losses; what this process has to add to the sums of the step."""
     walk = _coupled if objective.loss.couples_batch else _separable
-    weight, sums = walk(micro_batches, objective, policy, reference, world)
+    return walk(micro_batches, objective, *scorers, world)
+
+
+def _sums(outputs: Sequence[Output], micro_batches: MicroBatches, world: World) -> Sums:
+    """Of all processes, with a weight and a finite loss; here the device is waited for."""
+    mine, sums = Sums(), Sums()
+    for output in outputs:
+        mine.merge(output.sums)
+    for part in world.gather(mine):
+        sums.merge(part)
+    loss, weight = sums.totals.get("loss", (0.0, 0.0))
+    if not math.isfinite(loss):
+        faults = world.gather([fault for output in outputs for fault in output.faults()])
+        raise _told_once(not_finite([fault for some in faults for fault in some]), world)
     if not weight:
         ids = ", ".join([group.id for groups in micro_batches for group in groups][:5])
         raise TrainingError(
             f"every row of a batch has weight 0 ({ids}), so its mean is undefined; leave such rows out, "
             "or use a larger batch.size"
         )
-    gradients = _gradients(model, world)
-    # Sharded gradients come added up.
-    world.add_up([gradient for gradient in gradients if not isinstance(gradient, DTensor)])
-    torch._foreach_div_(gradients, weight)
     return sums
 
 
-def _gradients(model: nn.Module, world: World) -> list[Tensor]:
-    """All gradients; with other processes also zeros, since a weight one process did not touch another may have."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _told_once(error: NonFiniteError, world: World) -> NonFiniteError:
+    """Every process raises it, and the first says it to people."""
+    error.told = not world.is_first
+    return error
+
+
+def _gradients(weights: Sequence[nn.Parameter], world: World) -> list[Tensor]:
+    """All gradients, summed over processes; with other processes also zeros, since what one did not touch another may."""
     if world.size > 1:
-        for parameter in trainable:
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    return [parameter.grad for parameter in trainable if parameter.grad is not None]
+        for one in weights:
+            one.grad = torch.zeros_like(one) if one.grad is None else one.grad
+    gradients = [one.grad for one in weights if one.grad is not None]
+    # Sharded gradients come added up.
+    world.add_up([gradient for gradient in gradients if not isinstance(gradient, DTensor)])
+    return gradients
+
+
+def _norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Over all shards."""
+    norm = nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def require_finite_gradient(
@@ -91,29 +157,32 @@ def require_finite_gradient(
 ) -> None:
     """Stop before weights move if the gradient is not finite, naming the rows whose own gradient is not.
 
-    Where weights are sharded a row is only known together with the rows other processes score at the same moment.
+    Each row is scored again by itself, while other processes keep step with empty micro-batches.
 
     Raises:
         NonFiniteError: with the rows; weights and optimizer are as before the step.
     """
-    if norm == norm and norm != float("inf"):
+    if math.isfinite(norm):
         return
     world = world or World.alone()
     mine = [group for groups in micro_batches for group in groups]
     rows = []
-    for place in range(max(world.gather(len(mine)))):
-        model.zero_grad(set_to_none=True)
-        some = mine[place : place + 1]
-        _separable([some], replace(objective), *scorers, World.alone())
-        if not all(bool(_local(p.grad).isfinite().all()) for p in model.parameters() if p.grad is not None):
-            rows += [group.id for group in some]
+    for rank, count in enumerate(world.gather(len(mine))):
+        for place in range(count):
+            some = mine[place : place + 1] if rank == world.rank else []
+            model.zero_grad(set_to_none=True)
+            _separable([some], replace(objective), *scorers, world)
+            own = [_local(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
+            if world.any(not all(bool(gradient.isfinite().all()) for gradient in own))[0]:
+                rows += [group.id for group in some]
     model.zero_grad(set_to_none=True)
     rows = list(dict.fromkeys(row for found in world.gather(rows) for row in found))
     named = ", ".join(rows[:5]) if rows else "no single row; only their sum"
-    raise NonFiniteError(
+    message = (
         f"the gradient is not finite ({norm}); no weight was moved. Rows with a non-finite gradient of their own: {named}. "
         "Look at these rows with `exptilt doctor`, lower optim.learning_rate, or use model.dtype=float32"
     )
+    raise _told_once(NonFiniteError(message), world)
 
 
 def _local(gradient: Tensor) -> Tensor:
@@ -122,16 +191,15 @@ def _local(gradient: Tensor) -> Tensor:
 
 def _separable(
     micro_batches: MicroBatches, objective: Objective, policy: Scorer, reference: Scorer | None, world: World
-) -> tuple[float, Sums]:
-    weights, sums = [], Sums()
+) -> list[Output]:
+    outputs = []
 
     def loss_of(groups: Sequence[Group], logps: LogProbs) -> Tensor:
         anchor = _anchor(reference, groups)
         if not groups:
             return logps.tokens().sum()
-        output = objective(groups, logps, anchor)
-        weights.append(output.weight)
-        sums.merge(output.sums)
+        output = objective.form(groups, logps, anchor)
+        outputs.append(replace(output, loss=output.loss.detach()))
         return output.loss
 
     for groups in micro_batches:
@@ -139,17 +207,12 @@ def _separable(
             policy.backward(groups, loss_of)
         elif groups:
             loss_of(groups, policy(groups)).backward()  # type: ignore[no-untyped-call]
-    weight = sum(weights)
-    everyone = world.gather((weight, sums))
-    total = Sums()
-    for _, part in everyone:
-        total.merge(part)
-    return sum(part for part, _ in everyone), total
+    return outputs
 
 
 def _coupled(
     micro_batches: MicroBatches, objective: Objective, policy: Scorer, reference: Scorer | None, world: World
-) -> tuple[float, Sums]:
+) -> list[Output]:
     random_states, parts = [], []
     with torch.no_grad():
         for groups in micro_batches:
@@ -163,7 +226,10 @@ def _coupled(
     whole = LogProbs.cat([logps.to(mine.lengths.device) for _, logps, _ in everyone])
     anchors = [anchor.to(mine.lengths.device) for _, _, anchor in everyone if anchor is not None]
     leaves = {name: units.requires_grad_() for name in _UNITS if (units := getattr(whole, name)) is not None}
-    output = objective(groups_of_all, replace(whole, **leaves), LogProbs.cat(anchors) if reference else None)
+    try:
+        output = objective.form(groups_of_all, replace(whole, **leaves), LogProbs.cat(anchors) if reference else None)
+    except NonFiniteError as error:
+        raise _told_once(error, world) from None
     gradients = torch.autograd.grad(output.loss, list(leaves.values()), allow_unused=True)
     before = sum(len(logps.tokens()) for _, logps, _ in everyone[: world.rank])
     after = _random_state()
@@ -175,7 +241,8 @@ def _coupled(
         torch.autograd.backward([getattr(scored, name) for name in own], [share[:size] for share in own.values()])
         own = {name: share[size:] for name, share in own.items()}
     _restore(after)
-    return output.weight, output.sums
+    # Everybody formed the loss of all; one process has it to add.
+    return [output] if world.is_first else []
 
 
 def _anchor(reference: Scorer | None, groups: Sequence[Group]) -> LogProbs | None:
