@@ -2,9 +2,8 @@
 
 python benchmarks/plan_check.py [--cases full lora]
 
-Time is CPU seconds with one thread. A run's step is the difference of two runs of different length, so that loading,
-evaluation and checkpoints, which both have, count nothing. Memory is a process's peak above what it was with its
-libraries and tokenizer loaded. Each run is a process of its own.
+Time is CPU seconds with one thread, of the steps of one pass but the first, which also makes the optimizer's state. Memory
+is a process's peak above what it was with its libraries and tokenizer loaded. Each run is a process of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from workloads import SHAPES, WORKLOADS, rows_of, write_setting
 
-_STEPS = (2, 6)
+_STEPS = 8
 
 CASES: dict[str, tuple[str, str, list[str]]] = {
     "tiny model": ("tiny", "hh", ["batch.size=32"]),
@@ -37,16 +36,16 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
 """Shape, workload, keys."""
 
 
-def recipe_of(folder: Path, keys: list[str], steps: int = 6) -> Any:
+def recipe_of(folder: Path, keys: list[str]) -> Any:
     from exptilt.config import load
     from exptilt.recipes.recipe import Recipe
 
     own = [
-        f"output={folder}/run-{steps}",
+        f"output={folder}/run",
         f"model.path={folder}/model",
         f"data.train={folder}/rows.jsonl",
         "batch.size=8",
-        f"train.max_steps={steps}",
+        f"train.max_steps={_STEPS}",
         "train.epochs=1000",
         "train.save_every=1000",
         "train.resume=never",
@@ -56,7 +55,7 @@ def recipe_of(folder: Path, keys: list[str], steps: int = 6) -> Any:
     return load(Recipe, None, [*own, *keys])
 
 
-def run(folder: Path, keys: list[str], steps: int) -> None:
+def run(folder: Path, keys: list[str]) -> None:
     """In a process of its own: train, and print what it took."""
     from arms import forget_peak, peak_bytes, resident_bytes
     from rich.console import Console
@@ -65,39 +64,42 @@ def run(folder: Path, keys: list[str], steps: int) -> None:
     from exptilt.recipes.run_folder import RunFolder
     from exptilt.recipes.session import Session
     from exptilt.recipes.vocabulary import find_tokenizer
+    from exptilt.train.callbacks import Callback
+
+    ends: list[float] = []
+
+    class Clock(Callback):
+        def after_step(self, *_: Any) -> None:
+            ends.append(time.process_time())
 
     torch.set_num_threads(1)
-    recipe = recipe_of(folder, keys, steps)
+    recipe = recipe_of(folder, keys)
     find_tokenizer(recipe)
     before = resident_bytes()
     forget_peak()
     place = RunFolder(recipe.folder)
     place.begin(recipe)
     place.write("run.json", {})
-    session = Session(recipe, place, Console(quiet=True), World.alone())
-    began = time.process_time()
-    session.train()
-    print(json.dumps({"seconds": time.process_time() - began, "peak": peak_bytes() - before}))
+    Session(recipe, place, Console(quiet=True), World.alone(), [Clock()]).train()
+    print(json.dumps({"seconds": (ends[-1] - ends[0]) / (len(ends) - 1), "peak": peak_bytes() - before}))
 
 
-def planned(folder: Path, keys: list[str]) -> tuple[float, float]:
-    """Seconds of a step and bytes at the peak."""
-    from exptilt.recipes.devices import parse_fleet
-    from exptilt.recipes.plan import Planner
+def plan(folder: Path, keys: list[str]) -> None:
+    """In a process of its own: plan, and print seconds of a step and bytes at the peak."""
+    from exptilt.recipes.plan.devices import parse_fleet
+    from exptilt.recipes.plan.planner import Planner
 
-    plan = Planner(recipe_of(folder, keys), parse_fleet("cpu"), time.process_time).plan()
-    return plan.phases[-1].step_seconds, plan.peak
+    torch.set_num_threads(1)
+    found = Planner(recipe_of(folder, keys), parse_fleet("cpu"), cpu_time=True).plan()
+    print(json.dumps({"seconds": found.phases[-1].step_seconds, "peak": found.peak}))
 
 
-def measured(folder: Path, keys: list[str]) -> tuple[float, float]:
-    """The same of real runs."""
-    found = []
-    for steps in _STEPS:
-        command = [sys.executable, __file__, "--run", str(folder), str(steps), *keys]
-        lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=_environment())
-        found.append(json.loads(lines.stdout.splitlines()[-1]))
-    seconds = (found[1]["seconds"] - found[0]["seconds"]) / (_STEPS[1] - _STEPS[0])
-    return seconds, found[1]["peak"]
+def alone(what: str, folder: Path, keys: list[str]) -> tuple[float, float]:
+    """Seconds of a step and bytes at the peak, as a new process says them."""
+    command = [sys.executable, __file__, what, str(folder), *keys]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=_environment())
+    found = json.loads(lines.stdout.splitlines()[-1])
+    return found["seconds"], found["peak"]
 
 
 def _environment() -> dict[str, str]:
@@ -105,8 +107,8 @@ def _environment() -> dict[str, str]:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--run"]:
-        run(Path(sys.argv[2]), sys.argv[4:], int(sys.argv[3]))
+    if sys.argv[1:2] in (["--run"], ["--plan"]):
+        {"--run": run, "--plan": plan}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
@@ -120,10 +122,10 @@ def main() -> None:
         shape, workload, keys = CASES[name]
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
-            # Every step of the runs has the same rows many times over, so that no draw of them decides the comparison.
+            # As many rows as the steps take, so that no draw of them decides the comparison.
             rows = rows_of(WORKLOADS[workload], SHAPES[shape].vocabulary, 64)
             write_setting(place, SHAPES[shape], rows, torch.float32)
-            guess, truth = planned(place, keys), measured(place, keys)
+            guess, truth = alone("--plan", place, keys), alone("--run", place, keys)
         cells = [f"{guess[0]:.3g} | {truth[0]:.3g} | {guess[0] / truth[0] - 1:+.0%}"]
         cells.append(f"{guess[1] / 1e6:.0f} | {truth[1] / 1e6:.0f} | {guess[1] / truth[1] - 1:+.0%}")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)

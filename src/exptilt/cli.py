@@ -31,7 +31,7 @@ Overrides = Annotated[
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit status 2, never a traceback."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "off")  # but while rows are tokenised, see data.encode
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells everybody about kernels it did not find
     try:
@@ -138,7 +138,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Estimate memory and time of a run before it starts; exit status 1 if it would not fit."""
-    from exptilt.recipes.plan_show import plan_recipe
+    from exptilt.recipes.plan.show import plan_recipe
 
     raise typer.Exit(plan_recipe(recipe, overrides or [], gpus, as_json))
 

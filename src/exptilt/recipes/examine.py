@@ -157,7 +157,7 @@ def _of_recipe(source: str, overrides: Sequence[str], given: Any) -> _Subject:
 
 def _context(model: Any, tokenizer: Any) -> int | None:
     """The longest sequence the model takes; None where it states none, or where there is a tokenizer and no model."""
-    from exptilt.recipes.plan_model import architecture_for
+    from exptilt.recipes.plan.model import architecture_for
 
     try:
         limit = getattr(architecture_for(model, tokenizer).get_text_config(), "max_position_embeddings", None)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import resource
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -13,6 +19,11 @@ _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
+_TRIM, _MMAP = -1, -3
+"""What glibc's mallopt calls its two thresholds."""
+_SMALL, _LARGE = 4 << 20, 32 << 20
+_KEPT = 1 << 30
+"""Bytes at the heap's end that may stay for the next step: taking them anew costs a fifth of it."""
 _INTERVAL = 0.001
 """Seconds between two looks at the size of the process."""
 
@@ -32,6 +43,48 @@ def _left(limit: Path, used: Path) -> int | None:
         return max(0, int(limit.read_text()) - int(used.read_text()))
     except (OSError, ValueError):  # no such file, or the word "max"
         return None
+
+
+def peak_memory() -> int:
+    """The most bytes of main memory this process ever held.
+
+    Linux hands a parent's own peak down in what `getrusage` says, so there the kernel's other account is read.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextmanager
+def given_back() -> Iterator[None]:
+    """Inside, glibc gives large blocks back to the system as soon as they are free; at the end, all it still keeps.
+
+    Sampling frees and takes blocks that grow a little with every token. Kept for reuse they fit nothing: a model of 17
+    million weights held 2 GB after 64 tokens instead of 0.4 GB. For steps, whose blocks are alike, keeping is faster.
+    """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(_MMAP, _SMALL)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MMAP, _LARGE)  # what glibc settles on by itself once large blocks were freed
+        libc.mallopt(_TRIM, _KEPT)
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    """Linux's usual C library; None where there is another."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
 class Rise:

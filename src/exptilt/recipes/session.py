@@ -22,8 +22,9 @@ from exptilt.recipes.assembly import in_words, precision_for, trained_models
 from exptilt.recipes.budget import settle_tokens
 from exptilt.recipes.displacing import leave_out_displacing
 from exptilt.recipes.familiarity import check_reference
+from exptilt.recipes.memory import given_back
 from exptilt.recipes.recipe import Recipe
-from exptilt.recipes.references import ReferenceTable, reference_table
+from exptilt.recipes.references import ReferenceTable, Together, reference_table
 from exptilt.recipes.run_folder import RunFolder, digest_of, identity
 from exptilt.recipes.vocabulary import find_tokenizer
 from exptilt.recipes.watching import Watched
@@ -135,7 +136,8 @@ class Session:
         rows = self.world.first_before_others(lambda: prepare(self.recipe.data, self.tokenizer, kind, context))
         rows = leave_out_displacing(self.models.policy, rows, self.recipe.data.drop_highest_ches, kind=kind)
         if kind == "pair" and self.recipe.reference.model is None:
-            finding = check_reference(self.models.policy, self.tokenizer, rows, seed=self.recipe.seed)
+            with given_back():
+                finding = check_reference(self.models.policy, self.tokenizer, rows, seed=self.recipe.seed)
             rows = replace(rows, report=rows.report.adding(finding))
         if self.recipe.batch.limit is not None:
             steps = Batches(rows.train, self.recipe.batch, seed=self.recipe.seed)
@@ -164,10 +166,11 @@ class Session:
     def _reference(self) -> ReferenceTable | None:
         """Score the reference before anything moves: training rows where the loss asks, held-out rows for the report."""
         loss = self.objective.loss
-        groups = list(self.held_out) if self._compares or loss.kind == "pair" else []
+        parts: list[Sequence[Group]] = [self.held_out] if self._compares or loss.kind == "pair" else []
         if self._compares and not self.moves:
             mixes_rows = "mismatched" in loss.inputs
-            groups += self.batches.all_groups(self.num_steps) if mixes_rows else self.rows.train
+            parts.append(self.batches.all_groups(self.num_steps) if mixes_rows else self.rows.train)
+        groups = Together(*parts)
         if not groups:
             return None
         models = self.models

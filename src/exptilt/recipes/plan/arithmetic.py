@@ -9,7 +9,8 @@ import torch
 
 from exptilt.data.groups import Group
 from exptilt.policies.head import CHUNK_ELEMENTS
-from exptilt.recipes.plan_model import Kept, ModelSize
+from exptilt.recipes.plan.model import Kept, ModelSize
+from exptilt.recipes.recipe import Recipe
 
 _CONTEXT = 1.0e9
 """Bytes a GPU holds for its driver and libraries before anything is loaded; assumed."""
@@ -19,7 +20,7 @@ _SPARE = 3
 """Tensors as wide as a block's widest that backward holds at once beside what was kept."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Load:
     """What is fed and asked for."""
 
@@ -50,6 +51,10 @@ class Load:
             pairs += prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in fed)
         return cls(groups=len(groups), tokens=tokens, counted=counted, pairs=pairs)
 
+    def __add__(self, other: Load) -> Load:
+        """Both."""
+        return Load(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
     def times(self, factor: float) -> Load:
         """So many times as much."""
         scaled = {name: value * factor for name, value in vars(self).items()}
@@ -66,10 +71,28 @@ class Manner:
     live_reference: bool = False
     """The reference is run in every step."""
 
+    @classmethod
+    def of(cls, recipe: Recipe) -> Manner:
+        """As a recipe says."""
+        return cls(
+            checkpointing=recipe.train.gradient_checkpointing,
+            coupled=recipe.loss.couples_batch,
+            live_reference="divergence" in recipe.loss.byproducts or _moves(recipe),
+        )
+
     @property
     def extra_forwards(self) -> int:
         """Whole forward passes beside the one with a graph."""
         return int(self.coupled) + int(self.live_reference)
+
+
+def holds_reference(recipe: Recipe) -> bool:
+    """Whether as a second model; under an adapter it is the first with the adapter off."""
+    return _moves(recipe) or ("divergence" in recipe.loss.byproducts and recipe.adapter is None)
+
+
+def _moves(recipe: Recipe) -> bool:
+    return bool(recipe.reference.move_every) and bool(recipe.loss.needs_reference)
 
 
 def forward_flops(size: ModelSize, load: Load) -> float:

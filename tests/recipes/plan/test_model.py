@@ -10,7 +10,7 @@ from exptilt.policies.adapters import AdapterConfig
 from exptilt.policies.attention import NAME
 from exptilt.policies.forward import packed_states
 from exptilt.policies.packing import pack
-from exptilt.recipes.plan_model import kept_bytes, model_size
+from exptilt.recipes.plan.model import kept_bytes, model_size
 
 SHAPE = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "vocab_size": 10}
 TINY = LlamaConfig(num_hidden_layers=2, **SHAPE)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from exptilt.policies.head import CHUNK_ELEMENTS
-from exptilt.recipes.plan_model import Kept, ModelSize
-from exptilt.recipes.plan_work import Load, Manner, Storage, forward_flops, memory_parts, step_flops
+from exptilt.recipes.plan.arithmetic import Load, Manner, Storage, forward_flops, memory_parts, step_flops
+from exptilt.recipes.plan.model import Kept, ModelSize
 
 BODY, HEAD, TOTAL = 2 * (4 * 8 * 8 + 3 * 8 * 16), 80, 1480
 FULL = ModelSize(

@@ -1,96 +1,78 @@
 """`exptilt plan`: the memory and time of a run before anything is spent.
 
-Memory is counted (weights on the meta device, activations on fake tensors). Time is measured by a probe where the run
-would be on this machine, and else operations divided by the share of a data sheet's peak that training reaches.
+Memory is counted (weights on the meta device, activations on fake tensors); time is operations divided by the share of a
+data sheet's peak that training reaches. Where the run would be on this machine, and fits, both come from a rehearsal; on
+a GPU only the time, since there what is counted is all there is.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
+import psutil
 import torch
 
-from exptilt.data.groups import Group
 from exptilt.recipes.assembly import precision_for, wants_float32
 from exptilt.recipes.budget import MOST_TOKENS
-from exptilt.recipes.devices import Fleet
-from exptilt.recipes.plan_advice import changes_of
-from exptilt.recipes.plan_data import Rows, rows_of
-from exptilt.recipes.plan_model import Kept, ModelSize, architecture_for, kept_bytes, model_size
-from exptilt.recipes.plan_probe import Clock, Costs, Subject, measured_costs
-from exptilt.recipes.plan_time import Phase, seconds_of, steps_of
-from exptilt.recipes.plan_work import Load, Manner, Storage, forward_flops, memory_parts, step_flops
+from exptilt.recipes.familiarity import NUM_PROMPTS, chosen_groups
+from exptilt.recipes.plan.advice import changes_of
+from exptilt.recipes.plan.arithmetic import Manner, Storage, holds_reference, memory_parts, step_flops
+from exptilt.recipes.plan.devices import Fleet
+from exptilt.recipes.plan.model import Kept, ModelSize, architecture_for, kept_bytes, model_size
+from exptilt.recipes.plan.phases import SHARE, Costs, Phase, Plan, checks_reference, seconds_of, steps_of
+from exptilt.recipes.plan.probe import Rehearsal, Subject, rehearse
+from exptilt.recipes.plan.rows import Rows, rows_of
+from exptilt.recipes.plan.steps import Steps
 from exptilt.recipes.recipe import Recipe
 from exptilt.recipes.vocabulary import find_tokenizer
-from exptilt.train.objective import Objective
 
-_SHARE = 0.95
-"""Of a device's memory that a plan may fill."""
 _LEAST_TOKENS = 256
 _KEPT_ROWS = 16
 """Rows on which activations are counted."""
+_FLOPS = {"cpu": 4e11, "cuda": 5e14}
+"""Operations of the larger rehearsed step, where a run's own is not smaller: seconds."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run would take."""
-
-    output: str
-    fleet: Fleet
-    size: ModelSize
-    parallel: str
-    products: str
-    batch_tokens: int
-    """Of a micro-batch: the recipe's, or what auto would find."""
-    memory: dict[str, float]
-    """Bytes on each device at the peak."""
-    phases: list[Phase]
-    disk: float
-    """Bytes of checkpoints and model."""
-    notes: list[str] = field(default_factory=list)
-    advice: list[str] = field(default_factory=list)
-
-    @property
-    def peak(self) -> float:
-        """Bytes on each device."""
-        return sum(self.memory.values())
-
-    @property
-    def fits(self) -> bool:
-        """Whether each device has that much."""
-        return self.peak <= _SHARE * self.fleet.device.memory
-
-    @property
-    def seconds(self) -> float:
-        """Of everything."""
-        return sum(sum(phase.seconds.values()) for phase in self.phases)
+_Rehearsed = tuple[Subject, Rehearsal] | None
 
 
 class Planner:
-    """One recipe on one fleet; its parts are counted once."""
+    """One recipe on one fleet; its parts are counted once.
 
-    def __init__(self, recipe: Recipe, fleet: Fleet, clock: Clock = time.perf_counter) -> None:
-        self.recipe, self.fleet, self.clock = recipe, fleet, clock
+    Args:
+        recipe: of the run.
+        fleet: where it would be.
+        cpu_time: measure the processor's time instead of the clock's, where other work runs beside.
+    """
+
+    def __init__(self, recipe: Recipe, fleet: Fleet, *, cpu_time: bool = False) -> None:
+        self.recipe, self.fleet, self.cpu_time = recipe, fleet, cpu_time
         self.tokenizer = find_tokenizer(recipe, keep=False)
         self.architecture = architecture_for(recipe.model, self.tokenizer)
         context = getattr(self.architecture.get_text_config(), "max_position_embeddings", None)
         self.context = context if isinstance(context, int) and context > 0 else None
         self._rows: dict[str, Rows] = {}
+        self._steps: dict[Any, Steps] = {}
+        self._reading = 0
         self._kept: dict[Any, tuple[ModelSize, Kept]] = {}
 
     def plan(self) -> Plan:
-        """Count, and measure where the run would be here."""
+        """Count, and measure where the run would be here and fits."""
         recipe = self.recipe
         parts = [recipe] if recipe.sft is None else [recipe.sft_recipe(), recipe]
         tokens = [self.micro_batch(part) for part in parts]
         memories = [self.memory(part, count) for part, count in zip(parts, tokens, strict=True)]
-        worst = max(range(len(parts)), key=lambda place: sum(memories[place].values()))
         size, kept = self.counted(recipe)
-        phases = [self._phase(part, count) for part, count in zip(parts, tokens, strict=True)]
+        notes, phases = self._notes(kept, parts), list[Phase]()
+        if self.fleet.here and not all(self._fits(memory) for memory in memories):
+            notes.append("time was not measured, because it does not fit")
+        else:
+            found = [self._rehearsed(part, count) for part, count in zip(parts, tokens, strict=True)]
+            phases = [self._phase(part, *one) for part, one in zip(parts, zip(tokens, found, strict=True), strict=True)]
+            memories = [self._measured(*one) for one in zip(memories, tokens, found, strict=True)]
         made = Plan(
             output=recipe.output,
             fleet=self.fleet,
@@ -98,18 +80,20 @@ class Planner:
             parallel=self.kind(recipe),
             products=str(self.products(recipe)).removeprefix("torch."),
             batch_tokens=tokens[-1],
-            memory=memories[worst],
+            memory=max(memories, key=lambda memory: sum(memory.values())),
             phases=phases,
             disk=self._disk(size),
-            notes=self._notes(kept, parts),
+            notes=notes,
         )
         return made if made.fits else replace(made, advice=self.advice())
 
     def rows(self, recipe: Recipe) -> Rows:
         """Of the recipe's kind, read once."""
-        kind = recipe.loss.kind
+        kind, process = recipe.loss.kind, psutil.Process()
         if kind not in self._rows:
+            before = process.memory_info().rss
             self._rows[kind] = rows_of(recipe.data, self.tokenizer, kind, self.context)
+            self._reading = max(self._reading, process.memory_info().rss - before)
         return self._rows[kind]
 
     def products(self, recipe: Recipe) -> torch.dtype:
@@ -141,11 +125,13 @@ class Planner:
         return self._kept[key]
 
     def micro_batch(self, recipe: Recipe) -> int:
-        """Tokens of a micro-batch: what the recipe says, or what auto would find; never more than a step has."""
-        per_device = math.ceil(self._step_load(recipe).tokens / self.fleet.count)
-        if recipe.batch.tokens != "auto":
-            return min(recipe.batch.limit or per_device, per_device)
-        return min(max(_LEAST_TOKENS, self.largest(recipe)), per_device)
+        """Tokens of the largest micro-batch: what the recipe says, or what auto would find; never more than a step has."""
+        steps = self.steps(recipe)
+        per_device = math.ceil(steps.largest / self.fleet.count)
+        limit = recipe.batch.limit or per_device
+        if recipe.batch.tokens == "auto":
+            limit = max(_LEAST_TOKENS, self.largest(recipe))
+        return max(min(limit, per_device), steps.longest)
 
     def largest(self, recipe: Recipe) -> int:
         """The token budget that would just fit; 0 or less if none does."""
@@ -160,9 +146,6 @@ class Planner:
     def memory(self, recipe: Recipe, tokens: int, micro_batches: float | None = None) -> dict[str, float]:
         """Bytes on each device, by what they are for."""
         size, kept = self.counted(recipe)
-        loss = recipe.loss
-        moves = bool(recipe.reference.move_every) and loss.needs_reference
-        held = ("divergence" in loss.byproducts and recipe.adapter is None) or moves
         storage = Storage(
             weights=self.weights(recipe),
             products=self.products(recipe),
@@ -170,11 +153,11 @@ class Planner:
             optimizer_copies=2 if recipe.optim.name == "adamw" else 1,
             shards=self.fleet.count if self.kind(recipe) == "fsdp" else 1,
             offload=recipe.parallel.cpu_offload and self._gpu,
-            reference=bool(held),
+            reference=holds_reference(recipe),
             gpu=self._gpu,
         )
         if micro_batches is None:
-            micro_batches = self._step_load(recipe).tokens / self.fleet.count / tokens
+            micro_batches = self.steps(recipe).largest / self.fleet.count / tokens
         checkpointing = recipe.train.gradient_checkpointing
         return memory_parts(
             size, kept, storage, tokens=tokens, micro_batches=micro_batches, checkpointing=checkpointing
@@ -182,7 +165,7 @@ class Planner:
 
     def advice(self) -> list[str]:
         """What to change so that it fits, each with its number; the changes that cost least come first."""
-        found, room = [], _SHARE * self.fleet.device.memory
+        found, room = [], SHARE * self.fleet.device.memory
         for keys, change in changes_of(self.recipe, self.fleet.count):
             tokens = self.micro_batch(change)
             peak, smaller = sum(self.memory(change, tokens).values()), self.largest(change)
@@ -196,67 +179,76 @@ class Planner:
     def _gpu(self) -> bool:
         return not self.fleet.device.name.startswith("CPU")
 
-    def _step_load(self, recipe: Recipe) -> Load:
-        """Of one optimizer step, over all devices."""
-        rows = self.rows(recipe)
-        size = min(recipe.batch.size, rows.num_train)
-        return Load.of(self._prepared(recipe)).times(size / len(self._prepared(recipe)))
+    def steps(self, recipe: Recipe) -> Steps:
+        """The first steps of the run."""
+        key = (recipe.loss.name, recipe.batch, recipe.train.epochs, recipe.train.max_steps)
+        if key not in self._steps:
+            self._steps[key] = Steps.of(recipe, self.rows(recipe))
+        return self._steps[key]
 
-    def _prepared(self, recipe: Recipe) -> Sequence[Group]:
-        """The sample as the objective wants it scored."""
-        rows = list(self.rows(recipe).train)
-        return Objective(recipe.loss).prepare(rows) if "mismatched" in recipe.loss.inputs else rows
+    def _fits(self, memory: dict[str, float]) -> bool:
+        return sum(memory.values()) <= SHARE * self.fleet.device.memory
 
-    def _phase(self, recipe: Recipe, tokens: int) -> Phase:
-        rows, load, (size, _) = self.rows(recipe), self._step_load(recipe), self.counted(recipe)
-        manner = Manner(
-            checkpointing=recipe.train.gradient_checkpointing,
-            coupled=recipe.loss.couples_batch,
-            live_reference="divergence" in recipe.loss.byproducts or bool(recipe.reference.move_every),
-        )
-        steps = steps_of(recipe, rows.num_train)
-        micro_batches = math.ceil(load.tokens / self.fleet.count / tokens)
-        costs = self._costs(recipe, micro_batches, manner)
-        step = costs.step.seconds(load.tokens, micro_batches) + costs.update * size.trained
+    def _rehearsed(self, recipe: Recipe, tokens: int) -> _Rehearsed:
+        if not self.fleet.here:
+            return None
+        subject = self._subject(recipe, tokens)
+        return subject, rehearse(subject)
+
+    def _measured(self, counted: dict[str, float], tokens: int, rehearsed: _Rehearsed) -> dict[str, float]:
+        """What was counted, and on a processor as the rest what the process was measured to take beside it."""
+        if rehearsed is None or self._gpu:
+            return counted
+        subject, found = rehearsed
+        kept = {name: counted[name] for name in ("weights", "gradients", "optimizer", "reference model")}
+        rest = max(0.0, found.peak_with(tokens, subject) - sum(kept.values()))
+        return kept | {"activations": rest, "rows, and what reads them": float(self._reading)}
+
+    def _phase(self, recipe: Recipe, tokens: int, rehearsed: _Rehearsed) -> Phase:
+        rows, cut, size = self.rows(recipe), self.steps(recipe), self.counted(recipe)[0]
+        load, manner, steps = cut.load, Manner.of(recipe), steps_of(recipe, rows.num_train)
+        if rehearsed is not None:
+            costs = Costs.measured(size, manner, *rehearsed, self.fleet.count)
+        else:
+            shards = self.fleet.count if self.kind(recipe) == "fsdp" else 1
+            # The optimizer reads weight, gradient and two moments, and writes all but the gradient.
+            moved = (4 + 3) * self.weights(recipe).itemsize * size.trained / shards
+            costs = Costs.of_table(size, self.fleet, self.products(recipe), moved=moved)
+        micro_batches, flops = max(1.0, cut.micro_batches(tokens) / self.fleet.count), step_flops(size, load, manner)
+        step = micro_batches * costs.step.start + flops * costs.step.slope + costs.update
         return Phase(
             name="supervised phase" if recipe.loss.name == "sft" else recipe.loss.name,
             rows=rows.num_train,
             steps=steps,
             tokens=load.tokens,
             micro_batches=micro_batches,
-            flops=step_flops(size, load, manner),
+            flops=flops,
             step_seconds=step,
             seconds=seconds_of(recipe, costs, steps * step, rows, load),
         )
 
-    def _costs(self, recipe: Recipe, micro_batches: int, manner: Manner) -> Costs:
-        """Measured here, or from the table; for all devices together."""
-        products, weights = self.products(recipe), self.weights(recipe)
-        if self.fleet.here:
-            subject = Subject(
-                architecture=self.architecture,
-                adapter=recipe.adapter,
-                weights=weights,
-                products=products,
-                device=torch.device("cuda" if self._gpu else "cpu"),
-                checkpointing=manner.checkpointing,
-                optimizer=recipe.optim,
-                objective=Objective(recipe.loss),
-            )
-            found = measured_costs(subject, self._prepared(recipe), self.counted(recipe)[0], self.clock)
-            return found.shared(self.fleet.count)
-        size, _ = self.counted(recipe)
-        load, rate = self._step_load(recipe), self.fleet.device.rate(products) * self.fleet.count
-        shards = self.fleet.count if self.kind(recipe) == "fsdp" else 1
-        moved = (
-            4 * (3 + 2 * 2) * weights.itemsize / 4
-        )  # reads weight, gradient, two moments; writes all but the gradient
-        return Costs.of_rates(
-            step_flops(size, load, manner) / rate / load.tokens,
-            forward_flops(size, load) / rate / load.tokens,
-            moved / self.fleet.device.bandwidth / shards,
-            reading=size.total * 2 / self.fleet.device.bandwidth,
-            layers=size.layers,
+    def _subject(self, recipe: Recipe, tokens: int) -> Subject:
+        """What is rehearsed here: micro-batches as the run has them, or smaller ones where those would take long."""
+        steps, manner, device = self.steps(recipe), Manner.of(recipe), "cuda" if self._gpu else "cpu"
+        each = step_flops(self.counted(recipe)[0], steps.load, manner) / steps.load.tokens
+        most = int(min(tokens, max(_LEAST_TOKENS, _FLOPS[device] / each)))
+        asked = chosen_groups(self.rows(recipe).train, 1, self.context) if checks_reference(recipe) else []
+        return Subject(
+            architecture=self.architecture,
+            adapter=recipe.adapter,
+            weights=self.weights(recipe),
+            products=self.products(recipe),
+            device="cuda" if self._gpu else "cpu",
+            checkpointing=manner.checkpointing,
+            optimizer=recipe.optim,
+            loss=recipe.loss,
+            holds_reference=holds_reference(recipe),
+            small=steps.samples(most // 4),
+            large=steps.samples(most),
+            accumulates=steps.largest > tokens * self.fleet.count,
+            prompts=[group.prompt for group in asked[:NUM_PROMPTS]],
+            threads=torch.get_num_threads(),
+            cpu_time=self.cpu_time,
         )
 
     def _disk(self, size: ModelSize) -> float:
@@ -275,6 +267,7 @@ class Planner:
             notes.append(
                 "activations are by a formula for dense models: this architecture could not be run without memory"
             )
+        notes.append("the peak is that of training; samples drawn for evaluation are not in it")
         if self.fleet.count > 1:
             notes.append("exchange between devices is taken to hide behind work; on slow links it does not")
         return notes

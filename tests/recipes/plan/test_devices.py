@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from exptilt.errors import ConfigError
-from exptilt.recipes import devices
-from exptilt.recipes.devices import GPUS, parse_fleet, this_machine
+from exptilt.recipes.plan import devices
+from exptilt.recipes.plan.devices import GPUS, parse_fleet, this_machine
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from exptilt.config import load
-from exptilt.recipes.devices import parse_fleet
-from exptilt.recipes.plan import Plan, Planner
+from exptilt.recipes.plan.devices import parse_fleet
+from exptilt.recipes.plan.phases import Plan
+from exptilt.recipes.plan.planner import Planner
 from exptilt.recipes.recipe import Recipe
 
 
@@ -50,7 +51,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         soft_wrap=True,
     )
     console.print(_memory(plan))
-    console.print(_time(plan))
+    if plan.phases:
+        console.print(_time(plan))
     room = plan.fleet.device.memory
     verdict = f"{plan.peak / 1e9:.3g} GB of {room / 1e9:.3g} GB on each device at the peak"
     console.print(
@@ -74,7 +76,7 @@ def plan_json(plan: Plan) -> str:
 def _memory(plan: Plan) -> Table:
     table = Table("memory of each device", "GB", box=None, pad_edge=False)
     for name, size in plan.memory.items():
-        what = f"{name} ({plan.batch_tokens} tokens)" if name == "activations" else name
+        what = f"{name} and all else ({plan.batch_tokens} tokens)" if name == "activations" else name
         if size:
             table.add_row(what, f"{size / 1e9:.3g}")
     return table
@@ -84,9 +86,7 @@ def _time(plan: Plan) -> Table:
     table = Table("time", "", "", box=None, pad_edge=False)
     for phase in plan.phases:
         each = f"{phase.steps} steps of {_duration(phase.step_seconds)}"
-        work = (
-            f"{phase.tokens:,.0f} unique tokens in {phase.micro_batches} micro-batches, {phase.flops / 1e12:.3g} TFLOP"
-        )
+        work = f"{phase.tokens:,.0f} unique tokens in {phase.micro_batches:.3g} micro-batches, {phase.flops / 1e12:.3g} TFLOP"
         table.add_row(phase.name, each, work)
         for name, seconds in phase.seconds.items():
             table.add_row(f"  {name}", _duration(seconds), "")
