@@ -83,7 +83,9 @@ def spawn(forks: Any, tmp_path: Path) -> Callable[..., Any]:
     def start(recipe: Recipe, place: int = 0, **environment: str) -> Any:
         path = tmp_path / f"recipe-{os.urandom(4).hex()}.yaml"
         path.write_text(dump(recipe))
-        names = {"RECIPE": str(path), "PLACE": place, "ENVIRONMENT": environment}
+        # The server they are forked from may have been started before this test had a cache of its own.
+        ours = {"EXPTILT_CACHE": os.environ["EXPTILT_CACHE"], **environment}
+        names = {"RECIPE": str(path), "PLACE": place, "ENVIRONMENT": ours}
         process = forks.Process(target=runpy.run_path, args=(str(script), names))
         process.start()
         return process
