@@ -22,6 +22,7 @@ from exptilt.data.groups import Completion, Group
 from exptilt.losses import PlackettLuce
 from exptilt.policies.inside import set_precision
 from exptilt.policies.policy import Policy
+from exptilt.policies.product import prefer_onednn
 from exptilt.policies.scoring import score_all
 from exptilt.train.objective import Objective
 from exptilt.train.step import accumulate
@@ -166,6 +167,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    prefer_onednn()
     print(f"torch {torch.__version__}, {options.threads} thread(s), {options.shape}, {options.precision}")
     print("| cost against | measured | line | log-log slope | R2 |\n|" + "---|" * 5, flush=True)
     for sweep in sweeps(SHAPES[options.shape]):
