@@ -99,7 +99,6 @@ def _lora(rank: int) -> Any:
 def exptilt_arm(setting: dict[str, Any], turns: Turns) -> None:
     """What `exptilt train` does between its checkpoints."""
     import torch
-    from torch import nn
     from workloads import WORKLOADS, rows_of
 
     from exptilt.data.batching import BatchConfig, Batches
@@ -109,9 +108,10 @@ def exptilt_arm(setting: dict[str, Any], turns: Turns) -> None:
     from exptilt.policies.models import ModelConfig, load_model
     from exptilt.policies.policy import Policy
     from exptilt.policies.scoring import score_all
+    from exptilt.policies.world import World
     from exptilt.train.objective import Objective
     from exptilt.train.optim import OptimConfig, build_optimizer, build_schedule
-    from exptilt.train.step import accumulate, require_finite_gradient
+    from exptilt.train.step import clipped_gradient
     from exptilt.types import LogProbs
 
     turns.imported()
@@ -137,15 +137,16 @@ def exptilt_arm(setting: dict[str, Any], turns: Turns) -> None:
     schedule = build_schedule(settings, optimizer, setting["steps"])
     policy = Policy(model)
     model.train()
+    weights = [one for one in model.parameters() if one.requires_grad]
     taken = iter(range(setting["steps"]))
     losses = [math.log(2)]
 
     def step() -> None:
         micro_batches = batches.step(next(taken))
         optimizer.zero_grad(set_to_none=True)
-        sums = accumulate(model, micro_batches, objective, policy, reference)
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm))
-        require_finite_gradient(model, norm, micro_batches, objective, (policy, reference))
+        sums = clipped_gradient(
+            weights, micro_batches, objective, (policy, reference), World.alone(), settings.max_grad_norm
+        )
         optimizer.step()
         schedule.step()
         objective.advance()

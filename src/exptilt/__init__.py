@@ -8,5 +8,5 @@ __version__ = "0.1.0"
 # with every step, and on a CPU the faults of their small pages cost more than much of what is done with them.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # oneDNN keeps the code it makes for each shape of a product, 1024 by default. Packed rows have new shapes in every step, so
-# that kept code is not used again and a tiny model grew by 30 MB a step.
+# most of that code is not used again, and a tiny model's memory grew with every step.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from exptilt.recipes.recipe import EvaluateConfig, Recipe
 from exptilt.train.optim import OptimConfig
 from exptilt.train.settings import TrainConfig
 from exptilt.train.throughput import TIMINGS
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests, and the processes they start, find `worlds` there
 
 WORDS = ["a", "good", "film", "bad", "plot", "the", "was", "very", "dull", "fine"]
 SMALL = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 265, "max_positions": 96}

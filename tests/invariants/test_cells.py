@@ -6,7 +6,6 @@ All cells of a number of processes are run in one group of them, which a hang or
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch.distributed.tensor import DTensor
-
-sys.path.insert(0, str(Path(__file__).parent))  # the processes find it there too
-
-from worlds import Case, run_of, together, whole_weights
+from worlds import Case, InfiniteSlope, run_of, together, whole_weights
 
 from exptilt.data.batching import pack, shares
 from exptilt.errors import NonFiniteError
@@ -78,18 +74,6 @@ def with_callback(run: Run, callback: Callback) -> Run:
     return replace(run, callbacks=[*run.callbacks, callback])
 
 
-class _InfiniteSlope(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, values: torch.Tensor, bad: torch.Tensor) -> torch.Tensor:
-        context.save_for_backward(bad)
-        return values.clone()
-
-    @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (bad,) = context.saved_tensors
-        return torch.where(bad, torch.inf, gradient), None
-
-
 @dataclass(eq=False)
 class Broken(Policy):
     """One row's rejected completion has an infinite log-probability, or an infinite slope."""
@@ -108,7 +92,7 @@ class Broken(Policy):
         units = bad.repeat_interleave(logps.lengths)
         values = logps.tokens()
         return replace(
-            logps, values=_InfiniteSlope.apply(values, units) if self.slope else values.masked_fill(units, -torch.inf)
+            logps, values=InfiniteSlope.apply(values, units) if self.slope else values.masked_fill(units, -torch.inf)
         )
 
 

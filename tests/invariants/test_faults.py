@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from worlds import Case, Processes, end_of, finish, killed_again_and_again, same_end
 
 from exptilt.train.checkpoint import is_complete, newest_checkpoint
-
-sys.path.insert(0, str(Path(__file__).parent))  # the processes find it there too
-
-from worlds import Case, Processes, end_of, finish, killed_again_and_again, same_end
 
 KILLS = int(os.environ.get("EXPTILT_KILLS", "3"))
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from worlds import InfiniteSlope
 
 from exptilt.errors import NonFiniteError
 from exptilt.losses import AOT, BCO, DPO, IPO, KTO, SFT, PlackettLuce, SimPO
@@ -99,18 +100,6 @@ def test_a_loss_that_overflows_names_its_row(make_run, draw_rows):
     assert same(snapshot(run), before)
 
 
-class _InfiniteSlope(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, values: torch.Tensor, bad: torch.Tensor) -> torch.Tensor:
-        context.save_for_backward(bad)
-        return values.clone()
-
-    @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (bad,) = context.saved_tensors
-        return torch.where(bad, torch.inf, gradient), None
-
-
 @pytest.mark.parametrize("loss", [DPO(), AOT(), BCO()], ids=lambda loss: loss.name)
 def test_a_finite_loss_with_a_gradient_that_is_not(make_run, draw_rows, loss):
     rows = draw_rows("pair")
@@ -119,7 +108,7 @@ def test_a_finite_loss_with_a_gradient_that_is_not(make_run, draw_rows, loss):
     def steep(groups: Any) -> Any:
         logps = score(run.model, groups)
         bad = torch.tensor([group.id == "rows.jsonl:3" for group in groups for _ in range(2)])
-        return replace(logps, values=_InfiniteSlope.apply(logps.tokens(), bad.repeat_interleave(logps.lengths)))
+        return replace(logps, values=InfiniteSlope.apply(logps.tokens(), bad.repeat_interleave(logps.lengths)))
 
     before = snapshot(run)
     with pytest.raises(NonFiniteError, match=r"gradient is not finite.*no weight was moved.*own: rows\.jsonl:3\."):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -11,9 +9,6 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import GPT2Config, GPT2LMHeadModel
-
-sys.path.insert(0, str(Path(__file__).parent))  # the processes find it there too
-
 from worlds import together
 
 from exptilt.data.groups import Completion, Group

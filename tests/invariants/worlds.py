@@ -182,6 +182,20 @@ def run_of(case: Case, world: World) -> Run:
     )
 
 
+class InfiniteSlope(torch.autograd.Function):
+    """The same values, with an infinite gradient where `bad`."""
+
+    @staticmethod
+    def forward(context: Any, values: torch.Tensor, bad: torch.Tensor) -> torch.Tensor:
+        context.save_for_backward(bad)
+        return values.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (bad,) = context.saved_tensors
+        return torch.where(bad, torch.inf, gradient), None
+
+
 def work(rank: int, size: int, case: Case, meeting: Path) -> None:
     """One process: train, then leave the whole weights and all losses in the folder; an error is left in a file."""
     torch.set_num_threads(1)

@@ -129,7 +129,7 @@ def attend_in_tiles(query: Tensor, key: Tensor, value: Tensor, stretches: Sequen
 
 
 class _Tiles(torch.autograd.Function):
-    """In float32 also for bfloat16 rows: products this small gain nothing from half precision but its rounding."""
+    """In float32 also for bfloat16 rows: short stretches lose more to conversions than half precision gains."""
 
     @staticmethod
     def forward(
