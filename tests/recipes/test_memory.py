@@ -1,11 +1,13 @@
 import sys
+import time
 
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from exptilt.recipes import memory
-from exptilt.recipes.memory import given_back, peak_memory
+from exptilt.recipes.memory import Rise, given_back, peak_memory
 
 
 def test_a_processs_peak_counts_what_it_held_for_a_moment():
@@ -36,3 +38,21 @@ def test_without_glibc_the_work_is_done_all_the_same(monkeypatch):
     with given_back():
         done.append("work")
     assert done == ["work"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_rise_is_what_the_work_inside_took_and_not_what_was_held_before(monkeypatch, told):
+    if told and not memory._forget_peak():
+        pytest.skip("this system keeps no account that can begin anew")
+    if not told:  # by looking again and again, as on other systems
+        monkeypatch.setattr(memory, "_forget_peak", lambda: False)
+    higher = np.ones(30_000_000)
+    del higher
+    held = np.ones(10_000_000)
+    with Rise(torch.device("cpu")) as rise:
+        own = np.ones(20_000_000)
+        if not told:
+            time.sleep(0.5)
+        del own
+    assert len(held) == 10_000_000
+    assert 150e6 < rise.bytes < 180e6

@@ -46,7 +46,7 @@ def _left(limit: Path, used: Path) -> int | None:
 
 
 def peak_memory() -> int:
-    """The most bytes of main memory this process ever held.
+    """The most bytes of main memory this process held, ever or since the last `Rise` began.
 
     Linux hands a parent's own peak down in what `getrusage` says, so there the kernel's other account is read.
     """
@@ -90,12 +90,14 @@ def _glibc() -> ctypes.CDLL | None:
 class Rise:
     """How many bytes the work inside takes at its peak, above what was taken before.
 
-    On a GPU by torch's own account, exactly; on a CPU by looking at the process again and again, so that work of a few
-    milliseconds goes unseen.
+    On a GPU by torch's own account and on Linux by the kernel's, both exact, and both forget what was highest before.
+    Elsewhere by looking at the process again and again, so that what is held for a moment only goes unseen.
 
     Example:
+        >>> import time
         >>> with Rise(torch.device("cpu")) as rise:
         ...     held = torch.ones(50_000_000)
+        ...     time.sleep(0.1)
         ...     del held
         >>> 150e6 < rise.bytes < 250e6
         True
@@ -106,6 +108,7 @@ class Rise:
         self._device = device
         self._process = psutil.Process()
         self._before = 0
+        self._exact = False
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._look, daemon=True)
 
@@ -114,8 +117,10 @@ class Rise:
             torch.cuda.synchronize(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before = torch.cuda.memory_allocated(self._device)
-        else:
-            self._before = self._process.memory_info().rss
+            return self
+        self._exact = _forget_peak()
+        self._before = self._process.memory_info().rss
+        if not self._exact:
             self._watch.start()
         return self
 
@@ -124,6 +129,8 @@ class Rise:
     ) -> None:
         if self._device.type == "cuda":
             self.bytes = torch.cuda.max_memory_allocated(self._device) - self._before
+        elif self._exact:
+            self.bytes = max(0, peak_memory() - self._before)
         else:
             self._over.set()
             self._watch.join()
@@ -132,3 +139,12 @@ class Rise:
         while not self._over.is_set():
             self.bytes = max(self.bytes, self._process.memory_info().rss - self._before)
             self._over.wait(_INTERVAL)
+
+
+def _forget_peak() -> bool:
+    """Let the kernel count this process's peak from now on; False where it does not let itself be told."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
