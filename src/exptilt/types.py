@@ -134,6 +134,20 @@ class LogProbs:
         units = shift + torch.arange(len(shift), device=shift.device)
         return self._map(lambda tensor: tensor[units.to(tensor.device)], lengths=lengths)
 
+    def cut(self, count: int, num_units: int) -> tuple[LogProbs, LogProbs]:
+        """The first `count` completions, which have `num_units` counted units, and the others.
+
+        Example:
+            >>> logps = LogProbs(values=torch.tensor([-1.0, -2.0, -4.0]), lengths=torch.tensor([2, 1]))
+            >>> [part.sum().tolist() for part in logps.cut(1, num_units=2)]
+            [[-3.0], [-4.0]]
+        """
+        at = num_units if self.totals is None else count
+        return (
+            self._map(lambda tensor: tensor[:at], lengths=self.lengths[:count]),
+            self._map(lambda tensor: tensor[at:], lengths=self.lengths[count:]),
+        )
+
     def detach(self) -> LogProbs:
         """The same numbers without a gradient."""
         return self._map(Tensor.detach)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch.distributed.tensor import DTensor
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
 from worlds import together
 
 from exptilt.data.groups import Completion, Group
-from exptilt.losses import DPO, NLL, XPO, AnyLoss, Mixture, Term
+from exptilt.losses import BCO, DPO, NLL, SFT, XPO, AnyLoss, Mixture, Term
 from exptilt.policies.forward import packable
 from exptilt.policies.policy import Policy
 from exptilt.policies.scoring import score
@@ -27,9 +27,12 @@ MEMBERS = [member for member in get_args(get_args(AnyLoss)[0]) if member not in 
 LOSSES: dict[str, Any] = {member().name: member() for member in MEMBERS} | {
     "dpo with nll over tokens": Mixture(terms=(Term(loss=DPO()), Term(loss=NLL(normalization="token"), weight=0.3))),
 }
+EXPERTS: dict[str, Any] = {f"{loss.name} of experts": loss for loss in (BCO(), SFT())}
+"""Trained with their router's balance loss; one is replayed, one divided by tokens."""
 CASES = [(name, "ddp") for name in LOSSES] + [
     (name, "fsdp") for name, loss in LOSSES.items() if loss.couples_batch or loss.byproducts or name in ("dpo", "sft")
 ]
+CASES += [(name, kind) for name in EXPERTS for kind in ("ddp", "fsdp")]
 NUM_COMPLETIONS = {"pair": 2, "completion": 1, "unpaired": 1, "list": 3}
 
 
@@ -37,6 +40,21 @@ def tiny(seed: int) -> GPT2LMHeadModel:
     torch.manual_seed(seed)
     rest = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     return GPT2LMHeadModel(GPT2Config(vocab_size=23, n_positions=64, n_embd=8, n_layer=1, n_head=2, **rest)).double()
+
+
+def tiny_experts(seed: int) -> MixtralForCausalLM:
+    torch.manual_seed(seed)
+    shape = {
+        "vocab_size": 23,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+    }
+    asks = {"num_local_experts": 4, "output_router_logits": True, "router_aux_loss_coef": 0.2, "initializer_range": 0.3}
+    model = MixtralForCausalLM(MixtralConfig(**shape, **asks, num_key_value_heads=2)).double()
+    model.set_experts_implementation("eager")  # the one that knows float64
+    return model
 
 
 def rows(kind: str) -> list[Group]:
@@ -65,9 +83,10 @@ def rows(kind: str) -> list[Group]:
     ]
 
 
-def step(loss: Any, world: World, kind: str = "ddp") -> tuple[torch.Tensor, dict[str, float]]:
+def step(name: str, world: World, kind: str = "ddp") -> tuple[torch.Tensor, dict[str, float]]:
     """The gradient and the metrics of one step, in the share of this process."""
-    policy, reference = tiny(0), tiny(1)
+    loss, make = (EXPERTS[name], tiny_experts) if name in EXPERTS else (LOSSES[name], tiny)
+    policy, reference = make(0), make(1)
     if kind == "fsdp":
         assert [packable(policy), packable(reference)] == [True, True]  # asked before anything is sharded
         policy, reference = (shard(model, ParallelConfig(kind="fsdp"), torch.float32) for model in (policy, reference))
@@ -90,7 +109,7 @@ def step(loss: Any, world: World, kind: str = "ddp") -> tuple[torch.Tensor, dict
 
 
 def every_loss(world: World) -> dict[tuple[str, str], tuple[torch.Tensor, dict[str, float]]]:
-    return {(name, kind): step(LOSSES[name], world, kind) for name, kind in CASES}
+    return {(name, kind): step(name, world, kind) for name, kind in CASES}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +119,8 @@ def of_two(tmp_path_factory):
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_two_processes_leave_what_one_leaves(of_two, name, kind):
-    gradient, means = step(LOSSES[name], World.alone())
+    gradient, means = step(name, World.alone())
+    assert ("router_balance" in means) == (name in EXPERTS)
     for found in of_two:
         other, other_means = found[name, kind]
         torch.testing.assert_close(other, gradient, rtol=1e-6, atol=1e-6 * float(gradient.abs().max()))

@@ -69,11 +69,15 @@ def test_precision_is_what_device_weights_and_recipe_say(recipe):
     assert "bfloat16 weights without a float32 copy lose small updates" in in_words(ours, made, ALONE)
 
 
-def test_a_balance_loss_that_is_not_added_is_said(recipe):
+def test_whether_a_balance_loss_is_added_is_said(recipe):
     made = models(recipe)
     assert "router" not in in_words(recipe, made, ALONE)
     made.policy.config.output_router_logits = True
-    assert "balance loss of the experts' router" in in_words(recipe, made, ALONE)
+    assert "balance loss of the experts' router, which the model's config asks for, is not" in in_words(
+        recipe, made, ALONE
+    )
+    made.policy.config.router_aux_loss_coef, made.policy.config.num_experts_per_tok = 0.001, 2
+    assert "balance loss of the experts' router is added with coefficient 0.001" in in_words(recipe, made, ALONE)
 
 
 def test_with_a_new_adapter_the_reference_is_the_base(recipe):

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from exptilt.errors import ModelError
 from exptilt.sampling.generate import sample, samples_as_groups
@@ -118,6 +126,18 @@ def test_neither_batch_size_nor_other_prompts_nor_padding_change_a_sample(build)
     fewer = sample(model, [EOS], prompts[:2], num_samples=2, law=law, seed=3)
     shared = [one for one in whole if one.prompt_index < 2 and one.sample_index < 2]
     assert [one.ids.tolist() for one in fewer] == [one.ids.tolist() for one in shared]
+
+
+def test_experts_whose_config_asks_for_a_balance_loss_sample_as_without_it():
+    drawn = []
+    for asks in (False, True):
+        torch.manual_seed(0)
+        sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 3, "initializer_range": 0.6}
+        model = MixtralForCausalLM(MixtralConfig(**sizes, **heads, output_router_logits=asks)).eval()
+        found = sample(model, [EOS], [prompt(1, 5), prompt(4)], num_samples=3, law=SamplingLaw(max_new_tokens=5))
+        drawn.append([one.ids.tolist() for one in found])
+    assert drawn[0] == drawn[1]
 
 
 def test_a_penalty_does_not_see_the_padding():

@@ -68,6 +68,11 @@ class Loss:
     is_stateful: ClassVar[bool] = False
     """True where the call takes `state` and there are `initial_state` and `next_state`."""
 
+    @property
+    def sums_suffice(self) -> bool:
+        """Whether each completion's summed log-probability is all it reads."""
+        return not (self.needs_tokens or self.byproducts)
+
 
 def require_positive(name: str, value: float) -> None:
     """Refuse a hyper-parameter that must be > 0 (and finite)."""

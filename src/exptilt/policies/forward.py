@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from exptilt.data.groups import Completion, Group
 from exptilt.policies.attention import NAME, mask_of
+from exptilt.policies.balance import Routed
 from exptilt.policies.head import CHUNK_ELEMENTS, Head, States, log_softmax, unit_stats
 from exptilt.policies.inside import running
 from exptilt.policies.packing import Packed, pack
@@ -150,8 +151,11 @@ def _probe(vocabulary: int) -> list[Group]:
     ]
 
 
-def packed_states(model: Any, packed: Packed) -> States:
-    """Run the trunk on a packed row and keep the hidden states that predict counted tokens."""
+def packed_states(model: Any, packed: Packed, routed: Routed | None = None) -> States:
+    """Run the trunk on a packed row and keep the hidden states that predict counted tokens.
+
+    With `routed` their gradient brings along that of the router's balance loss.
+    """
     inner = causal_lm(model)
     with running(model):
         output = inner.base_model(
@@ -161,17 +165,27 @@ def packed_states(model: Any, packed: Packed) -> States:
             use_cache=False,
             segments=packed.segments,
         )
-    return States(Head.of(inner), output.last_hidden_state[0].index_select(0, packed.source))
+    hidden = output.last_hidden_state[0].index_select(0, packed.source)
+    if routed is not None:
+        routed.add(getattr(output, "router_logits", None), routed.owners(packed.segments.num_tokens))
+        (hidden,) = routed.join(hidden)
+    return States(Head.of(inner), hidden)
 
 
-def separate_rows(model: Any, groups: Sequence[Group]) -> Iterator[tuple[Tensor, Tensor]]:
+def separate_rows(model: Any, groups: Sequence[Group], routed: Routed | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Completions after their prompts through the model's own forward, right-padded.
+
+    Args:
+        model: a causal language model.
+        groups: whose completions are scored.
+        routed: told what the routers did, with each prompt counted once.
 
     Yields:
         (n, V) log-probabilities and (n,) targets of the counted tokens of some completions, in order.
     """
     device = causal_lm(model).device
     pairs = [(group.prompt, completion) for group in groups for completion in group.completions]
+    owned = [(place, number == 0) for place, group in enumerate(groups) for number in range(len(group.completions))]
     longest = max(len(prompt) + len(completion.ids) for prompt, completion in pairs)
     vocabulary = causal_lm(model).config.get_text_config().vocab_size
     size = max(1, CHUNK_ELEMENTS // (longest * vocabulary))
@@ -179,18 +193,23 @@ def separate_rows(model: Any, groups: Sequence[Group]) -> Iterator[tuple[Tensor,
         sequences = [np.concatenate([prompt, completion.ids]) for prompt, completion in pairs[begin : begin + size]]
         width = max(1, *(len(sequence) - 1 for sequence in sequences))
         ids = np.zeros((len(sequences), width), dtype=np.int64)
-        mask = np.zeros_like(ids)
+        mask, owners = np.zeros_like(ids), np.full_like(ids, len(groups))
         rows, places, targets = [], [], []
         for number, (prompt, completion) in enumerate(pairs[begin : begin + size]):
             fed = len(sequences[number]) - 1
             ids[number, :fed], mask[number, :fed] = sequences[number][:-1], 1
+            owner, with_prompt = owned[begin + number]
+            owners[number, 0 if with_prompt else len(prompt) : fed] = owner
             counted = np.flatnonzero(completion.counted)
             rows.append(np.full(len(counted), number))
             places.append(len(prompt) + counted - 1)
             targets.append(completion.ids[counted].astype(np.int64))
         inputs = {"input_ids": torch.from_numpy(ids).to(device), "attention_mask": torch.from_numpy(mask).to(device)}
         # Prompt-learning adapters put positions of their own in front.
-        logits = model(**inputs, use_cache=False).logits[:, -width:]
+        output = model(**inputs, use_cache=False)
+        logits = output.logits[:, -width:]
+        if routed is not None:
+            routed.add(getattr(output, "router_logits", None), owners)
         yield (
             log_softmax(logits[np.concatenate(rows), np.concatenate(places)]),
             torch.from_numpy(np.concatenate(targets)).to(device),

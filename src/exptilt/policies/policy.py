@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from exptilt.data.groups import Group
+from exptilt.policies.balance import Balance
 from exptilt.policies.inside import beside
 from exptilt.policies.scoring import head_gradients, score
 from exptilt.types import LogProbs
@@ -22,12 +23,19 @@ class Policy:
     byproducts: tuple[str, ...] = ()
     reference: Any = None
     """The model that "divergence" is measured against."""
+    balance: Balance | None = field(init=False)
+    """What is added to every gradient where the model is a mixture of experts and asks for it."""
+
+    def __post_init__(self) -> None:
+        self.balance = Balance.of(self.model)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"byproducts": self.byproducts, "reference": self.reference, "balance": self.balance}
 
     def __call__(self, groups: Sequence[Group]) -> LogProbs:
         """Log-probabilities of all completions, with a graph."""
-        return beside(
-            self.reference, lambda: score(self.model, groups, byproducts=self.byproducts, reference=self.reference)
-        )
+        return beside(self.reference, lambda: score(self.model, groups, **self._options))
 
     def backward(self, groups: Sequence[Group], loss_of: Callable[[Sequence[Group], LogProbs], Tensor]) -> None:
         """Add the gradient of a loss that is a sum over groups; `loss_of` gets some of the groups at a time.
@@ -35,8 +43,5 @@ class Policy:
         Without groups it runs forward and backward all the same, and adds zeros: sharded weights are gathered by all
         processes together or not at all.
         """
-        hidden, gradient = beside(
-            self.reference,
-            lambda: head_gradients(self.model, groups, loss_of, byproducts=self.byproducts, reference=self.reference),
-        )
+        hidden, gradient = beside(self.reference, lambda: head_gradients(self.model, groups, loss_of, **self._options))
         hidden.backward(gradient)  # type: ignore[no-untyped-call]

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import DataError
+from exptilt.policies.balance import Balance, Routed
 from exptilt.policies.forward import causal_lm, context_length, evaluating, packable, packed_states, separate_rows
 from exptilt.policies.fused import LossOf, gradient_of_states
 from exptilt.policies.head import BYPRODUCTS, States, merge, row_stats, unit_stats
@@ -24,7 +25,14 @@ from exptilt.policies.packing import Packed, pack
 from exptilt.types import LogProbs
 
 
-def score(model: Any, groups: Sequence[Group], *, byproducts: Sequence[str] = (), reference: Any = None) -> LogProbs:
+def score(
+    model: Any,
+    groups: Sequence[Group],
+    *,
+    byproducts: Sequence[str] = (),
+    reference: Any = None,
+    balance: Balance | None = None,
+) -> LogProbs:
     """Log-probabilities of all completions of all groups, in order, with gradients.
 
     Equal to separate forward passes of each completion after its prompt, in float32. Counts only `counted` tokens.
@@ -34,6 +42,7 @@ def score(model: Any, groups: Sequence[Group], *, byproducts: Sequence[str] = ()
         groups: what fits in memory at once; see `batches`. None gives no completions, and runs the model all the same.
         byproducts: any of "entropy", "log_sum_squares", "divergence"; each fills the field of that name.
         reference: the model "divergence" is measured against, KL(reference || policy); it gets no gradient.
+        balance: adds the balance loss of the model's router to the gradient of whatever is made of the result.
 
     Raises:
         DataError: naming the row, if a sequence exceeds the model's context or a token has nothing before it.
@@ -50,7 +59,7 @@ def score(model: Any, groups: Sequence[Group], *, byproducts: Sequence[str] = ()
         [2, 2]
     """
     _check_byproducts(byproducts, reference)
-    units, lengths = unit_scores(model, groups, tuple(byproducts), reference)
+    units, lengths = unit_scores(model, groups, tuple(byproducts), reference, balance)
     return LogProbs(lengths=lengths, **units)
 
 
@@ -61,6 +70,7 @@ def head_gradients(
     *,
     byproducts: Sequence[str] = (),
     reference: Any = None,
+    balance: Balance | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A tensor and its gradient, from which backward gives the trunk its share; the head's weights have theirs already.
 
@@ -77,20 +87,21 @@ def head_gradients(
             of the chunks that `groups` are cut into, inside the model's forward. It must not run the model.
         byproducts: as in `score`.
         reference: as in `score`.
+        balance: as in `score`.
     """
     _check_byproducts(byproducts, reference)
-    return inside(model, _head_gradients, model, groups, loss_of, tuple(byproducts), reference)
+    return inside(model, _head_gradients, model, groups, loss_of, tuple(byproducts), reference, balance)
 
 
 def unit_scores(
-    model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any = None
+    model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any = None, balance: Balance | None = None
 ) -> tuple[dict[str, Tensor], Tensor]:
     """(N,) log-probabilities ("values") and each of `names` of all counted tokens, and (C,) counts per completion.
 
     Without groups one filler row is fed all the same and nothing of it returned: where weights are sharded, processes
     run forward and backward together or not at all.
     """
-    return inside(model, _unit_scores, model, groups, names, reference)
+    return inside(model, _unit_scores, model, groups, names, reference, balance)
 
 
 _FILLER = Group(
@@ -108,11 +119,11 @@ def _check_byproducts(byproducts: Sequence[str], reference: Any) -> None:
 
 
 def _unit_scores(
-    model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any
+    model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any, balance: Balance | None
 ) -> tuple[dict[str, Tensor], Tensor]:
-    found = _states(model, groups, reference)
+    found = _states(model, groups, reference, balance)
     if found is None:
-        units = _unpacked(model, groups, names, reference)
+        units = _unpacked(model, groups, names, reference, balance)
         counts = [completion.length for group in groups for completion in group.completions]
         return units, torch.tensor(counts, dtype=torch.int64, device=units["values"].device)
     packed, states, reference_states = found
@@ -120,11 +131,16 @@ def _unit_scores(
 
 
 def _head_gradients(
-    model: Any, groups: Sequence[Group], loss_of: LossOf, names: tuple[str, ...], reference: Any
+    model: Any,
+    groups: Sequence[Group],
+    loss_of: LossOf,
+    names: tuple[str, ...],
+    reference: Any,
+    balance: Balance | None,
 ) -> tuple[Tensor, Tensor]:
-    found = _states(model, groups, reference)
+    found = _states(model, groups, reference, balance)
     if found is None:
-        units, lengths = _unit_scores(model, groups, names, reference)
+        units, lengths = _unit_scores(model, groups, names, reference, balance)
         loss = loss_of(groups, LogProbs(lengths=lengths, **units))
         return loss, torch.ones_like(loss)
     packed, states, reference_states = found
@@ -134,7 +150,9 @@ def _head_gradients(
     return hidden, gradient
 
 
-def _states(model: Any, groups: Sequence[Group], reference: Any) -> tuple[Packed, States, States | None] | None:
+def _states(
+    model: Any, groups: Sequence[Group], reference: Any, balance: Balance | None
+) -> tuple[Packed, States, States | None] | None:
     """What predicts the counted tokens, in the policy and in the reference; None where one of them cannot run packed."""
     models = [model] if reference is None else [model, reference]
     for one in models:
@@ -144,7 +162,7 @@ def _states(model: Any, groups: Sequence[Group], reference: Any) -> tuple[Packed
         return None
     with torch.no_grad():
         of_reference = None if reference is None else packed_states(reference, packed)
-    return packed, packed_states(model, packed), of_reference
+    return packed, packed_states(model, packed, Routed.watching(balance, groups)), of_reference
 
 
 def score_all(
@@ -217,15 +235,18 @@ def split(logps: LogProbs, counts: Sequence[int]) -> list[LogProbs]:
     ]
 
 
-def _unpacked(model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any) -> dict[str, Tensor]:
-    parts = []
+def _unpacked(
+    model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any, balance: Balance | None
+) -> dict[str, Tensor]:
+    parts, routed = [], Routed.watching(balance, groups)
     groups = groups or [_FILLER]
     others = None if reference is None else separate_rows(reference, groups)
-    for rows, targets in separate_rows(model, groups):
+    for rows, targets in separate_rows(model, groups, routed):
         with torch.no_grad():
             log_q = None if others is None else next(others)[0]
         parts.append(row_stats(rows, targets, names, log_q))
-    return merge(parts, names)
+    units = merge(parts, names)
+    return units if routed is None else dict(zip(units, routed.join(*units.values()), strict=True))
 
 
 def _check_context(model: Any, groups: Sequence[Group]) -> None:

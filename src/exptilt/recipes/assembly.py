@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from exptilt.policies.adapters import AdapterOff, adapter_fingerprint, with_adapter
+from exptilt.policies.balance import Balance, asks
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.forward import causal_lm, packable
 from exptilt.policies.inside import set_precision
@@ -99,12 +100,22 @@ def in_words(recipe: Recipe, models: Models, world: World) -> str:
     share = "all" if trained == total else f"{trained / 1e6:.3g} M of"
     processes = "" if world.size == 1 else f", {world.size} processes ({_kind(recipe, world)})"
     note = "; bfloat16 weights without a float32 copy lose small updates" if "bfloat16" in kinds else ""
-    if getattr(model.config.get_text_config(), "output_router_logits", False):
-        note += "; the balance loss of the experts' router, which the model's config asks for, is not added"
+    note += _of_router(model)
     return (
         f"training {share} {total / 1e6:.3g} M weights in {' and '.join(sorted(kinds))}, products in {products}, "
         f"on {local_device().type}{processes}{note}"
     )
+
+
+def _of_router(model: Any) -> str:
+    balance = Balance.of(model)
+    if balance is not None:
+        return f"; the balance loss of the experts' router is added with coefficient {balance.coefficient:g}"
+    if asks(model):
+        return (
+            "; the balance loss of the experts' router, which the model's config asks for, is not known and not added"
+        )
+    return ""
 
 
 def _kind(recipe: Recipe, world: World) -> str:

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from exptilt.data.groups import TokenIds
 from exptilt.errors import ModelError
+from exptilt.policies.balance import asks
 from exptilt.policies.forward import causal_lm
 
 
@@ -67,6 +68,8 @@ def _forward(model: Any, ids: Tensor, mask: Tensor | None, cache: Any) -> tuple[
     accepted = inspect.signature(causal_lm(model).forward).parameters  # an adapter's own takes anything
     if "logits_to_keep" in accepted:
         extra["logits_to_keep"] = 1
+    if asks(causal_lm(model)):
+        extra["output_router_logits"] = False  # a balance loss nobody wants here, which fails on tokens with a past
     if mask is not None:
         extra["attention_mask"] = mask.long()
         extra["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]

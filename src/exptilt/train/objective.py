@@ -55,12 +55,24 @@ class Objective:
         """The same without waiting: whoever reads the sums must look whether that of the loss is finite."""
         if self.loss.couples_batch:  # which carries one row's fault to all of them, and then nobody can be named
             _require_finite(policy, groups)
+        if self.loss.sums_suffice:
+            policy, reference = _summed(policy), None if reference is None else _summed(reference)
         forms = {"pair": self._pair, "completion": self._completion, "unpaired": self._unpaired, "list": self._list}
         return forms[self.loss.kind](groups, policy, reference)
 
     def advance(self) -> None:
         """Count the latest batch in, once its step is taken; every micro-batch of a step sees the state before it."""
         self.state = dict(self.upcoming)
+
+    def weight_of(self, groups: Sequence[Group]) -> float:
+        """What the sum of the loss of these groups will be divided by, before any of them is scored."""
+        weights = torch.tensor([group.weight for group in groups], dtype=torch.float64)
+        if self.loss.kind == "completion":
+            lengths = torch.tensor([one.length for group in groups for one in group.completions], dtype=torch.int64)
+            blank = LogProbs(values=torch.zeros(int(lengths.sum())), lengths=lengths)
+            own = self.loss(blank, blank).weight
+            weights = weights if own is None else weights * own
+        return float(weights.sum())
 
     def prepare(self, groups: Sequence[Group]) -> list[Group]:
         """The groups of one global batch as they must be scored.
@@ -184,6 +196,13 @@ def _other_prompt(group: Group, others: Sequence[Group]) -> Completion:
     )
 
 
+def _summed(logps: LogProbs) -> LogProbs:
+    """All that most losses read; in float64, in which the difference of two long sums keeps its digits."""
+    if logps.values is None:
+        return logps
+    return LogProbs.from_sums(logps.sum_of(logps.values.to(_widest(logps.values))), logps.lengths)
+
+
 def _sides(logps: LogProbs) -> Pair:
     """Chosen and rejected of groups that hold exactly these two, in this order."""
     index = torch.arange(0, len(logps), 2)
@@ -223,13 +242,17 @@ class _Scores(NamedTuple):
         return levels
 
 
+_ROUNDING = 2 * torch.finfo(torch.float32).eps
+"""Of log-probabilities, relative to their size."""
+
+
 def _tied(margin: Tensor, scores: _Scores) -> Tensor:
     """Whether a margin is zero but for rounding: at the start the sign of 1e-8 would be counted as right or wrong."""
     if scores.references is None:
         return margin == 0
     moved = scores.totals - scores.references
     size = (scores.totals.abs() + scores.references.abs()).sum(1)
-    return (margin == 0) | ((moved[:, 0] - moved[:, 1]).abs() <= 2 * torch.finfo(moved.dtype).eps * size)
+    return (margin == 0) | ((moved[:, 0] - moved[:, 1]).abs() <= _ROUNDING * size)
 
 
 def _output(

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from exptilt.data.groups import Group
 from exptilt.errors import NonFiniteError, TrainingError
+from exptilt.policies.balance import Balance
 from exptilt.policies.policy import Policy
 from exptilt.policies.world import World
 from exptilt.train.objective import Objective
@@ -61,7 +62,7 @@ def accumulate(
     world = world or World.alone()
     outputs = _walk(micro_batches, objective, (policy, reference), world)
     gradients = _gradients([weights for weights in model.parameters() if weights.requires_grad], world)
-    sums = _sums(outputs, micro_batches, world)
+    sums = _sums(outputs, micro_batches, world, _balance_of(policy))
     torch._foreach_div_(gradients, sums.totals["loss"][1])
     return sums
 
@@ -86,7 +87,7 @@ def clipped_gradient(
     outputs = _walk(micro_batches, objective, scorers, world)
     gradients = _gradients(weights, world)
     norm = _norm(gradients)
-    sums = _sums(outputs, micro_batches, world)
+    sums = _sums(outputs, micro_batches, world, _balance_of(scorers[0]))
     total = sums.totals["loss"][1]
     size = float(norm) / total
     if not math.isfinite(size):
@@ -100,15 +101,27 @@ def _walk(
     micro_batches: MicroBatches, objective: Objective, scorers: tuple[Scorer, Scorer | None], world: World
 ) -> list[Output]:
     """Add to `.grad` the gradient of the sum of the losses; what this process has to add to the sums of the step."""
+    balance = _balance_of(scorers[0])
+    if balance is not None:
+        mine = [group for groups in micro_batches for group in groups]
+        weights = (objective.weight_of(mine), math.fsum(group.weight for group in mine))
+        of_loss, of_rows = (math.fsum(some) for some in zip(*world.gather(weights), strict=True))
+        balance.begin(of_loss / of_rows if of_rows else 1.0)
     walk = _coupled if objective.loss.couples_batch else _separable
     return walk(micro_batches, objective, *scorers, world)
 
 
-def _sums(outputs: Sequence[Output], micro_batches: MicroBatches, world: World) -> Sums:
+def _balance_of(policy: Scorer) -> Balance | None:
+    return policy.balance if isinstance(policy, Policy) else None
+
+
+def _sums(outputs: Sequence[Output], micro_batches: MicroBatches, world: World, balance: Balance | None) -> Sums:
     """Of all processes, with a weight and a finite loss; here the device is waited for."""
     mine, sums = Sums(), Sums()
     for output in outputs:
         mine.merge(output.sums)
+    if balance is not None and balance.measured is not None:
+        mine.add_block(("router_balance",), balance.measured[None])
     for part in world.gather(mine):
         sums.merge(part)
     loss, weight = sums.totals.get("loss", (0.0, 0.0))
@@ -192,17 +205,10 @@ def _local(gradient: Tensor) -> Tensor:
 def _separable(
     micro_batches: MicroBatches, objective: Objective, policy: Scorer, reference: Scorer | None, world: World
 ) -> list[Output]:
-    outputs = []
-
-    def loss_of(groups: Sequence[Group], logps: LogProbs) -> Tensor:
-        anchor = _anchor(reference, groups)
-        if not groups:
-            return logps.tokens().sum()
-        output = objective.form(groups, logps, anchor)
-        outputs.append(replace(output, loss=output.loss.detach()))
-        return output.loss
-
+    outputs: list[Output] = []
     for groups in micro_batches:
+        # First, while the groups are at hand and not thrown out of the processor's cache by the model.
+        loss_of = _loss_of(objective, _anchor(reference, groups), outputs)
         if isinstance(policy, Policy):
             policy.backward(groups, loss_of)
         elif groups:
@@ -210,16 +216,34 @@ def _separable(
     return outputs
 
 
+def _loss_of(
+    objective: Objective, anchor: LogProbs | None, outputs: list[Output]
+) -> Callable[[Sequence[Group], LogProbs], Tensor]:
+    """The loss of neighbouring groups of a micro-batch, in order; `anchor` is the reference's word on all of them."""
+    left = anchor
+
+    def loss_of(groups: Sequence[Group], logps: LogProbs) -> Tensor:
+        nonlocal left
+        if not groups:
+            return logps.tokens().sum()
+        own, left = (None, None) if left is None else left.cut(len(logps), len(logps.tokens()))
+        output = objective.form(groups, logps, own)
+        outputs.append(replace(output, loss=output.loss.detach()))
+        return output.loss
+
+    return loss_of
+
+
 def _coupled(
     micro_batches: MicroBatches, objective: Objective, policy: Scorer, reference: Scorer | None, world: World
 ) -> list[Output]:
-    random_states, parts = [], []
+    random_states, parts, said = [], [], []
     with torch.no_grad():
         for groups in micro_batches:
+            said.append(_anchor(reference, groups))
             random_states.append(_random_state())
             parts.append(policy(groups))
     mine = LogProbs.cat(parts).detach()
-    said = [_anchor(reference, groups) for groups in micro_batches]
     fixed = LogProbs.cat([one for one in said if one is not None and len(one)]) if reference else None
     everyone = world.gather(([group for groups in micro_batches for group in groups], mine, fixed))
     groups_of_all = [group for groups, _, _ in everyone for group in groups]
