@@ -9,7 +9,8 @@ from exptilt.types import LogProbs
 
 def part(*rows: list[float]) -> LogProbs:
     return LogProbs(
-        values=torch.tensor([value for row in rows for value in row]), lengths=torch.tensor([len(row) for row in rows])
+        values=torch.tensor([value for row in rows for value in row]),
+        lengths=torch.tensor([len(row) for row in rows], dtype=torch.int64),
     )
 
 

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import NonFiniteError, TrainingError
-from exptilt.losses import AOT, DPO, SFT, Hinge, Mixture, Term
+from exptilt.losses import AOT, DPO, LDDPO, SFT, Hinge, Mixture, Term
+from exptilt.policies import head
+from exptilt.policies.policy import Policy
+from exptilt.policies.scoring import score
 from exptilt.policies.world import World
 from exptilt.train.objective import Objective
 from exptilt.train.step import accumulate, clipped_gradient
@@ -129,3 +133,27 @@ def test_a_row_of_weight_zero_changes_nothing():
         accumulate(model, [rows], Objective(SFT()), model, None)
         gradients.append(model.theta.grad)
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("loss", [DPO(), LDDPO(alpha=0.3)], ids=["sums", "tokens"])
+def test_a_loss_formed_in_chunks_compares_each_with_its_own_part_of_the_reference(monkeypatch, loss):
+    """Three pairs in three chunks; the reference is another model's."""
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(head, "_CHUNK_ROWS", 1)
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model, other = (LlamaForCausalLM(LlamaConfig(vocab_size=11, **shape)).double() for _ in range(2))
+    rows = [row("a", [2, 3], [4]), row("b", [5], [6, 7, 8]), row("c", [9, 9, 2], [3, 2])]
+    calls = []
+
+    def reference(groups: list[Group]) -> LogProbs:
+        calls.append(len(groups))
+        return score(other, groups).detach()
+
+    whole = Objective(loss)(rows, score(model, rows), reference(rows)).loss / 3
+    expected = torch.autograd.grad(whole, list(model.parameters()))
+    sums = accumulate(model, [rows], Objective(loss), Policy(model), reference)
+    assert calls == [3, 3]
+    assert sums.means()["loss"] == pytest.approx(whole.item(), rel=1e-6)
+    for weights, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(weights.grad, gradient, rtol=1e-5, atol=1e-8)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, overload
 
@@ -118,13 +118,13 @@ class GroupTable(Sequence[Group]):
         number, row = divmod(at, self._block)
         columns = self._columns(number)
         # Copies, so that a group can be written to and outlives the file.
-        ids, counted = np.array(columns["tokens"].at(row)), columns["counted"].at(row).astype(np.bool_)
-        start, *edges = accumulate(columns["lengths"].at(row).tolist())
-        pieces = zip([start, *edges], edges, strict=False)
+        ids, counted = columns["tokens"].at(row).copy(), columns["counted"].at(row).astype(np.bool_)
+        edges = list(accumulate(columns["lengths"].at(row).tolist()))
+        completions = [Completion(ids[one:other], counted[one:other]) for one, other in pairwise(edges)]
         margin = float(columns["margin"][row])
         return Group(
-            prompt=ids[:start],
-            completions=tuple(Completion(ids=ids[one:other], counted=counted[one:other]) for one, other in pieces),
+            prompt=ids[: edges[0]],
+            completions=tuple(completions),
             ranks=tuple(columns["ranks"].at(row).tolist()),
             scores=_tuple(_value(columns["scores"], row)),
             margin=None if math.isnan(margin) else margin,

@@ -69,20 +69,24 @@ def pack(groups: Sequence[Group], device: torch.device | str | None = None, mult
     spans: list[Span] = []
     tokens: list[NDArray[np.int32]] = []
     predicted: list[tuple[int, int]] = []
+    begins: list[int] = []
     total = 0
     for group in groups:
         prompt_length = len(group.prompt)
-        prompt, total = total, total + prompt_length
+        prompt, total, first = total, total + prompt_length, True
         tokens.append(group.prompt)
-        for position, completion in enumerate(group.completions):
-            _check(group, position, completion)
+        begins.append(0)
+        for completion in group.completions:
+            length = len(completion.ids) - 1
+            if length < 0 or not prompt_length:
+                _check(group)
             tokens.append(completion.ids[:-1])
-            span = Span(prompt, prompt_length, total, len(completion.ids) - 1, position == 0)
-            total += span.length
+            begins.append(prompt_length)
             # A later completion of one token adds nothing to the row: its only token is predicted by the prompt.
-            if span.length or (span.first and prompt_length):
-                spans.append(span)
-            predicted.append((prompt + prompt_length - 1, span.start))
+            if length or (first and prompt_length):
+                spans.append(Span(prompt, prompt_length, total, length, first))
+            predicted.append((prompt + prompt_length - 1, total))
+            total, first = total + length, False
     if total == 0:
         raise DataError(f"row {groups[0].id}: no token can be predicted, because nothing precedes it")
     filling = -total % (multiple or _multiple(total, where))
@@ -91,7 +95,7 @@ def pack(groups: Sequence[Group], device: torch.device | str | None = None, mult
     source, targets, lengths = _counted([completion for group in groups for completion in group.completions], predicted)
     return Packed(
         input_ids=_tensor(np.concatenate([*tokens, np.zeros(filling, np.int32)]), where).unsqueeze(0),
-        position_ids=_tensor(np.concatenate([_positions(groups), np.arange(filling)]), where).unsqueeze(0),
+        position_ids=_tensor(_positions(begins, tokens, filling), where).unsqueeze(0),
         segments=Segments(spans, total + filling, where),
         source=_tensor(source, where),
         targets=_tensor(targets, where),
@@ -105,16 +109,15 @@ def _multiple(total: int, device: torch.device | None) -> int:
     return FEW_LENGTHS if total >= 16 * FEW_LENGTHS else 1
 
 
-def _check(group: Group, position: int, completion: Completion) -> None:
-    if len(completion.ids) == 0:
-        raise DataError(
-            f"row {group.id}: completion {position + 1} is empty; drop the row or end it with the end token"
-        )
-    if len(group.prompt) == 0 and bool(completion.counted[0]):
-        raise DataError(
-            f"row {group.id}: the prompt is empty, so nothing predicts the first token of completion {position + 1}; "
-            "begin the prompt with the tokenizer's BOS token, or do not count that token"
-        )
+def _check(group: Group) -> None:
+    for number, completion in enumerate(group.completions, start=1):
+        if len(completion.ids) == 0:
+            raise DataError(f"row {group.id}: completion {number} is empty; drop the row or end it with the end token")
+        if len(group.prompt) == 0 and bool(completion.counted[0]):
+            raise DataError(
+                f"row {group.id}: the prompt is empty, so nothing predicts the first token of completion {number}; "
+                "begin the prompt with the tokenizer's BOS token, or do not count that token"
+            )
 
 
 def _counted(
@@ -134,14 +137,12 @@ def _counted(
     return source, targets, np.bincount(owner, minlength=len(sizes))
 
 
-def _positions(groups: Sequence[Group]) -> NDArray[np.int64]:
+def _positions(begins: Sequence[int], parts: Sequence[NDArray[np.int32]], filling: int) -> NDArray[np.int64]:
     """Each part of the row counts up from where it begins in its own sequence."""
-    starts, lengths = [], []
-    for group in groups:
-        starts += [0] + [len(group.prompt)] * len(group.completions)
-        lengths += [len(group.prompt)] + [len(completion.ids) - 1 for completion in group.completions]
-    begin = np.cumsum(lengths) - lengths
-    return np.arange(sum(lengths)) + np.repeat(np.array(starts) - begin, lengths)
+    lengths = np.array([*map(len, parts), filling])
+    ends = np.cumsum(lengths)
+    shift: NDArray[np.int64] = np.array([*begins, 0]) - (ends - lengths)
+    return np.arange(ends[-1]) + np.repeat(shift, lengths)
 
 
 def _tensor(array: NDArray[np.integer], device: torch.device | None) -> Tensor:

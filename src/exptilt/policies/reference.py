@@ -23,6 +23,7 @@ from exptilt.policies.scoring import batches_of, score, split
 from exptilt.policies.world import World
 from exptilt.types import LogProbs
 
+_TOKEN = np.dtype("<i4")
 _NUM_VERIFIED = 4
 _TOLERANCE = 1e-3
 _HALF_TOLERANCE = 0.25
@@ -194,9 +195,8 @@ def _precision(model: Any) -> str:
 
 def key_of(group: Group) -> Key:
     """SHA-256 of a row's token ids and of which of them count."""
-    parts: list[Any] = [len(group.prompt).to_bytes(8, "little"), np.ascontiguousarray(group.prompt, dtype="<i4")]
+    parts: list[Any] = [len(group.prompt).to_bytes(8, "little"), np.ascontiguousarray(group.prompt, _TOKEN)]
     for one in group.completions:
-        parts.append(len(one.ids).to_bytes(8, "little"))
-        parts.append(np.ascontiguousarray(one.ids, dtype="<i4"))
-        parts.append(np.ascontiguousarray(one.counted, dtype=np.bool_))
+        ids, counted = np.ascontiguousarray(one.ids, _TOKEN), np.ascontiguousarray(one.counted, np.bool_)
+        parts += (len(ids).to_bytes(8, "little"), ids, counted)
     return hashlib.sha256(b"".join(parts)).digest()

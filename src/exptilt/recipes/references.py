@@ -47,6 +47,11 @@ class ReferenceTable:
         """Log-probabilities of all completions of these groups, in order."""
         return self.rows.of(key_of(group) for group in groups).to(self.device)
 
+    def sums(self, groups: Sequence[Group]) -> LogProbs:
+        """The same, for objectives that read nothing but sums."""
+        found = self.rows.sums_of(key_of(group) for group in groups)
+        return found.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
+
 
 class Together(Sequence[Group]):
     """Several sequences of groups as one, without a copy: what is mapped from a file stays there.

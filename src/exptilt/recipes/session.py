@@ -189,16 +189,16 @@ class Session:
     def _run(self) -> Run:
         recipe, model = self.recipe, self.models.policy
         optimizer = build_optimizer(recipe.optim, model)
-        anchor = self._anchor()
-        if anchor is not None and recipe.reference.model is None:
+        start = self.moving or self.reference
+        if self._compares and start is not None and recipe.reference.model is None:
             first = self.batches.step(0)[0][:_STEP_ZERO_ROWS]
             with evaluating(model):
-                check_step_zero(self.policy, anchor, first, precision_for(recipe))
+                check_step_zero(self.policy, start, first, precision_for(recipe))
         return Run(
             model=model,
             objective=self.objective,
             policy=self.policy,
-            reference=anchor,
+            reference=self._anchor(),
             batches=self.batches,
             optimizer=optimizer,
             schedule=build_schedule(recipe.optim, optimizer, self.num_steps),
@@ -214,7 +214,9 @@ class Session:
 
     def _anchor(self) -> Scorer | None:
         """What training compares with, where the objective compares with anything."""
-        return (self.moving or self.reference) if self._compares else None
+        if not self._compares or self.moving is not None or self.reference is None:
+            return self.moving
+        return self.reference.sums if self.objective.loss.sums_suffice else self.reference
 
     def _held_out_sums(self) -> Sums:
         """Loss and metrics over all held-out rows at once, so that neither batch nor processes can matter."""

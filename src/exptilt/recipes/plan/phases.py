@@ -45,7 +45,8 @@ class Costs:
     def measured(cls, size: ModelSize, manner: Manner, subject: Subject, found: Rehearsal, devices: int) -> Costs:
         """From a rehearsal on one device."""
         timed = [some[1:] for some in (subject.small, subject.large)]
-        loads = [Load.of(list(chain.from_iterable(some))).times(1 / len(some)) for some in timed]
+        micro_batches = [list(chain.from_iterable(some)) for some in timed]
+        loads = [Load.of(list(chain.from_iterable(some))).times(1 / len(some)) for some in micro_batches]
         step = Line.through([(step_flops(size, load, manner), t) for load, t in zip(loads, found.step, strict=True)])
         forward = Line.through([(forward_flops(size, load), t) for load, t in zip(loads, found.forward, strict=True)])
         rows = max(1, len(subject.prompts))

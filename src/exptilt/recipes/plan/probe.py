@@ -1,9 +1,10 @@
 """What a run costs on this machine, measured before it: a rehearsal with the model's shapes and rows of the run.
 
 A process of its own, as a run will be, makes the model with random weights, does once what a run does before step 1, and
-takes steps of two sizes. Seconds of a micro-batch are linear in its operations, the process's peak in its tokens; two
-points give the lines. What a process takes at its peak cannot be counted from tensors: the heap keeps holes, and products
-keep copies and generated code.
+takes steps: small ones, then the run's own first, or smaller where those would take long. Seconds of a micro-batch are
+linear in its operations, the process's peak in its tokens; two points give the lines. What a process takes at its peak
+cannot be counted from tensors: products keep code and copies for every new shape, the heap keeps holes between them, and
+both grow from step to step.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 import psutil
@@ -33,19 +35,18 @@ from exptilt.policies.inside import set_precision
 from exptilt.policies.policy import Policy
 from exptilt.policies.product import prefer_onednn
 from exptilt.policies.scoring import score, score_all
-from exptilt.recipes.budget import scored_now
 from exptilt.recipes.memory import given_back, peak_memory
 from exptilt.sampling.generate import sample
 from exptilt.sampling.law import SamplingLaw
 from exptilt.train.objective import Objective
 from exptilt.train.optim import OptimConfig, build_optimizer
-from exptilt.train.step import accumulate
+from exptilt.train.step import MicroBatches, accumulate
 from exptilt.types import LogProbs
 
 _AUTO: Any = AutoModelForCausalLM
 """Untyped in transformers."""
 TURNS = 2
-"""Steps of each size that are timed, after one that is not. Each has other rows: what a new shape costs is part of it."""
+"""Steps of each size that are timed at least, after one that is not. Each has other rows: what a new shape costs is part of it."""
 _APART = 1.5
 """How many times larger the larger must be, so that noise does not decide on the slope."""
 _NEW_TOKENS = (1, 6)
@@ -92,11 +93,11 @@ class Subject:
     loss: Any
     holds_reference: bool
     """Whether a second model is in memory, which the loss compares with or which moves."""
-    small: Sequence[Sequence[Group]]
-    large: Sequence[Sequence[Group]]
-    """Micro-batches of two sizes, one for each step, as the objective wants them."""
+    small: Sequence[MicroBatches]
+    large: Sequence[MicroBatches]
+    """Steps of two sizes, as the objective wants them."""
     accumulates: bool
-    """Whether a step has several micro-batches, so that activations lie beside a gradient."""
+    """Whether a step of the run has more micro-batches than these, so that activations lie beside a gradient."""
     prompts: Sequence[Any]
     """Token ids, of the check of the reference; empty where a run makes none."""
     threads: int
@@ -136,8 +137,7 @@ class Rehearsal:
     def peak_with(self, tokens: int, subject: Subject) -> float:
         """Most bytes with so many tokens in the largest micro-batch."""
         small, large = (
-            max(float(sum(group.num_tokens for group in groups)) for groups in some)
-            for some in (subject.small, subject.large)
+            max(_tokens(groups) for step in some for groups in step) for some in (subject.small, subject.large)
         )
         line = Line.through([(small, self.peak[0]), (large, self.peak[1])], self.before)
         return max(self.before, self.peak[1], line.at(tokens))
@@ -182,12 +182,12 @@ def rehearsal(subject: Subject, clock: Callable[[], float]) -> Rehearsal:
     before = peak_memory() - base
     update = _update(subject, model)
     means, peaks = [], []
-    for micro_batches in (subject.small, subject.large):
-        times = [
-            (watch.seconds(step, groups), watch.seconds(forward, groups), watch.seconds(update))
-            for groups in micro_batches
-        ]
-        means.append([statistics.mean(column) for column in zip(*times[1:], strict=True)])
+    for steps in (subject.small, subject.large):
+        scoring = [watch.seconds(forward, one) for one in steps]
+        times = [(watch.seconds(step, one), watch.seconds(update)) for one in steps]
+        count = statistics.mean(len(one) for one in steps[1:])
+        stepping, updating = (statistics.mean(column) for column in zip(*times[1:], strict=True))
+        means.append((stepping / count, statistics.mean(scoring[1:]) / count, updating))
         peaks.append(float(peak_memory() - base))
     small, large = means
     return Rehearsal(
@@ -228,25 +228,34 @@ def _drawing(model: Any, prompts: Sequence[Any], watch: _Watch) -> float:
     return max(0.0, times[1] - times[0]) / (_NEW_TOKENS[1] - _NEW_TOKENS[0])
 
 
-def _works(subject: Subject, model: Any) -> tuple[Callable[[Sequence[Group]], None], Callable[[Sequence[Group]], None]]:
-    """A step and a scoring pass of some groups."""
-    objective, names = Objective(subject.loss), subject.loss.byproducts
-    everything = [group for some in (*subject.small, *subject.large) for group in some]
+def _works(subject: Subject, model: Any) -> tuple[Callable[[MicroBatches], None], Callable[[MicroBatches], None]]:
+    """A step, and a scoring pass that must come before it: it is also what the step compares with."""
+    objective, names, known = Objective(subject.loss), subject.loss.byproducts, dict[int, LogProbs]()
     held = copy.deepcopy(model).eval().requires_grad_(False) if subject.holds_reference else AdapterOff(model)
     policy, anchor = Policy(model, names, held if "divergence" in names else None), None
     if subject.loss.needs_reference:
         moves = subject.holds_reference and "divergence" not in names
-        anchor = partial(_live, held) if moves else scored_now(model, everything)
+        anchor = partial(_live, held) if moves else partial(_known, known, subject.device)
 
-    def step(groups: Sequence[Group]) -> None:
+    def step(micro_batches: MicroBatches) -> None:
         if not subject.accumulates:
             model.zero_grad(set_to_none=True)
-        accumulate(model, [groups], replace(objective, state=dict(objective.state)), policy, anchor)
+        accumulate(model, micro_batches, replace(objective, state=dict(objective.state)), policy, anchor)
 
-    def forward(groups: Sequence[Group]) -> None:
-        score_all(model, groups, max_tokens=sum(group.num_tokens for group in groups))
+    def forward(micro_batches: MicroBatches) -> None:
+        groups = list(chain.from_iterable(micro_batches))
+        scored = score_all(model, groups, max_tokens=max(_tokens(some) for some in micro_batches))
+        known.update(zip(map(id, groups), scored, strict=True))
 
     return step, forward
+
+
+def _known(known: Mapping[int, LogProbs], device: str, groups: Sequence[Group]) -> LogProbs:
+    return LogProbs.cat([known[id(group)] for group in groups]).to(device)
+
+
+def _tokens(groups: Sequence[Group]) -> int:
+    return sum(group.num_tokens for group in groups)
 
 
 def _live(model: Any, groups: Sequence[Group]) -> LogProbs:

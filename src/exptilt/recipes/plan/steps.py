@@ -55,8 +55,22 @@ class Steps:
         """In a step, the mean, with so many tokens at most in each."""
         return self.more * sum(len(pack(step, tokens)) for step in self.groups) / len(self.groups)
 
+    def rehearsed(self, tokens: int, most: int, at_least: int) -> list[list[list[Group]]]:
+        """Steps to take before the run: its own first, up to so many tokens together, or samples of `at_least` where one is more.
+
+        Args:
+            tokens: of a micro-batch of the run, at most.
+            most: tokens in all.
+            at_least: of a micro-batch that takes no longer than one may.
+        """
+        ends = list(accumulate(_tokens(step) for step in self.groups))
+        turns = max(TURNS + 1, bisect_right(ends, most))
+        if self.more > 1 or turns * ends[-1] / len(ends) > _OVER * most:
+            return [[sample] for sample in self.samples(at_least)]
+        return [pack(self.groups[turn % len(ends)], tokens) for turn in range(turns)]
+
     def samples(self, tokens: int) -> list[list[Group]]:
-        """Micro-batches to rehearse, filled with groups as they come, over and over; the shortest where none is so short."""
+        """Micro-batches, filled with groups as they come, over and over; the shortest where none is so short."""
         groups = list(chain.from_iterable(self.groups))
         short = [group for group in groups if group.num_tokens <= tokens] or [
             min(groups, key=lambda one: one.num_tokens)
