@@ -6,7 +6,7 @@ Shape letters: N counted units (tokens of texts, pixels of masks) of all complet
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -49,11 +49,14 @@ class LogProbs:
                 f"totals must have the shape of lengths {tuple(self.lengths.shape)}, got {tuple(self.totals.shape)}"
             )
         if self.values is not None:
-            count = int(self.lengths.sum())
-            if self.values.shape != (count,):
-                raise ValueError(
-                    f"values must have shape ({count},), the sum of lengths, got {tuple(self.values.shape)}"
-                )
+            self._check_values(self.values)
+
+    def _check_values(self, values: Tensor) -> None:
+        count = self.lengths.sum()
+        if count.device.type != "cpu":  # where asking for the number would wait for the device
+            torch._assert_async(count == values.numel(), "values must be as many as the sum of lengths")
+        elif values.shape != (int(count),):
+            raise ValueError(f"values must have shape ({count},), the sum of lengths, got {tuple(values.shape)}")
 
     @classmethod
     def from_sums(cls, sums: Tensor, lengths: Tensor) -> LogProbs:
@@ -120,7 +123,8 @@ class LogProbs:
     def sum_of(self, units: Tensor) -> Tensor:
         """(B,) sums over each completion of any (N,) quantity."""
         units = at_least_float32(units)
-        owner = torch.repeat_interleave(torch.arange(len(self), device=units.device), self.lengths.to(units.device))
+        completions, lengths = torch.arange(len(self), device=units.device), self.lengths.to(units.device)
+        owner = torch.repeat_interleave(completions, lengths, output_size=len(units))
         return torch.zeros(len(self), dtype=units.dtype, device=units.device).index_add(0, owner, units)
 
     def select(self, index: Sequence[int] | Tensor) -> LogProbs:
@@ -134,19 +138,20 @@ class LogProbs:
         units = shift + torch.arange(len(shift), device=shift.device)
         return self._map(lambda tensor: tensor[units.to(tensor.device)], lengths=lengths)
 
-    def cut(self, count: int, num_units: int) -> tuple[LogProbs, LogProbs]:
-        """The first `count` completions, which have `num_units` counted units, and the others.
+    def part(self, completions: slice, units: slice | None = None) -> LogProbs:
+        """Some completions, without a copy; where they lie among the counted units need not be said of sums.
 
         Example:
             >>> logps = LogProbs(values=torch.tensor([-1.0, -2.0, -4.0]), lengths=torch.tensor([2, 1]))
-            >>> [part.sum().tolist() for part in logps.cut(1, num_units=2)]
-            [[-3.0], [-4.0]]
+            >>> logps.part(slice(1, 2), units=slice(2, 3)).sum().tolist()
+            [-4.0]
+            >>> LogProbs.from_sums(logps.sum(), logps.lengths).part(slice(0, None, 2)).sum().tolist()
+            [-3.0]
         """
-        at = num_units if self.totals is None else count
-        return (
-            self._map(lambda tensor: tensor[:at], lengths=self.lengths[:count]),
-            self._map(lambda tensor: tensor[at:], lengths=self.lengths[count:]),
-        )
+        if self.totals is None and units is None:
+            raise ValueError("where the completions lie among the counted units must be said where they are known")
+        at = completions if self.totals is not None else units
+        return self._map(lambda tensor: tensor[at], lengths=self.lengths[completions])
 
     def detach(self) -> LogProbs:
         """The same numbers without a gradient."""
@@ -154,7 +159,14 @@ class LogProbs:
 
     def to(self, *args: torch.device | torch.dtype | str) -> LogProbs:
         """The same numbers on another device or in another dtype (`lengths` stay int64)."""
-        return self._map(lambda tensor: tensor.to(*args))
+        lengths = self.lengths
+        for place in args:
+            lengths = lengths if isinstance(place, torch.dtype) else lengths.to(place)
+        return self._map(lambda tensor: tensor.to(*args), lengths=lengths)
+
+    def sent_to(self, device: torch.device) -> LogProbs:
+        """The same numbers, from main memory to a device; see `on_device`."""
+        return self._map(lambda tensor: on_device(tensor, device), lengths=on_device(self.lengths, device))
 
     @staticmethod
     def cat(parts: Sequence[LogProbs]) -> LogProbs:
@@ -169,9 +181,11 @@ class LogProbs:
         return LogProbs(**merged)  # type: ignore[arg-type]
 
     def _map(self, function, lengths: Tensor | None = None) -> LogProbs:  # type: ignore[no-untyped-def]
-        names = [field.name for field in fields(self) if field.name != "lengths"]
-        changed = {name: function(value) for name in names if (value := getattr(self, name)) is not None}
-        return replace(self, lengths=self.lengths if lengths is None else lengths, **changed)
+        changed = {name: None if (value := getattr(self, name)) is None else function(value) for name in _NUMBERS}
+        return LogProbs(lengths=self.lengths if lengths is None else lengths, **changed)
+
+
+_NUMBERS = tuple(field.name for field in fields(LogProbs) if field.name != "lengths")
 
 
 class Pair(NamedTuple):
@@ -206,6 +220,16 @@ class ListLoss(NamedTuple):
 
     loss: Tensor
     reward: Tensor
+
+
+def on_device(
+    numbers: Tensor | Sequence[float], device: torch.device | None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Numbers from main memory on a device, without waiting for what the device is doing.
+
+    What lies in ordinary memory is copied aside first, so it may change or go at once.
+    """
+    return torch.as_tensor(numbers, dtype=dtype).to(device, non_blocking=True)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

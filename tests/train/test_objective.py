@@ -12,7 +12,7 @@ import torch
 
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import DataError, NonFiniteError
-from exptilt.losses import AOT, BCO, DPO, IPO, KTO, ODPO, SFT, SPPO, BCOUnpaired, Hinge, InfoNCA, LiPO, SamPO
+from exptilt.losses import AOT, BCO, DPO, IPO, KTO, ODPO, SFT, SPPO, BCOUnpaired, Hinge, InfoNCA, LiPO, RobustDPO, SamPO
 from exptilt.train.objective import Objective
 from exptilt.types import LogProbs
 
@@ -183,3 +183,15 @@ def test_a_margin_within_rounding_is_a_tie():
         policy = LogProbs(values=torch.tensor([moved, -100.0]), lengths=torch.tensor([1, 1]))
         accuracies.append(Objective(DPO())(rows, policy, reference).sums.means()["rewards/accuracies"])
     assert accuracies == [0.5, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("loss", [DPO(), Hinge(), RobustDPO()], ids=lambda loss: loss.name)
+def test_forming_a_loss_of_sums_never_waits_for_the_device(loss):
+    """Tensors on torch's meta device have no numbers: whoever asks for one, as a wait for a GPU would, fails."""
+    rows = [row(number, 2, 1) for number in (1, 2)]
+    meta = torch.device("meta")
+    policy = LogProbs(values=torch.zeros(6), lengths=torch.tensor([2, 1, 2, 1])).sent_to(meta)
+    output = Objective(loss).form(rows, policy, policy.part(slice(0, 4), slice(0, 6)))
+    assert (output.loss.device, output.losses.shape) == (meta, (2,))
+    with pytest.raises(NotImplementedError, match="no data"):
+        output.sums.means()

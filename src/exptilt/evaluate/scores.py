@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -56,7 +55,7 @@ def _log_ratio(policy: LogProbs, reference: LogProbs) -> LogProbs:
 
 
 def _wide(side: LogProbs) -> LogProbs:
-    return replace(side.detach().to("cpu").to(torch.float64), lengths=side.lengths.cpu())
+    return side.detach().to("cpu", torch.float64)
 
 
 def _aggregate(pair: Pair) -> dict[str, tuple[Floats, Floats]]:

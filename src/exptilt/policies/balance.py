@@ -13,6 +13,7 @@ from torch import Tensor
 
 from exptilt.data.groups import Group
 from exptilt.errors import ModelError
+from exptilt.types import on_device
 
 _OTHERWISE = ("doge",)
 """Architectures whose routers choose by product keys: their scores are no logits of experts."""
@@ -115,7 +116,7 @@ class Routed:
             )
         rows, width = owners.shape
         for layer in router_logits:
-            where = torch.from_numpy(owners).flatten().to(layer.device)
+            where = on_device(torch.from_numpy(owners).flatten(), layer.device)
             logits = layer.reshape(rows, -1, layer.shape[-1])[:, -width:].flatten(0, 1)
             p = torch.softmax(logits, 1, dtype=torch.promote_types(logits.dtype, torch.float32))
             if self.chosen is None or self.probabilities is None:
@@ -133,7 +134,7 @@ class Routed:
         chosen, probabilities = self.chosen[:-1], self.probabilities[:-1]
         rows = (chosen.sum(1) / self.balance.top_k).clamp(min=1)  # an empty prompt and one token: nothing was fed
         losses = chosen.shape[1] * (chosen * probabilities).sum(1) / rows**2
-        weights = torch.tensor([group.weight for group in self.groups], dtype=losses.dtype, device=losses.device)
+        weights = on_device([group.weight for group in self.groups], losses.device, losses.dtype)
         total, balance = (weights * losses).sum(), self.balance
         found = torch.stack([total.detach(), weights.sum()])
         balance.measured = found if balance.measured is None else balance.measured + found

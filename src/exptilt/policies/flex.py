@@ -13,6 +13,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from exptilt.policies.blocks import Asked
 from exptilt.policies.spans import Span
+from exptilt.types import on_device
 
 MULTIPLE = 128
 """Rows for this kernel are filled up to a multiple of its block size, so that few lengths occur and all are aligned."""
@@ -41,7 +42,7 @@ class Flex:
             part[own] = span.start
             position[own] = torch.arange(span.prompt_length, span.total)
             position[before] = torch.arange(span.prompt_length)
-        return cls(prompt.to(device), part.to(device), position.to(device))
+        return cls(on_device(prompt, device), on_device(part, device), on_device(position, device))
 
     def sees(self, window: int | None) -> Callable[..., Tensor]:
         """The rule, for one query and one key: same prompt, the prompt's or one's own part, not later, in the window."""

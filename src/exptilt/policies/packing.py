@@ -15,6 +15,7 @@ from exptilt.errors import DataError
 from exptilt.policies.attention import Segments
 from exptilt.policies.flex import MULTIPLE
 from exptilt.policies.spans import Span
+from exptilt.types import on_device
 
 FEW_LENGTHS = 64
 """Long rows on a CPU are filled up to a multiple of this, because its kernels are made anew for every length."""
@@ -146,4 +147,4 @@ def _positions(begins: Sequence[int], parts: Sequence[NDArray[np.int32]], fillin
 
 
 def _tensor(array: NDArray[np.integer], device: torch.device | None) -> Tensor:
-    return torch.from_numpy(array.astype(np.int64)).to(device)
+    return on_device(torch.from_numpy(array.astype(np.int64)), device)

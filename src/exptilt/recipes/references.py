@@ -45,12 +45,12 @@ class ReferenceTable:
 
     def __call__(self, groups: Sequence[Group]) -> LogProbs:
         """Log-probabilities of all completions of these groups, in order."""
-        return self.rows.of(key_of(group) for group in groups).to(self.device)
+        return self.rows.of(key_of(group) for group in groups).sent_to(self.device)
 
     def sums(self, groups: Sequence[Group]) -> LogProbs:
         """The same, for objectives that read nothing but sums."""
         found = self.rows.sums_of(key_of(group) for group in groups)
-        return found.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
+        return (found.to(torch.float32) if self.device.type == "mps" else found).sent_to(self.device)
 
 
 class Together(Sequence[Group]):

@@ -16,7 +16,7 @@ from exptilt.errors import DataError
 from exptilt.losses import with_soft_labels
 from exptilt.train.output import Output, not_finite
 from exptilt.train.sums import Sums
-from exptilt.types import LogProbs, Pair
+from exptilt.types import LogProbs, Pair, on_device
 
 
 @dataclass
@@ -97,14 +97,12 @@ class Objective:
     def _pair(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
         sides, scores = _sides(policy), _Scores.of(policy, reference, 2)
         anchor = _sides(reference) if reference is not None else None
-        p_chosen = torch.tensor([group.p_chosen for group in groups], device=policy.lengths.device)
         inputs = self._inputs(groups, policy)
-        certain = all(group.p_chosen == 1 for group in groups)
-        out = (
-            self.loss(sides, anchor, **inputs)
-            if certain
-            else with_soft_labels(self.loss, sides, anchor, p_chosen, **inputs)
-        )
+        if all(group.p_chosen == 1 for group in groups):
+            out = self.loss(sides, anchor, **inputs)
+        else:
+            p_chosen = on_device([group.p_chosen for group in groups], policy.lengths.device)
+            out = with_soft_labels(self.loss, sides, anchor, p_chosen, **inputs)
         self._remember(sides, anchor)
         margin = out.chosen_reward - out.rejected_reward
         measured: _Measured = {
@@ -122,7 +120,7 @@ class Objective:
         return _output(groups, scores, out.loss, out.weight, scores.levels("", 0))
 
     def _unpaired(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
-        desirable = torch.tensor([group.desirable for group in groups], device=policy.lengths.device)
+        desirable = on_device([group.desirable for group in groups], policy.lengths.device)
         own, extra = policy, dict[str, Any]()
         own_reference = reference
         if "mismatched" in self.loss.inputs:
@@ -163,7 +161,7 @@ class Objective:
                     f"{len(missing)} of these rows have none"
                 )
             flat = [item for value in column for item in (value if isinstance(value, tuple) else (value,))]
-            extra[name] = torch.tensor(flat, dtype=torch.float32, device=like.lengths.device)
+            extra[name] = on_device(flat, like.lengths.device, torch.float32)
         if self.loss.is_stateful:
             extra["state"] = self.state
         return extra
@@ -205,6 +203,8 @@ def _summed(logps: LogProbs) -> LogProbs:
 
 def _sides(logps: LogProbs) -> Pair:
     """Chosen and rejected of groups that hold exactly these two, in this order."""
+    if logps.totals is not None:
+        return Pair(logps.part(slice(0, None, 2)), logps.part(slice(1, None, 2)))
     index = torch.arange(0, len(logps), 2)
     return Pair(logps.select(index), logps.select(index + 1))
 
@@ -258,7 +258,7 @@ def _tied(margin: Tensor, scores: _Scores) -> Tensor:
 def _output(
     groups: Sequence[Group], scores: _Scores, losses: Tensor, loss_weight: Tensor | None, measured: _Measured
 ) -> Output:
-    rows = torch.tensor([group.weight for group in groups], dtype=losses.dtype, device=losses.device)
+    rows = on_device([group.weight for group in groups], losses.device, losses.dtype)
     every = torch.ones_like(rows)
     own = every if loss_weight is None else loss_weight
     # Zero times what is not finite is NaN: one number tells of every fault.

@@ -220,13 +220,15 @@ def _loss_of(
     objective: Objective, anchor: LogProbs | None, outputs: list[Output]
 ) -> Callable[[Sequence[Group], LogProbs], Tensor]:
     """The loss of neighbouring groups of a micro-batch, in order; `anchor` is the reference's word on all of them."""
-    left = anchor
+    first = first_unit = 0
 
     def loss_of(groups: Sequence[Group], logps: LogProbs) -> Tensor:
-        nonlocal left
+        nonlocal first, first_unit
         if not groups:
             return logps.tokens().sum()
-        own, left = (None, None) if left is None else left.cut(len(logps), len(logps.tokens()))
+        last, last_unit = first + len(logps), first_unit + len(logps.tokens())
+        own = None if anchor is None else anchor.part(slice(first, last), slice(first_unit, last_unit))
+        first, first_unit = last, last_unit
         output = objective.form(groups, logps, own)
         outputs.append(replace(output, loss=output.loss.detach()))
         return output.loss
