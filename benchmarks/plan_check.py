@@ -57,8 +57,8 @@ def recipe_of(folder: Path, keys: list[str]) -> Any:
 
 def run(folder: Path, keys: list[str]) -> None:
     """In a process of its own: train, and print what it took."""
-    from arms import forget_peak, peak_bytes, resident_bytes
     from rich.console import Console
+    from turns import forget_peak, peak_bytes, resident_bytes
 
     from exptilt.policies.world import World
     from exptilt.recipes.run_folder import RunFolder

@@ -21,10 +21,10 @@ def group(length):
 
 def costs(devices, prompts):
     """A step takes 1 s and a nanosecond an operation, scoring a tenth of both."""
-    small, large = [[group(4)]] * 4, [[group(9)]] * 4
+    small, large = [[[group(4)]]] * 4, [[[group(9)], [group(9)]]] * 4  # the larger steps have two micro-batches
     size, manner = model_size(LLAMA), Manner()
-    seconds = [1 + 1e-9 * step_flops(size, Load.of(some[0]), manner) for some in (small, large)]
-    scoring = [0.1 + 1e-10 * forward_flops(size, Load.of(some[0])) for some in (small, large)]
+    seconds = [1 + 1e-9 * step_flops(size, Load.of(some[0][0]), manner) for some in (small, large)]
+    scoring = [0.1 + 1e-10 * forward_flops(size, Load.of(some[0][0])) for some in (small, large)]
     subject = Subject(
         architecture=LLAMA, adapter=None, weights=torch.float32, products=torch.float32, device="cpu",
         checkpointing=False, optimizer=OptimConfig(), loss=DPO(), holds_reference=False, small=small, large=large,

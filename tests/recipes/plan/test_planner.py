@@ -115,7 +115,7 @@ def test_here_time_and_peak_are_those_of_a_rehearsal_on_lines_to_the_runs_own_si
     (subject,) = seen
     assert [len(some) for some in (subject.small, subject.large)] == [3, 3]
     sizes = [
-        max(sum(group.num_tokens for group in groups) for groups in some) for some in (subject.small, subject.large)
+        max(sum(group.num_tokens for group in groups) for (groups,) in some) for some in (subject.small, subject.large)
     ]
     assert sizes[0] <= 64 < sizes[1] <= 256
     assert subject.accumulates
@@ -128,7 +128,7 @@ def test_here_time_and_peak_are_those_of_a_rehearsal_on_lines_to_the_runs_own_si
 
     phase, manner = found.phases[0], Manner()
     operations = [
-        sum(step_flops(found.size, Load.of(groups), manner) for groups in some[1:]) / 2
+        sum(step_flops(found.size, Load.of(groups), manner) for (groups,) in some[1:]) / 2
         for some in (subject.small, subject.large)
     ]
     slope = 2 / (operations[1] - operations[0])
@@ -136,6 +136,21 @@ def test_here_time_and_peak_are_those_of_a_rehearsal_on_lines_to_the_runs_own_si
     assert phase.step_seconds == pytest.approx(phase.micro_batches * start + slope * phase.flops + 0.25)
     assert phase.seconds["check of the reference"] == pytest.approx(64 * 0.1)
     assert "measured here" in found.notes[0]
+
+
+def test_a_run_with_short_steps_is_rehearsed_with_its_own(make_recipe, monkeypatch):
+    recipe, seen = make_recipe("batch.size=8", "batch.tokens=100", "train.precision=float32"), []
+    monkeypatch.setattr(planner, "rehearse", lambda subject: seen.append(subject) or rehearsal())
+    made = Planner(recipe, parse_fleet("cpu"))
+    made.plan()
+    (subject,) = seen
+    batches = Batches(made.rows(recipe).train, recipe.batch, seed=recipe.seed)
+    own = [pack(batches.groups(step), 100) for step in range(batches.num_steps)]
+    ids = [[[[group.id for group in groups] for groups in step] for step in some] for some in (subject.large, own)]
+    assert len(own) >= 3
+    assert ids[0] == ids[1]
+    assert len(own[0]) > 1
+    assert not subject.accumulates
 
 
 def test_what_was_held_before_the_first_step_may_be_the_peak(make_recipe, monkeypatch):

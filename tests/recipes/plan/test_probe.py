@@ -26,7 +26,7 @@ def subject(**changed):
     settings = {
         "architecture": LlamaConfig(**SHAPE), "adapter": None, "weights": torch.float32, "products": torch.float32,
         "device": "cpu", "checkpointing": False, "optimizer": OptimConfig(), "loss": DPO(), "holds_reference": False,
-        "small": [groups(1, 3)] * 4, "large": [groups(4, 6)] * 4, "accumulates": False,
+        "small": [[groups(1, 3)]] * 4, "large": [[groups(4, 6)]] * 4, "accumulates": False,
         "prompts": [np.arange(3, dtype=np.int32)] * 2, "threads": 1,
     }  # fmt: skip
     return Subject(**{**settings, **changed})
@@ -57,6 +57,12 @@ def test_the_first_step_of_each_size_is_not_timed_and_steps_come_small_first(mon
     assert found.step == (0.0, 0.0)
 
 
+def test_a_step_of_several_micro_batches_is_taken_whole_and_its_time_is_that_of_one():
+    ticks = iter(range(10_000))
+    found = rehearsal(subject(large=[[groups(2, 6), groups(3, 6)]] * 3), lambda: float(next(ticks)))
+    assert (found.step, found.forward, found.update) == ((1.0, 0.5), (1.0, 0.5), 1.0)
+
+
 def test_peaks_hold_what_every_process_holds(monkeypatch):
     marks = iter([5e9, 6e9, 8e9])
     monkeypatch.setattr(probe, "peak_memory", lambda: next(marks))
@@ -82,11 +88,11 @@ def test_a_process_that_fails_is_one_line(monkeypatch, told, named):
 
 def test_a_peak_is_on_a_line_from_before_where_both_sizes_are_close():
     found = rehearsal(subject(prompts=()), time.process_time)
-    near = subject(small=[groups(4, 5)] * 3, large=[groups(4, 6)] * 3)  # of 56 and of 64 tokens
+    near = subject(small=[[groups(4, 5)]] * 3, large=[[groups(4, 6)]] * 3)  # of 56 and of 64 tokens
     close = replace(found, before=1e6, peak=(8e6, 9e6))
     assert close.peak_with(128, near) == pytest.approx(1e6 + 2 * 8e6)
     assert close.peak_with(1, near) == 9e6
-    apart = subject(small=[groups(1, 6)] * 3, large=[groups(4, 6)] * 3)  # of 16 and of 64
+    apart = subject(small=[[groups(1, 6)]] * 3, large=[[groups(4, 6)]] * 3)  # of 16 and of 64
     assert close.peak_with(112, apart) == pytest.approx(9e6 + 1e6)
 
 

@@ -37,6 +37,23 @@ def test_rehearsed_micro_batches_go_round_the_rows_and_are_filled():
     assert [sorted(one.id for one in groups) for groups in everything] == [["a", "b", "c", "d"]] * 3
 
 
+def test_a_rehearsal_takes_the_runs_own_steps_where_three_take_no_longer_than_they_may():
+    steps = Steps([ROWS[:1], ROWS[1:3], ROWS[3:], ROWS[:1]], more=1.0)  # of 10, 50, 6 and 10 tokens
+
+    def named(most):
+        return [[[one.id for one in groups] for groups in step] for step in steps.rehearsed(40, most, 10)]
+
+    assert named(66) == [[["a"]], [["c"], ["b"]], [["d"]]]
+    assert named(75) == named(66)
+    assert named(76) == [*named(66), [["a"]]]
+    samples = [[[one.id for one in groups]] for groups in steps.samples(10)]
+    assert named(65) == samples
+    short = Steps([ROWS[:1], ROWS[1:2]], more=1.0)  # a run of two steps goes round them
+    assert [step[0][0].id for step in short.rehearsed(40, 30, 10)] == ["a", "b", "a"]
+    assert len(short.rehearsed(40, 29, 10)[0]) == 1
+    assert [len(step) for step in Steps([ROWS], more=2.5).rehearsed(40, 1000, 10)] == [1, 1, 1]
+
+
 def test_a_runs_steps_are_its_own(make_recipe):
     recipe = make_recipe("batch.size=3", "train.max_steps=2", "seed=5")
     rows = Rows(train=ROWS, test=[], num_train=4, num_test=0)

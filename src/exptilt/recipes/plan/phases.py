@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -12,9 +13,10 @@ from exptilt.recipes.familiarity import NUM_PROMPTS
 from exptilt.recipes.plan.arithmetic import Load, Manner, forward_flops, step_flops
 from exptilt.recipes.plan.devices import Fleet
 from exptilt.recipes.plan.model import ModelSize
-from exptilt.recipes.plan.probe import Line, Rehearsal, Subject
+from exptilt.recipes.plan.probe import TURNS, Line, Rehearsal, Subject
 from exptilt.recipes.plan.rows import Rows
 from exptilt.recipes.recipe import Recipe
+from exptilt.train.step import MicroBatches
 
 SHARE = 0.95
 """Of a device's memory that a plan may fill."""
@@ -44,11 +46,10 @@ class Costs:
     @classmethod
     def measured(cls, size: ModelSize, manner: Manner, subject: Subject, found: Rehearsal, devices: int) -> Costs:
         """From a rehearsal on one device."""
-        timed = [some[1:] for some in (subject.small, subject.large)]
-        micro_batches = [list(chain.from_iterable(some)) for some in timed]
-        loads = [Load.of(list(chain.from_iterable(some))).times(1 / len(some)) for some in micro_batches]
-        step = Line.through([(step_flops(size, load, manner), t) for load, t in zip(loads, found.step, strict=True)])
-        forward = Line.through([(forward_flops(size, load), t) for load, t in zip(loads, found.forward, strict=True)])
+        sizes = (subject.small, subject.large)
+        stepped, scored = ([_each(some[1:]) for some in sizes], [_each(some[1 : TURNS + 1]) for some in sizes])
+        step = Line.through([(step_flops(size, load, manner), t) for load, t in zip(stepped, found.step, strict=True)])
+        forward = Line.through([(forward_flops(size, load), t) for load, t in zip(scored, found.forward, strict=True)])
         rows = max(1, len(subject.prompts))
         draw = found.draw if subject.prompts else forward.at(forward_flops(size, Load(1, 1, 1, 0)))
         return cls(
@@ -106,6 +107,12 @@ class Phase:
     step_seconds: float
     seconds: dict[str, float]
     """By what they are spent on."""
+
+
+def _each(steps: Sequence[MicroBatches]) -> Load:
+    """Of a micro-batch, the mean."""
+    found = list(chain.from_iterable(steps))
+    return Load.of(list(chain.from_iterable(found))).times(1 / len(found))
 
 
 def steps_of(recipe: Recipe, rows: int) -> int:

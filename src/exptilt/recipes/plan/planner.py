@@ -33,7 +33,9 @@ _LEAST_TOKENS = 256
 _KEPT_ROWS = 16
 """Rows on which activations are counted."""
 _FLOPS = {"cpu": 4e11, "cuda": 5e14}
-"""Operations of the larger rehearsed step, where a run's own is not smaller: seconds."""
+"""Operations of a rehearsed micro-batch, where a run's own is not smaller: seconds."""
+_STEPS = 10
+"""So many times that for the run's own steps, of all phases together; where three would be more, none is taken."""
 
 
 _Rehearsed = tuple[Subject, Rehearsal] | None
@@ -228,10 +230,12 @@ class Planner:
         )
 
     def _subject(self, recipe: Recipe, tokens: int) -> Subject:
-        """What is rehearsed here: micro-batches as the run has them, or smaller ones where those would take long."""
+        """What is rehearsed here: steps as the run has them, or smaller ones where those would take long."""
         steps, manner, device = self.steps(recipe), Manner.of(recipe), "cuda" if self._gpu else "cpu"
         each = step_flops(self.counted(recipe)[0], steps.load, manner) / steps.load.tokens
-        most = int(min(tokens, max(_LEAST_TOKENS, _FLOPS[device] / each)))
+        sample = int(min(tokens, max(_LEAST_TOKENS, _FLOPS[device] / each)))
+        most = int(_STEPS * _FLOPS[device] / each) // (1 if self.recipe.sft is None else 2)
+        large = steps.rehearsed(tokens, most, sample)
         asked = chosen_groups(self.rows(recipe).train, 1, self.context) if checks_reference(recipe) else []
         return Subject(
             architecture=self.architecture,
@@ -243,9 +247,9 @@ class Planner:
             optimizer=recipe.optim,
             loss=recipe.loss,
             holds_reference=holds_reference(recipe),
-            small=steps.samples(most // 4),
-            large=steps.samples(most),
-            accumulates=steps.largest > tokens * self.fleet.count,
+            small=[[groups] for groups in steps.samples(sample // 4)],
+            large=large,
+            accumulates=steps.largest > tokens * self.fleet.count and all(len(step) == 1 for step in large),
             prompts=[group.prompt for group in asked[:NUM_PROMPTS]],
             threads=torch.get_num_threads(),
             cpu_time=self.cpu_time,
@@ -268,6 +272,10 @@ class Planner:
                 "activations are by a formula for dense models: this architecture could not be run without memory"
             )
         notes.append("the peak is that of training; samples drawn for evaluation are not in it")
+        if not self._gpu:
+            notes.append(
+                "and of its first steps; 40 steps of different lengths were seen to take half as much again as 8"
+            )
         if self.fleet.count > 1:
             notes.append("exchange between devices is taken to hide behind work; on slow links it does not")
         return notes

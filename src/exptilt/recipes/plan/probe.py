@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
@@ -35,6 +35,7 @@ from exptilt.policies.inside import set_precision
 from exptilt.policies.policy import Policy
 from exptilt.policies.product import prefer_onednn
 from exptilt.policies.scoring import score, score_all
+from exptilt.recipes.budget import scored_now
 from exptilt.recipes.memory import given_back, peak_memory
 from exptilt.sampling.generate import sample
 from exptilt.sampling.law import SamplingLaw
@@ -183,11 +184,11 @@ def rehearsal(subject: Subject, clock: Callable[[], float]) -> Rehearsal:
     update = _update(subject, model)
     means, peaks = [], []
     for steps in (subject.small, subject.large):
-        scoring = [watch.seconds(forward, one) for one in steps]
         times = [(watch.seconds(step, one), watch.seconds(update)) for one in steps]
-        count = statistics.mean(len(one) for one in steps[1:])
+        scoring = [watch.seconds(forward, one) for one in steps[: TURNS + 1]]
+        count, scored = (statistics.mean(map(len, some)) for some in (steps[1:], steps[1 : TURNS + 1]))
         stepping, updating = (statistics.mean(column) for column in zip(*times[1:], strict=True))
-        means.append((stepping / count, statistics.mean(scoring[1:]) / count, updating))
+        means.append((stepping / count, statistics.mean(scoring[1:]) / scored, updating))
         peaks.append(float(peak_memory() - base))
     small, large = means
     return Rehearsal(
@@ -229,13 +230,16 @@ def _drawing(model: Any, prompts: Sequence[Any], watch: _Watch) -> float:
 
 
 def _works(subject: Subject, model: Any) -> tuple[Callable[[MicroBatches], None], Callable[[MicroBatches], None]]:
-    """A step, and a scoring pass that must come before it: it is also what the step compares with."""
-    objective, names, known = Objective(subject.loss), subject.loss.byproducts, dict[int, LogProbs]()
+    """A step, and a scoring pass of the same rows."""
+    objective, names = Objective(subject.loss), subject.loss.byproducts
+    everything = [
+        group for steps in (subject.small, subject.large) for step in steps for some in step for group in some
+    ]
     held = copy.deepcopy(model).eval().requires_grad_(False) if subject.holds_reference else AdapterOff(model)
     policy, anchor = Policy(model, names, held if "divergence" in names else None), None
     if subject.loss.needs_reference:
         moves = subject.holds_reference and "divergence" not in names
-        anchor = partial(_live, held) if moves else partial(_known, known, subject.device)
+        anchor = partial(_live, held) if moves else scored_now(model, everything)
 
     def step(micro_batches: MicroBatches) -> None:
         if not subject.accumulates:
@@ -243,15 +247,10 @@ def _works(subject: Subject, model: Any) -> tuple[Callable[[MicroBatches], None]
         accumulate(model, micro_batches, replace(objective, state=dict(objective.state)), policy, anchor)
 
     def forward(micro_batches: MicroBatches) -> None:
-        groups = list(chain.from_iterable(micro_batches))
-        scored = score_all(model, groups, max_tokens=max(_tokens(some) for some in micro_batches))
-        known.update(zip(map(id, groups), scored, strict=True))
+        most = max(_tokens(some) for some in micro_batches)
+        score_all(model, list(chain.from_iterable(micro_batches)), max_tokens=most)
 
     return step, forward
-
-
-def _known(known: Mapping[int, LogProbs], device: str, groups: Sequence[Group]) -> LogProbs:
-    return LogProbs.cat([known[id(group)] for group in groups]).to(device)
 
 
 def _tokens(groups: Sequence[Group]) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 
 from exptilt.data.batching import Batches, pack
 from exptilt.data.groups import Group
@@ -55,19 +56,18 @@ class Steps:
         """In a step, the mean, with so many tokens at most in each."""
         return self.more * sum(len(pack(step, tokens)) for step in self.groups) / len(self.groups)
 
-    def rehearsed(self, tokens: int, most: int, at_least: int) -> list[list[list[Group]]]:
-        """Steps to take before the run: its own first, up to so many tokens together, or samples of `at_least` where one is more.
+    def rehearsed(self, tokens: int, most: int, sample: int) -> list[list[list[Group]]]:
+        """Steps to take before the run: its own first, or micro-batches of a `sample` where those would take long.
 
         Args:
             tokens: of a micro-batch of the run, at most.
-            most: tokens in all.
-            at_least: of a micro-batch that takes no longer than one may.
+            most: of all its steps that may be taken.
+            sample: of a micro-batch.
         """
-        ends = list(accumulate(_tokens(step) for step in self.groups))
-        turns = max(TURNS + 1, bisect_right(ends, most))
-        if self.more > 1 or turns * ends[-1] / len(ends) > _OVER * most:
-            return [[sample] for sample in self.samples(at_least)]
-        return [pack(self.groups[turn % len(ends)], tokens) for turn in range(turns)]
+        count = bisect_right(list(accumulate(_tokens(step) for step in self.groups)), most)
+        if self.more > 1 or count < min(TURNS + 1, len(self.groups)):
+            return [[groups] for groups in self.samples(sample)]
+        return [pack(self.groups[turn % count], tokens) for turn in range(max(TURNS + 1, count))]
 
     def samples(self, tokens: int) -> list[list[Group]]:
         """Micro-batches, filled with groups as they come, over and over; the shortest where none is so short."""
