@@ -23,7 +23,7 @@ class Completion:
     @property
     def length(self) -> int:
         """How many tokens count."""
-        return int(self.counted.sum())
+        return int(np.count_nonzero(self.counted))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -47,4 +47,4 @@ class Group:
     @property
     def num_tokens(self) -> int:
         """Unique tokens: the prompt once, every completion once."""
-        return len(self.prompt) + sum(len(completion.ids) for completion in self.completions)
+        return len(self.prompt) + sum([len(completion.ids) for completion in self.completions])

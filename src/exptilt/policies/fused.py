@@ -19,7 +19,7 @@ from torch import Tensor
 from exptilt.data.groups import Group
 from exptilt.policies.head import States, chunks, softmax_of, unit_stats
 from exptilt.policies.product import Product
-from exptilt.types import LogProbs
+from exptilt.types import LogProbs, on_device
 
 GROUP_ELEMENTS = 32_000_000
 """Residuals kept until the loss of a large group is known: 64 MB in bfloat16. A larger one's logits are formed twice."""
@@ -181,6 +181,6 @@ def _parts(groups: Sequence[Group], device: torch.device, limit: int) -> Iterato
     for place, lengths in enumerate([*counts, [limit + 1]]):
         if place == len(counts) or (end > begin and end - begin + sum(lengths) > limit):
             own = [length for some in counts[first:place] for length in some]
-            yield Part(groups[first:place], torch.tensor(own, dtype=torch.int64, device=device), begin, end)
+            yield Part(groups[first:place], on_device(own, device, torch.int64), begin, end)
             first, begin = place, end
         end += sum(lengths)
