@@ -197,3 +197,29 @@ def test_the_sum_over_2000_tokens_is_that_of_float64(dtype, autocast, tolerance)
     for values in (plain, seen[0].tokens().detach()):
         assert values.dtype == torch.float32
         assert abs(float((values.double() - wanted).sum())) < tolerance
+
+
+def test_a_half_precision_gradient_joins_what_a_float32_weight_has(monkeypatch) -> None:
+    hidden, weight, targets = realistic()
+    hidden, targets = hidden[:50], targets[:50]
+    ids = np.zeros(50, np.int32)
+    group = Group(id="some", prompt=ids[:1], completions=(Completion(ids, np.ones(50, bool)),))
+    layer = torch.nn.Linear(*weight.T.shape, bias=False)
+    layer.weight.data = weight
+
+    def gradient(before):
+        layer.weight.grad = before
+        with torch.autocast("cpu", torch.bfloat16):
+            states = head.States(head.Head(layer), hidden)
+            fused.gradient_of_states(states, targets, [group], lambda _, logps: logps.sum().sum())
+        return layer.weight.grad
+
+    residual = torch.softmax(hidden.double() @ weight.double().T, 1)
+    residual[torch.arange(50), targets] -= 1
+    exact = -residual.T @ hidden.double()
+    alone = gradient(None)
+    assert alone.dtype == torch.float32
+    assert float((alone - exact).norm() / exact.norm()) < 5e-3  # bfloat16 has 8 bits
+    monkeypatch.setattr(fused, "_TOGETHER", 7 * weight.shape[1])  # rows that do not divide the vocabulary
+    before = torch.randn(weight.shape)
+    assert torch.equal(gradient(before.clone()), before + alone)

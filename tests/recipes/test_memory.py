@@ -1,7 +1,7 @@
+import mmap
 import sys
 import time
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -10,11 +10,19 @@ from exptilt.recipes import memory
 from exptilt.recipes.memory import Rise, given_back, peak_memory
 
 
+def taken(size: int) -> mmap.mmap:
+    """So many bytes of fresh memory, which `malloc` might take from what the process kept."""
+    held = mmap.mmap(-1, size)
+    for begin in range(0, size, 1 << 20):
+        held[begin : begin + (1 << 20)] = bytes(len(held[begin : begin + (1 << 20)]))
+    return held
+
+
 def test_a_processs_peak_counts_what_it_held_for_a_moment():
     before = peak_memory()
-    held = np.ones((before - psutil.Process().memory_info().rss) // 8 + 10_000_000)
+    held = taken(before - psutil.Process().memory_info().rss + 80_000_000)
     assert 70e6 < peak_memory() - before < 100e6
-    del held
+    held.close()
     assert peak_memory() - before > 70e6
 
 
@@ -46,13 +54,12 @@ def test_a_rise_is_what_the_work_inside_took_and_not_what_was_held_before(monkey
         pytest.skip("this system keeps no account that can begin anew")
     if not told:  # by looking again and again, as on other systems
         monkeypatch.setattr(memory, "_forget_peak", lambda: False)
-    higher = np.ones(30_000_000)
-    del higher
-    held = np.ones(10_000_000)
+    taken(240_000_000).close()
+    held = taken(80_000_000)
     with Rise(torch.device("cpu")) as rise:
-        own = np.ones(20_000_000)
+        own = taken(160_000_000)
         if not told:
             time.sleep(0.5)
-        del own
-    assert len(held) == 10_000_000
+        own.close()
+    held.close()
     assert 150e6 < rise.bytes < 180e6

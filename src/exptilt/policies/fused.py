@@ -23,6 +23,8 @@ from exptilt.types import LogProbs, on_device
 
 GROUP_ELEMENTS = 32_000_000
 """Residuals kept until the loss of a large group is known: 64 MB in bfloat16. A larger one's logits are formed twice."""
+_TOGETHER = 300_000
+"""Elements of a gradient that are widened at a time: they stay in the cache."""
 
 LossOf = Callable[[Sequence[Group], LogProbs], Tensor]
 """A loss of some groups and the log-probabilities of their completions: a scalar with a graph."""
@@ -133,20 +135,27 @@ class _Residuals:
         return gradient
 
     def _weight_gradient(self) -> Tensor | None:
-        """Where the weight's gradient is added up: in its `.grad`, or in half precision beside a float32 one."""
+        """Where the weight's gradient is added up: in its `.grad`, or in half precision until the end."""
         weight = self.product.weight
         if not weight.requires_grad:
             return None
+        if weight.dtype != self.product.narrow.dtype:
+            return torch.zeros_like(self.product.narrow)
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
-        same = weight.grad.dtype == self.product.narrow.dtype
-        return weight.grad if same else torch.zeros_like(self.product.narrow)
+        return weight.grad
 
     def finish(self) -> None:
-        """Bring the gradient home, in one pass."""
-        weight = self.product.weight
-        if self.of_weight is not None and self.of_weight is not weight.grad:
-            weight.grad.add_(self.of_weight)  # type: ignore[union-attr]
+        """Bring the gradient home."""
+        weight, found = self.product.weight, self.of_weight
+        if found is None or found is weight.grad:
+            return
+        if weight.grad is None:
+            weight.grad = found.to(weight.dtype)
+            return
+        # A sum of two dtypes makes a wide copy first: of some rows at a time, or it would be as large as the weight.
+        for rows in chunks(0, len(found), max(1, _TOGETHER // found.shape[1])):
+            weight.grad[rows].add_(found[rows])
 
     @torch.no_grad()
     def _forward(self, rows: slice) -> Tensor:
