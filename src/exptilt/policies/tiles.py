@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from exptilt.policies.product import multipliers
@@ -191,10 +193,15 @@ def _softmax(query: Tensor, keys: Tensor, hidden: Tensor, scaling: float) -> Ten
     return torch.softmax(scores, -1, out=scores)
 
 
-@lru_cache(maxsize=256)
 def _later(count: int) -> Tensor:
     """(n, n) minus infinity where a key comes after the query, else 0."""
-    return torch.full((count, count), float("-inf")).triu(1)
+    return torch.from_numpy(_above(count))
+
+
+@lru_cache(maxsize=256)
+def _above(count: int) -> NDArray[np.float32]:
+    """Kept as an array: a tensor made while a model runs on fake tensors would be a fake for ever."""
+    return np.triu(np.full((count, count), -np.inf, np.float32), 1)
 
 
 def _wide(tensor: Tensor) -> Tensor:

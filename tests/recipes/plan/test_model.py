@@ -6,10 +6,12 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3MoeConfig
 
 from exptilt.data.groups import Completion, Group
+from exptilt.policies import tiles
 from exptilt.policies.adapters import AdapterConfig
 from exptilt.policies.attention import NAME
 from exptilt.policies.forward import packed_states
 from exptilt.policies.packing import pack
+from exptilt.policies.scoring import score
 from exptilt.recipes.plan.model import kept_bytes, model_size
 
 SHAPE = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "vocab_size": 10}
@@ -110,3 +112,21 @@ def test_an_architecture_that_fake_tensors_cannot_run_is_estimated_and_said_so()
     kept = kept_bytes(experts, groups(2), adapter=None, weights=torch.float32, products=torch.float32)
     assert not kept.counted
     assert kept.of(10, 3) == 10 * (4 * 8 + 3 * 4 * (14 * 8 + 5 * 2 * 6))
+
+
+def test_counting_on_fake_tensors_leaves_nothing_fake_behind():
+    """The same rows scored before and after: what the engine keeps for later must not come from the count."""
+    shape = LlamaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=50)
+    rows = [
+        Group(
+            id=f"row {size}",
+            prompt=np.arange(3, dtype=np.int32),
+            completions=tuple(Completion(np.arange(size, dtype=np.int32), np.ones(size, bool)) for _ in range(2)),
+        )
+        for size in range(2, 41)
+    ]
+    model = AutoModelForCausalLM.from_config(shape)
+    before = score(model, rows).tokens()
+    tiles._above.cache_clear()
+    kept_bytes(shape, rows, adapter=None, weights=torch.float32, products=torch.float32)
+    assert torch.equal(score(model, rows).tokens(), before)
