@@ -115,8 +115,7 @@ def watch(run: Run, clock: Clock) -> None:
         MODEL_PART, lambda groups, loss_of: backward(groups, clock.around("metrics", loss_of))
     )
     run.optimizer.zero_grad = clock.around(MODEL_PART, run.optimizer.zero_grad)  # type: ignore[method-assign]
-    run.optimizer.register_step_pre_hook(lambda *_: clock.begin())
-    run.optimizer.register_step_post_hook(lambda *_: clock.end(MODEL_PART))
+    run.optimizer.step = clock.around(MODEL_PART, run.optimizer.step)  # type: ignore[method-assign]
     batches: Any = run.batches
     object.__setattr__(run, "batches", _Timed(batches, clock))
     step._norm = clock.around("gradient norm", step._norm)

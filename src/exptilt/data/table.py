@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 import weakref
@@ -48,10 +47,10 @@ def _schema() -> Any:
     )
 
 
-_LISTS = ("tokens", "counted", "lengths", "num_counted", "ranks")
-"""Columns of lists of numbers."""
-_NUMBERS = ("margin", "p_chosen", "weight", "desirable")
-"""Columns of one number; a margin may be missing, which is NaN in an array."""
+_LISTS = ("tokens", "counted", "lengths", "num_counted")
+"""Columns that are read as arrays."""
+_FIELDS = ("section", "ranks", "scores", "margin", "p_chosen", "weight", "desirable")
+"""Columns that are read as they are, and mostly hold one value over and over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,29 +120,21 @@ class GroupTable(Sequence[Group]):
         ids, counted = columns["tokens"].at(row).copy(), columns["counted"].at(row).astype(np.bool_)
         edges = list(accumulate(columns["lengths"].at(row).tolist()))
         completions = [Completion(ids[one:other], counted[one:other]) for one, other in pairwise(edges)]
-        margin = float(columns["margin"][row])
-        return Group(
-            prompt=ids[: edges[0]],
-            completions=tuple(completions),
-            ranks=tuple(columns["ranks"].at(row).tolist()),
-            scores=_tuple(_value(columns["scores"], row)),
-            margin=None if math.isnan(margin) else margin,
-            id=columns["id"][row].as_py(),
-            section=_value(columns["section"], row),
-            p_chosen=float(columns["p_chosen"][row]),
-            desirable=bool(columns["desirable"][row]),
-            weight=float(columns["weight"][row]),
-        )
+        own = {name: _python(column[row]) for name, column in columns["own"].items()}
+        return Group(prompt=ids[: edges[0]], completions=tuple(completions), **columns["same"], **own)
 
     def _columns(self, number: int) -> dict[str, Any]:
-        """The columns of a batch: numbers as arrays, mostly views of the file; None where nothing is in a column."""
+        """Of a batch, its arrays, which are views of the file; what is the "same" in all rows; and the columns that are not."""
         if number not in self._open:
+            import pyarrow
+
             batch = self._batches[number]
-            lists: dict[str, Any] = {name: _Lists.of(batch.column(name)) for name in _LISTS}
-            numbers = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in _NUMBERS}
-            rest = {name: batch.column(name) for name in ("id", "section", "scores")}
-            filled = {name: None if column.null_count == len(column) else column for name, column in rest.items()}
-            self._open[number] = {**lists, **numbers, **filled}
+            columns: dict[str, Any] = {name: _Lists.of(batch.column(name)) for name in _LISTS}
+            fields = {name: batch.column(name) for name in _FIELDS}
+            same = {name for name, one in fields.items() if one.equals(pyarrow.repeat(one[0], len(one)))}
+            columns["same"] = {name: _python(fields[name][0]) for name in same}
+            columns["own"] = {name: fields[name] for name in fields.keys() - same} | {"id": batch.column("id")}
+            self._open[number] = columns
         return self._open[number]
 
     @property
@@ -232,12 +223,9 @@ def _forget(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _value(column: Any, row: int) -> Any:
-    return None if column is None else column[row].as_py()
-
-
-def _tuple(values: list[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(values)
+def _python(cell: Any) -> Any:
+    value = cell.as_py()
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _batch(groups: Sequence[Group]) -> Any:
