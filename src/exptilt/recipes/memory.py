@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import resource
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +12,8 @@ from types import TracebackType
 
 import psutil
 import torch
+
+from exptilt.train.throughput import peak_bytes
 
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -43,18 +43,6 @@ def _left(limit: Path, used: Path) -> int | None:
         return max(0, int(limit.read_text()) - int(used.read_text()))
     except (OSError, ValueError):  # no such file, or the word "max"
         return None
-
-
-def peak_memory() -> int:
-    """The most bytes of main memory this process held, ever or since the last `Rise` began.
-
-    Linux hands a parent's own peak down in what `getrusage` says, so there the kernel's other account is read.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextmanager
@@ -131,7 +119,7 @@ class Rise:
         if self._device.type == "cuda":
             self.bytes = torch.cuda.max_memory_allocated(self._device) - self._before
         elif self._exact:
-            self.bytes = max(0, peak_memory() - self._before)
+            self.bytes = max(0, peak_bytes() - self._before)
         else:
             self._over.set()
             self._watch.join()

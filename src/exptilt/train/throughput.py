@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -165,9 +166,18 @@ def peak_memory() -> dict[str, float]:
     """The most memory this process has held, in units of 1e9 bytes: on its GPU where it uses one, else in main memory."""
     if torch.cuda.is_available():
         return {"peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9}
-    if sys.platform == "win32":
-        return {}
-    import resource
+    return {} if sys.platform == "win32" else {"peak_memory_gb": peak_bytes() / 1e9}
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"peak_memory_gb": most * (1 if sys.platform == "darwin" else 1024) / 1e9}
+
+def peak_bytes() -> int:
+    """The most bytes of main memory this process held, ever or since the kernel was told to forget its peak.
+
+    Linux hands a parent's own peak down in what `getrusage` says, so there the kernel's other account is read.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    import resource  # Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -65,7 +65,7 @@ def test_a_step_of_several_micro_batches_is_taken_whole_and_its_time_is_that_of_
 
 def test_peaks_hold_what_every_process_holds(monkeypatch):
     marks = iter([5e9, 6e9, 8e9])
-    monkeypatch.setattr(probe, "peak_memory", lambda: next(marks))
+    monkeypatch.setattr(probe, "peak_bytes", lambda: next(marks))
     found = rehearsal(subject(), time.process_time)
     assert found.peak[1] - found.peak[0] == 2e9
     assert found.peak[0] - found.before == 1e9

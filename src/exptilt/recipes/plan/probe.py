@@ -36,12 +36,13 @@ from exptilt.policies.policy import Policy
 from exptilt.policies.product import prefer_onednn
 from exptilt.policies.scoring import score, score_all
 from exptilt.recipes.budget import scored_now
-from exptilt.recipes.memory import given_back, peak_memory
+from exptilt.recipes.memory import given_back
 from exptilt.sampling.generate import sample
 from exptilt.sampling.law import SamplingLaw
 from exptilt.train.objective import Objective
 from exptilt.train.optim import OptimConfig, build_optimizer
 from exptilt.train.step import MicroBatches, accumulate
+from exptilt.train.throughput import peak_bytes
 from exptilt.types import LogProbs
 
 _AUTO: Any = AutoModelForCausalLM
@@ -180,7 +181,7 @@ def rehearsal(subject: Subject, clock: Callable[[], float]) -> Rehearsal:
     with given_back():
         draw = _drawing(model, subject.prompts, watch)
     step, forward = _works(subject, model)
-    before = peak_memory() - base
+    before = peak_bytes() - base
     update = _update(subject, model)
     means, peaks = [], []
     for steps in (subject.small, subject.large):
@@ -189,7 +190,7 @@ def rehearsal(subject: Subject, clock: Callable[[], float]) -> Rehearsal:
         count, scored = (statistics.mean(map(len, some)) for some in (steps[1:], steps[1 : TURNS + 1]))
         stepping, updating = (statistics.mean(column) for column in zip(*times[1:], strict=True))
         means.append((stepping / count, statistics.mean(scoring[1:]) / scored, updating))
-        peaks.append(float(peak_memory() - base))
+        peaks.append(float(peak_bytes() - base))
     small, large = means
     return Rehearsal(
         step=(small[0], large[0]),
