@@ -6,9 +6,9 @@ import torch
 from exptilt.errors import ModelError
 from exptilt.policies import tiles
 from exptilt.policies.attention import segments_attention
-from exptilt.policies.blocks import Asked
 from exptilt.policies.flex import attend_with_flex
 from exptilt.policies.packing import pack
+from exptilt.policies.spans import Asked
 from exptilt.policies.tiles import Stretch, attend_in_tiles, stretches_of
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 6
@@ -38,28 +38,61 @@ def dense(query, key, value, mask, scaling, softcap, sinks):
     return (scores / total) @ value.repeat_interleave(repeats, 1)
 
 
-@pytest.mark.parametrize("window", [None, 1, 4])
+@pytest.mark.parametrize("window", [None, 1, 4, 30, 45])
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("sinks", [False, True])
-def test_equals_dense_attention_with_gradients(groups, window, softcap, sinks) -> None:
+@pytest.mark.parametrize("long", [False, True])
+def test_equals_dense_attention_with_gradients(groups, make_group, window, softcap, sinks, long, monkeypatch) -> None:
+    if long:  # sequences of many tiles
+        groups = [make_group(40, 30, 1, 25), make_group(3, 50), make_group(1, 2), make_group(20, 40, 4)]
+        monkeypatch.setattr(tiles, "_TILE", 16)
     packed = pack(groups)
     generator = torch.Generator().manual_seed(0)
 
-    def draw(heads):
-        tensor = torch.randn(1, heads, packed.input_ids.numel(), WIDTH, generator=generator, dtype=torch.float64)
+    def draw(heads, width=WIDTH):
+        tensor = torch.randn(1, heads, packed.input_ids.numel(), width, generator=generator, dtype=torch.float64)
         return tensor.requires_grad_()
 
-    inputs = [draw(HEADS), draw(KEY_HEADS), draw(KEY_HEADS)]
-    s_aux = torch.randn(HEADS, generator=generator, dtype=torch.float64) if sinks else None
-    upstream = torch.randn(1, HEADS, packed.input_ids.numel(), WIDTH, generator=generator, dtype=torch.float64)
+    inputs = [draw(HEADS), draw(KEY_HEADS), draw(KEY_HEADS, WIDTH - 1)]
+    s_aux = torch.randn(HEADS, generator=generator, dtype=torch.float64).requires_grad_() if sinks else None
+    upstream = draw(HEADS, WIDTH - 1)
     options = {"scaling": 0.7, "sliding_window": window, "softcap": softcap, "s_aux": s_aux}
     output, _ = segments_attention(torch.nn.Module(), *inputs, None, segments=packed.segments, **options)
     expected = dense(*inputs, visible(groups, window), 0.7, softcap, s_aux)
-    torch.testing.assert_close(output.transpose(1, 2), expected, rtol=1e-6, atol=1e-6)
-    found = torch.autograd.grad((output.transpose(1, 2) * upstream).sum(), inputs)
-    wanted = torch.autograd.grad((expected * upstream).sum(), inputs)
+    torch.testing.assert_close(output.transpose(1, 2), expected, rtol=1e-9, atol=1e-9)
+    asked = [*inputs, s_aux] if sinks else inputs
+    found = torch.autograd.grad((output.transpose(1, 2) * upstream).sum(), asked)
+    wanted = torch.autograd.grad((expected * upstream).sum(), asked)
     for gradient, true in zip(found, wanted, strict=True):
-        torch.testing.assert_close(gradient, true, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(gradient, true, rtol=1e-9, atol=1e-9)
+
+
+def test_dropout_keeps_its_share_and_backward_drops_what_forward_did(make_group, monkeypatch) -> None:
+    monkeypatch.setattr(tiles, "_TILE", 16)
+    packed = pack([make_group(4, 20, 3), make_group(1, 2)])
+    size = packed.input_ids.numel()
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(1, heads, size, 2, generator=generator, dtype=torch.float64).requires_grad_()
+        for heads in (HEADS, KEY_HEADS, KEY_HEADS)
+    ]
+
+    def attend(*rows):
+        torch.manual_seed(1)
+        return segments_attention(torch.nn.Module(), *rows, None, segments=packed.segments, dropout=0.3)[0]
+
+    assert torch.autograd.gradcheck(attend, inputs)
+    plain = segments_attention(torch.nn.Module(), *inputs, None, segments=packed.segments)[0]
+    assert not torch.allclose(attend(*inputs), plain)
+    # The first query sees one key, which is dropped, or kept and divided by 0.7.
+    torch.manual_seed(0)
+    kept = [
+        segments_attention(torch.nn.Module(), *inputs, None, segments=packed.segments, dropout=0.3)[0][0, 0, :, 0]
+        for _ in range(500)
+    ]
+    shares = torch.stack(kept).detach() / plain[0, 0, :, 0].detach()
+    assert set(shares.mul(0.7).round(decimals=6).flatten().tolist()) == {0.0, 1.0}
+    assert float((shares != 0).double().mean()) == pytest.approx(0.7, abs=4 * (0.21 / 2000) ** 0.5)
 
 
 @pytest.fixture
@@ -82,7 +115,7 @@ def test_tiles_equal_dense_attention_with_gradients(dtype, tile, groups, drawn, 
     expected = dense(*inputs, visible(groups, None), 0.7, None, None)
     wanted = torch.autograd.grad((expected * upstream).sum(), inputs)
     given = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
-    output = attend_in_tiles(*given, stretches_of(packed.segments.spans), 0.7)
+    output = attend_in_tiles(*given, stretches_of(packed.segments.spans), Asked(0.7))
     assert output.dtype == dtype
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
     torch.testing.assert_close(output.double(), expected, rtol=tolerance, atol=tolerance)
@@ -92,7 +125,7 @@ def test_tiles_equal_dense_attention_with_gradients(dtype, tile, groups, drawn, 
 
 
 def places(packed) -> list[tuple[int, int, int, int]]:
-    return [(one.begin, one.end, one.prompt, one.lead) for one in packed.segments.stretches]
+    return [(one.begin, one.end, one.prompt, one.lead) for one in packed.segments.stretches()]
 
 
 def test_stretches_cover_the_row_and_tiles_cover_stretches(make_group, monkeypatch) -> None:
@@ -100,12 +133,22 @@ def test_stretches_cover_the_row_and_tiles_cover_stretches(make_group, monkeypat
     packed = pack([make_group(4, 3, 6, 1, 2), make_group(5, 1, 2)])
     assert places(packed) == [(0, 6, 0, 0), (6, 11, 0, 4), (11, 12, 0, 4), (12, 17, 12, 0), (17, 18, 12, 5)]
     cut = list(Stretch(500, 900, 100, 50).tiles(heads=4))
-    assert [(place, seen) for place, seen, _ in cut] == [
-        (slice(500, 634), 184),
-        (slice(634, 768), 318),
-        (slice(768, 900), 450),
+    assert [(tile.place, tile.keys) for tile in cut] == [
+        (slice(500, 634), slice(0, 184)),
+        (slice(634, 768), slice(0, 318)),
+        (slice(768, 900), slice(0, 450)),
     ]
-    assert next(Stretch(0, 8000, 0, 0).tiles(heads=32))[:2] == (slice(0, 62), 62)
+    assert next(Stretch(0, 8000, 0, 0).tiles(heads=32))[:2] == (slice(0, 62), slice(0, 62))
+
+
+def test_a_window_leaves_out_the_keys_that_no_query_of_a_tile_sees() -> None:
+    cut = list(Stretch(500, 900, 100, 50, window=100).tiles(heads=4))
+    # the first query of the second tile is the 185th of its sequence and sees the 86th to the 185th
+    assert [(tile.keys, tile.behind) for tile in cut] == [
+        (slice(0, 184), 50),
+        (slice(85, 318), 1),
+        (slice(219, 450), 1),
+    ]
 
 
 def test_short_sequences_are_worked_on_together_while_their_keys_lie_in_one_piece(make_group, monkeypatch) -> None:
@@ -138,12 +181,6 @@ def test_flex_rules_equal_dense_attention(window, softcap, sinks, groups) -> Non
     assert packed.input_ids.numel() == 256 > real
     assert output.isfinite().all()
     torch.testing.assert_close(output[:, :, :real], expected, rtol=1e-5, atol=1e-5)
-
-
-def test_long_prompts_and_short_completions_skip_the_prompts_queries(make_group) -> None:
-    packed = pack([make_group(40, 4, 5, 6)])
-    shapes = sorted((tuple(block.queries.shape), tuple(block.keys.shape)) for block in packed.segments.blocks.blocks)
-    assert shapes == [((1, 43), (1, 43)), ((2, 5), (2, 45))]
 
 
 def test_without_segments_soft_capped_attention_is_causal_and_heeds_a_mask() -> None:

@@ -45,22 +45,12 @@ def test_one_token_completions_add_nothing_to_the_row() -> None:
     assert packed.source.tolist() == [1, 1]
 
 
-def test_every_token_of_the_row_has_one_result(groups) -> None:
+def test_every_token_of_the_row_is_a_query_once(groups) -> None:
     packed = pack(groups)
-    blocks = packed.segments.blocks
-    places = sum(block.queries.numel() for block in blocks.blocks)
-    order = blocks.order.tolist()
-    assert len(order) == packed.input_ids.numel()
-    assert len(set(order)) == len(order)
-    assert min(order) >= 0
-    assert max(order) < places
-
-
-def test_many_short_sequences_are_few_blocks(make_group) -> None:
-    packed = pack([make_group(6, 18 + number % 7, 20, seed=number) for number in range(64)], multiple=1)
-    blocks = packed.segments.blocks.blocks
-    assert len(blocks) == 1
-    assert sum(block.queries.numel() for block in blocks) < 1.3 * 128 * 26
+    for window in (None, 3):
+        tiles = [tile.place for stretch in packed.segments.stretches(window) for tile in stretch.tiles(4)]
+        places = [place for tile in tiles for place in range(tile.start, tile.stop)]
+        assert places == list(range(packed.input_ids.numel()))
 
 
 def test_long_rows_have_few_lengths_and_short_ones_are_as_they_come(make_group) -> None:
@@ -68,7 +58,7 @@ def test_long_rows_have_few_lengths_and_short_ones_are_as_they_come(make_group) 
     assert lengths == [109, 1023, 1024, 1088, 1152]
     packed = pack([make_group(1100, 5, 6)])
     assert packed.position_ids[0, -44:].tolist() == [1104, *range(43)]
-    assert packed.segments.stretches[-1].begin == 1109
+    assert packed.segments.stretches()[-1].begin == 1109
     assert int(packed.source.max()) == 1108
 
 

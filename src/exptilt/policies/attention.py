@@ -1,10 +1,9 @@
 """Exact attention over a packed row: each completion sees its prompt and itself, and nothing else.
 
-Three ways to the same numbers; none builds a (tokens, tokens) mask:
+Two ways to the same numbers, windows, soft caps and sinks included; neither builds a (tokens, tokens) mask:
 
-    tiles     on the CPU: the products themselves, tile by tile, with their own backward
     flex      on CUDA: one compiled FlexAttention kernel over the whole row
-    blocks    everywhere, padded, through torch's public operations: windows, soft caps, sinks and dropout on the CPU
+    tiles     elsewhere, and with dropout: the products themselves, tile by tile, with their own backward
 
 Importing this module registers `NAME` with transformers.
 """
@@ -17,15 +16,15 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from exptilt.errors import ModelError
-from exptilt.policies.blocks import Asked, Blocks, attend_in_blocks, written_out
 from exptilt.policies.flex import Flex, attend_with_flex
-from exptilt.policies.spans import Span
+from exptilt.policies.spans import Asked, Span
 from exptilt.policies.tiles import Stretch, attend_in_tiles, stretches_of
 
 NAME = "exptilt_segments"
@@ -41,6 +40,8 @@ class Segments:
     device: torch.device | None = None
     windows: set[int | None] = field(default_factory=set)
     """The sliding windows the layers asked for, collected as they run."""
+    cuts: dict[int | None, list[Stretch]] = field(default_factory=dict)
+    """The row's stretches by window."""
 
     @cached_property
     def longest(self) -> int:
@@ -48,19 +49,15 @@ class Segments:
         return max(span.total for span in self.spans)
 
     @cached_property
-    def stretches(self) -> list[Stretch]:
-        """The row as tiles want it."""
-        return stretches_of(self.spans)
-
-    @cached_property
     def flex(self) -> Flex:
         """The row as FlexAttention wants it."""
         return Flex.of(self.spans, self.num_tokens, self.device)
 
-    @cached_property
-    def blocks(self) -> Blocks:
-        """The row as `scaled_dot_product_attention` wants it."""
-        return Blocks.of(self.spans, self.num_tokens, self.device)
+    def stretches(self, window: int | None = None) -> list[Stretch]:
+        """The row as tiles want it; every layer uses the same few."""
+        if window not in self.cuts:
+            self.cuts[window] = stretches_of(self.spans, window)
+        return self.cuts[window]
 
 
 def mask_of(segments: Segments) -> Tensor:
@@ -115,7 +112,7 @@ def segments_attention(
         raise ModelError(f"{type(module).__name__} lost the cuts of a packed row on its way")
     if segments is None:
         if asked.special:
-            return written_out(query, key, value, attention_mask, asked).transpose(1, 2).contiguous(), None
+            return _written_out(query, key, value, attention_mask, asked).transpose(1, 2).contiguous(), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if options.get("position_bias") is not None:
         raise ModelError(f"{type(module).__name__} adds a position bias to attention, which packed rows do not support")
@@ -127,13 +124,28 @@ def segments_attention(
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # every row is cut differently and would be compiled again
 def _packed(query: Tensor, key: Tensor, value: Tensor, segments: Segments, asked: Asked) -> Tensor:
-    kind = query.device.type
-    if kind == "cuda" and not asked.dropout:
+    if query.device.type == "cuda" and not asked.dropout:
         return attend_with_flex(query, key, value, segments.flex, asked).transpose(1, 2)
-    plain = not asked.special and asked.window is None and not asked.dropout
-    if kind == "cpu" and plain and query.shape[-1] == value.shape[-1]:
-        return attend_in_tiles(query, key, value, segments.stretches, asked.scaling).transpose(1, 2)
-    return attend_in_blocks(query, key, value, segments.blocks, asked)
+    return attend_in_tiles(query, key, value, segments.stretches(asked.window), asked).transpose(1, 2)
+
+
+def _written_out(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, asked: Asked) -> Tensor:
+    """Plain batches by the formula, for what fused kernels leave out: soft caps and sinks. No mask means causal."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    scores = query @ key.transpose(-1, -2) * asked.scaling
+    if asked.softcap is not None:
+        scores = torch.tanh(scores / asked.softcap) * asked.softcap
+    if mask is None:
+        shape = scores.shape[-2:]
+        mask = torch.ones(shape, dtype=torch.bool, device=scores.device).tril(shape[1] - shape[0])
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
+    if asked.sinks is not None:
+        column = asked.sinks.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
+        scores = torch.cat([scores, column.to(scores.dtype)], dim=-1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=asked.dropout)
+    return weights[..., : key.shape[2]] @ value
 
 
 AttentionInterface.register(NAME, segments_attention)

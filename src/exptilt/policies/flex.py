@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from exptilt.policies.blocks import Asked
-from exptilt.policies.spans import Span
+from exptilt.policies.spans import Asked, Span
 from exptilt.types import on_device
 
 MULTIPLE = 128

@@ -1,13 +1,15 @@
-"""Packed attention on the CPU: tile by tile over the row as it lies, nothing padded, scores never kept.
+"""Packed attention tile by tile over the row as it lies, nothing padded, scores never kept.
 
 A stretch is a run of the row that is worked on together: a long sequence, or several short ones, whose mask then keeps
 them apart, because many small products cost more than one that computes some scores in vain. Of each stretch a tile of
-queries at a time takes its scores, softmax and values, and only keys up to the tile's last are touched. Backward forms
-the tile's softmax again instead of keeping it, so memory grows with tokens, not with their square.
+queries at a time takes its scores, softmax and values, and only keys that the tile sees are touched. Backward forms the
+tile's softmax again instead of keeping it, so memory grows with tokens, not with their square.
 
-    p = softmax(scaling q k^T)    o = p v                           forward
-    d = p * (do v^T - sum(do * o))                                  backward
-    dq = scaling d k    dk = scaling d^T q    dv = p^T do
+    s = scaling q k^T    or  cap tanh(scaling q k^T / cap)
+    p = softmax(s, sink)    o = (m p) v                             forward; m: what dropout keeps, over its share
+    d = p (m do v^T - sum(do o))                                    backward; times 1 - (s / cap)^2 with a cap
+    dq = scaling d k    dk = scaling d^T q    dv = (m p)^T do
+    dsink = -sum over queries of (1 - sum p) sum(do o)
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from exptilt.policies.product import multipliers
-from exptilt.policies.spans import Span
+from exptilt.policies.spans import Asked, Span
 
 _TILE = 192
 """Queries at a time: scores of a tile stay in the cache, and the half of the diagonal square nobody sees is small."""
@@ -34,6 +36,19 @@ _ELEMENTS = 16_000_000
 """Scores at a time, for long sequences of many heads."""
 _LARGE = 40_000
 """Scores of one head from which a stretch is worth what oneDNN does anew for every shape; MKL takes smaller ones."""
+
+
+class Tile(NamedTuple):
+    """Some queries of a stretch, and the keys they see."""
+
+    place: slice
+    """Of the queries in the row."""
+    keys: slice
+    """Of the stretch's keys: from the first that the first query sees to the last that the last sees."""
+    hidden: Tensor
+    """(n, j) added to the last j keys' scores: minus infinity where a query does not see a key, else 0."""
+    behind: int
+    """So many queries see all of the first keys; of each later one another key has left the window. n without a window."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +63,8 @@ class Stretch:
     """Where the keys that come before begin, and how many they are; 0 for a stretch that holds its prompts."""
     hidden: Tensor | None = None
     """(n, n) minus infinity where one of its queries does not see one of its keys, else 0; None for one sequence."""
+    window: int | None = None
+    """How many positions back a query sees; None where that is all."""
 
     def multipliers(self, dtype: torch.dtype) -> AbstractContextManager[None]:
         """Who multiplies."""
@@ -63,53 +80,60 @@ class Stretch:
         # In one piece, or every product would make it so for itself.
         return seen.repeat_interleave(heads // len(row), dim=0) if heads > len(row) else seen.contiguous()
 
-    def add_keys(self, row: Tensor, gradient: Tensor) -> None:
-        """The way back of `keys`: add (H, k, d), of the first k keys, to a gradient of the row."""
+    def add_keys(self, row: Tensor, gradient: Tensor, first: int) -> None:
+        """The way back of `keys`: add (H, k, d), of k keys from the `first` on, to a gradient of the row."""
         if len(gradient) > len(row):
             gradient = gradient.view(len(row), -1, *gradient.shape[1:]).sum(1)
-        if self.lead:
-            row[:, self.prompt : self.prompt + self.lead].add_(gradient[:, : self.lead])
-            gradient = gradient[:, self.lead :]
-        row[:, self.begin : self.begin + gradient.shape[1]].add_(gradient)
+        before = max(0, self.lead - first)
+        if before:
+            row[:, self.prompt + first : self.prompt + self.lead].add_(gradient[:, :before])
+        own = self.begin + max(0, first - self.lead)
+        row[:, own : own + gradient.shape[1] - before].add_(gradient[:, before:])
 
-    def tiles(self, heads: int) -> Iterator[tuple[slice, int, Tensor]]:
-        """Queries as places in the row, how many keys the last of them sees, and what hides the last of these."""
+    def tiles(self, heads: int) -> Iterator[Tile]:
+        """All of its queries, some at a time."""
         length = self.end - self.begin
         most = max(16, min(_TILE, _ELEMENTS // (heads * (self.lead + length))))
         size = -(-length // -(-length // most))
         for begin in range(0, length, size):
             end = min(begin + size, length)
             hidden = _later(end - begin) if self.hidden is None else self.hidden[begin:end, :end]
-            yield slice(self.begin + begin, self.begin + end), self.lead + end, hidden
+            first, behind = 0, end - begin
+            if self.window is not None:
+                reach = self.lead + begin - self.window  # the last key that the first query sees no more
+                first, behind = max(0, reach + 1), max(1, -reach)
+            place = slice(self.begin + begin, self.begin + end)
+            yield Tile(place, slice(first, self.lead + end), hidden, min(behind, end - begin))
 
 
-def stretches_of(spans: Sequence[Span]) -> list[Stretch]:
-    """Cut the row: neighbours together while they are short and their keys lie in one piece."""
+def stretches_of(spans: Sequence[Span], window: int | None = None) -> list[Stretch]:
+    """Cut the row: neighbours together while they are short, see all of themselves, and their keys lie in one piece."""
     cuts: list[list[Span]] = []
     for span in spans:
-        if cuts and _fits(cuts[-1], span):
+        if cuts and _fits(cuts[-1], span, window):
             cuts[-1].append(span)
         elif span.first or span.length:
             cuts.append([span])
-    return [_stretch(some) for some in cuts]
+    return [_stretch(some, window) for some in cuts]
 
 
-def _fits(some: Sequence[Span], span: Span) -> bool:
+def _fits(some: Sequence[Span], span: Span, window: int | None) -> bool:
     """Whether a span can join its neighbours: it brings its prompt, or they have it."""
     begin, same = _begin(some[0]), span.prompt == some[0].prompt
     holds = span.prompt >= begin
-    return span.end - begin <= _TOGETHER and (holds if some[0].first else same)
+    whole = window is None or max(some[0].total, span.total) <= window
+    return whole and span.end - begin <= _TOGETHER and (holds if some[0].first else same)
 
 
 def _begin(span: Span) -> int:
     return span.prompt if span.first else span.start
 
 
-def _stretch(some: Sequence[Span]) -> Stretch:
+def _stretch(some: Sequence[Span], window: int | None) -> Stretch:
     first = some[0]
     begin, end, lead = _begin(first), some[-1].end, 0 if first.first else first.prompt_length
     if len(some) == 1:
-        return Stretch(begin, end, first.prompt, lead)
+        return Stretch(begin, end, first.prompt, lead, window=window)
     hidden = torch.full((end - begin, end - begin), float("-inf"))
     for span in some:
         own = slice(span.start - begin, span.end - begin)
@@ -122,11 +146,12 @@ def _stretch(some: Sequence[Span]) -> Stretch:
     return Stretch(begin, end, first.prompt, lead, hidden)
 
 
-def attend_in_tiles(query: Tensor, key: Tensor, value: Tensor, stretches: Sequence[Stretch], scaling: float) -> Tensor:
-    """(1, H, T, d), (1, H_kv, T, d) twice, to (1, H, T, d), with a graph."""
+def attend_in_tiles(query: Tensor, key: Tensor, value: Tensor, stretches: Sequence[Stretch], asked: Asked) -> Tensor:
+    """(1, H, T, d), (1, H_kv, T, d), (1, H_kv, T, d'), to (1, H, T, d'), with a graph; windows are the stretches'."""
     # Under autocast queries and keys come rotated in float32.
     rows = (tensor.squeeze(0).to(value.dtype) for tensor in (query, key, value))
-    output: Tensor = _Tiles.apply(*rows, stretches, scaling)  # type: ignore[no-untyped-call]
+    seed = int(torch.randint(2**62, ())) if asked.dropout else 0
+    output: Tensor = _Tiles.apply(*rows, asked.sinks, stretches, asked, seed)  # type: ignore[no-untyped-call]
     return output.unsqueeze(0)
 
 
@@ -135,15 +160,23 @@ class _Tiles(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, stretches: Sequence[Stretch], scaling: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        sinks: Tensor | None,
+        stretches: Sequence[Stretch],
+        asked: Asked,
+        seed: int,
     ) -> Tensor:
-        ctx.stretches, ctx.scaling = stretches, scaling
+        ctx.stretches, ctx.asked, ctx.seed = stretches, asked, seed
         wide_query, wide_key, wide_value = map(_wide, (query, key, value))
-        output = torch.empty_like(wide_query)
-        with torch.autocast("cpu", enabled=False):
+        output = wide_query.new_empty(*query.shape[:2], value.shape[2])
+        softmax = _Softmax(asked, seed, query.device)
+        with torch.autocast(query.device.type, enabled=False):
             for stretch in stretches:
                 with stretch.multipliers(query.dtype):
-                    _forward(stretch, (wide_query, wide_key, wide_value, output), scaling)
+                    _forward(stretch, (wide_query, wide_key, wide_value, output), softmax)
         output = output.to(query.dtype)
         ctx.save_for_backward(query, key, value, output)
         return output
@@ -151,51 +184,102 @@ class _Tiles(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, up = map(_wide, (*ctx.saved_tensors, upstream))
+        asked: Asked = ctx.asked
         gradients = (torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value))
         common = (up * output).sum(-1, keepdim=True)
-        with torch.autocast("cpu", enabled=False):
+        softmax = _Softmax(asked, ctx.seed, query.device)
+        with torch.autocast(query.device.type, enabled=False):
             for stretch in ctx.stretches:
                 with stretch.multipliers(upstream.dtype):
-                    _backward(stretch, (query, key, value, up, common), gradients, ctx.scaling)
+                    _backward(stretch, (query, key, value, up, common), gradients, softmax)
         for gradient in gradients[:2]:
-            gradient.mul_(ctx.scaling)
-        return *(gradient.to(upstream.dtype) for gradient in gradients), None, None
+            gradient.mul_(asked.scaling)
+        to_sinks = None if asked.sinks is None else softmax.to_sinks.to(asked.sinks.dtype)
+        return *(gradient.to(upstream.dtype) for gradient in gradients), to_sinks, None, None, None
 
 
-def _forward(stretch: Stretch, rows: Sequence[Tensor], scaling: float) -> None:
+class _Softmax:
+    """Scores of one tile after the other into probabilities, forward and, in the same order, backward."""
+
+    def __init__(self, asked: Asked, seed: int, device: torch.device) -> None:
+        self.asked = asked
+        self.cap = asked.softcap or 1.0
+        self.random = torch.Generator(device).manual_seed(seed) if asked.dropout else None
+        self.sinks = None if asked.sinks is None else _wide(asked.sinks.detach())[:, None]
+        self.to_sinks = torch.zeros(()) if self.sinks is None else torch.zeros_like(self.sinks[:, 0])
+
+    def __call__(self, query: Tensor, keys: Tensor, tile: Tile) -> tuple[Tensor, Tensor | None]:
+        """(H, n, k) probabilities in float32 or better, and the scores' slope where they are capped."""
+        scores = keys.new_empty(*query.shape[:2], keys.shape[1])
+        scaling = self.asked.scaling / self.cap
+        torch.baddbmm(scores, query, keys.transpose(1, 2), beta=0, alpha=scaling, out=scores)
+        slope = None
+        if self.asked.softcap is not None:
+            scores.tanh_()
+            slope = 1 - scores.square()
+            scores.mul_(self.cap)
+        scores[:, :, -tile.hidden.shape[1] :].add_(tile.hidden.to(scores.device))
+        left = query.shape[1] - tile.behind
+        if left:
+            scores[:, tile.behind :, :left].masked_fill_(_gone(left).to(scores.device), float("-inf"))
+        if self.sinks is None:
+            return torch.softmax(scores, -1, out=scores), slope
+        kept = torch.sigmoid(torch.logsumexp(scores, -1) - self.sinks)
+        return torch.softmax(scores, -1, out=scores).mul_(kept[:, :, None]), slope
+
+    def kept(self, p: Tensor) -> Tensor | None:
+        """What dropout keeps of the next tile, over its share; None where it keeps all."""
+        if self.random is None:
+            return None
+        share = 1 - self.asked.dropout
+        return torch.empty_like(p).bernoulli_(share, generator=self.random).div_(share)
+
+    def note(self, p: Tensor, common: Tensor) -> None:
+        """Add a tile to the gradient of the sinks."""
+        if self.sinks is not None:
+            self.to_sinks.sub_(((1 - p.sum(-1)) * common[:, :, 0]).sum(1))
+
+
+def _forward(stretch: Stretch, rows: Sequence[Tensor], softmax: _Softmax) -> None:
     query, key, value, output = rows
     heads = len(query)
     keys, values = stretch.keys(key, heads), stretch.keys(value, heads)
-    for place, seen, hidden in stretch.tiles(heads):
-        p = _softmax(query[:, place], keys[:, :seen], hidden, scaling)
-        output[:, place] = torch.bmm(p, values[:, :seen])
+    for tile in stretch.tiles(heads):
+        p, _ = softmax(query[:, tile.place], keys[:, tile.keys], tile)
+        kept = softmax.kept(p)
+        output[:, tile.place] = torch.bmm(p if kept is None else p.mul_(kept), values[:, tile.keys])
 
 
-def _backward(stretch: Stretch, rows: Sequence[Tensor], gradients: Sequence[Tensor], scaling: float) -> None:
+def _backward(stretch: Stretch, rows: Sequence[Tensor], gradients: Sequence[Tensor], softmax: _Softmax) -> None:
     query, key, value, up, common = rows
     to_query, to_key, to_value = gradients
     heads = len(query)
     keys, values = stretch.keys(key, heads), stretch.keys(value, heads)
-    for place, seen, hidden in stretch.tiles(heads):
-        own, above = query[:, place].contiguous(), up[:, place].contiguous()
-        p = _softmax(own, keys[:, :seen], hidden, scaling)
-        d = torch.bmm(above, values[:, :seen].transpose(1, 2)).sub_(common[:, place]).mul_(p)
-        to_query[:, place] = torch.bmm(d, keys[:, :seen])
-        stretch.add_keys(to_key, torch.bmm(d.transpose(1, 2), own))
-        stretch.add_keys(to_value, torch.bmm(p.transpose(1, 2), above))
-
-
-def _softmax(query: Tensor, keys: Tensor, hidden: Tensor, scaling: float) -> Tensor:
-    """(H, n, k) in float32 or better, of (H, n, d) queries; `hidden` (n, j) is added to the last j keys' scores."""
-    scores = keys.new_empty(*query.shape[:2], keys.shape[1])
-    torch.baddbmm(scores, query, keys.transpose(1, 2), beta=0, alpha=scaling, out=scores)
-    scores[:, :, -hidden.shape[1] :].add_(hidden)
-    return torch.softmax(scores, -1, out=scores)
+    for tile in stretch.tiles(heads):
+        own, above = query[:, tile.place].contiguous(), up[:, tile.place].contiguous()
+        p, slope = softmax(own, keys[:, tile.keys], tile)
+        kept = softmax.kept(p)
+        softmax.note(p, common[:, tile.place])
+        d = torch.bmm(above, values[:, tile.keys].transpose(1, 2))
+        if kept is not None:
+            d.mul_(kept)
+        d.sub_(common[:, tile.place]).mul_(p)
+        if slope is not None:
+            d.mul_(slope)
+        to_query[:, tile.place] = torch.bmm(d, keys[:, tile.keys])
+        stretch.add_keys(to_key, torch.bmm(d.transpose(1, 2), own), tile.keys.start)
+        seen = p if kept is None else p.mul_(kept)
+        stretch.add_keys(to_value, torch.bmm(seen.transpose(1, 2), above), tile.keys.start)
 
 
 def _later(count: int) -> Tensor:
     """(n, n) minus infinity where a key comes after the query, else 0."""
     return torch.from_numpy(_above(count))
+
+
+def _gone(count: int) -> Tensor:
+    """(n, n) True on and below the diagonal."""
+    return torch.ones(count, count, dtype=torch.bool).tril_()
 
 
 @lru_cache(maxsize=256)
