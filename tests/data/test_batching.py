@@ -92,7 +92,7 @@ def test_real_rows_fill_the_budget(real_data, base_tokenizer):
     path = real_data / "hh_rlhf/harmless-base.test.jsonl.gz"
     rows = prepare(DataConfig(train=str(path), on_empty="drop", limit=1100), base_tokenizer, "pair").train
     for size, least in ((64, 0.85), (512, 0.97)):  # the last micro-batch of a step holds what is left
-        use = budget_use(Batches(rows, BatchConfig(size=size), seed=0), 8192)
+        use = budget_use(Batches(rows, BatchConfig(size=size, tokens=8192), seed=0), 8192)
         assert use.groups == len(rows)
         assert least < use.fill <= 1
         assert use.micro_batches - use.num_over <= use.num_tokens / 8192 + 1.2 * use.steps

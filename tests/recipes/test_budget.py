@@ -119,12 +119,12 @@ def test_a_run_finds_its_budget_says_so_and_keeps_it_for_the_resume(make_recipe,
     outcome = run_recipe(recipe, Console(file=shown), page=False)
     kept = outcome.folder.read("run.json")["token_budget"]
     assert kept["device"] == "cpu"
-    assert kept["tokens"] == 8192
-    assert "batch.tokens: auto found 8192 tokens a micro-batch" in shown.getvalue()
+    assert kept["tokens"] == 4096
+    assert "batch.tokens: auto found 4096 tokens a micro-batch" in shown.getvalue()
     fixed = run_recipe(replace(recipe, output=f"{recipe.output}-fixed", batch=BatchConfig(size=8)), page=False)
     one, other = (load_file(run.folder.model / "model.safetensors") for run in (outcome, fixed))
     assert all(torch.equal(weight, other[name]) for name, weight in one.items())
     outcome.folder.update_manifest(status="running")
     run_recipe(recipe, Console(file=shown), page=False)
     assert len(calls) == 1
-    assert "8192 tokens a micro-batch, as auto found before" in shown.getvalue()
+    assert "4096 tokens a micro-batch, as auto found before" in shown.getvalue()

@@ -1,5 +1,4 @@
 import mmap
-import sys
 import time
 
 import psutil
@@ -7,7 +6,7 @@ import pytest
 import torch
 
 from exptilt.recipes import memory
-from exptilt.recipes.memory import Rise, given_back
+from exptilt.recipes.memory import Rise
 from exptilt.train.throughput import peak_bytes
 
 
@@ -25,28 +24,6 @@ def test_a_processs_peak_counts_what_it_held_for_a_moment():
     assert 70e6 < peak_bytes() - before < 100e6
     held.close()
     assert peak_bytes() - before > 70e6
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux") or memory._glibc() is None, reason="only glibc keeps blocks")
-def test_blocks_taken_inside_are_given_back_at_once_and_the_heap_is_trimmed_at_the_end(monkeypatch):
-    calls = []
-
-    class Spy:
-        mallopt = staticmethod(lambda name, value: calls.append((name, value)))
-        malloc_trim = staticmethod(lambda pad: calls.append("trim"))
-
-    monkeypatch.setattr(memory, "_glibc", lambda: Spy)
-    with given_back():
-        assert calls == [(-3, 4 << 20)]
-    assert calls[1:] == [(-3, 32 << 20), (-1, 1 << 30), "trim"]
-
-
-def test_without_glibc_the_work_is_done_all_the_same(monkeypatch):
-    monkeypatch.setattr(memory, "_glibc", lambda: None)
-    done = []
-    with given_back():
-        done.append("work")
-    assert done == ["work"]
 
 
 @pytest.mark.parametrize("told", [True, False])

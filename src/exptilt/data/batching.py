@@ -13,8 +13,8 @@ from exptilt.config import config
 from exptilt.data.groups import Group
 from exptilt.data.problems import Finding
 
-DEFAULT_TOKENS = 8192
-"""Enough to keep a CPU busy, and little enough for memory; also how many are scored at once outside of training."""
+DEFAULT_TOKENS = 4096
+"""Enough to keep a processor busy, and little enough for memory; also how many are scored at once outside of training."""
 
 
 @config

@@ -24,6 +24,7 @@ from exptilt.config import config
 from exptilt.data.hub import is_reachable
 from exptilt.errors import ModelError
 from exptilt.policies.adapters import base_of, is_adapter, load_adapter
+from exptilt.policies.allocator import keep_freed
 from exptilt.policies.product import prefer_onednn
 from exptilt.policies.world import local_device
 
@@ -114,7 +115,7 @@ def load_model(
     """Load a model, or make one with random weights; in evaluation mode, on the CPU (4-bit weights where they run).
 
     A folder of an adapter gives a `peft.PeftModel` around its base. Also chooses the faster library for products of
-    float32 on this processor (`prefer_onednn`).
+    float32 on this processor (`prefer_onednn`), and keeps memory that is freed (`keep_freed`).
 
     Args:
         settings: which model.
@@ -126,6 +127,7 @@ def load_model(
             the tokenizer has more tokens than the model.
     """
     prefer_onednn()
+    keep_freed()
     if settings.config is not None:
         if tokenizer is None:
             raise ModelError(

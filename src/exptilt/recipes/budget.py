@@ -15,6 +15,7 @@ from torch import nn
 
 from exptilt.data.groups import Group
 from exptilt.errors import TrainingError
+from exptilt.policies.allocator import give_back
 from exptilt.policies.policy import Policy
 from exptilt.policies.scoring import score_all
 from exptilt.policies.world import World
@@ -31,7 +32,7 @@ _SHARE = 0.85
 _PROBES = (1024, 4096)
 _CPU_PROBES = (256, 1024)
 """Unique tokens of the two probe steps; on a CPU fewer, because there they cost time."""
-MOST_TOKENS = {"cpu": 8192, "cuda": 65_536}
+MOST_TOKENS = {"cpu": 4096, "cuda": 65_536}
 """Beyond these a larger micro-batch is not faster: on a CPU measured, on a GPU the products are long since large enough."""
 _LEAST = 256
 
@@ -87,6 +88,7 @@ def tokens_to_fit(
     sizes = _PROBES if device.type == "cuda" else _CPU_PROBES
     samples = [longest_until(groups, size) for size in sizes]
     with _scratch(model, device):
+        give_back()
         free = free_memory(device) - optimizer_bytes(model, optimizer)
         measured = _measured(samples, lambda some: _rise(policy, objective, some, device))
     if not measured:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 
 import psutil
 import torch
 
+from exptilt.policies.allocator import give_back
 from exptilt.train.throughput import peak_bytes
 
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-_TRIM, _MMAP = -1, -3
-"""What glibc's mallopt calls its two thresholds."""
-_SMALL, _LARGE = 4 << 20, 32 << 20
-_KEPT = 1 << 30
-"""Bytes at the heap's end that may stay for the next step, which would have to take them anew."""
 _INTERVAL = 0.001
 """Seconds between two looks at the size of the process."""
 
@@ -45,42 +37,12 @@ def _left(limit: Path, used: Path) -> int | None:
         return None
 
 
-@contextmanager
-def given_back() -> Iterator[None]:
-    """Inside, glibc gives large blocks back to the system as soon as they are free; at the end, all it still keeps.
-
-    Sampling frees and takes blocks that grow a little with every token. Kept for reuse they fit nothing: a process with a
-    model of 28 million weights held 2 GB afterwards instead of 0.4 GB. For steps, whose blocks are alike, keeping is faster.
-    """
-    libc = _glibc()
-    if libc is None:
-        yield
-        return
-    libc.mallopt(_MMAP, _SMALL)
-    try:
-        yield
-    finally:
-        libc.mallopt(_MMAP, _LARGE)  # what glibc settles on by itself once large blocks were freed
-        libc.mallopt(_TRIM, _KEPT)
-        libc.malloc_trim(0)
-
-
-@cache
-def _glibc() -> ctypes.CDLL | None:
-    """Linux's usual C library; None where there is another."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:
-        return None
-    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
-
-
 class Rise:
     """How many bytes the work inside takes at its peak, above what was taken before.
 
     On a GPU by torch's own account and on Linux by the kernel's, both exact, and both forget what was highest before.
     Elsewhere by looking at the process again and again, so that what is held for a moment only goes unseen. On a CPU
-    memory that the process kept after an earlier use, and takes again, is no rise.
+    what the process keeps of freed memory is given back first (with glibc; elsewhere taking it again is no rise).
 
     Example:
         >>> import mmap, time
@@ -107,6 +69,7 @@ class Rise:
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before = torch.cuda.memory_allocated(self._device)
             return self
+        give_back()
         self._exact = _forget_peak()
         self._before = self._process.memory_info().rss
         if not self._exact:

@@ -14,6 +14,7 @@ from exptilt.data.batching import Batches, budget_use, pack, shares
 from exptilt.data.groups import Group
 from exptilt.data.prepare import Prepared, prepare
 from exptilt.data.report import print_report
+from exptilt.policies.allocator import given_back
 from exptilt.policies.forward import context_length, evaluating
 from exptilt.policies.policy import Policy
 from exptilt.policies.saving import copy_model, save_model
@@ -22,7 +23,6 @@ from exptilt.recipes.assembly import in_words, precision_for, trained_models
 from exptilt.recipes.budget import settle_tokens
 from exptilt.recipes.displacing import leave_out_displacing
 from exptilt.recipes.familiarity import check_reference
-from exptilt.recipes.memory import given_back
 from exptilt.recipes.recipe import Recipe
 from exptilt.recipes.references import ReferenceTable, Together, reference_table
 from exptilt.recipes.run_folder import RunFolder, digest_of, identity

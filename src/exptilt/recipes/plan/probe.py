@@ -30,13 +30,13 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from exptilt.data.groups import Group
 from exptilt.errors import ModelError
 from exptilt.policies.adapters import AdapterConfig, AdapterOff, with_adapter
+from exptilt.policies.allocator import given_back, keep_freed
 from exptilt.policies.forward import packable
 from exptilt.policies.inside import set_precision
 from exptilt.policies.policy import Policy
 from exptilt.policies.product import prefer_onednn
 from exptilt.policies.scoring import score, score_all
 from exptilt.recipes.budget import scored_now
-from exptilt.recipes.memory import given_back
 from exptilt.sampling.generate import sample
 from exptilt.sampling.law import SamplingLaw
 from exptilt.train.objective import Objective
@@ -109,6 +109,7 @@ class Subject:
     def model(self) -> Any:
         """With random weights, ready to train."""
         prefer_onednn()
+        keep_freed()
         model = _AUTO.from_config(self.architecture, dtype=self.weights).to(self.device)
         if self.adapter is not None:
             model = with_adapter(model, AdapterConfig(**{**vars(self.adapter), "path": None}))
