@@ -34,6 +34,8 @@ from typing import Any
 import torch
 from workloads import SHAPES, WORKLOADS, Work, Workload, rows_of, write_setting
 
+from exptilt.data.batching import DEFAULT_TOKENS
+
 HERE = Path(__file__).parent
 MICRO_BATCHES = (1, 2, 4, 8)
 
@@ -107,6 +109,7 @@ class Setting:
             "device": self.options.device,
             "flash": self.options.flash,
             "budget": self.options.tokens,
+            "compile": self.options.compile,
             "head_rows": 512 if self.options.device == "cpu" else 4096,
             "first_row": [first.prompt.tolist(), *(side.ids.tolist() for side in first.completions)],
             "tuned": False,
@@ -243,7 +246,8 @@ def main() -> None:
                         default=["floor", "exptilt", "tuned", "trl"])  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--groups", type=int, help="groups in a step; default: the workload's, 8 pairs")
-    parser.add_argument("--tokens", type=int, default=8192, help="exptilt's batch.tokens")
+    parser.add_argument("--tokens", type=int, default=DEFAULT_TOKENS, help="exptilt's batch.tokens")
+    parser.add_argument("--compile", action="store_true", help="exptilt's train.compile")
     parser.add_argument("--micro-batch", type=int, help="TRL's when tuned; default: the fastest is looked for")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -15,7 +15,7 @@ from typing import Any
 from turns import Turns
 
 LEARNING_RATE = 1e-5
-BUDGET = 8192
+ROWS = 8192
 
 
 def trl_arm(setting: dict[str, Any], turns: Turns) -> None:
@@ -135,6 +135,9 @@ def exptilt_arm(setting: dict[str, Any], turns: Turns) -> None:
     settings = OptimConfig(learning_rate=LEARNING_RATE, schedule="constant", warmup_ratio=0.0)
     optimizer = build_optimizer(settings, model)
     schedule = build_schedule(settings, optimizer, setting["steps"])
+    if setting["compile"]:
+        for block in model.get_base_model().model.layers if setting["rank"] else model.model.layers:
+            block.compile(dynamic=True)
     policy = Policy(model)
     model.train()
     weights = [one for one in model.parameters() if one.requires_grad]
@@ -177,7 +180,7 @@ def floor_arm(setting: dict[str, Any], turns: Turns) -> None:
         return {width: torch.randn(rows, width, **where) for width in widths}
 
     widths = {size for pair in shape.matrices for size in pair}
-    body = (room(BUDGET, widths), room(BUDGET, widths))
+    body = (room(ROWS, widths), room(ROWS, widths))
     chunk = setting["head_rows"]
     top = (room(chunk, {shape.width, shape.vocabulary}), room(chunk, {shape.width}))
 
@@ -201,7 +204,7 @@ def floor_arm(setting: dict[str, Any], turns: Turns) -> None:
         work = Work.of(groups[start : start + setting["groups"]])
         for _ in range(shape.layers):
             for weight in matrices:
-                products(weight, work.tokens, BUDGET, body)
+                products(weight, work.tokens, ROWS, body)
         products(head, work.counted, chunk, top)
 
     turns.serve(step)
