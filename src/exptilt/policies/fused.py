@@ -117,7 +117,7 @@ class _Residuals:
         self.residual = product.narrow.new_empty(self.limit, len(product.weight))
         reuse = product.half and hidden.device.type == "cpu"
         self.logits = product.wide.new_empty(self.chunk if reuse else 0, len(product.weight))
-        self.of_weight = self._weight_gradient()
+        self.of_weight, self.begun = self._weight_gradient()
 
     def gradient(self, part: Part, loss_of: LossOf) -> Tensor:
         cuts = list(chunks(part.begin, part.end, self.limit))
@@ -134,20 +134,23 @@ class _Residuals:
             gradient[inside] = self._backward(rows, upstream[inside, None])
         return gradient
 
-    def _weight_gradient(self) -> Tensor | None:
-        """Where the weight's gradient is added up: in its `.grad`, or in half precision until the end."""
+    def _weight_gradient(self) -> tuple[Tensor | None, bool]:
+        """Where the weight's gradient is added up, in its `.grad` or in half precision until the end; whether there is any."""
         weight = self.product.weight
         if not weight.requires_grad:
-            return None
+            return None, False
         if weight.dtype != self.product.narrow.dtype:
-            return torch.zeros_like(self.product.narrow)
+            return torch.empty_like(self.product.narrow), False
+        begun = weight.grad is not None
         if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-        return weight.grad
+            weight.grad = torch.empty_like(weight)
+        return weight.grad, begun
 
     def finish(self) -> None:
         """Bring the gradient home."""
         weight, found = self.product.weight, self.of_weight
+        if found is not None and not self.begun:
+            found.zero_()
         if found is None or found is weight.grad:
             return
         if weight.grad is None:
@@ -179,7 +182,10 @@ class _Residuals:
     def _backward(self, rows: slice, upstream: Tensor) -> Tensor:
         residual, factor = self.residual[: rows.stop - rows.start], -self.scale * upstream
         if self.of_weight is not None:
-            self.of_weight.addmm_(residual.T, (factor * self.hidden[rows]).to(residual.dtype))
+            # The first product overwrites, which spares filling a large tensor with zeros and reading them.
+            states = (factor * self.hidden[rows]).to(residual.dtype)
+            self.of_weight.addmm_(residual.T, states, beta=int(self.begun))
+            self.begun = True
         return factor * self.product.to_hidden(residual)
 
 
