@@ -75,3 +75,15 @@ def test_gradient_reaches_every_unit_once():
 def test_shapes_that_do_not_match_are_refused(values, lengths, message):
     with pytest.raises(ValueError, match=message):
         LogProbs(values=values, lengths=lengths)
+
+
+def test_split_is_the_way_back_of_cat() -> None:
+    whole = LogProbs(values=torch.arange(6.0), lengths=torch.tensor([2, 0, 3, 1]), entropy=torch.arange(6.0) + 10)
+    parts = whole.split([1, 2, 1])
+    assert [part.lengths.tolist() for part in parts] == [[2], [0, 3], [1]]
+    assert [part.values.tolist() for part in parts] == [[0, 1], [2, 3, 4], [5]]
+    assert [part.entropy.tolist() for part in parts] == [[10, 11], [12, 13, 14], [15]]
+    assert parts[0].divergence is None
+    again = LogProbs.cat(parts)
+    assert torch.equal(again.values, whole.values)
+    assert torch.equal(again.lengths, whole.lengths)

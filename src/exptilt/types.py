@@ -180,6 +180,14 @@ class LogProbs:
             merged[field.name] = torch.cat(known) if known else None
         return LogProbs(**merged)  # type: ignore[arg-type]
 
+    def split(self, counts: Sequence[int]) -> list[LogProbs]:
+        """The way back of `cat`: parts of so many completions each; only where units are known."""
+        lengths = torch.split(self.lengths, list(counts))
+        sizes = [int(part.sum()) for part in lengths]
+        names = [one.name for one in fields(self) if one.name not in ("lengths", "totals")]
+        units = {name: torch.split(column, sizes) for name in names if (column := getattr(self, name)) is not None}
+        return [LogProbs(lengths=part, **{name: units[name][at] for name in units}) for at, part in enumerate(lengths)]
+
     def _map(self, function, lengths: Tensor | None = None) -> LogProbs:  # type: ignore[no-untyped-def]
         changed = {name: None if (value := getattr(self, name)) is None else function(value) for name in _NUMBERS}
         return LogProbs(lengths=self.lengths if lengths is None else lengths, **changed)

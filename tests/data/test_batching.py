@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exptilt.data.batching import BatchConfig, Batches, budget_use, pack
+from exptilt.data.batching import BatchConfig, Batches, budget_use, by_size, pack
 from exptilt.data.groups import Completion, Group
 from exptilt.data.prepare import prepare
 from exptilt.data.sources import DataConfig
@@ -148,3 +148,12 @@ def test_without_shuffling_the_order_of_the_file_is_kept():
 def test_settings_out_of_range(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_groups_of_like_size_stay_within_the_budget_and_none_is_lost() -> None:
+    sizes = [int(size) for size in np.random.default_rng(0).integers(1, 60, 200)]
+    found = list(by_size(sizes, tokens=45))
+    assert sorted(index for batch in found for index in batch) == list(range(200))
+    assert all(sum(sizes[index] for index in batch) <= 45 or len(batch) == 1 for batch in found)
+    order = [sizes[index] for batch in found for index in batch]
+    assert order == sorted(sizes, reverse=True)

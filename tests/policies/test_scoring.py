@@ -10,7 +10,7 @@ from exptilt.data.groups import Completion, Group
 from exptilt.errors import DataError
 from exptilt.policies import head
 from exptilt.policies.forward import packable
-from exptilt.policies.scoring import batches, score, score_all
+from exptilt.policies.scoring import score, score_all
 
 EXPERTS = {"num_key_value_heads": 2, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
 ARCHITECTURES = {
@@ -133,13 +133,6 @@ def test_batching_and_order_change_nothing(make_model, groups) -> None:
         assert [len(part) for part in parts] == [len(group.completions) for group in groups]
     backwards = score_all(model, groups[::-1], max_tokens=60)[::-1]
     torch.testing.assert_close(torch.cat([part.tokens() for part in backwards]), together.tokens(), rtol=0, atol=1e-5)
-
-
-def test_batches_respect_the_budget_and_lose_no_row(groups) -> None:
-    found = list(batches(groups, max_tokens=45))
-    assert sorted(index for batch in found for index in batch) == list(range(len(groups)))
-    sizes = [sum(groups[index].num_tokens for index in batch) for batch in found]
-    assert all(size <= 45 or len(batch) == 1 for size, batch in zip(sizes, found, strict=True))
 
 
 def test_score_all_turns_dropout_off_and_on_again(make_model, groups) -> None:

@@ -120,6 +120,27 @@ class Batches:
         return self._order[1]
 
 
+def by_size(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices of groups of like size, the largest first, whose unique tokens together are at most `tokens`.
+
+    A larger group goes alone. For scoring, where nothing depends on which groups lie together.
+
+    Example:
+        >>> list(by_size([4, 9, 3], tokens=8))
+        [[1], [0, 2]]
+    """
+    batch: list[int] = []
+    total = 0
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        if batch and total + sizes[index] > tokens:
+            yield batch
+            batch, total = [], 0
+        batch.append(index)
+        total += sizes[index]
+    if batch:
+        yield batch
+
+
 def pack(groups: Sequence[Group], tokens: int | None) -> list[list[Group]]:
     """Pack groups into as few bins of at most `tokens` unique tokens as first-fit-decreasing finds.
 

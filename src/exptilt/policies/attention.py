@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -24,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 from exptilt.errors import ModelError
 from exptilt.policies.flex import Flex, attend_with_flex
+from exptilt.policies.plain import written_out
 from exptilt.policies.spans import Asked, Span
 from exptilt.policies.tiles import Stretch, attend_in_tiles, stretches_of
 
@@ -112,7 +112,7 @@ def segments_attention(
         raise ModelError(f"{type(module).__name__} lost the cuts of a packed row on its way")
     if segments is None:
         if asked.special:
-            return _written_out(query, key, value, attention_mask, asked).transpose(1, 2).contiguous(), None
+            return written_out(query, key, value, attention_mask, asked).transpose(1, 2).contiguous(), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if options.get("position_bias") is not None:
         raise ModelError(f"{type(module).__name__} adds a position bias to attention, which packed rows do not support")
@@ -127,25 +127,6 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, segments: Segments, asked
     if query.device.type == "cuda" and not asked.dropout:
         return attend_with_flex(query, key, value, segments.flex, asked).transpose(1, 2)
     return attend_in_tiles(query, key, value, segments.stretches(asked.window), asked).transpose(1, 2)
-
-
-def _written_out(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, asked: Asked) -> Tensor:
-    """Plain batches by the formula, for what fused kernels leave out: soft caps and sinks. No mask means causal."""
-    repeats = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    scores = query @ key.transpose(-1, -2) * asked.scaling
-    if asked.softcap is not None:
-        scores = torch.tanh(scores / asked.softcap) * asked.softcap
-    if mask is None:
-        shape = scores.shape[-2:]
-        mask = torch.ones(shape, dtype=torch.bool, device=scores.device).tril(shape[1] - shape[0])
-    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
-    if asked.sinks is not None:
-        column = asked.sinks.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
-        scores = torch.cat([scores, column.to(scores.dtype)], dim=-1)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, p=asked.dropout)
-    return weights[..., : key.shape[2]] @ value
 
 
 AttentionInterface.register(NAME, segments_attention)

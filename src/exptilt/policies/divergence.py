@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from exptilt.data.batching import by_size
 from exptilt.data.groups import Group
 from exptilt.policies.forward import evaluating
-from exptilt.policies.scoring import batches, unit_scores
+from exptilt.policies.scoring import unit_scores
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,7 +59,7 @@ def sequence_kl(
     lengths = torch.zeros(num, dtype=torch.int64)
     bar = tqdm(total=len(groups), desc=progress, unit="row", delay=2, disable=None if progress else True)
     with evaluating(policy), evaluating(reference), torch.no_grad(), bar:
-        for batch in batches(groups, max_tokens):
+        for batch in by_size([group.num_tokens for group in groups], max_tokens):
             units, sizes = unit_scores(policy, [groups[index] for index in batch], ("kl", "log_ratio"), reference)
             places = torch.cat([torch.arange(starts[index], starts[index + 1]) for index in batch])
             owner = places.repeat_interleave(sizes.cpu())

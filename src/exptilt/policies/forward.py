@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from exptilt.data.groups import Completion, Group
+from exptilt.errors import DataError
 from exptilt.policies.attention import NAME, mask_of
-from exptilt.policies.balance import Routed
-from exptilt.policies.head import CHUNK_ELEMENTS, Head, States, log_softmax, unit_stats
+from exptilt.policies.balance import Balance, Routed
+from exptilt.policies.distribution import log_softmax, merge, row_stats
+from exptilt.policies.head import CHUNK_ELEMENTS, Head, States, unit_stats
 from exptilt.policies.inside import running
 from exptilt.policies.packing import Packed, pack
 
@@ -42,6 +44,11 @@ class SelfCheck:
     """Why not packed."""
 
 
+FILLER = Group(
+    id="filler", prompt=np.zeros(1, np.int32), completions=(Completion(np.zeros(1, np.int32), np.zeros(1, np.bool_)),)
+)
+"""Two tokens of which none counts, so that everything that is asked of it is empty and has a graph."""
+
 _CHECKED: WeakKeyDictionary[nn.Module, SelfCheck] = WeakKeyDictionary()
 
 
@@ -54,6 +61,24 @@ def context_length(model: Any) -> int | None:
     """The longest sequence a model knows positions for; None for one that states no limit (recurrent, ALiBi)."""
     limit = getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def check_context(model: Any, groups: Sequence[Group]) -> None:
+    """A sequence longer than the positions a model knows would end in garbage or in an index error.
+
+    Raises:
+        DataError: naming the row.
+    """
+    limit = context_length(model)
+    if limit is None:
+        return
+    for group in groups:
+        fed = len(group.prompt) + max(len(completion.ids) for completion in group.completions) - 1
+        if fed > limit:
+            raise DataError(
+                f"row {group.id}: prompt and completion are {fed + 1} tokens, the model's context is {limit}; "
+                "drop the row, shorten it, or use a model with a longer context"
+            )
 
 
 def packable(model: Any) -> bool:
@@ -214,6 +239,21 @@ def separate_rows(model: Any, groups: Sequence[Group], routed: Routed | None = N
             log_softmax(logits[np.concatenate(rows), np.concatenate(places)]),
             torch.from_numpy(np.concatenate(targets)).to(device),
         )
+
+
+def separate_units(
+    model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any, balance: Balance | None
+) -> dict[str, Tensor]:
+    """What `head.unit_stats` gives, (N,) each, from sequences of their own."""
+    parts, routed = [], Routed.watching(balance, groups)
+    groups = groups or [FILLER]
+    others = None if reference is None else separate_rows(reference, groups)
+    for rows, targets in separate_rows(model, groups, routed):
+        with torch.no_grad():
+            log_q = None if others is None else next(others)[0]
+        parts.append(row_stats(rows, targets, names, log_q))
+    units = merge(parts, names)
+    return units if routed is None else dict(zip(units, routed.join(*units.values()), strict=True))
 
 
 def _separate(model: Any, groups: Sequence[Group]) -> Tensor:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from exptilt.data.groups import Group
-from exptilt.policies.head import States, chunks, softmax_of, unit_stats
+from exptilt.policies.distribution import softmax_of
+from exptilt.policies.head import States, chunks, unit_stats
 from exptilt.policies.product import Product
 from exptilt.types import LogProbs, on_device
 

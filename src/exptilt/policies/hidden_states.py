@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from exptilt.data.batching import by_size
 from exptilt.data.groups import Group
 from exptilt.policies.forward import causal_lm, evaluating, packable, packed_states
 from exptilt.policies.inside import inside
 from exptilt.policies.packing import pack
-from exptilt.policies.scoring import batches
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,7 +48,7 @@ def state_sums(model: Any, groups: Sequence[Group], *, max_tokens: int = 8192, p
     lengths = torch.zeros(sum(counts), dtype=torch.int64)
     bar = tqdm(total=len(groups), desc=progress, unit="row", delay=2, disable=None if progress else True)
     with evaluating(model), torch.no_grad(), bar:
-        for batch in batches(groups, max_tokens):
+        for batch in by_size([group.num_tokens for group in groups], max_tokens):
             chosen = [groups[index] for index in batch]
             places = torch.cat([torch.arange(starts[index], starts[index + 1]) for index in batch])
             sizes = torch.tensor([part.length for group in chosen for part in group.completions])

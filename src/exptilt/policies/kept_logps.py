@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exptilt.policies.scoring import split
 from exptilt.types import LogProbs
 
 Key = bytes
@@ -31,7 +30,7 @@ class Scored(NamedTuple):
         new = [at for at, key in enumerate(self.keys) if key not in known]
         if len(new) == len(self.keys):
             return self
-        parts = split(self.logps, self.counts)
+        parts = self.logps.split(self.counts)
         if not new:
             return None
         return Scored(

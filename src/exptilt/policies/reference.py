@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from exptilt.data.batching import by_size
 from exptilt.data.groups import Group
 from exptilt.errors import ModelError
 from exptilt.policies.fingerprint import fingerprint
@@ -19,7 +20,7 @@ from exptilt.policies.forward import causal_lm, evaluating
 from exptilt.policies.inside import precision_of
 from exptilt.policies.kept_logps import KeptLogProbs, Key, Scored
 from exptilt.policies.reference_cache import ReferenceCache
-from exptilt.policies.scoring import batches_of, score, split
+from exptilt.policies.scoring import score
 from exptilt.policies.world import World
 from exptilt.types import LogProbs
 
@@ -132,7 +133,7 @@ class _Scoring:
     def run(self, model: Any, rows: _Rows, max_tokens: int, progress: str) -> None:
         """Fill `known`; batches are cut from all rows, whether known or not, so that neighbours never change."""
         keys = list(rows.places)
-        cut = batches_of(list(rows.sizes.values()), max_tokens)
+        cut = by_size(list(rows.sizes.values()), max_tokens)
         wanted = [batch for batch in cut if any(keys[at] not in self.known for at in batch)]
         fresh: list[Scored] = []
         saved = time.monotonic()
@@ -166,7 +167,7 @@ def _scored(model: Any, rows: _Rows, keys: list[Key]) -> Scored | None:
 def _score(model: Any, groups: Sequence[Group]) -> list[LogProbs]:
     """One batch; without groups a forward pass all the same, in step with other processes."""
     with evaluating(model), torch.no_grad():
-        return split(score(model, groups).to("cpu"), [len(group.completions) for group in groups])
+        return score(model, groups).to("cpu").split([len(group.completions) for group in groups])
 
 
 def _verify(
