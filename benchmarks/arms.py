@@ -24,7 +24,7 @@ def trl_arm(setting: dict[str, Any], turns: Turns) -> None:
     import torch
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOTrainer
 
     class TakeTurns(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -48,6 +48,25 @@ def trl_arm(setting: dict[str, Any], turns: Turns) -> None:
     if setting["device"] == "cuda":
         model = model.cuda()
     turns.loaded()
+    trainer = DPOTrainer(
+        model=model,
+        args=_arguments(setting),
+        train_dataset=load_dataset("json", data_files=f"{folder}/rows.jsonl", split="train"),
+        processing_class=tokenizer,
+        callbacks=[TakeTurns()],
+        peft_config=_lora(setting["rank"]) if setting["rank"] else None,
+    )
+    first = setting["first_row"]
+    seen = [trainer.train_dataset[0][name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
+    if seen != first:
+        raise SystemExit("TRL's tokens are not exptilt's")
+    trainer.train()
+
+
+def _arguments(setting: dict[str, Any]) -> Any:
+    """TRL's defaults, and with `tuned` what its documentation offers to make it fast."""
+    from trl import DPOConfig
+
     micro = setting["micro_batch"]
     tuned: dict[str, Any] = {}
     if setting["tuned"]:
@@ -57,8 +76,8 @@ def trl_arm(setting: dict[str, Any], turns: Turns) -> None:
             "gradient_checkpointing": False,
             "train_sampling_strategy": "batch_rebalance" if setting["rebalance"] else "sequential",
         }
-    arguments = DPOConfig(
-        output_dir=f"{folder}/trl",
+    return DPOConfig(
+        output_dir=f"{setting['folder']}/trl",
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=setting["groups"] // micro,
         max_length=None,
@@ -74,19 +93,6 @@ def trl_arm(setting: dict[str, Any], turns: Turns) -> None:
         disable_tqdm=True,
         **({"train_sampling_strategy": "sequential"} | tuned),
     )
-    trainer = DPOTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=load_dataset("json", data_files=f"{folder}/rows.jsonl", split="train"),
-        processing_class=tokenizer,
-        callbacks=[TakeTurns()],
-        peft_config=_lora(setting["rank"]) if setting["rank"] else None,
-    )
-    first = setting["first_row"]
-    seen = [trainer.train_dataset[0][name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
-    if seen != first:
-        raise SystemExit("TRL's tokens are not exptilt's")
-    trainer.train()
 
 
 def _lora(rank: int) -> Any:
