@@ -31,6 +31,7 @@ class Spy:
 @pytest.fixture
 def spy(monkeypatch):
     spy = Spy()
+    monkeypatch.setattr(allocator, "_told", lambda: False)
     monkeypatch.setattr(allocator, "_glibc", lambda: spy)
     return spy
 
@@ -45,6 +46,16 @@ def test_an_older_glibc_gets_the_most_it_takes(spy):
     spy.most = 32 << 20
     keep_freed()
     assert spy.calls[-1] == (-3, 32 << 20)
+
+
+def test_what_was_told_otherwise_is_not_changed_but_free_memory_still_goes_back_when_asked(spy, monkeypatch):
+    monkeypatch.setattr(allocator, "_told", lambda: True)
+    keep_freed()
+    with given_back():
+        pass
+    assert spy.calls == []
+    give_back()
+    assert spy.calls == ["trim"]
 
 
 def test_without_glibc_the_work_is_done_all_the_same(monkeypatch):

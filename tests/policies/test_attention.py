@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from exptilt.errors import ModelError
 from exptilt.policies import tiles
@@ -198,6 +199,17 @@ def test_without_segments_soft_capped_attention_is_causal_and_heeds_a_mask() -> 
     padded[0, 0] = True
     masked, _ = segments_attention(torch.nn.Module(), query, key, value, padded[None, None], **options)
     torch.testing.assert_close(masked.transpose(1, 2), dense(query, key, value, padded, 0.5, 2.0, None))
+
+
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.1}, {"softcap": 2.0}, {"sliding_window": 3}, {"s_aux": "sinks"}])
+def test_memory_is_counted_on_fake_tensors_whatever_a_layer_asks(options, groups) -> None:
+    packed = pack(groups)
+    with FakeTensorMode():
+        rows = torch.randn(1, HEADS, packed.input_ids.numel(), WIDTH, requires_grad=True)
+        given = {name: torch.zeros(HEADS) if value == "sinks" else value for name, value in options.items()}
+        output, _ = segments_attention(torch.nn.Module(), rows, rows, rows, None, segments=packed.segments, **given)
+        output.sum().backward()
+    assert rows.grad.shape == rows.shape
 
 
 def test_position_bias_is_refused(groups) -> None:

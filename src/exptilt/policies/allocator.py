@@ -26,7 +26,7 @@ _CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 def keep_freed() -> None:
     """From now on this process keeps memory for reuse; what the environment says of that stays. Without glibc nothing."""
     libc = _glibc()
-    if libc is None:
+    if libc is None or _told():
         return
     libc.mallopt(_TRIM, _KEEP)
     if not libc.mallopt(_MMAP, _KEEP):
@@ -48,7 +48,7 @@ def given_back() -> Iterator[None]:
     model of 28 million weights held 2 GB afterwards instead of 0.4 GB.
     """
     libc = _glibc()
-    if libc is None:
+    if libc is None or _told():
         yield
         return
     libc.mallopt(_MMAP, _SOON)
@@ -59,11 +59,13 @@ def given_back() -> Iterator[None]:
         give_back()
 
 
+def _told() -> bool:
+    return any(name in os.environ for name in _CHOSEN)
+
+
 @cache
 def _glibc() -> ctypes.CDLL | None:
-    """Linux's usual C library; None where there is another, or where somebody has told it what to do."""
-    if any(name in os.environ for name in _CHOSEN):
-        return None
+    """Linux's usual C library; None where there is another."""
     try:
         libc = ctypes.CDLL("libc.so.6")
     except OSError:

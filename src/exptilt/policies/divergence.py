@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from exptilt.data.batching import by_size
+from exptilt.data.batching import DEFAULT_TOKENS, by_size
 from exptilt.data.groups import Group
 from exptilt.policies.forward import evaluating
 from exptilt.policies.scoring import unit_scores
@@ -30,7 +30,7 @@ class KlSums:
 
 
 def sequence_kl(
-    policy: Any, reference: Any, groups: Sequence[Group], *, max_tokens: int = 8192, progress: str = ""
+    policy: Any, reference: Any, groups: Sequence[Group], *, max_tokens: int = DEFAULT_TOKENS, progress: str = ""
 ) -> KlSums:
     """Per-completion sums whose mean over samples of the policy estimates KL(policy || reference) of sequences.
 

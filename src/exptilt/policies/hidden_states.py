@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from exptilt.data.batching import by_size
+from exptilt.data.batching import DEFAULT_TOKENS, by_size
 from exptilt.data.groups import Group
 from exptilt.policies.forward import causal_lm, evaluating, packable, packed_states
 from exptilt.policies.inside import inside
@@ -29,7 +29,9 @@ class StateSums:
     """(C,) int64, how many they are."""
 
 
-def state_sums(model: Any, groups: Sequence[Group], *, max_tokens: int = 8192, progress: str = "") -> StateSums:
+def state_sums(
+    model: Any, groups: Sequence[Group], *, max_tokens: int = DEFAULT_TOKENS, progress: str = ""
+) -> StateSums:
     """Sum the states the output layer sees, from the prompt's last token to the token before the completion's last.
 
     The states of a completion do not depend on what it is scored with: packed rows are never padded, and where a model

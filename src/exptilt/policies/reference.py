@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from exptilt.data.batching import by_size
+from exptilt.data.batching import DEFAULT_TOKENS, by_size
 from exptilt.data.groups import Group
 from exptilt.errors import ModelError
 from exptilt.policies.fingerprint import fingerprint
@@ -36,7 +36,7 @@ def reference_logps(
     model: Any,
     groups: Sequence[Group],
     *,
-    max_tokens: int = 8192,
+    max_tokens: int = DEFAULT_TOKENS,
     progress: str = "",
     weights: str = "",
     world: World | None = None,
@@ -69,7 +69,7 @@ def score_reference(
     model: Any,
     groups: Sequence[Group],
     *,
-    max_tokens: int = 8192,
+    max_tokens: int = DEFAULT_TOKENS,
     progress: str = "",
     weights: str = "",
     world: World | None = None,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from exptilt.data.batching import by_size
+from exptilt.data.batching import DEFAULT_TOKENS, by_size
 from exptilt.data.groups import Group
 from exptilt.policies.balance import Balance, Routed
 from exptilt.policies.distribution import check_byproducts
@@ -163,7 +163,7 @@ def score_all(
     model: Any,
     groups: Sequence[Group],
     *,
-    max_tokens: int = 8192,
+    max_tokens: int = DEFAULT_TOKENS,
     byproducts: Sequence[str] = (),
     progress: str = "",
 ) -> list[LogProbs]:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from exptilt.policies.product import multipliers
 from exptilt.policies.spans import Asked, Span
@@ -150,8 +151,9 @@ def attend_in_tiles(query: Tensor, key: Tensor, value: Tensor, stretches: Sequen
     """(1, H, T, d), (1, H_kv, T, d), (1, H_kv, T, d'), to (1, H, T, d'), with a graph; windows are the stretches'."""
     # Under autocast queries and keys come rotated in float32.
     rows = (tensor.squeeze(0).to(value.dtype) for tensor in (query, key, value))
-    seed = int(torch.randint(2**62, ())) if asked.dropout else 0
-    output: Tensor = _Tiles.apply(*rows, asked.sinks, stretches, asked, seed)  # type: ignore[no-untyped-call]
+    seed = _seed() if asked.dropout else 0
+    alone = asked._replace(sinks=None)  # they go in as a tensor, which has a gradient
+    output: Tensor = _Tiles.apply(*rows, asked.sinks, stretches, alone, seed)  # type: ignore[no-untyped-call]
     return output.unsqueeze(0)
 
 
@@ -172,41 +174,41 @@ class _Tiles(torch.autograd.Function):
         ctx.stretches, ctx.asked, ctx.seed = stretches, asked, seed
         wide_query, wide_key, wide_value = map(_wide, (query, key, value))
         output = wide_query.new_empty(*query.shape[:2], value.shape[2])
-        softmax = _Softmax(asked, seed, query.device)
+        softmax = _Softmax(asked, sinks, seed, query.device)
         with torch.autocast(query.device.type, enabled=False):
             for stretch in stretches:
                 with stretch.multipliers(query.dtype):
                     _forward(stretch, (wide_query, wide_key, wide_value, output), softmax)
         output = output.to(query.dtype)
-        ctx.save_for_backward(query, key, value, output)
+        ctx.save_for_backward(query, key, value, output, sinks)
         return output
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, output, up = map(_wide, (*ctx.saved_tensors, upstream))
-        asked: Asked = ctx.asked
+        *saved, sinks = ctx.saved_tensors
+        query, key, value, output, up = map(_wide, (*saved, upstream))
         gradients = (torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value))
         common = (up * output).sum(-1, keepdim=True)
-        softmax = _Softmax(asked, ctx.seed, query.device)
+        softmax = _Softmax(ctx.asked, sinks, ctx.seed, query.device)
         with torch.autocast(query.device.type, enabled=False):
             for stretch in ctx.stretches:
                 with stretch.multipliers(upstream.dtype):
                     _backward(stretch, (query, key, value, up, common), gradients, softmax)
         for gradient in gradients[:2]:
-            gradient.mul_(asked.scaling)
-        to_sinks = None if asked.sinks is None else softmax.to_sinks.to(asked.sinks.dtype)
+            gradient.mul_(ctx.asked.scaling)
+        to_sinks = None if sinks is None else softmax.to_sinks.to(sinks.dtype)
         return *(gradient.to(upstream.dtype) for gradient in gradients), to_sinks, None, None, None
 
 
 class _Softmax:
     """Scores of one tile after the other into probabilities, forward and, in the same order, backward."""
 
-    def __init__(self, asked: Asked, seed: int, device: torch.device) -> None:
+    def __init__(self, asked: Asked, sinks: Tensor | None, seed: int, device: torch.device) -> None:
         self.asked = asked
         self.cap = asked.softcap or 1.0
         self.random = torch.Generator(device).manual_seed(seed) if asked.dropout else None
-        self.sinks = None if asked.sinks is None else _wide(asked.sinks.detach())[:, None]
-        self.to_sinks = torch.zeros(()) if self.sinks is None else torch.zeros_like(self.sinks[:, 0])
+        self.sinks = None if sinks is None else _wide(sinks)[:, None]
+        self.to_sinks = torch.zeros((), device=device)
 
     def __call__(self, query: Tensor, keys: Tensor, tile: Tile) -> tuple[Tensor, Tensor | None]:
         """(H, n, k) probabilities in float32 or better, and the scores' slope where they are capped."""
@@ -221,7 +223,8 @@ class _Softmax:
         scores[:, :, -tile.hidden.shape[1] :].add_(tile.hidden.to(scores.device))
         left = query.shape[1] - tile.behind
         if left:
-            scores[:, tile.behind :, :left].masked_fill_(_gone(left).to(scores.device), float("-inf"))
+            gone = torch.ones(left, left, dtype=torch.bool, device=scores.device).tril_()
+            scores[:, tile.behind :, :left].masked_fill_(gone, float("-inf"))
         if self.sinks is None:
             return torch.softmax(scores, -1, out=scores), slope
         kept = torch.sigmoid(torch.logsumexp(scores, -1) - self.sinks)
@@ -237,7 +240,7 @@ class _Softmax:
     def note(self, p: Tensor, common: Tensor) -> None:
         """Add a tile to the gradient of the sinks."""
         if self.sinks is not None:
-            self.to_sinks.sub_(((1 - p.sum(-1)) * common[:, :, 0]).sum(1))
+            self.to_sinks = self.to_sinks - ((1 - p.sum(-1)) * common[:, :, 0]).sum(1)
 
 
 def _forward(stretch: Stretch, rows: Sequence[Tensor], softmax: _Softmax) -> None:
@@ -272,14 +275,15 @@ def _backward(stretch: Stretch, rows: Sequence[Tensor], gradients: Sequence[Tens
         stretch.add_keys(to_value, torch.bmm(seen.transpose(1, 2), above), tile.keys.start)
 
 
+def _seed() -> int:
+    """Drawn from torch's own generator, which checkpointing rewinds; a real number also where tensors are fakes."""
+    with _disable_current_modes():
+        return int(torch.randint(2**62, ()))
+
+
 def _later(count: int) -> Tensor:
     """(n, n) minus infinity where a key comes after the query, else 0."""
     return torch.from_numpy(_above(count))
-
-
-def _gone(count: int) -> Tensor:
-    """(n, n) True on and below the diagonal."""
-    return torch.ones(count, count, dtype=torch.bool).tril_()
 
 
 @lru_cache(maxsize=256)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exptilt.data.batching import DEFAULT_TOKENS
 from exptilt.data.conversions import Kind
 from exptilt.data.groups import Group
 from exptilt.data.leave_out import leave_out
@@ -23,7 +24,7 @@ _LOOKED_AT = 2000
 """Pairs the doctor scores, spread evenly over the data."""
 
 
-def ches_of(model: Any, groups: Sequence[Group], max_tokens: int = 8192) -> Ches:
+def ches_of(model: Any, groups: Sequence[Group], max_tokens: int = DEFAULT_TOKENS) -> Ches:
     """CHES of pairs under a model; the likelier side of a soft label is the chosen one.
 
     A pair's score does not depend on the other pairs.
@@ -44,7 +45,9 @@ def highest(found: Ches, num: int) -> NDArray[np.int64]:
     return np.argsort(-found.normalised, kind="stable")[:num].astype(np.int64)
 
 
-def leave_out_displacing(model: Any, rows: Prepared, share: float, *, kind: Kind, max_tokens: int = 8192) -> Prepared:
+def leave_out_displacing(
+    model: Any, rows: Prepared, share: float, *, kind: Kind, max_tokens: int = DEFAULT_TOKENS
+) -> Prepared:
     """Training pairs without the share of them whose length-normalised CHES is highest.
 
     Args:
