@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from workloads import SHAPES, WORKLOADS, Work, Workload, rows_of, write_setting
 
-from exptilt.data.batching import DEFAULT_TOKENS
+from exptilt.settings.data_settings import DEFAULT_TOKENS
 
 HERE = Path(__file__).parent
 MICRO_BATCHES = (1, 2, 4, 8)

@@ -107,17 +107,20 @@ def exptilt_arm(setting: dict[str, Any], turns: Turns) -> None:
     import torch
     from workloads import WORKLOADS, rows_of
 
-    from exptilt.data.batching import BatchConfig, Batches
+    from exptilt.data.batching import Batches
     from exptilt.losses import DPO, PlackettLuce
-    from exptilt.policies.adapters import AdapterConfig, with_adapter
-    from exptilt.policies.inside import set_precision
-    from exptilt.policies.models import ModelConfig, load_model
+    from exptilt.policies.adapters import with_adapter
+    from exptilt.policies.engine.inside import set_precision
+    from exptilt.policies.models import load_model
     from exptilt.policies.policy import Policy
     from exptilt.policies.scoring import score_all
-    from exptilt.policies.world import World
-    from exptilt.train.objective import Objective
-    from exptilt.train.optim import OptimConfig, build_optimizer, build_schedule
-    from exptilt.train.step import clipped_gradient
+    from exptilt.processes.world import World
+    from exptilt.settings.data_settings import BatchConfig
+    from exptilt.settings.model_settings import AdapterConfig, ModelConfig
+    from exptilt.settings.training_settings import OptimConfig
+    from exptilt.training.objective import Objective
+    from exptilt.training.optim import build_optimizer, build_schedule
+    from exptilt.training.step import clipped_gradient
     from exptilt.types import LogProbs
 
     turns.imported()
@@ -170,7 +173,7 @@ def floor_arm(setting: dict[str, Any], turns: Turns) -> None:
     import torch
     from workloads import SHAPES, WORKLOADS, Work, rows_of
 
-    from exptilt.policies.product import prefer_onednn
+    from exptilt.policies.engine.product import prefer_onednn
 
     prefer_onednn()  # the floor is what the faster library needs
     turns.imported()

@@ -22,21 +22,19 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from exptilt.data.batching import BatchConfig
-from exptilt.data.sources import DataConfig
 from exptilt.losses import DPO
 from exptilt.policies import scoring
-from exptilt.policies.models import ModelConfig, SmallModel
-from exptilt.policies.world import World
-from exptilt.recipes.recipe import Recipe
-from exptilt.recipes.run_folder import RunFolder
-from exptilt.recipes.session import Session
-from exptilt.train import loop, step
-from exptilt.train.checkpoint import Checkpoints
-from exptilt.train.loop import Run
-from exptilt.train.optim import OptimConfig
-from exptilt.train.run_state import random_state, state_of
-from exptilt.train.settings import TrainConfig
+from exptilt.processes.world import World
+from exptilt.run_folder.folder import RunFolder
+from exptilt.runs.session import Session
+from exptilt.settings.data_settings import BatchConfig, DataConfig
+from exptilt.settings.model_settings import ModelConfig, SmallModel
+from exptilt.settings.recipe import Recipe
+from exptilt.settings.training_settings import OptimConfig, TrainConfig
+from exptilt.training import loop, step
+from exptilt.training.checkpoints.checkpoint_folder import Checkpoints
+from exptilt.training.checkpoints.run_state import random_state, state_of
+from exptilt.training.run import Run
 
 MODEL_PART = "forward, backward, optimizer"
 """The loss's own formula and the freeing of gradients among them."""

@@ -37,8 +37,8 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
 
 
 def recipe_of(folder: Path, keys: list[str]) -> Any:
-    from exptilt.config import load
-    from exptilt.recipes.recipe import Recipe
+    from exptilt.settings.load import load
+    from exptilt.settings.recipe import Recipe
 
     own = [
         f"output={folder}/run",
@@ -60,11 +60,11 @@ def run(folder: Path, keys: list[str]) -> None:
     from rich.console import Console
     from turns import forget_peak, peak_bytes, resident_bytes
 
-    from exptilt.policies.world import World
-    from exptilt.recipes.run_folder import RunFolder
-    from exptilt.recipes.session import Session
-    from exptilt.recipes.vocabulary import find_tokenizer
-    from exptilt.train.callbacks import Callback
+    from exptilt.processes.world import World
+    from exptilt.run_folder.folder import RunFolder
+    from exptilt.runs.run_tokenizer import find_tokenizer
+    from exptilt.runs.session import Session
+    from exptilt.training.callbacks.callback import Callback
 
     ends: list[float] = []
 
@@ -86,8 +86,8 @@ def run(folder: Path, keys: list[str]) -> None:
 
 def plan(folder: Path, keys: list[str]) -> None:
     """In a process of its own: plan, and print seconds of a step and bytes at the peak."""
-    from exptilt.recipes.plan.devices import parse_fleet
-    from exptilt.recipes.plan.planner import Planner
+    from exptilt.planning.devices import parse_fleet
+    from exptilt.planning.planner import Planner
 
     torch.set_num_threads(1)
     found = Planner(recipe_of(folder, keys), parse_fleet("cpu"), cpu_time=True).plan()

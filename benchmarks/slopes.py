@@ -20,12 +20,12 @@ from workloads import EOS, SHAPES, WORDS, Shape, build_model
 
 from exptilt.data.groups import Completion, Group
 from exptilt.losses import PlackettLuce
-from exptilt.policies.inside import set_precision
+from exptilt.policies.engine.inside import set_precision
+from exptilt.policies.engine.product import prefer_onednn
 from exptilt.policies.policy import Policy
-from exptilt.policies.product import prefer_onednn
 from exptilt.policies.scoring import score_all
-from exptilt.train.objective import Objective
-from exptilt.train.step import accumulate
+from exptilt.training.objective import Objective
+from exptilt.training.step import accumulate
 from exptilt.types import LogProbs
 
 

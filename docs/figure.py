@@ -10,8 +10,8 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from exptilt.reports.frontier_figure import frontier_figure
-from exptilt.reports.run_folder import read_inputs
+from exptilt.reports.figures.frontier_figure import frontier_figure
+from exptilt.reports.report_inputs import read_inputs
 
 
 def main(folder: Path, target: Path) -> None:

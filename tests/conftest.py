@@ -6,10 +6,13 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,10 +21,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from exptilt.data.groups import Completion, Group
 from exptilt.policies.scoring import score, score_all
-from exptilt.train.loop import Run
-from exptilt.train.objective import Objective
-from exptilt.train.optim import OptimConfig, build_optimizer, build_schedule
-from exptilt.train.settings import TrainConfig
+from exptilt.runs.run_recipe import run_recipe
+from exptilt.settings.load import dump, load
+from exptilt.settings.recipe import Recipe
+from exptilt.settings.training_settings import OptimConfig, TrainConfig
+from exptilt.training.objective import Objective
+from exptilt.training.optim import build_optimizer, build_schedule
+from exptilt.training.run import Run
 from exptilt.types import LogProbs
 
 torch.set_num_threads(1)
@@ -148,3 +154,71 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
         return replace(run, **other)
 
     return make
+
+
+WORDS = ("red", "blue", "green", "good", "bad", "tall", "short", "wet", "dry", "old")
+SETTINGS = [
+    "model.config={hidden_size: 16, num_layers: 1, num_heads: 2, max_positions: 64, vocab_size: 300}",
+    "batch.size=8",
+    "optim.learning_rate=1e-3",
+    "evaluate={num_prompts: 2, num_samples: 1, max_new_tokens: 6}",
+]
+
+
+def rows(count: int = 30, topic: str = "it") -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": f"Question {number}: is {topic} {WORDS[number % len(WORDS)]}?",
+            "chosen": f" Yes, {topic} is {WORDS[number % len(WORDS)]}.",
+            "rejected": f" No, never {WORDS[(number + 3) % len(WORDS)]} at all.",
+        }
+        for number in range(count)
+    ]
+
+
+@pytest.fixture
+def pairs() -> Callable[..., list[dict[str, Any]]]:
+    """`pairs(count=30, topic="it")`: preference rows, all prompts distinct."""
+    return rows
+
+
+def write_jsonl(path: Path, content: Sequence[Mapping[str, Any] | str]) -> Path:
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in content)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[..., Path]:
+    """`write_rows(name, rows)`: a JSON-lines file in the test's folder; a row that is text stands as it is."""
+    return lambda name, content: write_jsonl(tmp_path / name, content)
+
+
+def tiny_recipe(folder: Path, data: Path, *overrides: str) -> Recipe:
+    keys = [f"output={folder}", f"data.train={data}", "data.test_fraction=0.3", *SETTINGS, *overrides]
+    return load(Recipe, None, keys)
+
+
+@pytest.fixture
+def make_recipe(tmp_path: Path, write_rows: Callable[..., Path]) -> Callable[..., Recipe]:
+    """`make_recipe("key=value", ...)`: a tiny run on thirty rows in the folder `run`."""
+    data = write_rows("pairs.jsonl", rows())
+    return lambda *overrides: tiny_recipe(tmp_path / "run", data, *overrides)
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipe]:
+    home = tmp_path_factory.mktemp("finished")
+    with mock.patch.dict(os.environ, {"EXPTILT_CACHE": str(home / "cache")}):
+        recipe = tiny_recipe(home / "run", write_jsonl(home / "pairs.jsonl", rows()), "sft={train: {epochs: 2}}")
+        run_recipe(recipe, page=False)
+        yield recipe
+
+
+@pytest.fixture
+def finished(_trained: Recipe, tmp_path: Path) -> Recipe:
+    """The recipe of a finished run, supervised phase and all, in a folder of the test's own."""
+    shutil.copytree(_trained.folder, tmp_path / "finished")
+    recipe = replace(_trained, output=str(tmp_path / "finished"))
+    (recipe.folder / "config.yaml").write_text(dump(recipe))
+    return recipe

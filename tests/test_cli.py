@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from exptilt.cli import main
-from exptilt.config import as_dict, load
-from exptilt.recipes.recipe import Recipe
+from exptilt.settings.load import as_dict, load
+from exptilt.settings.recipe import Recipe
 
 RECIPE = """\
 output: run

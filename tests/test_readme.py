@@ -11,9 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from exptilt.cli import app
-from exptilt.policies.models import ModelConfig, SmallModel, load_model
+from exptilt.policies.models import load_model
 from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_tokenizer
+from exptilt.settings.model_settings import ModelConfig, SmallModel
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

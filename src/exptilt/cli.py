@@ -71,7 +71,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Two runs with one seed give the same table.")] = 0,
 ) -> None:
     """Run the whole path in small: a model, preferences, five runs, a report."""
-    from exptilt.recipes.demo import run_demo
+    from exptilt.verbs.demo import run_demo
 
     run_demo(output, seed)
 
@@ -82,7 +82,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a commented recipe to edit."""
-    from exptilt.recipes.starter import write_starter
+    from exptilt.verbs.init import write_starter
 
     write_starter(path, force)
     print(f"wrote {path}; set model.path and data.train, then: exptilt doctor {path} && exptilt train {path}")
@@ -102,7 +102,7 @@ def doctor(
     ] = False,
 ) -> None:
     """Check data before a run; exit status 1 if it would be refused."""
-    from exptilt.recipes.examine import examine
+    from exptilt.verbs.doctor import examine
 
     status = examine(source, overrides or [], model, as_json, examples, html=html, reference_check=reference_check)
     raise typer.Exit(status)
@@ -113,9 +113,9 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")], overrides: Overrides = None
 ) -> None:
     """Train by a recipe; run the command again to go on after a stop."""
-    from exptilt.config import load
-    from exptilt.recipes.recipe import Recipe
-    from exptilt.recipes.training import run_recipe
+    from exptilt.runs.run_recipe import run_recipe
+    from exptilt.settings.load import load
+    from exptilt.settings.recipe import Recipe
 
     outcome = run_recipe(load(Recipe, recipe, overrides or []))
     if not outcome.folder.writes:  # another process of the run speaks
@@ -123,7 +123,7 @@ def train(
     if not outcome.finished:
         print(f"stopped at step {outcome.step}; to go on: {_this_command()}")
         return
-    from exptilt.recipes.evaluation_table import print_summary
+    from exptilt.reports.tables.evaluation_table import print_summary
 
     print_summary(outcome.folder)
 
@@ -138,7 +138,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Estimate memory and time of a run before it starts; exit status 1 if it would not fit."""
-    from exptilt.recipes.plan.show import plan_recipe
+    from exptilt.verbs.plan import plan_recipe
 
     raise typer.Exit(plan_recipe(recipe, overrides or [], gpus, as_json))
 
@@ -154,7 +154,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Where the files go: by default the run, or beside it.")] = None,
 ) -> None:
     """Measure a run on its held-out rows or others (data.test=other.jsonl), or any model (data.train=pairs.jsonl)."""
-    from exptilt.recipes.evaluation import evaluate as measure
+    from exptilt.verbs.evaluate import evaluate as measure
 
     measure(what, overrides or [], policy=policy, reference=reference, output=output)
 
@@ -164,9 +164,9 @@ def frontier(
     recipe: Annotated[Path, typer.Argument(help="A grid recipe, a YAML file.")], overrides: Overrides = None
 ) -> None:
     """Train a grid from one reference; reward against KL of all, beside the optimum."""
-    from exptilt.config import load
-    from exptilt.recipes.grid import GridRecipe
-    from exptilt.recipes.grid_run import run_grid
+    from exptilt.settings.load import load
+    from exptilt.studies.grid import GridRecipe
+    from exptilt.verbs.frontier import run_grid
 
     run_grid(load(GridRecipe, recipe, overrides or []))
 
@@ -191,14 +191,14 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="Make the hub repository a private one.")] = False,
 ) -> None:
     """Write a run's model as a plain folder, or put it on the hub."""
-    from exptilt.recipes.export import export_run
+    from exptilt.verbs.export import export_run
 
     if not (merge or output or push):
         raise ConfigError("nothing to do: add --merge, --output FOLDER or --push OWNER/NAME")
     folder = export_run(run, merge=merge, output=output, card_for=push)
     print(f"model: {folder}")
     if push is not None:
-        from exptilt.recipes.publish import publish
+        from exptilt.policies.publish import publish
 
         print(f"published: {publish(folder, push, private=private)}")
 
@@ -211,14 +211,14 @@ def config(
     json_schema: Annotated[bool, typer.Option("--json-schema", help="Print JSON Schema, for editors.")] = False,
 ) -> None:
     """List the keys of a recipe with type, default and meaning."""
-    from exptilt.recipes.recipe import Recipe
+    from exptilt.settings.recipe import Recipe
 
     if json_schema:
-        from exptilt.config import schema
+        from exptilt.settings.load import schema
 
         print(json.dumps(schema(Recipe), indent=2))
         return
-    from exptilt.recipes.describe import print_keys
+    from exptilt.verbs.config import print_keys
 
     print_keys(Recipe, prefix)
 

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from exptilt.data import hub
+from exptilt.data.read import hub
 
 sys.path.insert(0, str(Path(__file__).parent))  # for what test files share
 CHATML = (

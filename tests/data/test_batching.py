@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exptilt.data.batching import BatchConfig, Batches, budget_use, by_size, pack
+from exptilt.data.batching import Batches, budget_use, by_size, pack
 from exptilt.data.groups import Completion, Group
 from exptilt.data.prepare import prepare
-from exptilt.data.sources import DataConfig
+from exptilt.settings.data_settings import BatchConfig, DataConfig
 
 
 def group(name, *lengths, prompt=1):

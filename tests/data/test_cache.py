@@ -5,11 +5,12 @@ import json
 import datasets
 import pytest
 
-from exptilt.data import cache, hub
+from exptilt.data import cache
 from exptilt.data import prepare as module
 from exptilt.data.prepare import prepare
-from exptilt.data.sources import DataConfig
+from exptilt.data.read import hub
 from exptilt.errors import DataError
+from exptilt.settings.data_settings import DataConfig
 
 
 def write(path, rows):

@@ -7,10 +7,10 @@ import json
 import pytest
 from invented_rows import bot, user
 
-from exptilt.data.intake import read_records
 from exptilt.data.prepare import prepare
-from exptilt.data.sources import DataConfig, SourceConfig
+from exptilt.data.splits import read_records
 from exptilt.errors import DataError
+from exptilt.settings.data_settings import DataConfig, SourceConfig
 
 DROP = {f"on_{name}": "drop" for name in ("invalid", "empty", "identical", "tie", "duplicate", "conflict", "too_long")}
 

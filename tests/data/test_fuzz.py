@@ -9,11 +9,11 @@ import os
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exptilt.data.adapters import ADAPTERS
+from exptilt.data.formats import ADAPTERS
 from exptilt.data.prepare import prepare
 from exptilt.data.problems import CATALOGUE, RowError
-from exptilt.data.sources import DataConfig
 from exptilt.errors import DataError
+from exptilt.settings.data_settings import DataConfig
 
 DROP = dict.fromkeys(("on_invalid", "on_empty", "on_identical", "on_duplicate", "on_tie", "on_conflict"), "drop")
 MORE = int(os.environ.get("EXPTILT_FUZZ", "1"))

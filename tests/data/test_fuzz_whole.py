@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from exptilt.data.adapters import ADAPTERS
+from exptilt.data.account.data_report import DataReport, print_report, show_examples
+from exptilt.data.formats import ADAPTERS
 from exptilt.data.prepare import prepare
 from exptilt.data.problems import POLICY_CHOICES
-from exptilt.data.report import DataReport, print_report, show_examples
-from exptilt.data.sources import DataConfig
 from exptilt.errors import ExptiltError
 from exptilt.reports.doctor_page import render_doctor_page
+from exptilt.settings.data_settings import DataConfig
 
 ODD = ["", " ", "\n", "\u00a0", "\u200b", "<bos>", "<eos>", "<|im_end|>", "[UNK]", "[SEP]", "\n\nHuman: a", "a\u0301",
        "\n\nAssistant:", "\n\nHuman: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant: c", "\ud800", "\x00", "\u2028",

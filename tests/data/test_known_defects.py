@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from exptilt.data.batching import BatchConfig, Batches
+from exptilt.data.batching import Batches
 from exptilt.data.prepare import prepare
-from exptilt.data.sources import DataConfig
 from exptilt.errors import DataError
+from exptilt.settings.data_settings import BatchConfig, DataConfig
 
 
 def user(text):

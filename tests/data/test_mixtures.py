@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from exptilt.config import load
-from exptilt.data.intake import read_records
 from exptilt.data.prepare import prepare
-from exptilt.data.sources import DataConfig, SourceConfig
+from exptilt.data.splits import read_records
 from exptilt.errors import ConfigError, DataError
+from exptilt.settings.data_settings import DataConfig, SourceConfig
+from exptilt.settings.load import load
 
 
 def write(path, rows):

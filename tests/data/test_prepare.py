@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from exptilt.data.intake import read_records
 from exptilt.data.prepare import prepare, prepare_records
 from exptilt.data.records import Preference, Ranking
-from exptilt.data.sources import DataConfig
+from exptilt.data.splits import read_records
 from exptilt.errors import DataError
+from exptilt.settings.data_settings import DataConfig
 
 
 def write(path, rows):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from exptilt.data.intake import read_records
 from exptilt.data.prepare import prepare
-from exptilt.data.sources import DataConfig
+from exptilt.data.splits import read_records
+from exptilt.settings.data_settings import DataConfig
 
 DROP = {f"on_{name}": "drop" for name in ("invalid", "empty", "identical", "tie", "duplicate", "conflict")}
 

@@ -7,10 +7,10 @@ import string
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exptilt.data.encode import Encoder
+from exptilt.data.encode.tokens import Encoder
 from exptilt.data.problems import Ledger
 from exptilt.data.records import Preference
-from exptilt.data.sources import DataConfig
+from exptilt.settings.data_settings import DataConfig
 
 LETTERS = [letter for letter in string.printable[:94] if letter not in "<>[]"]
 WORD = st.text(LETTERS, min_size=1, max_size=6)

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from exptilt.data.batching import BatchConfig
-from exptilt.data.sources import DataConfig
-from exptilt.policies.models import ModelConfig, SmallModel
-from exptilt.recipes.recipe import EvaluateConfig, Recipe
-from exptilt.train.optim import OptimConfig
-from exptilt.train.settings import TrainConfig
-from exptilt.train.throughput import TIMINGS
+from exptilt.settings.data_settings import BatchConfig, DataConfig
+from exptilt.settings.evaluation_settings import EvaluateConfig
+from exptilt.settings.model_settings import ModelConfig, SmallModel
+from exptilt.settings.recipe import Recipe
+from exptilt.settings.training_settings import OptimConfig, TrainConfig
+from exptilt.training.throughput import TIMINGS
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests, and the processes they start, find `worlds` there
 

@@ -19,13 +19,14 @@ from exptilt.data.batching import pack, shares
 from exptilt.errors import NonFiniteError
 from exptilt.losses import AOT, DPO
 from exptilt.policies.policy import Policy
-from exptilt.policies.world import World
-from exptilt.train.callbacks import Callback
-from exptilt.train.loop import Run, train
-from exptilt.train.objective import Objective
-from exptilt.train.run_state import trained_weights
-from exptilt.train.settings import TrainConfig
-from exptilt.train.step_zero import check_step_zero
+from exptilt.policies.reference.step_zero import check_step_zero
+from exptilt.processes.world import World
+from exptilt.settings.training_settings import TrainConfig
+from exptilt.training.callbacks.callback import Callback
+from exptilt.training.checkpoints.run_state import trained_weights
+from exptilt.training.loop import train
+from exptilt.training.objective import Objective
+from exptilt.training.run import Run
 
 CELLS = [(kind, adapter) for kind in ("ddp", "fsdp") for adapter in (False, True)]
 NUM_STEPS = 8

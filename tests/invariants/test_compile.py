@@ -13,10 +13,10 @@ import torch
 from exptilt.losses import SimPO
 from exptilt.policies.policy import Policy
 from exptilt.policies.tokenizers import train_tokenizer
-from exptilt.policies.world import World
-from exptilt.recipes.assembly import trained_models
-from exptilt.train.objective import Objective
-from exptilt.train.step import accumulate
+from exptilt.processes.world import World
+from exptilt.runs.run_models import trained_models
+from exptilt.training.objective import Objective
+from exptilt.training.step import accumulate
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch asks for it, and hides it

@@ -14,10 +14,10 @@ from worlds import InfiniteSlope
 from exptilt.errors import NonFiniteError
 from exptilt.losses import AOT, BCO, DPO, IPO, KTO, SFT, PlackettLuce, SimPO
 from exptilt.policies.scoring import score
-from exptilt.recipes.training import run_recipe
-from exptilt.train.loop import train
-from exptilt.train.objective import Objective
-from exptilt.train.settings import TrainConfig
+from exptilt.runs.run_recipe import run_recipe
+from exptilt.settings.training_settings import TrainConfig
+from exptilt.training.loop import train
+from exptilt.training.objective import Objective
 from exptilt.types import Pair, PairLoss
 
 
@@ -126,7 +126,7 @@ def test_a_finite_loss_with_a_gradient_that_is_not(make_run, draw_rows, loss):
 
 def test_a_run_that_diverges_never_writes_nan(recipe_of, metrics_of):
     """A learning rate of 1e38 overflows the weights on the second step; the run stops, and what is on disk is finite."""
-    from exptilt.train.optim import OptimConfig
+    from exptilt.settings.training_settings import OptimConfig
 
     recipe = recipe_of(SimPO(), optim=OptimConfig(learning_rate=1e38, warmup_ratio=0.0))
     with pytest.raises(NonFiniteError, match="not finite"):

@@ -19,9 +19,9 @@ import torch
 
 from exptilt.data.groups import Group
 from exptilt.losses import DPO
-from exptilt.train.callbacks import Callback
-from exptilt.train.loop import train
-from exptilt.train.optim import OptimConfig
+from exptilt.settings.training_settings import OptimConfig
+from exptilt.training.callbacks.callback import Callback
+from exptilt.training.loop import train
 
 GOLDEN = Path(__file__).parent / "golden" / "dpo.json"
 NAMES = ("loss", "rewards/margins", "grad_norm")

@@ -24,18 +24,18 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
-from exptilt.config import dump
-from exptilt.data.sources import DataConfig
 from exptilt.errors import CheckpointError
 from exptilt.losses import BCO, DPO, KTO, NLL, Mixture, SimPO, Term
-from exptilt.policies.adapters import AdapterConfig
-from exptilt.policies.models import ModelConfig, SmallModel, load_model
+from exptilt.policies.models import load_model
 from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_tokenizer
-from exptilt.recipes.recipe import Recipe
-from exptilt.recipes.training import run_recipe
-from exptilt.train.checkpoint import newest_checkpoint
-from exptilt.train.settings import ParallelConfig
+from exptilt.runs.run_recipe import run_recipe
+from exptilt.settings.data_settings import DataConfig
+from exptilt.settings.load import dump
+from exptilt.settings.model_settings import AdapterConfig, ModelConfig, SmallModel
+from exptilt.settings.recipe import Recipe
+from exptilt.settings.training_settings import ParallelConfig
+from exptilt.training.checkpoints.checkpoint_folder import newest_checkpoint
 
 QUIET = Console(quiet=True)
 SMALL = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 265, "max_positions": 96}
@@ -43,9 +43,9 @@ DROPPED = {"model": {"dropout": 0.1}, "small": {"architecture": "gpt2"}}
 SCRIPT = """
 import os, signal, sys
 import torch
-from exptilt.config import load
-from exptilt.recipes.recipe import Recipe
-from exptilt.recipes.training import run_recipe
+from exptilt.settings.load import load
+from exptilt.settings.recipe import Recipe
+from exptilt.runs.run_recipe import run_recipe
 from rich.console import Console
 
 torch.set_num_threads(1)
@@ -70,7 +70,7 @@ run_recipe(load(Recipe, RECIPE), Console(quiet=True), page=False)
 @pytest.fixture(scope="module")
 def forks() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["exptilt.recipes.training", "peft", "torch.distributed.fsdp"])
+    context.set_forkserver_preload(["exptilt.runs.run_recipe", "peft", "torch.distributed.fsdp"])
     return context
 
 

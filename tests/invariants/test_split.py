@@ -14,9 +14,9 @@ import torch
 from exptilt.errors import DataError
 from exptilt.losses import AOT, BCO, DPO, KTO, NLL, SFT, TDPO1, WPO, XPO, AnyLoss, BetaDPO, CalDPO, Mixture, Term
 from exptilt.policies.scoring import score, score_all
-from exptilt.train import objective as objective_module
-from exptilt.train.objective import Objective
-from exptilt.train.step import accumulate
+from exptilt.training import objective as objective_module
+from exptilt.training.objective import Objective
+from exptilt.training.step import accumulate
 from exptilt.types import LogProbs
 
 CATALOGUE = [member() for member in get_args(get_args(AnyLoss)[0])]
@@ -152,8 +152,8 @@ def test_xpo_says_what_rows_on_disk_lack(tiny_model, draw_rows):
 
 def test_kto_trains_one_row_at_a_time_and_shuffled(make_run, draw_rows):
     """Micro-batches of one, in another order, end at the weights of one big pack; and its loss falls."""
-    from exptilt.train.callbacks import Callback
-    from exptilt.train.loop import train
+    from exptilt.training.callbacks.callback import Callback
+    from exptilt.training.loop import train
 
     rows = Objective(KTO()).prepare(draw_rows("unpaired"))
     ends, losses = [], []
@@ -165,7 +165,7 @@ def test_kto_trains_one_row_at_a_time_and_shuffled(make_run, draw_rows):
     for number, steps in enumerate(
         ([[rows]] * 6, [[[row] for row in random.Random(n).sample(rows, 8)] for n in range(6)])
     ):
-        from exptilt.train.settings import TrainConfig
+        from exptilt.settings.training_settings import TrainConfig
 
         run = make_run(KTO(), steps, callbacks=[Watch()], settings=TrainConfig(resume="never"))
         assert train(run).is_last, number

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from exptilt.errors import TrainingError
 from exptilt.losses import BCO, DPO, IPO, KTO, TDPO2, SimPO
-from exptilt.recipes import session
-from exptilt.recipes.recipe import ReferenceConfig
-from exptilt.recipes.references import ReferenceTable
-from exptilt.recipes.training import run_recipe
+from exptilt.policies.reference.table import ReferenceTable
+from exptilt.runs import session
+from exptilt.runs.run_recipe import run_recipe
+from exptilt.settings.model_settings import ReferenceConfig
 
 QUIET = Console(quiet=True)
 AT_THE_REFERENCE = [
@@ -82,8 +82,8 @@ def test_dropout_is_no_difference(recipe_of, metrics_of):
 
 
 def test_the_check_leaves_weights_and_random_state_alone(tiny_model, draw_rows):
+    from exptilt.policies.reference.step_zero import check_step_zero
     from exptilt.policies.scoring import score
-    from exptilt.train.step_zero import check_step_zero
 
     model = tiny_model(dtype=torch.float32)
     before = [parameter.clone() for parameter in model.parameters()]

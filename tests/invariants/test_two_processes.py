@@ -13,14 +13,14 @@ from worlds import together
 
 from exptilt.data.groups import Completion, Group
 from exptilt.losses import BCO, DPO, NLL, SFT, XPO, AnyLoss, Mixture, Term
-from exptilt.policies.forward import packable
+from exptilt.policies.engine.forward import packable
 from exptilt.policies.policy import Policy
 from exptilt.policies.scoring import score
-from exptilt.policies.world import World
-from exptilt.train.objective import Objective
-from exptilt.train.parallel import shard
-from exptilt.train.settings import ParallelConfig
-from exptilt.train.step import accumulate
+from exptilt.policies.sharding import shard
+from exptilt.processes.world import World
+from exptilt.settings.training_settings import ParallelConfig
+from exptilt.training.objective import Objective
+from exptilt.training.step import accumulate
 
 MEMBERS = [member for member in get_args(get_args(AnyLoss)[0]) if member not in (Mixture, XPO)]
 """XPO needs samples drawn while training; mixtures are tried with a term that couples the batch."""

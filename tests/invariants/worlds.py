@@ -24,24 +24,27 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from exptilt.data.batching import BatchConfig, Batches, pack, shares
+from exptilt.data.batching import Batches, pack, shares
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import ExptiltError
 from exptilt.losses import BCO, DPO
-from exptilt.policies.adapters import AdapterConfig, with_adapter
+from exptilt.policies.adapters import with_adapter
 from exptilt.policies.policy import Policy
 from exptilt.policies.scoring import score_all
-from exptilt.policies.world import World
-from exptilt.train.callbacks import Callback, Progress
-from exptilt.train.checkpoint import newest_checkpoint
-from exptilt.train.loop import Run, train
-from exptilt.train.moving_reference import MovingReference
-from exptilt.train.objective import Objective
-from exptilt.train.optim import OptimConfig, build_optimizer, build_schedule
-from exptilt.train.parallel import shard
-from exptilt.train.run_state import trained_weights
-from exptilt.train.settings import ParallelConfig, TrainConfig
-from exptilt.train.sums import Sums
+from exptilt.policies.sharding import shard
+from exptilt.processes.world import World
+from exptilt.settings.data_settings import BatchConfig
+from exptilt.settings.model_settings import AdapterConfig
+from exptilt.settings.training_settings import OptimConfig, ParallelConfig, TrainConfig
+from exptilt.training.callbacks.callback import Callback, Progress
+from exptilt.training.callbacks.moving_reference import MovingReference
+from exptilt.training.checkpoints.checkpoint_folder import newest_checkpoint
+from exptilt.training.checkpoints.run_state import trained_weights
+from exptilt.training.loop import train
+from exptilt.training.objective import Objective
+from exptilt.training.optim import build_optimizer, build_schedule
+from exptilt.training.run import Run
+from exptilt.training.sums import Sums
 from exptilt.types import LogProbs
 
 SHAPE = {
@@ -255,7 +258,7 @@ def _one_of(rank: int, size: int, meeting: Path, work: Callable[..., Any], where
 
 def _forks() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["exptilt.recipes.training", "peft", "torch.distributed.fsdp"])
+    context.set_forkserver_preload(["exptilt.runs.run_recipe", "peft", "torch.distributed.fsdp"])
     return context
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from exptilt import losses as L
-from exptilt.config import config, dump, load
 from exptilt.errors import ConfigError
 from exptilt.losses import AnyLoss
+from exptilt.settings.load import config, dump, load
 from exptilt.types import LogProbs, Pair
 
 PAIRWISE = [cls() for cls in get_args(get_args(AnyLoss)[0]) if cls.kind == "pair"]

@@ -9,20 +9,13 @@ import pytest
 import torch
 
 from exptilt.errors import ModelError
-from exptilt.policies.adapters import (
-    AdapterConfig,
-    AdapterOff,
-    adapter_fingerprint,
-    base_of,
-    has_adapter,
-    is_adapter,
-    with_adapter,
-)
+from exptilt.policies.adapters import AdapterOff, adapter_fingerprint, base_of, has_adapter, is_adapter, with_adapter
 from exptilt.policies.divergence import sequence_kl
-from exptilt.policies.models import ModelConfig, load_model
+from exptilt.policies.models import load_model
 from exptilt.policies.policy import Policy
 from exptilt.policies.saving import save_model
 from exptilt.policies.scoring import score
+from exptilt.settings.model_settings import AdapterConfig, ModelConfig
 
 
 @pytest.fixture

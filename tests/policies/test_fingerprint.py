@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from exptilt.policies import fingerprint as module
+from exptilt.policies.engine.forward import packable
 from exptilt.policies.fingerprint import fingerprint
-from exptilt.policies.forward import packable
 
 
 @pytest.fixture(params=["full", "sampled"])

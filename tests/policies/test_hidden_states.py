@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from exptilt.data.groups import Completion, Group
-from exptilt.evaluate.ches import ches, ches_of_sums
+from exptilt.evaluation.pairs.ches import ches, ches_of_sums
 from exptilt.policies import hidden_states
 from exptilt.policies.hidden_states import state_sums
 

@@ -6,14 +6,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from exptilt.config import build
 from exptilt.errors import ConfigError, ModelError
+from exptilt.policies.engine.forward import packable
 from exptilt.policies.fingerprint import fingerprint
-from exptilt.policies.forward import packable
-from exptilt.policies.models import ModelConfig, SmallModel, load_model, load_tokenizer
+from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_word_tokenizer
-from exptilt.yaml_source import Source
+from exptilt.settings.load import build
+from exptilt.settings.model_settings import ModelConfig, SmallModel
+from exptilt.settings.yaml_source import Source
 
 SMALL = SmallModel(hidden_size=16, num_layers=1, num_heads=2, max_positions=32)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from exptilt.data.report import DataReport, Example, SplitReport
+from exptilt.data.account.data_report import DataReport, Example, SplitReport
 from exptilt.reports import write_report
 from exptilt.reports.doctor_page import write_doctor_page
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from exptilt.data.account.data_report import DataReport, Example, Lengths, SourceReport, SplitReport
 from exptilt.data.problems import Finding
-from exptilt.data.report import DataReport, Example, Lengths, SourceReport, SplitReport
 from exptilt.errors import CheckpointError
-from exptilt.reports import schema
 from exptilt.reports.doctor_page import render_doctor_page, write_doctor_page
+from exptilt.settings.load import schema
 
 ATTACK = "</p><script>alert(1)</script><img src=http://evil.test/x onerror=alert(2)>\u202e{{ 7*7 }}"
 LENGTHS = Lengths(least=3, median=12.0, p95=40.0, most=1234, total=56789)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from exptilt.reports import write_report
-from exptilt.reports.curves import spread
-from exptilt.reports.run_folder import read_inputs, read_run
-from exptilt.reports.sections import measured_tables, section_rows
-from exptilt.reports.wording import factor
+from exptilt.reports.figures.curves import spread
+from exptilt.reports.report_inputs import read_inputs, read_run
+from exptilt.reports.tables.page_sections import measured_tables, section_rows
+from exptilt.reports.words.numbers import factor
 
 MakeRun = Callable[..., Path]
 ALARM = {

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from exptilt.data.account.data_report import DataReport, Example, SourceReport, SplitReport
 from exptilt.data.problems import Finding
-from exptilt.data.report import DataReport, Example, SourceReport, SplitReport
 from exptilt.errors import CheckpointError
 from exptilt.reports import write_report
 

@@ -14,7 +14,7 @@ from transformers import (
 
 from exptilt.errors import ModelError
 from exptilt.sampling.generate import sample, samples_as_groups
-from exptilt.sampling.law import SamplingLaw
+from exptilt.sampling.sampling_law import SamplingLaw
 
 torch.set_num_threads(1)
 VOCABULARY = 12

@@ -4,46 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exptilt.config import config
 from exptilt.data.groups import Group
 from exptilt.data.problems import Finding
-
-DEFAULT_TOKENS = 4096
-"""Enough to keep a processor busy, and little enough for memory; also how many are scored at once outside of training."""
-
-
-@config
-class BatchConfig:
-    """How many groups make a step, and how many tokens are held in memory at once."""
-
-    size: int = 64
-    """Groups (prompts with their completions) per optimizer step, over all processes."""
-    tokens: int | Literal["auto"] | None = DEFAULT_TOKENS
-    """Most tokens per forward pass, a prompt counted once; auto: what a probe step finds to fit in memory; none: one pass
-    for the step. No result depends on it."""
-    shuffle: bool = True
-    """A new seeded order each epoch; false keeps the order of the file."""
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1, got {self.size}")
-        if isinstance(self.tokens, int) and self.tokens < 1:
-            raise ValueError(f"tokens must be at least 1, got {self.tokens}")
-
-    @property
-    def limit(self) -> int | None:
-        """`tokens` as a number; the default's where a probe has not found it yet."""
-        return DEFAULT_TOKENS if self.tokens == "auto" else self.tokens
-
-    @property
-    def at_once(self) -> int:
-        """Tokens scored at once where nothing is trained."""
-        return self.limit or DEFAULT_TOKENS
+from exptilt.settings.data_settings import BatchConfig
 
 
 class Batches:

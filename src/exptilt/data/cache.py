@@ -12,12 +12,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exptilt.config import as_dict
-from exptilt.data import hub
+from exptilt.data.account.data_report import DataReport
 from exptilt.data.groups import Group
-from exptilt.data.report import DataReport
-from exptilt.data.sources import DataConfig, SourceConfig, is_on_hub
+from exptilt.data.read import hub
+from exptilt.data.read.sources import is_on_hub
 from exptilt.data.table import GroupTable
+from exptilt.settings.data_settings import DataConfig, SourceConfig
+from exptilt.settings.load import as_dict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,3 +50,14 @@ class Group:
     def num_tokens(self) -> int:
         """Unique tokens: the prompt once, every completion once."""
         return len(self.prompt) + sum([len(completion.ids) for completion in self.completions])
+
+
+def digest_of(groups: Iterable[Group]) -> str:
+    """A fingerprint of tokenised rows, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for group in groups:
+        labels = (group.weight, group.p_chosen, group.desirable, group.margin, group.scores, group.ranks)
+        digest.update(group.prompt.tobytes() + repr(labels).encode())
+        for completion in group.completions:
+            digest.update(b"|" + completion.ids.tobytes() + completion.counted.tobytes())
+    return digest.hexdigest()

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from exptilt.data.account.data_report import DataReport, Example, Lengths, SourceReport, SplitReport
+from exptilt.data.account.statistics import Tally
 from exptilt.data.cache import Cached, DataCache
-from exptilt.data.checks import template_mark
+from exptilt.data.checks.record_checks import template_mark
 from exptilt.data.conversions import Kind
-from exptilt.data.encode import Encoded, Encoder
-from exptilt.data.fit import fit
+from exptilt.data.encode.fit import fit
+from exptilt.data.encode.tokens import Encoded, Encoder
 from exptilt.data.groups import Group
-from exptilt.data.intake import Examples, Split, check_splits, read_splits, refuse_errors
 from exptilt.data.problems import Ledger, RowError
-from exptilt.data.reading import Part
+from exptilt.data.read.source_records import Part
 from exptilt.data.records import Preference, Ranking, Rating, Record
-from exptilt.data.report import DataReport, Example, Lengths, SourceReport, SplitReport
-from exptilt.data.sources import DataConfig
+from exptilt.data.splits import Examples, Split, check_splits, read_splits, refuse_errors
 from exptilt.data.table import GroupTable, TableBuilder
-from exptilt.data.tally import Tally
 from exptilt.errors import DataError
+from exptilt.settings.data_settings import DataConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

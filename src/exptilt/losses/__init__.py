@@ -16,6 +16,7 @@ from exptilt.losses.base import Kind, Loss, Normalization, State
 from exptilt.losses.bco import BCO, BCOUnpaired
 from exptilt.losses.bdpo import BDPO
 from exptilt.losses.beta_dpo import BetaDPO
+from exptilt.losses.bradley_terry import BradleyTerry
 from exptilt.losses.cal_dpo import CalDPO, CalHingeDPO
 from exptilt.losses.cpo import CPO
 from exptilt.losses.discopop import DiscoPOP
@@ -34,7 +35,6 @@ from exptilt.losses.nca import NCA, InfoNCA, NCAList
 from exptilt.losses.odpo import ODPO
 from exptilt.losses.orpo import ORPO
 from exptilt.losses.plackett_luce import PlackettLuce, PlackettLuceReward
-from exptilt.losses.reward import BradleyTerry
 from exptilt.losses.rrhf import PRO, RRHF
 from exptilt.losses.sampo import SamPO
 from exptilt.losses.sft import SFT

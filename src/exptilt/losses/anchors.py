@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from exptilt.config import config
 from exptilt.losses.base import (
     Loss,
     Normalization,
@@ -24,6 +23,7 @@ from exptilt.losses.base import (
     require_positive,
 )
 from exptilt.losses.sppo import squares_to_targets
+from exptilt.settings.load import config
 from exptilt.types import LogProbs, Pair, PairLoss
 
 Level = Literal["mean", "sum"]

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios, require_positive
+from exptilt.settings.load import config
 from exptilt.types import CompletionLoss, LogProbs, Pair, PairLoss
 
 

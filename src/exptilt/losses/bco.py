@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, State, check_column, log_ratio, log_ratios, require_positive
+from exptilt.settings.load import config
 from exptilt.types import CompletionLoss, LogProbs, Pair, PairLoss
 
 

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from torch.nn.functional import logsigmoid, relu
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, log_ratios, require_at_least_zero, require_positive
 from exptilt.losses.sppo import squares_to_targets
+from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
 
 

@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from exptilt.config import schema
 from exptilt.losses import AnyLoss, AnyRewardLoss, Loss, Term
+from exptilt.settings.load import schema
 
 SECTIONS = {
     "pair": "Pairs",

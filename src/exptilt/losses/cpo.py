@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 from torch.nn.functional import logsigmoid
 
-from exptilt.config import config
 from exptilt.losses.base import (
     Loss,
     Normalization,
@@ -15,6 +14,7 @@ from exptilt.losses.base import (
     require_at_least_zero,
     require_positive,
 )
+from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
 
 

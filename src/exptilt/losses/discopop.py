@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch.nn.functional import logsigmoid, softplus
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, log_ratios, require_between, require_positive
+from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
 
 

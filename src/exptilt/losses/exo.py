@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios, require_between, require_positive
 from exptilt.losses.lists import log_softmax_rows, rows_of
+from exptilt.settings.load import config
 from exptilt.types import ListLoss, LogProbs, Pair, PairLoss
 
 

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, log_ratios, require_between, require_positive
 from exptilt.losses.stable import expm1_with_linear_tail
+from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
 
 

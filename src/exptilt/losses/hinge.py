@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from torch.nn.functional import relu
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, log_ratios, require_positive
+from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
 
 

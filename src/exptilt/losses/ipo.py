@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, log_ratios, mean_log_ratios, require_positive
+from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
 
 

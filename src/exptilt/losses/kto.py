@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, check_column, log_ratio, require_at_least_zero, require_positive
+from exptilt.settings.load import config
 from exptilt.types import CompletionLoss, LogProbs
 
 

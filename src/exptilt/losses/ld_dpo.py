@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, check_pair, require_between, require_positive
+from exptilt.settings.load import config
 from exptilt.types import LogProbs, Pair, PairLoss, at_least_float32
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, check_column, log_ratio, require_positive
 from exptilt.losses.lists import rows_of
+from exptilt.settings.load import config
 from exptilt.types import ListLoss, LogProbs
 
 

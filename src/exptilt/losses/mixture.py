@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator
 from torch import Tensor
 
-from exptilt.config import config
 from exptilt.losses.anchors import NLL, CalAnchor, HingeAnchor, LinearAnchor, LogSumExpAnchor, ReferenceHingeAnchor
 from exptilt.losses.aot import AOT
 from exptilt.losses.apo import APODown, APOZero
@@ -39,6 +38,7 @@ from exptilt.losses.tdpo import TDPO1, TDPO2
 from exptilt.losses.unlikelihood import Unlikelihood
 from exptilt.losses.wpo import WPO
 from exptilt.losses.xpo import XPO
+from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
 
 # fmt: off

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios, require_positive
 from exptilt.losses.lists import Rows, log_softmax_rows, rows_of
+from exptilt.settings.load import config
 from exptilt.types import ListLoss, LogProbs, Pair, PairLoss
 
 

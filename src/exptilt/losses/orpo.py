@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from torch.nn.functional import logsigmoid
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, Normalization, check_pair, negative_log_likelihood, require_at_least_zero
 from exptilt.losses.stable import log_odds
+from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
 
 

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, check_column, log_ratio, require_positive
 from exptilt.losses.lists import Rows, rows_of
+from exptilt.settings.load import config
 from exptilt.types import ListLoss, LogProbs, at_least_float32
 
 Ties = Literal["average", "breslow"]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, check_column, require_at_least_zero
 from exptilt.losses.lists import Rows, rows_of
+from exptilt.settings.load import config
 from exptilt.types import ListLoss, LogProbs
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, Normalization
+from exptilt.settings.load import config
 from exptilt.types import CompletionLoss, LogProbs
 
 

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, check_pair, require_at_least_zero, require_positive
 from exptilt.losses.stable import expm1_with_linear_tail
+from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
 
 

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, log_ratios, require_at_least_zero, require_positive
+from exptilt.settings.load import config
 from exptilt.types import LogProbs, Pair, PairLoss
 
 

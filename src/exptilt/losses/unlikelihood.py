@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from exptilt.config import config
 from exptilt.losses.base import Loss, check_pair, require_at_least_zero
 from exptilt.losses.stable import log_one_minus_exp
+from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss, at_least_float32
 
 

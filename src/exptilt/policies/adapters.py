@@ -14,38 +14,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from exptilt.config import config
 from exptilt.errors import ModelError
-
-
-@config
-class AdapterConfig:
-    """Train small matrices beside the frozen weights; the model without them is the reference, at no cost."""
-
-    path: str | None = None
-    """Go on from this adapter (a PEFT folder); as it is at the start it is then part of the reference."""
-    rank: int = 16
-    """Rank of each update, >= 1; ignored with path."""
-    alpha: float | None = None
-    """The update is scaled by alpha / rank. Default: 2 * rank."""
-    dropout: float = 0.0
-    """Dropout on the input of each update, in [0, 1)."""
-    targets: tuple[str, ...] = ("all-linear",)
-    """Names of the layers to adapt, e.g. [q_proj, v_proj]; all-linear is every linear layer but the head."""
-    modules_to_save: tuple[str, ...] = ()
-    """Layers trained in full beside the adapter and saved with it, e.g. [lm_head, embed_tokens]."""
-    dora: bool = False
-    """Train magnitudes and directions apart (DoRA); slower, often better at low rank."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be >= 1, got {self.rank}")
-        if self.alpha is not None and not self.alpha > 0:
-            raise ValueError(f"alpha must be > 0, got {self.alpha}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if not self.targets:
-            raise ValueError("targets must name at least one layer")
+from exptilt.settings.model_settings import AdapterConfig
 
 
 def with_adapter(model: PreTrainedModel, settings: AdapterConfig, *, seed: int = 0) -> Any:

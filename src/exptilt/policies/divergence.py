@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from exptilt.data.batching import DEFAULT_TOKENS, by_size
+from exptilt.data.batching import by_size
 from exptilt.data.groups import Group
-from exptilt.policies.forward import evaluating
+from exptilt.policies.engine.forward import evaluating
 from exptilt.policies.scoring import unit_scores
+from exptilt.settings.data_settings import DEFAULT_TOKENS
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exptilt.policies.forward import causal_lm
+from exptilt.policies.engine.forward import causal_lm
 
 _FULL_BYTES = 256 * 2**20
 """Models up to this size are hashed byte by byte; half a second."""

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from exptilt.data.batching import DEFAULT_TOKENS, by_size
+from exptilt.data.batching import by_size
 from exptilt.data.groups import Group
-from exptilt.policies.forward import causal_lm, evaluating, packable, packed_states
-from exptilt.policies.inside import inside
-from exptilt.policies.packing import pack
+from exptilt.policies.engine.forward import causal_lm, evaluating, packable, packed_states
+from exptilt.policies.engine.inside import inside
+from exptilt.policies.engine.packing import pack
+from exptilt.settings.data_settings import DEFAULT_TOKENS
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import (
@@ -20,93 +20,16 @@ from transformers import (
 )
 from transformers.utils.import_utils import is_bitsandbytes_available
 
-from exptilt.config import config
-from exptilt.data.hub import is_reachable
+from exptilt.data.read.hub import is_reachable
 from exptilt.errors import ModelError
 from exptilt.policies.adapters import base_of, is_adapter, load_adapter
-from exptilt.policies.allocator import keep_freed
-from exptilt.policies.product import prefer_onednn
-from exptilt.policies.world import local_device
+from exptilt.policies.engine.product import prefer_onednn
+from exptilt.processes.allocator import keep_freed
+from exptilt.processes.world import local_device
+from exptilt.settings.model_settings import ModelConfig, SmallModel
 
 _AUTO: Any = AutoModelForCausalLM
 """Untyped in transformers."""
-
-
-@config
-class SmallModel:
-    """An architecture to train from scratch."""
-
-    architecture: Literal["llama", "gpt2"] = "llama"
-    """Which family of transformers."""
-    hidden_size: int = 128
-    """Width of the residual stream."""
-    num_layers: int = 3
-    """Number of blocks."""
-    num_heads: int = 4
-    """Attention heads; must divide hidden_size."""
-    num_key_value_heads: int | None = None
-    """Heads of keys and values, fewer for grouped attention; divides num_heads. Not for gpt2. Default: num_heads."""
-    intermediate_size: int | None = None
-    """Width inside a block's feed-forward part. Default: 4 * hidden_size for gpt2, 8/3 * hidden_size for llama."""
-    max_positions: int = 256
-    """Longest sequence, tokens."""
-    vocab_size: int = 4096
-    """Size of the byte-level tokenizer that is trained on the training text where none is given, >= 259."""
-    tie_embeddings: bool = True
-    """Whether input and output embeddings are one matrix."""
-    initializer_range: float = 0.02
-    """Standard deviation of the initial weights."""
-
-    def __post_init__(self) -> None:
-        least = {"hidden_size": 1, "num_layers": 1, "num_heads": 1, "max_positions": 1, "vocab_size": 259}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name} must be >= {smallest}, got {getattr(self, name)}")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size must be a multiple of num_heads = {self.num_heads}, got {self.hidden_size}")
-        if self.architecture == "llama" and self.hidden_size // self.num_heads % 2:
-            raise ValueError(
-                f"hidden_size / num_heads must be even for llama, got {self.hidden_size // self.num_heads}"
-            )
-        if self.num_key_value_heads is not None:
-            if self.architecture != "llama":
-                raise ValueError("num_key_value_heads is only for llama")
-            if self.num_key_value_heads < 1 or self.num_heads % self.num_key_value_heads:
-                raise ValueError(
-                    f"num_key_value_heads must divide num_heads = {self.num_heads}, got {self.num_key_value_heads}"
-                )
-        if self.intermediate_size is not None and self.intermediate_size < 1:
-            raise ValueError(f"intermediate_size must be >= 1, got {self.intermediate_size}")
-        if self.initializer_range <= 0:
-            raise ValueError(f"initializer_range must be > 0, got {self.initializer_range}")
-
-
-@config
-class ModelConfig:
-    """Which model to start from: `path`, or `config` to train one from scratch."""
-
-    path: str | None = None
-    """A folder saved by transformers or peft, or a hub id such as Qwen/Qwen2.5-0.5B."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id. Default: the main branch."""
-    config: SmallModel | None = None
-    """A small architecture with random weights, instead of `path`."""
-    tokenizer: str | None = None
-    """Folder or hub id of the tokenizer. Default: the same as `path`."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the weights; auto: float32 while they are trained, else and when saved the checkpoint's own."""
-    quantize: Literal["none", "nf4"] = "none"
-    """nf4 keeps the frozen weights under an adapter in 4 bits (QLoRA); needs the extra exptilt[qlora]."""
-    dropout: float | None = 0.0
-    """Every dropout rate of the model, in [0, 1); null keeps the model's own."""
-
-    def __post_init__(self) -> None:
-        if self.path is not None and self.config is not None:
-            raise ValueError("give either path or config, not both")
-        if self.quantize != "none" and self.path is None:
-            raise ValueError("quantize needs path: weights from scratch cannot be trained in 4 bits")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 
 
 def load_model(

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from exptilt.data.groups import Group
-from exptilt.policies.balance import Balance
-from exptilt.policies.inside import beside
+from exptilt.policies.engine.balance import Balance
+from exptilt.policies.engine.inside import beside
 from exptilt.policies.scoring import head_gradients, score
 from exptilt.types import LogProbs
 

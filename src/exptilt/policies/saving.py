@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from exptilt.errors import ModelError
 from exptilt.policies.adapters import has_adapter
-from exptilt.policies.forward import causal_lm
-from exptilt.policies.world import World
+from exptilt.policies.engine.forward import causal_lm
+from exptilt.processes.world import World
 
 
 def save_model(

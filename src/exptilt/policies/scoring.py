@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from exptilt.data.batching import DEFAULT_TOKENS, by_size
+from exptilt.data.batching import by_size
 from exptilt.data.groups import Group
-from exptilt.policies.balance import Balance, Routed
-from exptilt.policies.distribution import check_byproducts
-from exptilt.policies.forward import (
+from exptilt.policies.engine.balance import Balance, Routed
+from exptilt.policies.engine.distribution import check_byproducts
+from exptilt.policies.engine.forward import (
     FILLER,
     causal_lm,
     check_context,
@@ -26,10 +26,11 @@ from exptilt.policies.forward import (
     packed_states,
     separate_units,
 )
-from exptilt.policies.fused import LossOf, gradient_of_states
-from exptilt.policies.head import States, unit_stats
-from exptilt.policies.inside import inside
-from exptilt.policies.packing import Packed, pack
+from exptilt.policies.engine.fused import LossOf, gradient_of_states
+from exptilt.policies.engine.head import States, unit_stats
+from exptilt.policies.engine.inside import inside
+from exptilt.policies.engine.packing import Packed, pack
+from exptilt.settings.data_settings import DEFAULT_TOKENS
 from exptilt.types import LogProbs
 
 

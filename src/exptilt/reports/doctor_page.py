@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from exptilt.data.account.data_report import DataReport
 from exptilt.data.problems import Finding, Severity
-from exptilt.data.report import DataReport
-from exptilt.reports.data_facts import facts, named
 from exptilt.reports.page import environment, write_files
+from exptilt.reports.tables.data_facts import facts, named
 
 _TONES: dict[Severity, str] = {"error": "bad", "warning": "unsure", "info": "none"}
 """Most serious first."""

@@ -13,21 +13,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from exptilt.errors import CheckpointError
-from exptilt.reports import sections
-from exptilt.reports.answers import Verdict
-from exptilt.reports.curves import DISPLACEMENT, HEALTH, LEARNING, LIKELIHOOD, curve
-from exptilt.reports.data_facts import data_groups
-from exptilt.reports.displacement import is_this_normal
-from exptilt.reports.figures import calibration, margin_histogram
-from exptilt.reports.frontier_figure import colour_index, colour_keys, frontier_figure
-from exptilt.reports.frontier_verdict import point_of
-from exptilt.reports.paired import paired_differences
-from exptilt.reports.proxy_figure import proxy_figure, proxy_rows
-from exptilt.reports.remarks import alarms, cautions, commands, detectable, missing
-from exptilt.reports.run_folder import Inputs, RunFolder, read_inputs
-from exptilt.reports.svg import SERIES, Figure
-from exptilt.reports.verdict import run_verdict, verdict_of
-from exptilt.reports.wording import duration, estimate, factor, number, plain, prose, stacked, visible
+from exptilt.reports.figures.curves import DISPLACEMENT, HEALTH, LEARNING, LIKELIHOOD, curve
+from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, frontier_figure
+from exptilt.reports.figures.held_out_figures import calibration, margin_histogram
+from exptilt.reports.figures.proxy_figure import proxy_figure, proxy_rows
+from exptilt.reports.figures.svg import SERIES, Figure
+from exptilt.reports.report_inputs import Inputs, RunFolder, read_inputs
+from exptilt.reports.tables import page_sections
+from exptilt.reports.tables.data_facts import data_groups
+from exptilt.reports.tables.paired import paired_differences
+from exptilt.reports.words.conclusion import run_verdict, verdict_of
+from exptilt.reports.words.displacement_answer import is_this_normal
+from exptilt.reports.words.frontier_words import point_of
+from exptilt.reports.words.numbers import duration, estimate, factor, number, plain, prose, stacked, visible
+from exptilt.reports.words.remarks import alarms, cautions, commands, detectable, missing
+from exptilt.reports.words.tone import Verdict
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
@@ -111,13 +111,13 @@ def context(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:
     colours = run_colours(inputs)
     drawn, tokens = inputs.runs[: len(SERIES)], colours[: len(SERIES)]
     several = len(inputs.runs) > 1
-    cards = sections.run_cards(inputs.runs)
+    cards = page_sections.run_cards(inputs.runs)
     figures = {
         "learning": _present(curve(spec, drawn, tokens) for spec in LEARNING),
         "displacement": _present([curve(DISPLACEMENT, drawn, tokens, large=True)]),
         "likelihood": _present([curve(LIKELIHOOD, drawn, tokens)]),
         "margins": _present([margin_histogram(drawn, tokens), calibration(drawn, tokens)]),
-        "lengths": _present([sections.length_figure(inputs, tokens)]),
+        "lengths": _present([page_sections.length_figure(inputs, tokens)]),
         "health": _present(curve(spec, drawn, tokens) for spec in HEALTH),
         "frontier": _present([frontier_figure(inputs.frontier)] if inputs.frontier else []),
         "proxies": _present([proxy_figure(inputs.frontier)] if inputs.frontier else []),
@@ -132,22 +132,22 @@ def context(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:
         "num_drawn": len(drawn),
         "figures": figures,
         "frontier": inputs.frontier,
-        "frontier_rows": sections.frontier_rows(inputs.frontier),
+        "frontier_rows": page_sections.frontier_rows(inputs.frontier),
         "proxy_rows": proxy_rows(inputs.frontier),
         "alarms": alarms(inputs),
         "same": [(name, values[0]) for name, values in cards if len(set(values)) == 1],
         "varying": [(name, values) for name, values in cards if len(set(values)) > 1],
-        "differences": sections.differences(inputs.runs),
+        "differences": page_sections.differences(inputs.runs),
         "paired": paired_differences(inputs.runs),
         "data": data_groups(inputs.runs),
-        "measured": sections.measured_tables(inputs.runs),
-        "gaps": sections.gap_tables(inputs.runs),
-        "benchmarks": [(run.name, rows) for run in inputs.runs if (rows := sections.section_rows(run))],
+        "measured": page_sections.measured_tables(inputs.runs),
+        "gaps": page_sections.gap_tables(inputs.runs),
+        "benchmarks": [(run.name, rows) for run in inputs.runs if (rows := page_sections.section_rows(run))],
         "gainers": [
             (run.name, run.evaluation.gainers) for run in inputs.runs if run.evaluation and run.evaluation.gainers
         ],
         "normal": [(run.name, answer) for run in inputs.runs if (answer := is_this_normal(run))],
-        "samples": sections.sample_groups(inputs),
+        "samples": page_sections.sample_groups(inputs),
         "cautions": cautions(inputs),
         "commands": commands(inputs),
         "detectable": detectable(inputs),

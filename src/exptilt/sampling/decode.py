@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from exptilt.data.groups import TokenIds
 from exptilt.errors import ModelError
-from exptilt.policies.balance import asks
-from exptilt.policies.forward import causal_lm
+from exptilt.policies.engine.balance import asks
+from exptilt.policies.engine.forward import causal_lm
 
 
 @dataclass(slots=True)

@@ -20,9 +20,9 @@ from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, Top
 
 from exptilt.data.groups import Completion, Group, TokenIds
 from exptilt.errors import ModelError
-from exptilt.policies.forward import context_length
+from exptilt.policies.engine.forward import context_length
 from exptilt.sampling.decode import State, read_prompts
-from exptilt.sampling.law import HasEos, SamplingLaw
+from exptilt.sampling.sampling_law import HasEos, SamplingLaw
 
 _COMPACT_BELOW = 0.75
 """Ended rows are dropped from the cache once fewer than this share of its rows is alive: dropping copies the cache."""

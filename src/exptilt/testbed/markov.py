@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, log_softmax, logsumexp
 
-from exptilt.testbed.law import RewardLaw, check_probabilities, positive_beta, relative_entropy
+from exptilt.testbed.reward_law import RewardLaw, check_probabilities, positive_beta, relative_entropy
 
 Floats = NDArray[np.float64]
 Tokens = NDArray[np.int64]

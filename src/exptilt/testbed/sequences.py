@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from exptilt.testbed.law import RewardLaw, positive_beta, relative_entropy
 from exptilt.testbed.markov import Floats, MarkovWorld, Samples, Tokens
+from exptilt.testbed.reward_law import RewardLaw, positive_beta, relative_entropy
 
 NextToken = Callable[[Tokens], NDArray[np.floating]]
 """Prefixes (n, 1 + t), the prompt first, to probabilities (n, V) of the token that follows."""

@@ -1,0 +1,1 @@
+"""Checks on records, one by one and across all of them."""

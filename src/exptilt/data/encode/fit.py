@@ -1,0 +1,81 @@
+"""Examples into the context: what is longer than it is left out or cut, as the policy says."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from exptilt.data.encode.tokens import Encoded
+from exptilt.data.groups import Completion
+from exptilt.data.problems import Ledger
+
+
+def fit(encoded: Encoded, row_id: str, max_tokens: int | None, ledger: Ledger) -> Encoded | str:
+    """Make an example fit.
+
+    Args:
+        encoded: prompt and completions; each completion is read after the whole prompt.
+        row_id: for the ledger.
+        max_tokens: longest prompt and one completion together; None: no limit.
+        ledger: counts, and knows the policy.
+
+    Returns:
+        The example, cut if need be, or the code of the reason why it is left out. A cut completion has no end token.
+    """
+    if max_tokens is not None:
+        cut = _cut(encoded, row_id, max_tokens, ledger)
+        if isinstance(cut, str):
+            return cut
+        made_identical = cut is not encoded and _identical(cut) and not _identical(encoded)
+        if made_identical and ledger.leaves_out("identical", row_id, "identical once cut to max_tokens"):
+            return "identical"
+        encoded = cut
+    if any(completion.length == 0 for completion in encoded.completions):
+        ledger.note("nothing_counted", row_id)
+        return "nothing_counted"
+    return encoded
+
+
+def _cut(encoded: Encoded, row_id: str, max_tokens: int, ledger: Ledger) -> Encoded | str:
+    num_prompt = len(encoded.prompt)
+    longest = max(len(completion.ids) for completion in encoded.completions)
+    if num_prompt + longest <= max_tokens:
+        return encoded
+    if num_prompt >= max_tokens:
+        code, detail = "prompt_too_long", f"the prompt alone has {num_prompt} tokens and max_tokens is {max_tokens}"
+    else:
+        code, detail = (
+            "too_long",
+            f"{num_prompt} tokens of prompt and {longest} of completion, and max_tokens is {max_tokens}",
+        )
+    policy = ledger.decide(code, row_id, detail)
+    if policy in ("error", "drop"):
+        return code
+    fitted = (
+        _trim_prompt(encoded, max_tokens - longest) if policy == "trim_prompt_start" else _trim_end(encoded, max_tokens)
+    )
+    if fitted is None:
+        ledger.note("does_not_fit", row_id, f"{detail}; {policy} cannot make it fit, so it is left out")
+        return "does_not_fit"
+    return fitted
+
+
+def _trim_prompt(encoded: Encoded, room: int) -> Encoded | None:
+    """Drop the first tokens of the prompt, but keep BOS and at least one token besides."""
+    kept = room - encoded.num_leading
+    if kept < 1:
+        return None
+    parts = (encoded.prompt[: encoded.num_leading], encoded.prompt[-kept:])
+    return encoded._replace(prompt=np.concatenate(parts))
+
+
+def _trim_end(encoded: Encoded, max_tokens: int) -> Encoded | None:
+    """Cut every completion at one and the same length."""
+    room = max_tokens - len(encoded.prompt)
+    if room < 1:
+        return None
+    cut = (Completion(ids=part.ids[:room], counted=part.counted[:room]) for part in encoded.completions)
+    return encoded._replace(completions=tuple(cut))
+
+
+def _identical(encoded: Encoded) -> bool:
+    return len({completion.ids.tobytes() for completion in encoded.completions}) < len(encoded.completions)

@@ -1,0 +1,258 @@
+"""Rendered text as token ids: exactly what the model sees at inference, with BOS once and which tokens count."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from exptilt.data.encode.render import Rendered, Renderer, Span, Template, Whole
+from exptilt.data.groups import Completion, TokenIds
+from exptilt.data.problems import Ledger, RowError
+from exptilt.data.records import Record, TemplateArgs, Text
+from exptilt.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Boundary = Literal["split", "merge"]
+_SWITCH = "TOKENIZERS_PARALLELISM"
+_SWITCHED_OFF = "off"
+"""What the command line sets it to; people write `false` or `0`."""
+
+
+class Encoded(NamedTuple):
+    """A record as token ids, not cut yet."""
+
+    prompt: TokenIds
+    completions: tuple[Completion, ...]
+    num_leading: int
+    """How many of the prompt's first tokens are BOS, which no cut removes."""
+
+
+class _Piece(NamedTuple):
+    """A completion's ids and the prompt tokens it could not share."""
+
+    ids: list[int]
+    counted: list[bool]
+    start: int
+    """How many of the prompt's tokens come before it."""
+
+
+class Encoder:
+    """Encodes records with one tokenizer.
+
+    BOS is set where the tokenizer sets it (its post-processor), never twice, and never besides a chat template, which
+    sets its own; a prompt that would be empty gets BOS in any case. EOS ends every completion of text; a chat template
+    must end its turns itself. Where the tokens of prompt and completion together do not begin with those of the prompt
+    alone, `boundary` decides: `split` keeps the prompt's tokens, which is what the model sees when it is asked; `merge`
+    keeps the tokens of the whole, and those that reach over the boundary belong to the completion.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        ledger: Ledger,
+        template: Template = "auto",
+        boundary: Boundary = "split",
+    ) -> None:
+        self.renderer = Renderer(tokenizer, template)
+        self._tokenizer = tokenizer
+        self._ledger = ledger
+        self._boundary = boundary
+        self._bos = _leading_ids(tokenizer)
+        self._eos: int | None = tokenizer.eos_token_id
+        self._unknown = _unknown_id(tokenizer)
+        specials = [re.escape(token) for token in self.renderer.special_tokens if token]
+        self._special = re.compile("|".join(specials)) if specials else None
+
+    def encode(self, records: Sequence[Record]) -> Iterator[Encoded | RowError]:
+        """Encode records, in order; a record that cannot be rendered comes as a `RowError`."""
+        rendered = [self._render(record) for record in records]
+        good = [item for item in rendered if isinstance(item, Rendered)]
+        # Once each: the pairs of one ranking share their prompt and most of their texts.
+        texts = list(
+            dict.fromkeys(text for item in good for text in (item.prompt, *(whole.text for whole in item.wholes)))
+        )
+        with _threads():
+            ids = dict(zip(texts, self._ids(texts), strict=True))
+        for record, item in zip(records, rendered, strict=True):
+            if isinstance(item, RowError):
+                yield item
+            else:
+                yield self._encode(record, item, ids[item.prompt], [ids[whole.text] for whole in item.wholes])
+
+    def prompts(self, prompts: Sequence[Text], args: Sequence[TemplateArgs] | None = None) -> list[TokenIds]:
+        """Token ids to sample from; see `encode_prompts`."""
+        given = args if args is not None else [{}] * len(prompts)
+        ids = self._ids([self.renderer.prompt(prompt, own) for prompt, own in zip(prompts, given, strict=True)])
+        pairs = zip(prompts, ids, strict=True)
+        return [_array(self._with_bos(part, self.renderer.uses_template(prompt))) for prompt, part in pairs]
+
+    def _render(self, record: Record) -> Rendered | RowError:
+        try:
+            return self.renderer.render(record)
+        except RowError as error:
+            return error
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        encoded = self._tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def _encode(self, record: Record, item: Rendered, prompt: list[int], wholes: list[list[int]]) -> Encoded:
+        pieces = self._pieces(record, item, prompt, wholes)
+        shared = min(piece.start for piece in pieces)
+        completions = [
+            self._ended(record, item, piece, whole) for piece, whole in zip(pieces, item.wholes, strict=True)
+        ]
+        front = self._with_bos(prompt[:shared], item.by_template)
+        if not item.by_template and self._bos and prompt[: len(self._bos)] == self._bos:
+            self._ledger.note("bos_in_text", record.id)
+        made = []
+        for piece in completions:
+            between = prompt[shared : piece.start]
+            ids = between + piece.ids
+            counted = [False] * len(between) + piece.counted
+            if not front and counted:
+                counted[0] = False
+            made.append(Completion(ids=_array(ids), counted=np.array(counted, dtype=np.bool_)))
+        if not front:
+            self._ledger.note("first_token_unscored", record.id)
+        self._look_for_odd_tokens(record, [prompt, *wholes])
+        num_leading = len(self._bos) if self._bos and front[: len(self._bos)] == self._bos else 0
+        return Encoded(_array(front), tuple(made), num_leading or int(front[:1] == [self._tokenizer.bos_token_id]))
+
+    def _pieces(self, record: Record, item: Rendered, prompt: list[int], wholes: list[list[int]]) -> list[_Piece]:
+        pieces = []
+        crossed = False
+        for whole, ids in zip(item.wholes, wholes, strict=True):
+            start = _common(prompt, ids)
+            if start < len(prompt):
+                crossed = True
+                piece = self._split(item.prompt, prompt, whole, ids) if self._boundary == "split" else None
+                if piece is None and self._boundary == "split":
+                    self._ledger.note("boundary_merged", record.id)
+                pieces.append(piece or _Piece(ids[start:], self._counted(whole.text, whole.spans, ids)[start:], start))
+            elif whole.spans is None:
+                pieces.append(_Piece(ids[start:], [True] * (len(ids) - start), start))
+            else:
+                pieces.append(_Piece(ids[start:], self._counted(whole.text, whole.spans, ids)[start:], start))
+        if crossed:
+            self._ledger.note("boundary", record.id)
+        return pieces
+
+    def _split(self, text: str, prompt: list[int], whole: Whole, joint: list[int]) -> _Piece | None:
+        """The completion's own tokens; None where the parts do not read as the whole (some tokenizers add a space)."""
+        rest = whole.text[len(text) :]
+        ids = self._ids([rest])[0]
+        if self._tokenizer.decode(prompt + ids) != self._tokenizer.decode(joint):
+            return None
+        spans = None if whole.spans is None else tuple((a - len(text), b - len(text)) for a, b in whole.spans)
+        return _Piece(ids, self._counted(rest, spans, ids), len(prompt))
+
+    def _counted(self, text: str, spans: tuple[Span, ...] | None, ids: list[int]) -> list[bool]:
+        """Which tokens begin inside a span."""
+        if spans is None:
+            return [True] * len(ids)
+        if not self._tokenizer.is_fast:
+            raise DataError(
+                "completions of several turns need a fast tokenizer, which knows where each token stands in the text"
+            )
+        offsets = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        return [any(first <= start < last for first, last in spans) for start, _ in offsets]
+
+    def _ended(self, record: Record, item: Rendered, piece: _Piece, whole: Whole) -> _Piece:
+        if whole.ended:
+            return piece
+        add = not item.by_template
+        if item.by_template or self._eos is None:
+            add = self._ledger.decide("missing_end", record.id) == "append" and self._eos is not None
+        if not add or self._eos is None:
+            return piece
+        return piece._replace(ids=[*piece.ids, self._eos], counted=[*piece.counted, True])
+
+    def _with_bos(self, ids: list[int], by_template: bool) -> list[int]:
+        if by_template or (self._bos and ids[: len(self._bos)] == self._bos):
+            return ids
+        if not ids and not self._bos and self._tokenizer.bos_token_id is not None:
+            return [self._tokenizer.bos_token_id]
+        return self._bos + ids
+
+    def _look_for_odd_tokens(self, record: Record, parts: list[list[int]]) -> None:
+        if self._unknown is not None and any(self._unknown in part for part in parts):
+            self._ledger.note("unknown_tokens", record.id)
+        if self._special and any(self._special.search(text) for text in _spoken(record)):
+            self._ledger.note("special_token_in_text", record.id)
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """Let the tokenizer use every core where the command line switched that off; a user's own `false` is obeyed.
+
+    Left on, it would complain of every process that is started later.
+    """
+    ours = os.environ.get(_SWITCH) == _SWITCHED_OFF
+    if ours:
+        os.environ[_SWITCH] = "true"
+    try:
+        yield
+    finally:
+        if ours:
+            os.environ[_SWITCH] = _SWITCHED_OFF
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Text],
+    template: Template = "auto",
+    template_args: Sequence[TemplateArgs] | None = None,
+) -> list[TokenIds]:
+    """Token ids to sample from: the `prompt` of the groups that `Encoder.encode` makes of such records by `split`.
+
+    `template_args` are the records' own, one per prompt, where rows have tools or arguments for the template.
+    """
+    return Encoder(tokenizer, ledger=Ledger({}), template=template).prompts(prompts, template_args)
+
+
+def _spoken(record: Record) -> Iterator[str]:
+    """What the row itself says, without what a template puts around it."""
+    for text in (record.prompt, *record.completions):
+        if isinstance(text, str):
+            yield text
+        else:
+            yield from (turn["content"] for turn in text)
+
+
+def _leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids the tokenizer itself puts before a text."""
+    bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full: list[int] = tokenizer("a")["input_ids"]
+    if not bare:
+        return full[:1] if full[:1] == [tokenizer.bos_token_id] else []
+    starts = range(len(full) - len(bare) + 1)
+    return next((full[:start] for start in starts if full[start : start + len(bare)] == bare), [])
+
+
+def _unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    unknown: int | None = tokenizer.unk_token_id
+    return None if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) else unknown
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    if other[: len(one)] == one:
+        return len(one)
+    return next(at for at, id_ in enumerate(one) if at >= len(other) or other[at] != id_)
+
+
+def _array(ids: list[int]) -> TokenIds:
+    return np.array(ids, dtype=np.int32)

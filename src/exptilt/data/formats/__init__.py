@@ -1,0 +1,72 @@
+"""Known row formats: how to tell each from its columns, and how a row becomes a record."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+from exptilt.data.formats.known_formats import ADAPTERS, ALWAYS, Adapter, Row
+from exptilt.errors import DataError
+
+__all__ = ["ADAPTERS", "Adapter", "also_fitting", "find", "known_columns"]
+
+
+def find(sample: Sequence[Row], source: str, name: str = "auto") -> tuple[Adapter, tuple[str, ...]]:
+    """The adapter for rows like those of `sample`, and the columns it will not read.
+
+    Raises:
+        DataError: if no format has these columns; the message lists them and what is known.
+    """
+    merged: dict[str, Any] = {}
+    for row in sample:
+        for column, value in row.items():
+            if value is not None:
+                merged.setdefault(column, value)
+    for adapter in ADAPTERS:
+        if adapter.name == name or (name == "auto" and adapter.fits(merged)):
+            unread = sorted(merged.keys() - adapter.columns - ALWAYS)
+            return adapter, tuple(name.encode("utf-8", "replace").decode() for name in unread)
+    raise DataError(_unknown(merged, source))
+
+
+def also_fitting(sample: Sequence[Row], chosen: Adapter, unread: Sequence[str]) -> tuple[Adapter, list[str]] | None:
+    """A format that has to be asked for, fits as well, and reads more of the columns: it, and those it reads besides."""
+    columns = {column for row in sample for column, value in row.items() if value is not None}
+    for adapter in ADAPTERS:
+        more = sorted(set(unread) & adapter.columns)
+        if adapter.is_asked_for and more and columns >= set(adapter.shape.split(", ")):
+            return adapter, more
+    return None
+
+
+def known_columns() -> frozenset[str]:
+    """Every column that any format reads."""
+    return ALWAYS.union(*(adapter.columns for adapter in ADAPTERS))
+
+
+def _unknown(columns: Mapping[str, Any], source: str) -> str:
+    known = sorted({"prompt", "chosen", "rejected", "completion", "completions", "messages", "label"} - columns.keys())
+    guesses = {column: difflib.get_close_matches(column, known, n=1, cutoff=0.8) for column in columns}
+    meant = [f"{near[0]}: {column}" for column, near in guesses.items() if near]
+    hint = f"; did you mean 'data.columns={{{', '.join(meant)}}}'?" if meant else ""
+    likely = {*columns, *(near[0] for near in guesses.values() if near)}
+    nearest = [
+        adapter for adapter in sorted(ADAPTERS, key=lambda one: -_likeness(one, likely)) if _likeness(adapter, likely)
+    ]
+    common = [adapter for adapter in ADAPTERS if adapter.name in _COMMON]
+    formats = "; ".join(f"{adapter.name}: {adapter.shape}" for adapter in (nearest or common)[:5])
+    found = " ".join(", ".join(columns).split())[:300] or "none"
+    return (
+        f"{source}: no known format has its columns ({found}){hint}; rename them with data.columns; "
+        f"the {'nearest' if nearest else 'most common'} formats: {formats} (of {len(ADAPTERS)}; data.format names them)"
+    )
+
+
+_COMMON = ("preference", "ranking", "rating", "demonstration", "messages")
+
+
+def _likeness(adapter: Adapter, columns: Set[str]) -> float:
+    """How many of the format's columns are there, and how few of its own are missing."""
+    needed = set(adapter.shape.split(", "))
+    return len(needed & columns) / len(needed | columns)

@@ -1,0 +1,274 @@
+"""Rows with two completions and a verdict on them, under the columns of one published data set each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from exptilt.data.formats.fields import (
+    as_number,
+    content,
+    first_of,
+    instruction,
+    items,
+    need,
+    number,
+    text,
+    turns,
+    under,
+    weight_of,
+    whole,
+    with_system,
+    yes_or_no,
+)
+from exptilt.data.formats.pairs import shared_turns
+from exptilt.data.problems import RowError
+from exptilt.data.records import Message, Preference, Rating, Text, align
+
+Row = Mapping[str, Any]
+_WINNERS = {
+    "model_a": 0.0, "a": 0.0, "1": 0.0, "response_1": 0.0, "output_1": 0.0, "first": 0.0, "chosen": 0.0,
+    "model_b": 1.0, "b": 1.0, "2": 1.0, "response_2": 1.0, "output_2": 1.0, "second": 1.0, "rejected": 1.0,
+    "tie": 0.5, "both": 0.5, "0": 0.5, "tie (bothbad)": 0.5, "both_bad": 0.5, "bothbad": 0.5,
+}  # fmt: skip
+"""How likely the second completion is the better one, by the words in use for a verdict."""
+_BOTH_BAD = ("tie (bothbad)", "both_bad", "bothbad")
+
+
+def shp(row: Row, row_id: str) -> Preference:
+    """SHP: `history`, `human_ref_A`, `human_ref_B` and `labels`, 1 where A is preferred.
+
+    The margin is `score_ratio`, the winner's votes over the loser's, never A's over B's. Pairs of one post share its
+    prompt, so `test_fraction` splits by post and `max_per_prompt` caps them.
+    """
+    sides = [text(need(row, f"human_ref_{name}"), f"human_ref_{name}") for name in "AB"]
+    prompt = text(need(row, "history"), "history")
+    return _decided(row, row_id, prompt, sides, 0.0 if yes_or_no(row, "labels") else 1.0, number(row, "score_ratio", 0))
+
+
+def pku_helpful(row: Row, row_id: str) -> Preference:
+    """PKU-SafeRLHF by `better_response_id`: which answer helps more, however harmful."""
+    return _pku(row, f"{row_id} helpful", "better_response_id")
+
+
+def pku_harmless(row: Row, row_id: str) -> Preference:
+    """PKU-SafeRLHF by `safer_response_id`; both answers may be safe, or neither."""
+    return _pku(row, f"{row_id} harmless", "safer_response_id")
+
+
+def pku_safe(row: Row, row_id: str) -> tuple[Rating, ...]:
+    """PKU-SafeRLHF as two ratings, desirable where `is_response_n_safe`."""
+    prompt, completions = align(content(need(row, "prompt"), "prompt"), _responses(row, "response_0", "response_1"))
+    return tuple(
+        Rating(
+            id=f"{row_id} response_{position}",
+            prompt=prompt,
+            completion=completion,
+            desirable=yes_or_no(row, f"is_response_{position}_safe"),
+            weight=weight_of(row),
+        )
+        for position, completion in enumerate(completions)
+    )
+
+
+def helpsteer2(row: Row, row_id: str) -> Preference:
+    """HelpSteer2 preferences: `preference_strength` from -3 (response_1 is much better) to 3; 0 is a tie."""
+    sides = _responses(row, "response_1", "response_2")
+    return _by_strength(row, row_id, content(need(row, "prompt"), "prompt"), sides, "preference_strength")
+
+
+def helpsteer3(row: Row, row_id: str) -> Preference:
+    """HelpSteer3 preferences: `overall_preference` from -3 (response1 is much better) to 3; 0 is a tie."""
+    sides = _responses(row, "response1", "response2")
+    return _by_strength(row, row_id, turns(need(row, "context"), "context"), sides, "overall_preference")
+
+
+def arena_texts(row: Row, row_id: str) -> Preference:
+    """Chatbot Arena 55k: `prompt`, `response_a`, `response_b`, each a JSON list with a text per turn.
+
+    After the first turn the two histories differ, so the prompt is the first user turn, and the rest of each
+    conversation is its completion, of which only the model's turns count.
+    """
+    asked = _json_list(row, "prompt")
+    sides = [_interleaved(asked, _json_list(row, name), name) for name in ("response_a", "response_b")]
+    votes = [number(row, name, 0, 1) for name in ("winner_model_a", "winner_model_b", "winner_tie")]
+    if sorted(vote or 0 for vote in votes) != [0, 0, 1]:
+        raise RowError("bad_value", f"exactly one of winner_model_a, winner_model_b, winner_tie must be 1, got {votes}")
+    return _battle(row, row_id, sides, 0.5 if votes[2] else float(votes[1] or 0), None)
+
+
+def arena(row: Row, row_id: str) -> Preference:
+    """Chatbot Arena 33k, 100k, 140k and MT-bench judgements: `conversation_a`, `conversation_b`, `winner`.
+
+    Ties are ties; where both are bad, conversion to ratings gives two undesirable completions.
+    """
+    sides = [_said(turns(need(row, name), name)) for name in ("conversation_a", "conversation_b")]
+    winner = text(need(row, "winner"), "winner").strip().lower()
+    return _battle(row, row_id, sides, verdict(winner, "winner"), False if winner in _BOTH_BAD else None)
+
+
+def judgement(row: Row, row_id: str) -> Preference:
+    """AlpacaEval annotations and their like: two outputs and `preference`, `label` or `winner`.
+
+    1 or 2 names the better one, 1.5, 0 or `tie` is a tie, a number between 1 and 2 is a judge's probability that the
+    second is better, plus one. No verdict is a failed judgement, not a preference.
+    """
+    column = next((name for name in ("preference", "label", "winner") if name in row), "preference")
+    if row.get(column) is None or row[column] != row[column]:
+        raise RowError("unjudged", f"column {column!r} is null: the judgement failed")
+    return _decided(row, row_id, _asked(row), _outputs(row), verdict(row[column], column), number(row, "margin"))
+
+
+def votes(row: Row, row_id: str) -> Preference:
+    """PandaLM: two responses and `annotators` (or `annotator1`, ...), each 1, 2 or 0 for a tie; p_chosen is the share."""
+    given = row.get("annotators")
+    if given is None:
+        given = [row[name] for name in sorted(row) if name.startswith("annotator") and row[name] is not None]
+    shares = [verdict(vote, f"annotators[{at}]") for at, vote in enumerate(items(given, "annotators"))]
+    return _decided(row, row_id, _asked(row), _outputs(row), sum(shares) / len(shares))
+
+
+def webgpt(row: Row, row_id: str) -> Preference:
+    """WebGPT comparisons: `question`, `answer_0`, `answer_1` with `score_0`, `score_1`; equal scores are a tie."""
+    question = need(row, "question")
+    asked = under(question, "question").get("full_text") if not isinstance(question, str) else question
+    scores = [as_number(need(row, name), name) for name in ("score_0", "score_1")]
+    p_second = 0.5 if scores[0] == scores[1] else float(scores[1] > scores[0])
+    sides = _responses(row, "answer_0", "answer_1")
+    return _decided(row, row_id, text(asked, "question"), sides, p_second, abs(scores[0] - scores[1]))
+
+
+def tldr_comparison(row: Row, row_id: str) -> Preference:
+    """summarize_from_feedback comparisons: `info`, `summaries` and `choice`; the margin is the worker's confidence.
+
+    Many workers label one pair, so contradictions are usual: `on_conflict=soft` makes their votes one p_chosen.
+    """
+    options = items(need(row, "summaries"), "summaries", 2)
+    if len(options) != 2:
+        raise RowError("wrong_type", f"summaries must be two, got {len(options)}")
+    sides = [text(under(each, "a summary").get("text"), f"summaries[{at}].text") for at, each in enumerate(options)]
+    choice = whole(need(row, "choice"), "choice", 0, 1)
+    extra = row.get("extra") or {}
+    return _decided(row, row_id, summary_prompt(row), sides, choice, number(under(extra, "extra"), "confidence"))
+
+
+def summary_prompt(row: Row) -> str:
+    """The query of summarize_from_feedback: a Reddit post with its title, or a news article."""
+    info = under(need(row, "info"), "info")
+    if info.get("post") is not None:
+        subreddit, title = (text(info.get(name) or "", f"info.{name}") for name in ("subreddit", "title"))
+        return f"SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {text(info['post'], 'info.post')}\n\nTL;DR:"
+    if info.get("article") is None:
+        raise RowError("missing_column", "info has neither a post nor an article")
+    return f"ARTICLE: {text(info['article'], 'info.article')}\n\nTL;DR:"
+
+
+def verdict(value: Any, name: str) -> float:
+    """How likely the second of two is the better one, by a verdict.
+
+    Example:
+        >>> [verdict(said, "winner") for said in ("model_b", 1, 1.25, 0, "tie")]
+        [1.0, 0.0, 0.25, 0.5, 0.5]
+    """
+    if isinstance(value, str) and value.strip().lower() in _WINNERS:
+        return _WINNERS[value.strip().lower()]
+    said = as_number(value, name)
+    if said == 0:
+        return 0.5
+    if not 1 <= said <= 2:
+        raise RowError("bad_value", f"{name} must be 1, 2, a number between them, or 0 for a tie, got {said:g}")
+    return said - 1
+
+
+def _pku(row: Row, row_id: str, column: str) -> Preference:
+    second = whole(need(row, column), column, 0, 1)
+    prompt = content(need(row, "prompt"), "prompt")
+    return _decided(row, row_id, prompt, _responses(row, "response_0", "response_1"), second)
+
+
+def _by_strength(row: Row, row_id: str, prompt: Text, sides: tuple[Text, ...], column: str) -> Preference:
+    strength = as_number(need(row, column), column, -3, 3)
+    p_second = 0.5 if strength == 0 else float(strength > 0)
+    return _decided(row, row_id, prompt, sides, p_second, abs(strength))
+
+
+def _battle(
+    row: Row, row_id: str, sides: list[tuple[Message, ...]], p_second: float, both_desirable: bool | None
+) -> Preference:
+    shared = shared_turns(*sides)
+    if not shared:
+        raise RowError("no_shared_prompt", "the two conversations share no leading turn that ends with the user's")
+    first, second = (side[len(shared) :] for side in sides)
+    chosen, rejected = (second, first) if p_second > 0.5 else (first, second)
+    return Preference(
+        id=row_id,
+        prompt=shared,
+        chosen=chosen,
+        rejected=rejected,
+        p_chosen=max(p_second, 1 - p_second),
+        weight=weight_of(row),
+        both_desirable=both_desirable,
+    )
+
+
+def _decided(
+    row: Row,
+    row_id: str,
+    prompt: Text,
+    sides: tuple[Text, ...] | list[str],
+    p_second: float,
+    margin: float | None = None,
+) -> Preference:
+    """A pair of two completions, of which the second is better with probability `p_second`."""
+    prompt, (first, second) = align(with_system(row, prompt), tuple(sides))
+    chosen, rejected = (second, first) if p_second > 0.5 else (first, second)
+    return Preference(
+        id=row_id,
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        p_chosen=max(p_second, 1 - p_second),
+        margin=margin,
+        weight=weight_of(row),
+    )
+
+
+def _responses(row: Row, first: str, second: str) -> tuple[Text, ...]:
+    return tuple(content(need(row, name), name) for name in (first, second))
+
+
+def _outputs(row: Row) -> tuple[Text, ...]:
+    names = (("output_1", "response_1", "response1"), ("output_2", "response_2", "response2"))
+    return tuple(content(first_of(row, *options), options[0]) for options in names)
+
+
+def _asked(row: Row) -> Text:
+    if row.get("instruction") is not None:
+        return instruction(row)
+    return content(first_of(row, "prompt", "input"), "prompt")
+
+
+def _json_list(row: Row, column: str) -> list[Any]:
+    value = need(row, column)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise RowError("wrong_type", f"column {column!r} must hold a JSON list, got {value[:40]!r}") from None
+    return list(items(value, column))
+
+
+def _interleaved(asked: list[Any], answers: list[Any], name: str) -> tuple[Message, ...]:
+    if len(asked) != len(answers):
+        raise RowError("bad_value", f"prompt has {len(asked)} turns and {name} has {len(answers)}")
+    said: list[Message] = []
+    for question, answer in zip(asked, answers, strict=True):
+        said.append({"role": "user", "content": text(question, "prompt")})
+        said.append({"role": "assistant", "content": text(answer or "", name)})
+    return tuple(said)
+
+
+def _said(conversation: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Turns without what a platform adds to them (ids, token counts), which would make equal turns differ."""
+    return tuple({"role": turn["role"], "content": turn["content"]} for turn in conversation)

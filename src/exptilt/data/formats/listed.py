@@ -1,0 +1,172 @@
+"""Rows with several completions of one prompt, under the columns of one published data set each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from exptilt.data.formats import hh
+from exptilt.data.formats.fields import (
+    as_number,
+    content,
+    first_of,
+    instruction,
+    items,
+    need,
+    text,
+    under,
+    weight_of,
+    whole,
+    with_system,
+)
+from exptilt.data.formats.ranked import ranks_of
+from exptilt.data.problems import RowError
+from exptilt.data.records import Preference, Ranking, Text, align
+
+Row = Mapping[str, Any]
+_ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
+
+
+def ultrafeedback(row: Row, row_id: str) -> Ranking:
+    """UltraFeedback as published: `instruction` and up to four `completions` with `annotations`.
+
+    The score is the mean of the aspects' ratings, which leaves out `N/A`; where none is rated it is `fine-grained_score`.
+    `overall_score` is not read: 2,628 completions had 10 there where 1 was meant. The four replies were made under
+    different system prompts, which are not part of the prompt here.
+    """
+    options = [
+        under(each, f"completions[{at}]") for at, each in enumerate(items(need(row, "completions"), "completions", 2))
+    ]
+    scores = [_mean_rating(option, f"completions[{at}]") for at, option in enumerate(options)]
+    said = [text(option.get("response"), f"completions[{at}].response") for at, option in enumerate(options)]
+    return _scored(row, row_id, text(need(row, "instruction"), "instruction"), said, scores)
+
+
+def answers(row: Row, row_id: str) -> Ranking:
+    r"""Nectar and its like: `prompt` or `question`, and `answers` with `rank` (1 is best) or `score`, `pm_score`, `is_correct`.
+
+    A prompt that is a Human/Assistant transcript becomes turns.
+    """
+    options = [under(each, f"answers[{at}]") for at, each in enumerate(items(need(row, "answers"), "answers", 2))]
+    prompt = first_of(row, "prompt", "question")
+    asked: Text = hh.asked(prompt) if hh.is_transcript(prompt) else content(prompt, "prompt")
+    said = [
+        content(first_of(option, "answer", "response", "text"), f"answers[{at}]") for at, option in enumerate(options)
+    ]
+    if all(option.get("rank") is not None for option in options):
+        return _ranked(row, row_id, asked, said, [option["rank"] for option in options])
+    column = next((name for name in ("score", "pm_score", "is_correct") if name in options[0]), "rank")
+    scores = [option.get(column) for option in options]
+    return _scored(row, row_id, asked, said, [int(one) if isinstance(one, bool) else one for one in scores])
+
+
+def generations(row: Row, row_id: str) -> Ranking:
+    """distilabel: `instruction` or `prompt`, `generations` and `ratings`."""
+    said = [
+        content(each, f"generations[{at}]") for at, each in enumerate(items(need(row, "generations"), "generations", 2))
+    ]
+    prompt = instruction(row) if row.get("instruction") is not None else content(need(row, "prompt"), "prompt")
+    return _scored(row, row_id, prompt, said, need(row, "ratings"))
+
+
+def on_policy(row: Row, row_id: str) -> Ranking:
+    """On-policy sets: `all_generated_responses` and `all_rm_scores` instead of the pair made of them."""
+    replies = items(need(row, "all_generated_responses"), "all_generated_responses", 2)
+    said = [content(each, f"all_generated_responses[{at}]") for at, each in enumerate(replies)]
+    return _scored(row, row_id, content(need(row, "prompt"), "prompt"), said, need(row, "all_rm_scores"))
+
+
+def best_of(row: Row, row_id: str) -> Ranking:
+    """RewardBench 2: `chosen` and `rejected` as lists of texts; every chosen one is better than every rejected one."""
+    sides = [items(need(row, name), name) for name in ("chosen", "rejected")]
+    said = [content(each, name) for side, name in zip(sides, ("chosen", "rejected"), strict=True) for each in side]
+    ranks = [1] * len(sides[0]) + [1 + len(sides[0])] * len(sides[1])
+    return _ranked(row, row_id, content(need(row, "prompt"), "prompt"), said, ranks)
+
+
+def compared(row: Row, row_id: str) -> tuple[Preference, ...]:
+    """Answers compared two by two: `prompt` or `question`, `answers`, `pair_labels` with `i`, `j` and `label` i, j or tie.
+
+    Each comparison is a pair, so nothing is lost, cycles included.
+    """
+    prompt, said = _compared(row)
+    pairs = []
+    for at, each in enumerate(items(need(row, "pair_labels"), "pair_labels")):
+        i, j, p_second = _comparison(each, f"pair_labels[{at}]", len(said))
+        better, worse = (j, i) if p_second == 1 else (i, j)
+        pairs.append(
+            Preference(
+                id=f"{row_id} {better + 1}{'=' if p_second == 0.5 else '>'}{worse + 1}",
+                prompt=prompt,
+                chosen=said[better],
+                rejected=said[worse],
+                p_chosen=max(p_second, 1 - p_second),
+                weight=weight_of(row),
+            )
+        )
+    return tuple(pairs)
+
+
+def copeland(row: Row, row_id: str) -> Ranking:
+    """The same comparisons as one ranking, by the number of comparisons won, ties half (Copeland's score)."""
+    prompt, said = _compared(row)
+    won = [0.0] * len(said)
+    for at, each in enumerate(items(need(row, "pair_labels"), "pair_labels")):
+        i, j, p_second = _comparison(each, f"pair_labels[{at}]", len(said))
+        won[i] += 1 - p_second
+        won[j] += p_second
+    return _scored(row, row_id, prompt, said, won)
+
+
+def _compared(row: Row) -> tuple[Text, tuple[Text, ...]]:
+    said = [content(each, f"answers[{at}]") for at, each in enumerate(items(need(row, "answers"), "answers", 2))]
+    return align(content(first_of(row, "prompt", "question"), "prompt"), tuple(said))
+
+
+def _comparison(value: Any, name: str, count: int) -> tuple[int, int, float]:
+    each = under(value, name)
+    i, j = (whole(each.get(side), f"{name}.{side}", 0, count - 1) for side in ("i", "j"))
+    shares = {"i": 0.0, "j": 1.0, "tie": 0.5}
+    if str(each.get("label")) not in shares or i == j:
+        raise RowError(
+            "bad_value", f"{name} must compare two answers with label i, j or tie, got {each.get('label')!r}"
+        )
+    return i, j, shares[each["label"]]
+
+
+def _mean_rating(option: Row, name: str) -> float:
+    rated = under(option.get("annotations") or {}, f"{name}.annotations")
+    found = []
+    for aspect in _ASPECTS:
+        value = (rated.get(aspect) or {}).get("Rating") if isinstance(rated.get(aspect) or {}, Mapping) else None
+        if value is not None and str(value).strip().upper() not in ("N/A", "NA", ""):
+            found.append(as_number(value, f"{name}.{aspect}.Rating"))
+    if found:
+        return sum(found) / len(found)
+    if option.get("fine-grained_score") is None:
+        raise RowError("unjudged", f"{name} has no rating, so it has no place in a ranking")
+    return as_number(option["fine-grained_score"], f"{name}.fine-grained_score")
+
+
+def _scored(row: Row, row_id: str, prompt: Text, said: Sequence[Text], scores: Any) -> Ranking:
+    values = items(scores, "the scores")
+    if any(value is None for value in values):
+        raise RowError("unjudged", "a completion has no score, so it has no place in a ranking")
+    numbers = tuple(as_number(value, f"score {at + 1}") for at, value in enumerate(values))
+    if len(numbers) != len(said):
+        raise RowError("wrong_type", f"there are {len(said)} completions and {len(numbers)} scores")
+    prompt, completions = align(with_system(row, prompt), tuple(said))
+    return Ranking(
+        id=row_id,
+        prompt=prompt,
+        completions=completions,
+        ranks=ranks_of(numbers),
+        scores=numbers,
+        weight=weight_of(row),
+    )
+
+
+def _ranked(row: Row, row_id: str, prompt: Text, said: Sequence[Text], ranks: Sequence[Any]) -> Ranking:
+    numbers = tuple(whole(rank, f"rank {at + 1}", 1) for at, rank in enumerate(ranks))
+    prompt, completions = align(with_system(row, prompt), tuple(said))
+    return Ranking(id=row_id, prompt=prompt, completions=completions, ranks=numbers, weight=weight_of(row))

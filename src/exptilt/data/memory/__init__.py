@@ -1,0 +1,1 @@
+"""Memory of large data: records on disk, digests instead of texts."""

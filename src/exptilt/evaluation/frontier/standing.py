@@ -1,0 +1,73 @@
+"""Where a measured policy stands against the optimum at its own KL and at its own reward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from exptilt.evaluation.frontier.curve import TiltedSamples, average
+from exptilt.evaluation.intervals import Estimate, Floats, Statistic, divide, finite
+from exptilt.evaluation.result import Panel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position(Panel):
+    """Where a policy stands against the optimum; None where the samples cannot say, and `notes` say why."""
+
+    reward_fraction: Estimate | None
+    """(R - R_ref) / (R*(KL) - R_ref): share of the possible gain at the policy's own KL."""
+    kl_fraction: Estimate | None
+    """K*(R) / KL: share of the policy's KL that the optimum needs for the same reward."""
+    optimal_reward: Estimate | None
+    """R*(KL)."""
+    excess: Estimate | None
+    """R - R*(KL) with the allowance for the optimum's bias; an interval above 0 means that an estimator is wrong."""
+    solid: bool
+    """Whether the optimum is trustworthy at the policy's KL; if not, `reward_fraction` is an upper bound."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeasuredPolicy:
+    """Mean KL (nats) and mean reward of a policy's samples on each prompt, both (X,)."""
+
+    kl: Floats
+    reward: Floats
+
+    @classmethod
+    def from_arrays(cls, kl: ArrayLike, reward: ArrayLike, num_prompts: int) -> MeasuredPolicy:
+        """Check and, where one exact number stands for all prompts, repeat it."""
+        shape = (num_prompts,)
+        arrays = {"kl": finite(kl, "kl"), "reward": finite(reward, "reward")}
+        for name, array in arrays.items():
+            if array.shape not in ((), shape):
+                raise ValueError(f"{name} must have one value for each of {num_prompts} prompts, got {array.shape}")
+        return cls(*(np.broadcast_to(array, shape) for array in arrays.values()))
+
+    def optimum(self, samples: TiltedSamples) -> Statistic:
+        """R*(KL)."""
+        return lambda weights: samples.curves(weights).reward_at(average(weights, self.kl))
+
+    def excess(self, samples: TiltedSamples) -> Statistic:
+        """R - R*(KL), the allowance for the bias of R* included."""
+        return lambda weights: average(weights, self.reward) - samples.upper(weights, average(weights, self.kl))
+
+    def share(self, samples: TiltedSamples) -> Statistic:
+        """(R - R_ref) / (R*(KL) - R_ref)."""
+
+        def statistic(weights: Floats) -> Floats:
+            start, best = average(weights, samples.start), self.optimum(samples)(weights)
+            return divide(average(weights, self.reward) - start, best - start)
+
+        return statistic
+
+    def thrift(self, samples: TiltedSamples) -> Statistic:
+        """K*(R) / KL."""
+
+        def statistic(weights: Floats) -> Floats:
+            needed = samples.curves(weights).kl_at(average(weights, self.reward))
+            return divide(needed, average(weights, self.kl))
+
+        return statistic

@@ -1,0 +1,246 @@
+"""What a model is measured by: held-out preferences, and samples of the policy beside the reference's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from exptilt.data.groups import Group, digest_of
+from exptilt.evaluation.held_out_samples import Drawn, measure_samples, slope
+from exptilt.evaluation.intervals import Resampling, mean, minimum_detectable_difference
+from exptilt.evaluation.length import pair_lengths
+from exptilt.evaluation.pairs.accuracy import PreferenceAccuracy, preference_accuracy
+from exptilt.evaluation.pairs.benchmark import section_accuracy, sections_of
+from exptilt.evaluation.pairs.displacement import displacement
+from exptilt.policies.reference.table import ReferenceTable, reference_model
+from exptilt.policies.scoring import score_all
+from exptilt.runs.checks.ches_filter import ches_of, highest
+from exptilt.settings.recipe import Recipe
+from exptilt.types import LogProbs, Pair
+
+_MARGIN_BINS = 40
+_HIGHEST = 5
+"""Rows with the highest CHES that are named."""
+_CHES_PAIRS = 512
+"""Held-out pairs whose CHES is taken, spread evenly: it needs a pass of its own, the rest needs one for each model."""
+_MOST_SECTIONS = 100
+"""A column with more different labels than this names no sections."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Contents of a run folder's files."""
+
+    evaluation: dict[str, Any]
+    samples: list[dict[str, Any]]
+    margins: list[dict[str, Any]] = field(default_factory=list)
+    """Of evaluation-margins.jsonl: every held-out pair, so that runs can be compared pair by pair."""
+
+
+def measure_policy(
+    recipe: Recipe,
+    policy: Any,
+    start: Callable[[], Any] | None,
+    tokenizer: Any,
+    held_out: Sequence[Group],
+    reference: ReferenceTable | None,
+    *,
+    has_beta: bool = True,
+) -> Measured:
+    """Everything a recipe asks to be measured on held-out rows.
+
+    Args:
+        recipe: objective and settings.
+        policy: the trained model.
+        start: gives the model as it was before step 1, for samples of the reference; None where there is no reference.
+        tokenizer: of both.
+        held_out: rows of the objective's kind.
+        reference: the reference's log-probabilities of these rows, if it was scored.
+        has_beta: whether the objective's beta is that of the training; if not, implicit rewards are log-ratios.
+    """
+    settings, how = recipe.evaluate, Resampling(level=recipe.evaluate.level)
+    pairs = recipe.loss.kind == "pair"
+    draws = bool(settings.num_prompts) and recipe.loss.name != "sft"  # SFT makes the reference: it has none
+    other = reference_model(recipe, start()) if start is not None and (pairs or draws) else None
+    beta, drawn = getattr(recipe.loss, "beta", None) if has_beta else None, Drawn()
+    if draws:
+        drawn = measure_samples(policy, other, tokenizer, held_out, settings, seed=recipe.seed, beta=beta)
+    if not pairs:
+        return Measured(drawn.content, drawn.samples)
+    logps = score_groups(policy, held_out, recipe.batch.at_once)
+    anchor = None if reference is None else reference(held_out).to("cpu")
+    content = measure_preferences(logps, anchor, held_out, beta, how)
+    content |= measure_sections(logps, anchor, held_out, settings.sections, how)
+    if anchor is not None:
+        content["displacement"] = measure_displacement(logps, anchor, held_out, drawn, how)
+    if other is not None:
+        ches = measure_ches(other, held_out, recipe.batch.at_once, how)
+        content["displacement"] = content.get("displacement", {}) | {"ches": ches}
+    return Measured(_together(content, drawn.content), drawn.samples, margin_rows(logps, anchor, held_out))
+
+
+def _together(pairs: dict[str, Any], samples: dict[str, Any]) -> dict[str, Any]:
+    """Both halves; what both have a part of is joined."""
+    shared = {
+        name: pairs[name] | samples[name]
+        for name in ("lengths", "reward_on_length")
+        if name in samples.keys() & pairs.keys()
+    }
+    return pairs | samples | shared
+
+
+def detectable_line(groups: Sequence[Group], level: float = 0.95) -> str:
+    """What so many prompts can show, to be said before anything is measured.
+
+    Example:
+        >>> detectable_line([Group(id=str(n), prompt=np.array([n]), completions=()) for n in range(231)])
+        '231 prompts: to be told apart (4 times in 5), an accuracy must be 0.092 from chance, two models 0.130 apart'
+    """
+    count = len({group.prompt.tobytes() for group in groups})
+    alone = minimum_detectable_difference(count, correlation=0.5, level=level)  # one model against a number
+    two = minimum_detectable_difference(count, level=level)
+    return (
+        f"{count} prompt{'s' if count > 1 else ''}: to be told apart (4 times in 5), "
+        f"an accuracy must be {alone:.3f} from chance, two models {two:.3f} apart"
+    )
+
+
+def measure_preferences(
+    policy: LogProbs, reference: LogProbs | None, groups: Sequence[Group], beta: float | None, how: Resampling
+) -> dict[str, Any]:
+    """Accuracy with and without the reference, margins and lengths on held-out pairs.
+
+    Args:
+        policy: of both completions of every pair, in order.
+        reference: the same under the reference, if there is one.
+        groups: the pairs.
+        beta: of the training, for calibration; None where the objective has none.
+        how: the bootstrap over prompts.
+    """
+    pair, anchor = _pair(policy), None if reference is None else _pair(reference)
+    prompts = [group.prompt.tobytes() for group in groups]
+    found = preference_accuracy(pair, anchor, prompts, beta=beta if anchor else None, how=how)
+    sides = [side.lengths.numpy() for side in pair]
+    lengths = pair_lengths(sides[0], sides[1], prompts, how)
+    content = _as_report(found) | {
+        "lengths": {"chosen": lengths.chosen.as_dict(), "rejected": lengths.rejected.as_dict()},
+        "length_difference": lengths.difference.as_dict(),
+        "detectable_difference": minimum_detectable_difference(found.num_prompts, level=how.level),
+    }
+    if anchor is None:
+        return content
+    rewards = [(beta or 1.0) * (side.sum() - base.sum()).numpy() for side, base in zip(pair, anchor, strict=True)]
+    counts, edges = np.histogram(rewards[0] - rewards[1], bins=_MARGIN_BINS)
+    content["margins"] = {"edges": edges.tolist(), "counts": counts.tolist()}
+    content["reward_on_length"] = {
+        "data": slope(np.concatenate(rewards), np.concatenate(sides).tolist(), prompts + prompts, how)
+    }
+    return content
+
+
+def measure_sections(
+    policy: LogProbs,
+    reference: LogProbs | None,
+    groups: Sequence[Group],
+    sections: dict[str, dict[str, float]],
+    how: Resampling,
+) -> dict[str, Any]:
+    """Accuracy by section of a benchmark, where the rows name theirs; empty where none does.
+
+    Args:
+        policy: of both completions of every pair, in order.
+        reference: the same under the reference, if there is one; then margins are of log-ratios.
+        groups: the pairs.
+        sections: weights of subsets by section; empty takes `sections_of` the labels.
+        how: the bootstrap over prompts.
+    """
+    named = [at for at, group in enumerate(groups) if group.section is not None]
+    labels = [str(groups[at].section) for at in named]
+    if not named:
+        return {}
+    if not sections and len(set(labels)) > _MOST_SECTIONS:
+        return {"sections": {"not_measured": f"{len(set(labels)):,} different labels are no sections of a benchmark"}}
+    margins = (_pair(policy).chosen.sum() - _pair(policy).rejected.sum()).numpy()
+    if reference is not None:
+        margins = margins - (_pair(reference).chosen.sum() - _pair(reference).rejected.sum()).numpy()
+    weights = sections or sections_of(labels)
+    found = section_accuracy(margins[named], labels, [groups[at].prompt.tobytes() for at in named], weights, how)
+    unnamed = len(groups) - len(named)
+    return {"sections": found.as_dict() | {"weights": weights, "num_pairs": len(named), "num_without_label": unnamed}}
+
+
+def measure_displacement(
+    policy: LogProbs, reference: LogProbs, groups: Sequence[Group], drawn: Drawn, how: Resampling
+) -> dict[str, Any]:
+    """Where log-probabilities of both sides went, with the forced part where the reference was sampled."""
+    prompts = [group.prompt.tobytes() for group in groups]
+    forced: dict[str, Any] = {}
+    if drawn.forward_kl:
+        forced = {"forward_kl": drawn.forward_kl, "forward_prompts": drawn.forward_prompts}
+    found = displacement(_pair(policy), _pair(reference), prompts, how=how, **forced).as_dict()
+    found["gainers"] = drawn.gainers or None
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def measure_ches(reference: Any, groups: Sequence[Group], max_tokens: int, how: Resampling) -> dict[str, Any]:
+    """CHES of held-out pairs under the weights the run started from, and the rows likeliest to displace."""
+    count = min(len(groups), _CHES_PAIRS)
+    some = [groups[at * len(groups) // count] for at in range(count)]
+    found = ches_of(reference, some, max_tokens)
+    prompts = [group.prompt.tobytes() for group in some]
+    return {
+        "score": mean(found.score, prompts, how).as_dict(),
+        "normalised": mean(found.normalised, prompts, how).as_dict(),
+        "highest": [{"id": some[at].id, "normalised": float(found.normalised[at])} for at in highest(found, _HIGHEST)],
+    }
+
+
+def margin_rows(policy: LogProbs, reference: LogProbs | None, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Each pair by its content, with the margin of log-likelihoods and, against a reference, of log-ratios; nats."""
+    likelihood = (_pair(policy).chosen.sum() - _pair(policy).rejected.sum()).tolist()
+    base = None if reference is None else (_pair(reference).chosen.sum() - _pair(reference).rejected.sum()).tolist()
+    return [
+        {
+            "pair": digest_of([replace(group, weight=1.0)]),
+            "prompt": hashlib.blake2b(group.prompt.tobytes(), digest_size=8).hexdigest(),
+            "log_ratio": None if base is None else likelihood[at] - base[at],
+            "likelihood": likelihood[at],
+        }
+        for at, group in enumerate(groups)
+    ]
+
+
+@torch.no_grad()
+def score_groups(model: Any, groups: Sequence[Group], max_tokens: int) -> LogProbs:
+    """Log-probabilities of all completions of held-out groups, on the CPU."""
+    return LogProbs.cat(score_all(model, groups, max_tokens=max_tokens, progress="evaluate"))
+
+
+def _pair(logps: LogProbs) -> Pair:
+    index = torch.arange(0, len(logps), 2)
+    return Pair(logps.select(index), logps.select(index + 1))
+
+
+def _as_report(found: PreferenceAccuracy) -> dict[str, Any]:
+    """In the layout of evaluation.json."""
+    plain = found.as_dict()
+    accuracy: dict[str, dict[str, Any]] = {}
+    for name, estimate in plain["accuracy"].items():
+        family, form = name.split("/")
+        accuracy.setdefault(family, {})[form] = estimate
+    content = {**plain, "accuracy": accuracy, "auc": next(iter(plain["auc"].values())), "auc_by_score": plain["auc"]}
+    if plain["calibration"]:
+        bins = [
+            {"predicted": one["confidence"], "observed": one["accuracy"], "count": one["num_pairs"]}
+            for one in plain["calibration"]["bins"]
+            if one["num_pairs"]
+        ]
+        content["calibration"] = {"ece": plain["calibration"]["error"]["value"], "bins": bins}
+    else:
+        del content["calibration"]
+    return content

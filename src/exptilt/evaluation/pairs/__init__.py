@@ -1,0 +1,1 @@
+"""Measurements on pairs: accuracy, calibration, displacement, CHES, sections of a benchmark."""

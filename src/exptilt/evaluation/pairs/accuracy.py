@@ -1,0 +1,149 @@
+"""Does the policy prefer what people preferred: accuracy, AUC and calibration of its implicit reward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from exptilt.evaluation.intervals import (
+    DEFAULT,
+    Clusters,
+    Estimate,
+    Floats,
+    Prompts,
+    Resampling,
+    bootstrap,
+    finite,
+    wilson,
+)
+from exptilt.evaluation.pairs.calibration import Calibration, calibration
+from exptilt.evaluation.pairs.pair_scores import scores
+from exptilt.evaluation.result import Panel
+from exptilt.types import Pair
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice(Panel):
+    """Accuracy on some of the pairs."""
+
+    name: str
+    accuracy: Estimate
+    num_pairs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceAccuracy(Panel):
+    """How often the chosen completion scores higher than the rejected one; ties count one half."""
+
+    accuracy: dict[str, Estimate]
+    """By score: `with_reference/sum` (what DPO trains), `without_reference/mean`, ... ; see `scores`."""
+    auc: dict[str, Estimate]
+    """By score, P(m_i > -m_j) over all i, j: how well the margin tells which of two completions was preferred if the
+    pairs are shown in random order."""
+    longest_wins: Estimate
+    """Accuracy of preferring the longer completion: what a score must beat."""
+    by_longer: tuple[Slice, ...]
+    """Accuracy of the first score where the chosen, the rejected or neither is longer."""
+    by_length_gap: tuple[Slice, ...]
+    """Accuracy of the first score by quarter of |length of chosen - length of rejected|."""
+    calibration: Calibration | None
+    """Of beta * margin of the log-ratio sums; None without a reference or without beta."""
+    num_pairs: int
+    num_prompts: int
+
+
+def preference_accuracy(
+    policy: Pair, reference: Pair | None, prompts: Prompts, *, beta: float | None = None, how: Resampling = DEFAULT
+) -> PreferenceAccuracy:
+    """Evaluate a policy on held-out preferences.
+
+    Args:
+        policy: log-probabilities of the chosen and rejected completions of N pairs.
+        reference: the same under the reference, or None.
+        prompts: (N,) the prompt of each pair.
+        beta: of the training, > 0, for calibration; needs a reference.
+        how: bootstrap over prompts.
+
+    Example:
+        >>> from exptilt.evaluation.pairs.pair_scores import side_of
+        >>> policy = Pair(side_of([[-1.0, -1.0], [-2.0]]), side_of([[-3.0], [-1.0]]))
+        >>> found = preference_accuracy(policy, None, prompts=["a", "b"])
+        >>> found.accuracy["without_reference/sum"].value
+        0.5
+    """
+    by_score = {name: chosen - rejected for name, (chosen, rejected) in scores(policy, reference).items()}
+    clusters = Clusters(prompts)
+    lengths = [side.lengths.numpy(force=True) for side in policy]
+    if len(clusters) != len(lengths[0]):
+        raise ValueError(f"{len(lengths[0])} pairs but {len(clusters)} prompt labels: give one label for each pair")
+    longer, first = lengths[0] - lengths[1], next(iter(by_score.values()))
+    margin = None if beta is None or reference is None else beta * first
+    return PreferenceAccuracy(
+        accuracy={name: share_above_zero(margin, clusters, how) for name, margin in by_score.items()},
+        auc={name: margin_auc(margin, clusters, how) for name, margin in by_score.items()},
+        longest_wins=share_above_zero(longer, clusters, how),
+        by_longer=_slices(first, _sides(longer), clusters, how),
+        by_length_gap=_slices(first, _quarters(np.abs(longer)), clusters, how),
+        calibration=None if margin is None else calibration(margin, clusters, how=how),
+        num_pairs=len(longer),
+        num_prompts=clusters.count,
+    )
+
+
+def share_above_zero(margin: ArrayLike, clusters: Clusters, how: Resampling = DEFAULT) -> Estimate:
+    """Share of margins above 0, exact zeros counting one half.
+
+    Where all pairs agree a bootstrap interval has no width; then Wilson's, with prompts as units, takes its place.
+    """
+    wins = (np.sign(finite(margin, "margin")) + 1) / 2
+    total, count = clusters.sums(wins), clusters.sums(np.ones(len(wins)))
+    if wins.min() == wins.max() and wins[0] != 0.5:
+        return wilson(float(wins[0]) * clusters.count, clusters.count, how.level)
+    return bootstrap(lambda weights: (weights @ total) / (weights @ count), clusters.count, how)
+
+
+def margin_auc(margin: ArrayLike, clusters: Clusters, how: Resampling = DEFAULT) -> Estimate:
+    """P(m_i > -m_j) + P(m_i = -m_j) / 2 over all i, j; 0.5 for a margin that knows nothing."""
+    rows = finite(margin, "margin")
+    order = np.argsort(-rows, kind="stable")
+    mirrored = -rows[order]
+    below = np.searchsorted(mirrored, rows, side="left")
+    upto = np.searchsorted(mirrored, rows, side="right")
+
+    def statistic(weights: Floats) -> Floats:
+        drawn = weights[:, clusters.index]
+        reached = np.concatenate([np.zeros((len(drawn), 1)), np.cumsum(drawn[:, order], axis=1)], axis=1)
+        beaten = (reached[:, below] + reached[:, upto]) / 2
+        return np.asarray((drawn * beaten).sum(axis=1) / drawn.sum(axis=1) ** 2)
+
+    return bootstrap(statistic, clusters.count, how)
+
+
+def _sides(longer: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+    return {"chosen longer": longer > 0, "rejected longer": longer < 0, "equal length": longer == 0}
+
+
+def _quarters(gap: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+    """Slices of about a quarter of the pairs each; fewer where many gaps are equal."""
+    ends = np.unique(np.quantile(gap, [0.25, 0.5, 0.75, 1.0], method="inverted_cdf"))
+    starts = [gap.min(), *(ends[:-1] + 1)]
+    return {
+        f"{int(start)}-{int(end)} tokens": (gap >= start) & (gap <= end)
+        for start, end in zip(starts, ends, strict=True)
+    }
+
+
+def _slices(
+    margin: Floats, parts: dict[str, NDArray[np.bool_]], clusters: Clusters, how: Resampling
+) -> tuple[Slice, ...]:
+    return tuple(
+        Slice(
+            name=name,
+            accuracy=share_above_zero(margin[rows], Clusters(clusters.index[rows]), how),
+            num_pairs=int(rows.sum()),
+        )
+        for name, rows in parts.items()
+        if rows.any()
+    )

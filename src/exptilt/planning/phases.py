@@ -1,0 +1,202 @@
+"""A plan and its phases: how many steps, and what their time is spent on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+import torch
+
+from exptilt.planning.arithmetic import Load, Manner, forward_flops, step_flops
+from exptilt.planning.devices import Fleet
+from exptilt.planning.model_size import ModelSize
+from exptilt.planning.planned_rows import Rows
+from exptilt.planning.probe import TURNS, Line, Rehearsal, Subject
+from exptilt.policies.scorer import MicroBatches
+from exptilt.runs.checks.familiarity import NUM_PROMPTS
+from exptilt.settings.recipe import Recipe
+
+SHARE = 0.95
+"""Of a device's memory that a plan may fill."""
+_DRAWN_AT_ONCE = 256
+_LOOKED_AT = 2000
+"""Held-out rows whose lengths are counted."""
+_CHECK_TOKENS = 64
+"""Drawn for each prompt when the reference is checked before step 1."""
+_LAUNCH = 0.7e-3
+"""Seconds a GPU needs at least for a block's forward and backward, however small: some hundred kernels; assumed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Seconds of each kind of work, for all devices together."""
+
+    size: ModelSize
+    step: Line
+    """Forward, loss and backward of a micro-batch, by its operations."""
+    forward: Line
+    """Scoring without a graph, likewise; of a batch wherever it is scored."""
+    update: float
+    """Clipping and the optimizer, once a step."""
+    draw: Line
+    """One new token, by how many completions get one."""
+
+    @classmethod
+    def measured(cls, size: ModelSize, manner: Manner, subject: Subject, found: Rehearsal, devices: int) -> Costs:
+        """From a rehearsal on one device."""
+        sizes = (subject.small, subject.large)
+        stepped, scored = ([_each(some[1:]) for some in sizes], [_each(some[1 : TURNS + 1]) for some in sizes])
+        step = Line.through([(step_flops(size, load, manner), t) for load, t in zip(stepped, found.step, strict=True)])
+        forward = Line.through([(forward_flops(size, load), t) for load, t in zip(scored, found.forward, strict=True)])
+        rows = max(1, len(subject.prompts))
+        draw = found.draw if subject.prompts else forward.at(forward_flops(size, Load(1, 1, 1, 0)))
+        return cls(
+            size=size,
+            step=Line(step.start, step.slope / devices),  # micro-batches are counted on each device
+            forward=Line(forward.start / devices, forward.slope / devices),
+            update=found.update,
+            draw=Line(0.0, draw / rows / devices),
+        )
+
+    @classmethod
+    def of_table(cls, size: ModelSize, fleet: Fleet, products: torch.dtype, *, moved: float) -> Costs:
+        """From data sheets; a GPU also needs time to be told what to do.
+
+        Args:
+            size: of the model.
+            fleet: the devices.
+            products: dtype of the matrix products.
+            moved: bytes that the optimizer moves on each device.
+        """
+        seconds = 1 / fleet.device.rate(products) / fleet.count
+        told, row = size.layers * _LAUNCH, forward_flops(size, Load(1, 1, 1, 0)) * seconds
+        return cls(
+            size=size,
+            step=Line(told, seconds),
+            forward=Line(told / 3 / fleet.count, seconds),
+            update=moved / fleet.device.bandwidth,
+            draw=Line(max(told / 3, size.total * 2 / fleet.device.bandwidth), row),
+        )
+
+    def scoring(self, load: Load, at_once: int) -> float:
+        """Seconds to score so much, so many tokens at once."""
+        return math.ceil(load.tokens / at_once) * self.forward.start + self.forward.slope * forward_flops(
+            self.size, load
+        )
+
+    def drawing(self, rows: int, new_tokens: int) -> float:
+        """Seconds to draw so many tokens for each of so many rows at once."""
+        return new_tokens * self.draw.at(rows) if rows else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One run of the loop: the supervised phase, or the training itself."""
+
+    name: str
+    rows: int
+    steps: int
+    tokens: float
+    """Unique tokens fed in a step, over all devices."""
+    micro_batches: float
+    """In a step, on each device; the mean."""
+    flops: float
+    """Of a step, over all devices."""
+    step_seconds: float
+    seconds: dict[str, float]
+    """By what they are spent on."""
+
+
+def _each(steps: Sequence[MicroBatches]) -> Load:
+    """Of a micro-batch, the mean."""
+    found = list(chain.from_iterable(steps))
+    return Load.of(list(chain.from_iterable(found))).times(1 / len(found))
+
+
+def steps_of(recipe: Recipe, rows: int) -> int:
+    """Optimizer steps of a run on so many rows.
+
+    Example:
+        >>> from exptilt.settings.load import load
+        >>> run = load(Recipe, None, ["output=runs/a", "model.path=m", "data.train=t.jsonl", "train.epochs=1.5"])
+        >>> run.batch.size, steps_of(run, rows=100)  # two steps a pass, the second a short one
+        (64, 3)
+    """
+    steps = max(1, round(recipe.train.epochs * math.ceil(rows / recipe.batch.size)))
+    return min(steps, recipe.train.max_steps or steps)
+
+
+def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: Rows, load: Load) -> dict[str, float]:
+    """What a phase spends its time on.
+
+    Args:
+        recipe: of the phase.
+        costs: of its work.
+        training: seconds of all its steps.
+        rows: how many there are.
+        load: of one step.
+    """
+    spent, at_once = {"training": training}, recipe.batch.at_once
+    some = rows.test[:_LOOKED_AT]
+    held_out = Load.of(some).times(rows.num_test / len(some)) if len(some) else Load(0, 0, 0, 0)
+    if recipe.loss.needs_reference and not recipe.reference.move_every:
+        spent["reference, once"] = costs.scoring(load.times(rows.num_train / load.groups) + held_out, at_once)
+    if checks_reference(recipe):
+        spent["check of the reference"] = costs.drawing(min(NUM_PROMPTS, rows.num_train), _CHECK_TOKENS)
+    if not len(some):
+        return spent
+    final = recipe.loss.name != "sft"
+    every = recipe.train.eval_every
+    between = (steps_of(recipe, rows.num_train) - 1) // every if every else 0
+    spent["held-out loss"] = (2 + between + final) * costs.scoring(held_out, at_once)
+    length = recipe.evaluate.max_new_tokens
+    drawn = between * costs.drawing(min(recipe.train.eval_samples, rows.num_test), length)
+    if final:
+        count = min(recipe.evaluate.num_prompts, rows.num_test) * recipe.evaluate.num_samples
+        batches = math.ceil(count / _DRAWN_AT_ONCE)
+        drawn += 2 * batches * costs.drawing(min(count, _DRAWN_AT_ONCE), length)  # of the policy and of the reference
+    if drawn:
+        spent["samples (roughly)"] = drawn
+    return spent
+
+
+def checks_reference(recipe: Recipe) -> bool:
+    """Whether a run draws samples of the reference before step 1."""
+    return recipe.loss.kind == "pair" and recipe.reference.model is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would take."""
+
+    output: str
+    fleet: Fleet
+    size: ModelSize
+    parallel: str
+    products: str
+    batch_tokens: int
+    """Of a micro-batch: the recipe's, or what auto would find."""
+    memory: dict[str, float]
+    """Bytes on each device at the peak."""
+    phases: list[Phase]
+    disk: float
+    """Bytes of checkpoints and model."""
+    notes: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+
+    @property
+    def peak(self) -> float:
+        """Bytes on each device."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether each device has that much."""
+        return self.peak <= SHARE * self.fleet.device.memory
+
+    @property
+    def seconds(self) -> float:
+        """Of everything."""
+        return sum(sum(phase.seconds.values()) for phase in self.phases)

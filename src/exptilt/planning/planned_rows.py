@@ -1,0 +1,61 @@
+"""What a plan knows of the rows: how many, and how long, from those in the cache or from a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from exptilt.data.cache import DataCache
+from exptilt.data.conversions import Kind
+from exptilt.data.groups import Group
+from exptilt.data.prepare import prepare
+from exptilt.errors import DataError
+from exptilt.settings.data_settings import DataConfig
+
+_SAMPLE = 2000
+"""Rows that are tokenised where the cache has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows to train and to test on, all or a sample of them, and how many there are in all."""
+
+    train: Sequence[Group]
+    test: Sequence[Group]
+    num_train: int
+    num_test: int
+    refusal: str = ""
+    """Why a run would refuse these data."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether lengths come from a part of the rows."""
+        return len(self.train) < self.num_train
+
+
+def rows_of(settings: DataConfig, tokenizer: Any, kind: Kind, context: int | None) -> Rows:
+    """All rows where they are in the cache, else the first ones, and the number of all by checks on text alone.
+
+    Raises:
+        DataError: there is no row to look at.
+    """
+    cached = DataCache.of(settings, tokenizer, kind, context)
+    if cached is not None and (found := cached.read()) is not None:
+        return Rows(train=found.train, test=found.test, num_train=len(found.train), num_test=len(found.test))
+    limit = min(_SAMPLE, settings.limit or _SAMPLE)
+    part = prepare(replace(settings, limit=limit), tokenizer, kind, context, strict=False)
+    report = part.report
+    if not part.train:
+        raise DataError(f"{settings.train}: no row can be used, so there is nothing to plan; see `exptilt doctor`")
+    counts = (len(part.train), len(part.test))
+    if report.train.rows >= limit and limit != settings.limit:
+        whole = prepare(settings, None, kind, context, strict=False).report
+        counts = (whole.train.kept, whole.test.kept if whole.test else 0)
+    return Rows(
+        train=part.train,
+        test=part.test,
+        num_train=max(counts[0], len(part.train)),
+        num_test=max(counts[1], len(part.test)),
+        refusal=report.refusal or "",
+    )

@@ -1,0 +1,93 @@
+"""The steps a plan looks at: the first of the run, with the rows they will really have."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+
+from exptilt.data.batching import Batches, pack
+from exptilt.data.groups import Group
+from exptilt.planning.arithmetic import Load
+from exptilt.planning.phases import steps_of
+from exptilt.planning.planned_rows import Rows
+from exptilt.planning.probe import TURNS
+from exptilt.settings.recipe import Recipe
+from exptilt.training.objective import Objective
+
+_MOST_STEPS = 200
+_MOST_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Groups of each step as they will be scored."""
+
+    groups: Sequence[Sequence[Group]]
+    more: float
+    """How many times larger a step of the run is: above 1 where a step has more rows than the sample."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, rows: Rows) -> Steps:
+        """All steps of a short run, else the first of them."""
+        batches, objective = Batches(rows.train, recipe.batch, seed=recipe.seed), Objective(recipe.loss)
+        most = min(_MOST_STEPS, max(1, _MOST_ROWS // recipe.batch.size))
+        count = min(most, steps_of(recipe, rows.num_train))
+        more = max(1.0, min(recipe.batch.size, rows.num_train) / len(rows.train))
+        return cls([objective.prepare(batches.groups(step)) for step in range(count)], more)
+
+    @property
+    def load(self) -> Load:
+        """Of one step, the mean."""
+        return Load.of(list(chain.from_iterable(self.groups))).times(self.more / len(self.groups))
+
+    @property
+    def largest(self) -> float:
+        """Tokens of the largest: memory is what that one takes, not the mean."""
+        return self.more * max(_tokens(step) for step in self.groups)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest group, which no budget cuts."""
+        return max(group.num_tokens for step in self.groups for group in step)
+
+    def micro_batches(self, tokens: int) -> float:
+        """In a step, the mean, with so many tokens at most in each."""
+        return self.more * sum(len(pack(step, tokens)) for step in self.groups) / len(self.groups)
+
+    def rehearsed(self, tokens: int, most: int, sample: int) -> list[list[list[Group]]]:
+        """Steps to take before the run: its own first, or micro-batches of a `sample` where those would take long.
+
+        Args:
+            tokens: of a micro-batch of the run, at most.
+            most: of all its steps that may be taken.
+            sample: of a micro-batch.
+        """
+        count = bisect_right(list(accumulate(_tokens(step) for step in self.groups)), most)
+        if self.more > 1 or count < min(TURNS + 1, len(self.groups)):
+            return [[groups] for groups in self.samples(sample)]
+        return [pack(self.groups[turn % count], tokens) for turn in range(max(TURNS + 1, count))]
+
+    def samples(self, tokens: int) -> list[list[Group]]:
+        """Micro-batches, filled with groups as they come, over and over; the shortest where none is so short."""
+        groups = list(chain.from_iterable(self.groups))
+        short = [group for group in groups if group.num_tokens <= tokens] or [
+            min(groups, key=lambda one: one.num_tokens)
+        ]
+        found, begin = list[list[Group]](), 0
+        for _ in range(TURNS + 1):
+            chosen = [short[begin % len(short)]]
+            room, begin = tokens - chosen[0].num_tokens, begin + 1
+            for offset in range(len(short) - 1):
+                group = short[(begin + offset) % len(short)]
+                if group.num_tokens <= room:
+                    chosen.append(group)
+                    room -= group.num_tokens
+            begin += len(chosen) - 1
+            found.append(chosen)
+        return found
+
+
+def _tokens(groups: Sequence[Group]) -> int:
+    return sum(group.num_tokens for group in groups)

@@ -1,0 +1,281 @@
+"""`exptilt plan`: the memory and time of a run before anything is spent.
+
+Memory is counted (weights on the meta device, activations on fake tensors); time is operations divided by the share of a
+data sheet's peak that training reaches. Where the run would be on this machine, and fits, both come from a rehearsal; on
+a GPU only the time, since there what is counted is all there is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import psutil
+import torch
+
+from exptilt.planning.advice import changes_of
+from exptilt.planning.arithmetic import Manner, Storage, holds_reference, memory_parts, step_flops
+from exptilt.planning.devices import Fleet
+from exptilt.planning.model_size import Kept, ModelSize, architecture_for, kept_bytes, model_size
+from exptilt.planning.phases import SHARE, Costs, Phase, Plan, checks_reference, seconds_of, steps_of
+from exptilt.planning.planned_rows import Rows, rows_of
+from exptilt.planning.planned_steps import Steps
+from exptilt.planning.probe import Rehearsal, Subject, rehearse
+from exptilt.runs.checks.familiarity import NUM_PROMPTS, chosen_groups
+from exptilt.runs.run_models import precision_for, wants_float32
+from exptilt.runs.run_tokenizer import find_tokenizer
+from exptilt.runs.token_budget import MOST_TOKENS
+from exptilt.settings.recipe import Recipe
+
+_LEAST_TOKENS = 256
+_KEPT_ROWS = 16
+"""Rows on which activations are counted."""
+_FLOPS = {"cpu": 4e11, "cuda": 5e14}
+"""Operations of a rehearsed micro-batch, where a run's own is not smaller: seconds."""
+_STEPS = 10
+"""So many times that for the run's own steps, of all phases together; where three would be more, none is taken."""
+
+
+_Rehearsed = tuple[Subject, Rehearsal] | None
+
+
+class Planner:
+    """One recipe on one fleet; its parts are counted once.
+
+    Args:
+        recipe: of the run.
+        fleet: where it would be.
+        cpu_time: measure the processor's time instead of the clock's, where other work runs beside.
+    """
+
+    def __init__(self, recipe: Recipe, fleet: Fleet, *, cpu_time: bool = False) -> None:
+        self.recipe, self.fleet, self.cpu_time = recipe, fleet, cpu_time
+        self.tokenizer = find_tokenizer(recipe, keep=False)
+        self.architecture = architecture_for(recipe.model, self.tokenizer)
+        context = getattr(self.architecture.get_text_config(), "max_position_embeddings", None)
+        self.context = context if isinstance(context, int) and context > 0 else None
+        self._rows: dict[str, Rows] = {}
+        self._steps: dict[Any, Steps] = {}
+        self._reading = 0
+        self._kept: dict[Any, tuple[ModelSize, Kept]] = {}
+
+    def plan(self) -> Plan:
+        """Count, and measure where the run would be here and fits."""
+        recipe = self.recipe
+        parts = [recipe] if recipe.sft is None else [recipe.sft_recipe(), recipe]
+        tokens = [self.micro_batch(part) for part in parts]
+        memories = [self.memory(part, count) for part, count in zip(parts, tokens, strict=True)]
+        size, kept = self.counted(recipe)
+        notes, phases = self._notes(kept, parts), list[Phase]()
+        if self.fleet.here and not all(self._fits(memory) for memory in memories):
+            notes.append("time was not measured, because it does not fit")
+        else:
+            found = [self._rehearsed(part, count) for part, count in zip(parts, tokens, strict=True)]
+            phases = [self._phase(part, *one) for part, one in zip(parts, zip(tokens, found, strict=True), strict=True)]
+            memories = [self._measured(*one) for one in zip(memories, tokens, found, strict=True)]
+        made = Plan(
+            output=recipe.output,
+            fleet=self.fleet,
+            size=size,
+            parallel=self.kind(recipe),
+            products=str(self.products(recipe)).removeprefix("torch."),
+            batch_tokens=tokens[-1],
+            memory=max(memories, key=lambda memory: sum(memory.values())),
+            phases=phases,
+            disk=self._disk(size),
+            notes=notes,
+        )
+        return made if made.fits else replace(made, advice=self.advice())
+
+    def rows(self, recipe: Recipe) -> Rows:
+        """Of the recipe's kind, read once."""
+        kind, process = recipe.loss.kind, psutil.Process()
+        if kind not in self._rows:
+            before = process.memory_info().rss
+            self._rows[kind] = rows_of(recipe.data, self.tokenizer, kind, self.context)
+            self._reading = max(self._reading, process.memory_info().rss - before)
+        return self._rows[kind]
+
+    def products(self, recipe: Recipe) -> torch.dtype:
+        """The arithmetic of forward and backward on this fleet."""
+        return precision_for(recipe, on_gpu=self._gpu)
+
+    def weights(self, recipe: Recipe) -> torch.dtype:
+        """Of the model as it is trained."""
+        if recipe.model.dtype == "bfloat16":
+            return torch.bfloat16
+        own = getattr(self.architecture, "dtype", None) if recipe.model.path is not None else torch.float32
+        keeps = wants_float32(recipe, self.products(recipe)) or recipe.model.dtype == "float32"
+        return torch.float32 if keeps or own is None else own
+
+    def kind(self, recipe: Recipe) -> str:
+        """How the devices share the work."""
+        if recipe.parallel.kind == "auto":
+            return "ddp" if self.fleet.count > 1 else "none"
+        return recipe.parallel.kind
+
+    def counted(self, recipe: Recipe) -> tuple[ModelSize, Kept]:
+        """The model's weights, and what backward keeps."""
+        weights, products = self.weights(recipe), self.products(recipe)
+        key = (recipe.adapter, weights, products, recipe.loss.kind)
+        if key not in self._kept:
+            rows = list(self.rows(recipe).train[:_KEPT_ROWS])
+            kept = kept_bytes(self.architecture, rows, adapter=recipe.adapter, weights=weights, products=products)
+            self._kept[key] = (model_size(self.architecture, recipe.adapter), kept)
+        return self._kept[key]
+
+    def micro_batch(self, recipe: Recipe) -> int:
+        """Tokens of the largest micro-batch: what the recipe says, or what auto would find; never more than a step has."""
+        steps = self.steps(recipe)
+        per_device = math.ceil(steps.largest / self.fleet.count)
+        limit = recipe.batch.limit or per_device
+        if recipe.batch.tokens == "auto":
+            limit = max(_LEAST_TOKENS, self.largest(recipe))
+        return max(min(limit, per_device), steps.longest)
+
+    def largest(self, recipe: Recipe) -> int:
+        """The token budget that would just fit; 0 or less if none does."""
+        small, large = (
+            sum(self.memory(recipe, n, micro_batches=2).values()) for n in (_LEAST_TOKENS, 2 * _LEAST_TOKENS)
+        )
+        room = 0.85 * self.fleet.device.memory - small
+        most = MOST_TOKENS["cuda" if self._gpu else "cpu"]
+        found = _LEAST_TOKENS + int(room / ((large - small) / _LEAST_TOKENS))
+        return min(found // _LEAST_TOKENS * _LEAST_TOKENS, most)
+
+    def memory(self, recipe: Recipe, tokens: int, micro_batches: float | None = None) -> dict[str, float]:
+        """Bytes on each device, by what they are for."""
+        size, kept = self.counted(recipe)
+        storage = Storage(
+            weights=self.weights(recipe),
+            products=self.products(recipe),
+            four_bits=recipe.model.quantize == "nf4",
+            optimizer_copies=2 if recipe.optim.name == "adamw" else 1,
+            shards=self.fleet.count if self.kind(recipe) == "fsdp" else 1,
+            offload=recipe.parallel.cpu_offload and self._gpu,
+            reference=holds_reference(recipe),
+            gpu=self._gpu,
+        )
+        if micro_batches is None:
+            micro_batches = self.steps(recipe).largest / self.fleet.count / tokens
+        checkpointing = recipe.train.gradient_checkpointing
+        return memory_parts(
+            size, kept, storage, tokens=tokens, micro_batches=micro_batches, checkpointing=checkpointing
+        )
+
+    def advice(self) -> list[str]:
+        """What to change so that it fits, each with its number; the changes that cost least come first."""
+        found, room = [], SHARE * self.fleet.device.memory
+        for keys, change in changes_of(self.recipe, self.fleet.count):
+            tokens = self.micro_batch(change)
+            peak, smaller = sum(self.memory(change, tokens).values()), self.largest(change)
+            if peak > room and _LEAST_TOKENS <= smaller < tokens:
+                keys, peak = f"{keys} batch.tokens={smaller}".strip(), sum(self.memory(change, smaller).values())
+            if keys and peak <= room:
+                found.append(f"{keys}: {peak / 1e9:.3g} GB")
+        return found or [f"nothing known makes it fit {self.fleet.device.name}; use more or larger devices"]
+
+    @property
+    def _gpu(self) -> bool:
+        return not self.fleet.device.name.startswith("CPU")
+
+    def steps(self, recipe: Recipe) -> Steps:
+        """The first steps of the run."""
+        key = (recipe.loss.name, recipe.batch, recipe.train.epochs, recipe.train.max_steps)
+        if key not in self._steps:
+            self._steps[key] = Steps.of(recipe, self.rows(recipe))
+        return self._steps[key]
+
+    def _fits(self, memory: dict[str, float]) -> bool:
+        return sum(memory.values()) <= SHARE * self.fleet.device.memory
+
+    def _rehearsed(self, recipe: Recipe, tokens: int) -> _Rehearsed:
+        if not self.fleet.here:
+            return None
+        subject = self._subject(recipe, tokens)
+        return subject, rehearse(subject)
+
+    def _measured(self, counted: dict[str, float], tokens: int, rehearsed: _Rehearsed) -> dict[str, float]:
+        """What was counted, and on a processor as the rest what the process was measured to take beside it."""
+        if rehearsed is None or self._gpu:
+            return counted
+        subject, found = rehearsed
+        kept = {name: counted[name] for name in ("weights", "gradients", "optimizer", "reference model")}
+        rest = max(0.0, found.peak_with(tokens, subject) - sum(kept.values()))
+        return kept | {"activations": rest, "rows, and what reads them": float(self._reading)}
+
+    def _phase(self, recipe: Recipe, tokens: int, rehearsed: _Rehearsed) -> Phase:
+        rows, cut, size = self.rows(recipe), self.steps(recipe), self.counted(recipe)[0]
+        load, manner, steps = cut.load, Manner.of(recipe), steps_of(recipe, rows.num_train)
+        if rehearsed is not None:
+            costs = Costs.measured(size, manner, *rehearsed, self.fleet.count)
+        else:
+            shards = self.fleet.count if self.kind(recipe) == "fsdp" else 1
+            # The optimizer reads weight, gradient and two moments, and writes all but the gradient.
+            moved = (4 + 3) * self.weights(recipe).itemsize * size.trained / shards
+            costs = Costs.of_table(size, self.fleet, self.products(recipe), moved=moved)
+        micro_batches, flops = max(1.0, cut.micro_batches(tokens) / self.fleet.count), step_flops(size, load, manner)
+        step = micro_batches * costs.step.start + flops * costs.step.slope + costs.update
+        return Phase(
+            name="supervised phase" if recipe.loss.name == "sft" else recipe.loss.name,
+            rows=rows.num_train,
+            steps=steps,
+            tokens=load.tokens,
+            micro_batches=micro_batches,
+            flops=flops,
+            step_seconds=step,
+            seconds=seconds_of(recipe, costs, steps * step, rows, load),
+        )
+
+    def _subject(self, recipe: Recipe, tokens: int) -> Subject:
+        """What is rehearsed here: steps as the run has them, or smaller ones where those would take long."""
+        steps, manner, device = self.steps(recipe), Manner.of(recipe), "cuda" if self._gpu else "cpu"
+        each = step_flops(self.counted(recipe)[0], steps.load, manner) / steps.load.tokens
+        sample = int(min(tokens, max(_LEAST_TOKENS, _FLOPS[device] / each)))
+        most = int(_STEPS * _FLOPS[device] / each) // (1 if self.recipe.sft is None else 2)
+        large = steps.rehearsed(tokens, most, sample)
+        asked = chosen_groups(self.rows(recipe).train, 1, self.context) if checks_reference(recipe) else []
+        return Subject(
+            architecture=self.architecture,
+            adapter=recipe.adapter,
+            weights=self.weights(recipe),
+            products=self.products(recipe),
+            device="cuda" if self._gpu else "cpu",
+            checkpointing=manner.checkpointing,
+            optimizer=recipe.optim,
+            loss=recipe.loss,
+            holds_reference=holds_reference(recipe),
+            small=[[groups] for groups in steps.samples(sample // 4)],
+            large=large,
+            accumulates=steps.largest > tokens * self.fleet.count and all(len(step) == 1 for step in large),
+            prompts=[group.prompt for group in asked[:NUM_PROMPTS]],
+            threads=torch.get_num_threads(),
+            cpu_time=self.cpu_time,
+        )
+
+    def _disk(self, size: ModelSize) -> float:
+        """Checkpoints with weights and optimizer, and the model."""
+        copies = self.recipe.train.keep_checkpoints * (2 if self.recipe.sft is not None else 1)
+        return 4.0 * (copies * (size.total + 2 * size.trained) + size.total)
+
+    def _notes(self, kept: Kept, parts: Sequence[Recipe]) -> list[str]:
+        notes = [f"{self.fleet.device.name}: {self.fleet.device.note}"]
+        for rows in (self.rows(part) for part in parts[-1:]):
+            if rows.sampled:
+                notes.append(f"lengths are those of the first {len(rows.train)} of {rows.num_train} rows")
+            if rows.refusal:
+                notes.append(f"a run would refuse these data: {rows.refusal}; see `exptilt doctor`")
+        if not kept.counted:
+            notes.append(
+                "activations are by a formula for dense models: this architecture could not be run without memory"
+            )
+        notes.append("the peak is that of training; samples drawn for evaluation are not in it")
+        if not self._gpu:
+            notes.append(
+                "and of its first steps; 40 steps of different lengths were seen to take half as much again as 8"
+            )
+        if self.fleet.count > 1:
+            notes.append("exchange between devices is taken to hide behind work; on slow links it does not")
+        return notes

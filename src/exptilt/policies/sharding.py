@@ -1,0 +1,79 @@
+"""Sharding: the weights of a model spread over processes by FSDP2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+
+from exptilt.errors import TrainingError
+from exptilt.policies.engine.forward import causal_lm
+from exptilt.policies.engine.inside import ENTRANCE, make_enterable
+from exptilt.processes.world import local_device
+from exptilt.settings.training_settings import ParallelConfig
+
+
+def shard(model: Any, settings: ParallelConfig, precision: torch.dtype) -> Any:
+    """Shard a model's blocks, and what lies outside of them, over all processes; in place.
+
+    The gradient of each weight is the sum over processes, not their mean: the step divides once by the weight of the
+    whole batch. Products run in `precision`, gradients are exchanged in float32.
+
+    Args:
+        model: on the device it will run on; a PEFT model too.
+        settings: whether to keep weights in main memory between uses.
+        precision: float32 or bfloat16.
+    """
+    device = local_device()
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    products = torch.bfloat16 if precision == torch.bfloat16 else None
+    options: dict[str, Any] = {
+        "mesh": mesh,
+        "mp_policy": MixedPrecisionPolicy(param_dtype=products, reduce_dtype=torch.float32 if products else None),
+        "offload_policy": CPUOffloadPolicy() if settings.cpu_offload and device.type == "cuda" else OffloadPolicy(),
+    }
+    make_enterable(model)
+    for block in blocks_of(model):
+        fully_shard(block, **options)
+    # The head is used after the trunk's forward and again in the backward pass, so its weights stay gathered between.
+    fully_shard(model, reshard_after_forward=False, **options)
+    register_fsdp_forward_method(model, ENTRANCE)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+    return model
+
+
+def blocks_of(model: Any) -> list[Any]:
+    """The transformer blocks, as the architecture names them.
+
+    Raises:
+        TrainingError: it names none.
+    """
+    names = set(getattr(causal_lm(model), "_no_split_modules", None) or ())
+    found = [module for module in model.modules() if type(module).__name__ in names]
+    if not found:
+        raise TrainingError(
+            f"{type(causal_lm(model)).__name__} does not say what its blocks are (_no_split_modules), so it cannot be "
+            "cut into shards or compiled; set parallel.kind=ddp and train.compile=false"
+        )
+    return found
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of what a forward pass without a backward pass has left gathered: only the shards are the weights."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -1,0 +1,1 @@
+"""Processes: those that share a run, their signals and their memory."""

@@ -1,0 +1,78 @@
+"""How a run is interrupted: SIGINT and SIGTERM ask it to stop after the step; a process that died ends all others."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from exptilt.errors import TrainingError
+from exptilt.processes.world import World
+
+_BROKEN = ("gloo", "nccl", "connection", "socket", "timed out", "process group")
+"""What torch's errors of a broken exchange speak of; many are plain RuntimeErrors."""
+
+
+@dataclass
+class StopRequest:
+    """Whether, and by which signal, the run was asked to stop."""
+
+    signal_name: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_name is not None
+
+
+@contextmanager
+def graceful_stop() -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request; a second SIGINT interrupts at once, as usual.
+
+    Outside the main thread, where signals cannot be handled, the request stays empty.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield request
+        return
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if request and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.signal_name = signal.Signals(number).name
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def losing_no_process(world: World) -> Iterator[None]:
+    """Turn torch's errors of an exchange that broke off into one for a person.
+
+    A process that was killed is noticed at the next exchange; a machine that vanished, after the timeout of the group.
+
+    Raises:
+        TrainingError: another process is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world.size == 1 or isinstance(error, torch.OutOfMemoryError) or not _is_broken(error):
+            raise
+        raise TrainingError(
+            f"process {world.rank} of {world.size} lost touch with the others: one of them has ended or hangs, and its own "
+            "message says why. Checkpoints written so far are intact; the same command goes on from the newest "
+            f"({str(error).splitlines()[0][:200]})"
+        ) from error
+
+
+def _is_broken(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in _BROKEN)

@@ -1,0 +1,141 @@
+"""Figures of what was measured once: margins, calibration, length. Each is None where its numbers are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from exptilt.evaluation.intervals import wilson
+from exptilt.reports.figures.svg import INK, LINE, MUTED, PANEL, SURFACE, Figure, draw
+from exptilt.reports.report_inputs import RunFolder
+from exptilt.reports.words.numbers import number
+from exptilt.run_folder.evaluation_record import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def margin_histogram(runs: Sequence[RunFolder], colours: Sequence[str]) -> Figure | None:
+    """Share of held-out pairs by their implicit-reward margin; left of zero the pair is ranked wrong."""
+    shown = [
+        (run.name, run.evaluation.margins, colour)
+        for run, colour in zip(runs, colours, strict=True)
+        if run.evaluation and run.evaluation.margins
+    ]
+    shown = [(name, margins, colour) for name, margins, colour in shown if sum(margins.counts) > 0]
+    if not shown:
+        return None
+
+    def paint(axes: Axes) -> None:
+        for _, margins, colour in shown:
+            total = sum(margins.counts)
+            shares = [count / total for count in margins.counts]
+            axes.stairs(shares, margins.edges, color=colour, linewidth=1.6, fill=False)
+            if len(shown) == 1:
+                axes.stairs(shares, margins.edges, color=colour, fill=True, alpha=0.22, linewidth=0)
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.set(xlabel="margin: reward of chosen minus rejected", ylabel="share of pairs", ylim=(0, None))
+        axes.locator_params(axis="x", nbins=6)
+        top = axes.get_xaxis_transform()
+        for text, offset, side in (("ranked wrong", -6, "right"), ("ranked right", 6, "left")):
+            axes.annotate(
+                text, (0, 1), (offset, 4), xycoords=top, textcoords="offset points", ha=side, color=MUTED, fontsize=10
+            )
+
+    alt = "Histogram of the margin on held-out pairs. " + " ".join(
+        f"{name}: {sum(margins.counts):,} pairs between {number(margins.edges[0])} and {number(margins.edges[-1])}."
+        for name, margins, _ in shown
+    )
+    return Figure(
+        name="margin-histogram",
+        title="Margins on held-out pairs",
+        alt=alt,
+        svg=draw("margin-histogram", alt, paint, PANEL),
+    )
+
+
+def calibration(runs: Sequence[RunFolder], colours: Sequence[str]) -> Figure | None:
+    """Reliability: the share of pairs ranked right where sigma(margin) says p."""
+    shown = []
+    for run, colour in zip(runs, colours, strict=True):
+        bins = run.evaluation.calibration.bins if run.evaluation and run.evaluation.calibration else []
+        points = [
+            (one.predicted, one.observed, one.count)
+            for one in bins
+            if one.predicted is not None and one.observed is not None
+        ]
+        if points:
+            shown.append((run.name, points, colour))
+    if not shown:
+        return None
+
+    def paint(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, dashes=(4, 3))
+        for _, points, colour in shown:
+            predicted, observed, counts = zip(*points, strict=True)
+            largest = max(counts) or 1
+            for place, share, count in points if len(shown) == 1 else ():
+                around = wilson(share * count, count)
+                axes.plot([place, place], [around.low, around.high], color=colour, linewidth=1.2, alpha=0.55)
+            if len(shown) > 1:
+                axes.plot(predicted, observed, color=colour, linewidth=1, alpha=0.6)
+            axes.scatter(
+                predicted,
+                observed,
+                s=[18 + 90 * count / largest for count in counts],
+                color=colour,
+                edgecolor=SURFACE,
+                zorder=3,
+            )
+        axes.set(xlabel="predicted: sigma(margin)", ylabel="share the label agrees with", xlim=(0, 1), ylim=(0, 1))
+
+    alt = "Reliability of sigma(margin) on held-out pairs; the diagonal is perfect. " + " ".join(
+        f"{name}: {len(points)} bins, observed {number(points[0][1])} where {number(points[0][0])} was predicted, "
+        f"{number(points[-1][1])} where {number(points[-1][0])} was."
+        for name, points, _ in shown
+    )
+    return Figure(
+        name="calibration",
+        title="Are the margins calibrated?",
+        alt=alt,
+        svg=draw("calibration", alt, paint, PANEL),
+        note="Dashed: perfect. The larger a dot, the more pairs."
+        + (" Bars: 95 % for that many pairs." if len(shown) == 1 else ""),
+    )
+
+
+def lengths(rows: Sequence[tuple[str, Estimate, str]], unit: str = "tokens") -> Figure | None:
+    """Mean lengths side by side, one row each: (what, how long, colour)."""
+    rows = [row for row in rows if row[1].value is not None]
+    if not rows:
+        return None
+
+    def paint(axes: Axes) -> None:
+        for place, (_, length, colour) in enumerate(reversed(rows)):
+            axes.plot([0, length.value or 0], [place, place], color=LINE, linewidth=1.2, solid_capstyle="butt")
+            if length.interval:
+                axes.plot(length.interval, [place, place], color=colour, linewidth=2)
+            axes.plot([length.value or 0], [place], marker="o", color=colour, markersize=8, markeredgecolor=SURFACE)
+            axes.annotate(
+                number(length.value),
+                (max(length.value or 0, length.high or 0), place),
+                (9, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        axes.set(
+            xlabel=unit,
+            ylim=(-0.6, len(rows) - 0.4),
+            xlim=(0, 1.15 * max(max(row[1].value or 0, row[1].high or 0) for row in rows)),
+        )
+        axes.set_yticks(range(len(rows)), [_short(name) for name, _, _ in reversed(rows)])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.grid(visible=False)
+
+    alt = "Mean length. " + " ".join(f"{name}: {number(length.value)} {unit}." for name, length, _ in rows)
+    size = (PANEL[0], max(1.7, 0.9 + 0.36 * len(rows)))
+    return Figure(name="lengths", title="Mean length", alt=alt, svg=draw("lengths", alt, paint, size))
+
+
+def _short(name: str, limit: int = 26) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"

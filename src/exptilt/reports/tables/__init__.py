@@ -1,0 +1,1 @@
+"""Tables of the report: measured numbers as rows of text."""

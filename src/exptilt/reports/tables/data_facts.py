@@ -1,0 +1,124 @@
+"""What both pages say of a data report besides its account: shares, labels, sources, and examples as the model reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from exptilt.data.account.data_report import SplitReport
+from exptilt.reports.report_inputs import RunFolder
+from exptilt.reports.words.numbers import number
+from exptilt.run_folder.evaluation_record import DataReport, Finding, RenderedExample, Split
+
+_MEASURED = {
+    "batches": "Micro-batches",
+    "familiarity": "Does the reference know such text?",
+    "ches": "How alike the two sides are",
+}
+"""Findings that are measurements, by code, and what each is called."""
+
+
+class Completion(NamedTuple):
+    """One completion of an example: what it is called, and its text in pieces that count or do not."""
+
+    name: str
+    pieces: Sequence[tuple[str, bool]]
+
+
+def facts(split: SplitReport | Split) -> Iterator[tuple[str, str]]:
+    """What else is known of a split, in words."""
+    shares = (
+        ("The longer completion is chosen", split.longer_chosen, "pairs"),
+        ("The one with more markup is chosen", split.more_markup_chosen, "pairs that differ in it"),
+    )
+    for name, share, of in shares:
+        if share is not None:
+            yield name, f"{number(100 * share, 1)} % of {of}"
+    if split.p_chosen is not None:
+        least, middle, most = (number(value) for value in split.p_chosen)
+        yield "p_chosen", f"{least} to {most}, {middle} on average"
+    if split.num_desirable or split.num_undesirable:
+        yield "Labels", f"{number(split.num_desirable)} desirable, {number(split.num_undesirable)} not"
+    if split.repeated:
+        yield "Copies made by weights", number(split.repeated)
+    if split.columns_not_read:
+        yield "Columns not read", ", ".join(split.columns_not_read)
+    for source in split.sources:
+        yield (
+            f"Source {source.path}",
+            f"format {source.format}, {number(source.rows)} rows, {number(source.records)} records, "
+            f"weight {number(source.weight)}, licence {source.licence or 'not known'}",
+        )
+
+
+def measured(findings: Iterable[Finding]) -> list[tuple[str, str]]:
+    """Findings that are numbers and not faults: name and words."""
+    return [(_MEASURED[finding.code], finding.message) for finding in findings if finding.code in _MEASURED]
+
+
+def is_measured(finding: Finding) -> bool:
+    """Whether `measured` says it."""
+    return finding.code in _MEASURED
+
+
+def named(completions: Sequence[Sequence[tuple[str, bool]]], kind: str) -> list[Completion]:
+    """Completions of an example with what each is called in data of a kind."""
+    numbered = [f"completion {place}" for place in range(1, len(completions) + 1)]
+    names = ["chosen", "rejected"] if kind == "pair" else numbered if len(numbered) > 1 else ["completion"]
+    return [Completion(name, pieces) for name, pieces in zip(names, completions, strict=True)]
+
+
+@dataclass(frozen=True)
+class DataGroup:
+    """One data report, and the runs that share it."""
+
+    runs: tuple[str, ...]
+    report: DataReport
+
+    @property
+    def lengths(self) -> list[tuple[str, Any]]:
+        """Lengths by what they are of."""
+        by_split = [
+            (f"{split}: {what.replace('_', ' ')}", value)
+            for split, account in self.report.splits.items()
+            for what, value in account.lengths.items()
+        ]
+        return [*self.report.lengths.items(), *by_split]
+
+    @property
+    def facts(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """What else is known of each split, by its name."""
+        found = [(name, list(facts(split))) for name, split in self.report.splits.items()]
+        return [(name, rows) for name, rows in found if rows]
+
+    @property
+    def measured(self) -> list[tuple[str, str]]:
+        """What was measured of the data: how full batches are, whether the reference knows such text."""
+        return measured(self.report.findings)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What else the checks found."""
+        return [finding for finding in self.report.findings if not is_measured(finding)]
+
+    @property
+    def examples(self) -> list[tuple[RenderedExample, list[Completion]]]:
+        """Training rows as the model reads them, their completions named."""
+        kind = self.report.kind
+        return [(example, named(example.completions, kind)) for example in self.report.examples]
+
+
+def data_groups(runs: Sequence[RunFolder]) -> list[DataGroup]:
+    """Data reports, each once with the runs that share it."""
+    groups: list[tuple[DataReport, list[str]]] = []
+    for run in runs:
+        if run.data is None:
+            continue
+        for report, names in groups:
+            if report == run.data:
+                names.append(run.name)
+                break
+        else:
+            groups.append((run.data, [run.name]))
+    return [DataGroup(tuple(names), report) for report, names in groups]

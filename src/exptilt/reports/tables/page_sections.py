@@ -1,0 +1,259 @@
+"""What the sections of the page say, as plain rows for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, is_reference, with_reference
+from exptilt.reports.figures.held_out_figures import lengths
+from exptilt.reports.figures.svg import INK, SERIES, Figure
+from exptilt.reports.report_inputs import Inputs, RunFolder
+from exptilt.reports.words.frontier_words import gained, is_trusted
+from exptilt.reports.words.numbers import duration, estimate, number, plain
+from exptilt.run_folder.evaluation_record import Estimate, Evaluation, RunInfo, Sample, estimates
+from exptilt.run_folder.frontier_record import Frontier
+
+FIRST_SAMPLES, OTHER_SAMPLES = 12, 3
+_SETTINGS = {
+    "Objective": ("loss", "name"),
+    "Beta": ("loss", "beta"),
+    "Learning rate": ("optim", "learning_rate"),
+    "Schedule": ("optim", "schedule"),
+    "Batch": ("batch", "size"),
+    "Epochs": ("train", "epochs"),
+    "Seed": ("seed",),
+    "Dtype": ("model", "dtype"),
+}
+_FAMILIES = {
+    "with_reference": "Log-ratio accuracy (with reference)",
+    "without_reference": "Likelihood-ranking accuracy (without reference)",
+}
+_HEADINGS = {"name": "Which pairs", "accuracy": "Accuracy", "num_pairs": "Pairs"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the frontier's table."""
+
+    name: str
+    colour: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SampleGroup:
+    """Side-by-sides of one run: the first few in file order, not a selection."""
+
+    name: str
+    shown: tuple[Sample, ...]
+    total: int
+
+
+def frontier_rows(frontier: Frontier | None) -> list[Row]:
+    """Every policy with reward, gain, KL, share of the optimum, length; then best-of-N."""
+    if frontier is None:
+        return []
+    words = {"above": "yes", "below": "no, lower", "overlaps": "unclear", "unknown": "no interval"}
+    colours = colour_keys(frontier)
+    rows = []
+    for point in with_reference(frontier).ends:
+        if is_reference(point):
+            still = (estimate(point.reward), number(point.kl.value), *("—",) * 4)
+            rows.append(Row(point.name, "var(--ink)", still))
+            continue
+        upper = "" if point.fraction is None or is_trusted(point, frontier) else " *"
+        shares = [estimate(one, percent=True) for one in (point.fraction, point.kl_fraction)]
+        cells = (
+            estimate(point.reward),
+            estimate(point.kl),
+            words[gained(point, frontier)],
+            shares[0] + upper,
+            shares[1],
+            estimate(point.gap),
+        )
+        rows.append(Row(point.name, f"var(--s{colour_index(point, colours)})", cells))
+    for best in frontier.best_of_n:
+        kl = ("at most " if best.kl_is == "upper bound" else "") + number(best.kl)
+        rows.append(Row(f"best of {best.n}", "var(--muted)", (estimate(best.reward), kl, *("—",) * 4)))
+    return rows
+
+
+def run_cards(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
+    """Facts about the runs, one row each, one value per run; rows without any value are left out."""
+    cards = [_card(run) for run in runs]
+    rows = [(name, [plain(card[name]) for card in cards]) for name in (cards[0] if cards else ())]
+    return [(name, values) for name, values in rows if any(value != "—" for value in values)]
+
+
+def _card(run: RunFolder) -> dict[str, Any]:
+    info = run.info or RunInfo()
+    reference = info.reference or {}
+    last_step = int(run.metrics[-1]["step"]) if run.metrics else None
+    return {
+        "Status": info.status,
+        "Model": info.model.get("name") or run.setting("model", "path"),
+        "Parameters": info.model.get("parameters"),
+        "Reference": reference.get("source") or reference.get("identity"),
+        **{label: run.setting(*keys) for label, keys in _SETTINGS.items()},
+        "Steps done": last_step if info.steps is None else info.steps,
+        "Time": duration(info.seconds),
+        "Hardware": info.hardware,
+        "Started": None if info.started is None else info.started[:16].replace("T", " "),
+        "exptilt": info.exptilt,
+        "Versions": info.versions or None,
+    }
+
+
+def differences(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
+    """Recipe keys whose values differ between runs."""
+    flat = [dict(_flat(run.config)) for run in runs]
+    keys = list(dict.fromkeys(key for one in flat for key in one))
+    rows = [(key, [plain(one.get(key)) for one in flat]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def gap_tables(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Accuracy by length difference: (run, column names, rows)."""
+    tables = []
+    for run in runs:
+        rows = [*run.evaluation.by_longer, *run.evaluation.by_length_gap] if run.evaluation else []
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        if rows:
+            tables.append(
+                (
+                    run.name,
+                    [_HEADINGS.get(column, _name(column)) for column in columns],
+                    [[_cell(column, row.get(column)) for column in columns] for row in rows],
+                )
+            )
+    return tables
+
+
+def measured_tables(runs: Sequence[RunFolder]) -> dict[str, list[tuple[str, list[str]]]]:
+    """Numbers of the evaluations by the section of the page they belong to, one row each, one value per run."""
+    makers = {"accuracy": _accuracies, "displacement": _displacements, "length": _about_length}
+    return {name: _side_by_side([maker(run.evaluation) for run in runs]) for name, maker in makers.items()}
+
+
+def _side_by_side(columns: list[dict[str, str]]) -> list[tuple[str, list[str]]]:
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    return [(name, [column.get(name, "—") for column in columns]) for name in names]
+
+
+def _displacements(evaluation: Evaluation | None) -> dict[str, str]:
+    names = {
+        "chosen": "Chosen, nats per reply",
+        "rejected": "Rejected, nats per reply",
+        "mean": "Average of both",
+        "forced": "Forced: \N{MINUS SIGN}KL(reference ‖ policy)",
+        "remainder": "Remainder: the pairs are not samples of the reference",
+        "ches normalised": "CHES per token (higher: the two sides look more alike)",
+    }
+    found = estimates(evaluation.displacement if evaluation else None)
+    return {label: estimate(found[name]) for name, label in names.items() if name in found}
+
+
+def _about_length(evaluation: Evaluation | None) -> dict[str, str]:
+    if evaluation is None:
+        return {}
+    rows = {f"Mean, {_name(name)}, tokens": estimate(value) for name, value in estimates(evaluation.lengths).items()}
+    differences = {
+        "Chosen less rejected, tokens": evaluation.length_difference,
+        "Policy samples less reference samples, tokens": evaluation.length_change,
+    }
+    rows |= {name: estimate(value) for name, value in differences.items() if value is not None}
+    ended = estimates(evaluation.ended)
+    rows |= {f"Ended by themselves, {_name(name)}": estimate(value, percent=True) for name, value in ended.items()}
+    for where, line in evaluation.reward_on_length.items():
+        of = "held-out pairs" if where == "data" else "its own samples"
+        if line is not None:
+            rows[f"Implicit reward for each token, {of}"] = estimate(line.slope)
+            rows[f"Share of that reward which length explains, {of}"] = estimate(line.r_squared, percent=True)
+    return rows
+
+
+def section_rows(run: RunFolder) -> list[tuple[str, str, str]]:
+    """Sections of a benchmark, each followed by its subsets: (name, accuracy, weight); then all together."""
+    found = run.evaluation.sections if run.evaluation else None
+    if found is None or not found.sections:
+        return []
+    rows = []
+    for name, accuracy in found.sections.items():
+        parts = {part: weight for part, weight in found.weights.get(name, {}).items() if part in found.subsets}
+        rows.append((name, estimate(accuracy, percent=True), ""))
+        if list(parts) != [name]:
+            rows += [
+                (f"\u2003{part}", estimate(found.subsets[part], percent=True), number(parts[part])) for part in parts
+            ]
+    return [*rows, ("All sections, alike", estimate(found.overall, percent=True), "")]
+
+
+def length_figure(inputs: Inputs, colours: Sequence[str]) -> Figure | None:
+    """Lengths before and after: of the frontier's policies, else what the evaluations measured."""
+    if inputs.frontier is not None and any(_value(point.length) is not None for point in inputs.frontier.points):
+        keys = colour_keys(inputs.frontier)
+        points = inputs.frontier.ends
+        return lengths(
+            [
+                (p.name, p.length, INK if is_reference(p) else SERIES[colour_index(p, keys)])
+                for p in points
+                if p.length is not None
+            ]
+        )
+    rows = []
+    for run, colour in zip(inputs.runs, colours, strict=False):
+        named = estimates(run.evaluation.lengths if run.evaluation else None)
+        rows += [
+            (_name(name) if len(inputs.runs) == 1 else f"{run.name}: {_name(name)}", length, colour)
+            for name, length in named.items()
+        ]
+    return lengths(rows)
+
+
+def sample_groups(inputs: Inputs) -> list[SampleGroup]:
+    """Side-by-sides, more of the first group."""
+    limits = [FIRST_SAMPLES] + [OTHER_SAMPLES] * len(inputs.samples)
+    return [
+        SampleGroup(name, samples[:limit], len(samples))
+        for (name, samples), limit in zip(inputs.samples, limits, strict=False)
+    ]
+
+
+def _accuracies(evaluation: Evaluation | None) -> dict[str, str]:
+    if evaluation is None:
+        return {}
+    named = {}
+    for scores, reductions in evaluation.accuracy.items():
+        for reduction, value in reductions.items():
+            named[f"{_FAMILIES.get(scores, _name(scores))}, {_name(reduction)}"] = estimate(value, percent=True)
+    if evaluation.longest_wins is not None:
+        named["Accuracy of always taking the longer"] = estimate(evaluation.longest_wins, percent=True)
+    if evaluation.auc is not None:
+        named["AUC of the margin"] = estimate(evaluation.auc)
+    if evaluation.calibration is not None:
+        named["Calibration error (ECE)"] = number(evaluation.calibration.ece)
+    if evaluation.kl is not None:
+        named["KL(policy ‖ reference), nats per reply"] = estimate(evaluation.kl)
+    rewards = estimates(evaluation.reward)
+    return named | {f"Reward, {_name(name)}": estimate(value) for name, value in rewards.items()}
+
+
+def _name(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _cell(column: str, value: Any) -> str:
+    is_share = "accuracy" in column and value is not None
+    return estimate(Estimate.model_validate(value), percent=True) if is_share else plain(value)
+
+
+def _flat(node: Any, path: str = "") -> list[tuple[str, Any]]:
+    if isinstance(node, dict) and node:
+        return [pair for key, child in node.items() for pair in _flat(child, f"{path}.{key}" if path else str(key))]
+    return [(path, node)]
+
+
+def _value(given: Estimate | None) -> float | None:
+    return None if given is None else given.value

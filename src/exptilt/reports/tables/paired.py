@@ -1,0 +1,74 @@
+"""Several runs on the same held-out pairs: differences pair by pair, which are sharper than two intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from exptilt.evaluation.intervals import minimum_detectable_difference, paired_difference
+from exptilt.reports.report_inputs import RunFolder
+from exptilt.run_folder.evaluation_record import Estimate, PairMargin
+
+_MEASURES: dict[str, Callable[[PairMargin], float | None]] = {
+    "Log-ratio accuracy": lambda one: one.log_ratio,
+    "Likelihood-ranking accuracy": lambda one: one.likelihood,
+}
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """One run less the first one."""
+
+    name: str
+    base: str
+    num_pairs: int
+    num_prompts: int
+    detectable: float
+    """Percentage points two unrelated runs would have to differ by."""
+    differences: dict[str, Estimate]
+    """Percentage points."""
+
+
+def paired_differences(runs: Sequence[RunFolder]) -> list[PairedDifference]:
+    """Every run against the first, on the pairs both were measured on; runs without common pairs are left out."""
+    if len(runs) < 2:
+        return []
+    found = [_compared(runs[0], run) for run in runs[1:]]
+    return [one for one in found if one is not None]
+
+
+def _compared(base: RunFolder, run: RunFolder) -> PairedDifference | None:
+    """A pair that occurs several times counts as often as both runs have it."""
+    first, second = _by_place(base), _by_place(run)
+    common = [key for key in first if key in second]
+    if not common:
+        return None
+    prompts = [first[key].prompt for key in common]
+    differences = {}
+    for name, margin in _MEASURES.items():
+        values = [[margin(side[key]) for key in common] for side in (second, first)]
+        if any(value is None for column in values for value in column):  # measured without a reference
+            continue
+        mine, theirs = (100 * (np.sign(np.array(column, dtype=float)) + 1) / 2 for column in values)
+        one = paired_difference(mine, theirs, prompts)
+        differences[name] = Estimate.model_validate(one.as_dict())
+    num_prompts = len(set(prompts))
+    return PairedDifference(
+        name=run.name,
+        base=base.name,
+        num_pairs=len(common),
+        num_prompts=num_prompts,
+        detectable=100 * minimum_detectable_difference(num_prompts),
+        differences=differences,
+    )
+
+
+def _by_place(run: RunFolder) -> dict[tuple[str, int], PairMargin]:
+    found: dict[tuple[str, int], PairMargin] = {}
+    seen: dict[str, int] = {}
+    for one in run.margins:
+        seen[one.pair] = seen.get(one.pair, 0) + 1
+        found[one.pair, seen[one.pair]] = one
+    return found

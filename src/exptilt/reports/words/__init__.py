@@ -1,0 +1,1 @@
+"""Words of the report: conclusions, answers and warnings that follow from the numbers."""

@@ -1,0 +1,144 @@
+"""The verdict in words: did it work, how far did it move, what did it cost, how far is it from the best."""
+
+from __future__ import annotations
+
+from exptilt.reports.report_inputs import Inputs, RunFolder
+from exptilt.reports.words.displacement_answer import displacement
+from exptilt.reports.words.frontier_words import COST, WORKED, apart, distance, frontier_verdict, point_of
+from exptilt.reports.words.numbers import estimate, joined, number
+from exptilt.reports.words.tone import Answer, Side, Tone, Verdict, compare
+from exptilt.run_folder.evaluation_record import Estimate, estimates
+from exptilt.run_folder.frontier_record import Frontier, Point
+
+MOVED = "How far did it move?"
+ACCURACIES = (
+    ("with_reference", "sum"),
+    ("with_reference", "mean"),
+    ("without_reference", "sum"),
+    ("without_reference", "mean"),
+)
+"""Which accuracy speaks for a run: the first of these that was measured."""
+_GAINS: dict[Side, tuple[str, Tone]] = {
+    "above": ("Yes", "good"),
+    "below": ("No, it got worse", "bad"),
+    "overlaps": ("Not distinguishable", "unsure"),
+    "unknown": ("Not shown", "unsure"),
+}
+
+
+def verdict_of(inputs: Inputs) -> Verdict:
+    """Of the frontier where several policies share one, of the run where there is one, else of the runs compared."""
+    if inputs.frontier is not None and len(inputs.runs) != 1:
+        return frontier_verdict(inputs.frontier)
+    if len(inputs.runs) == 1:
+        return run_verdict(inputs.runs[0], inputs.frontier)
+    return Verdict(_compared(inputs.runs), ())
+
+
+def _compared(runs: tuple[RunFolder, ...]) -> str:
+    """Several runs in one sentence: which ranks most held-out pairs right, and from which it is not set apart."""
+    measured = {run.name: found for run in runs if (found := headline_accuracy(run)) is not None}
+    if not runs or len({kind for kind, _ in measured.values()}) != 1:
+        return f"{len(runs)} runs side by side; they have no common measurement that would rank them."
+    best = max(measured, key=lambda name: measured[name][1].value or 0.0)
+    kind, accuracy = measured[best]
+    rivals = [name for name, (_, other) in measured.items() if name != best and not apart(accuracy, other)]
+    without = len(runs) - len(measured)
+    ends = [
+        f"; intervals do not set it apart from {joined(rivals)}"
+        if rivals
+        else ", and its interval lies above all others"
+    ]
+    ends += [f". {without} of {len(runs)} runs have no such measurement"] if without else []
+    shown = f"{best} ranks most held-out pairs as their labels do ({kind}): {estimate(accuracy, percent=True)}"
+    return f"{shown}{''.join(ends) if len(measured) > 1 or without else ''}."
+
+
+def run_verdict(run: RunFolder, frontier: Frontier | None = None) -> Verdict:
+    """The four answers for one run; the headline says whether it worked, and what it cost or else how far it moved."""
+    point = point_of(run, frontier)
+    worked, moved, cost, away = _worked(run, point), _moved(run), _cost(run, point), distance(point, frontier)
+    known = [answer.detail for answer in (worked, moved if cost.tone == "none" else cost) if answer.tone != "none"]
+    headline = " ".join(known) or "Nothing in this run folder says yet how good the model is."
+    return Verdict(headline, (worked, moved, cost, away))
+
+
+def _worked(run: RunFolder, point: Point | None) -> Answer:
+    gain = estimates(run.evaluation.reward if run.evaluation else None).get("gain") or (point.gain if point else None)
+    if gain is not None:
+        answer, tone = _GAINS[compare(gain, 0.0)]
+        return Answer(WORKED, answer, f"Reward gained over the reference on held-out prompts: {estimate(gain)}.", tone)
+    measured = headline_accuracy(run)
+    return _from_curves(run) if measured is None else _from_accuracy(run, *measured)
+
+
+def headline_accuracy(run: RunFolder) -> tuple[str, Estimate] | None:
+    """The first accuracy there is, log-ratios of whole replies first, and what it is of."""
+    accuracy = run.evaluation.accuracy if run.evaluation else {}
+    for scores, reduction in ACCURACIES:
+        found = accuracy.get(scores, {}).get(reduction)
+        if found is not None and found.value is not None:
+            return scores.replace("_", " ") + (", by mean" if reduction == "mean" else ""), found
+    return None
+
+
+def _from_accuracy(run: RunFolder, kind: str, accuracy: Estimate) -> Answer:
+    count = f", {accuracy.n:,} measured" if accuracy.n else ""
+    shown = f"It ranks {estimate(accuracy, percent=True)} of held-out pairs as their labels do ({kind}{count})"
+    side = compare(accuracy, 0.5)
+    if side == "above":
+        return Answer(WORKED, "Yes, better than a coin", f"{shown}.{_against_length(run, accuracy)}", "good")
+    if side == "below":
+        advice = "worse than a coin: check that chosen and rejected are not swapped"
+        return Answer(WORKED, "No, worse than a coin", f"{shown}, {advice}.", "bad")
+    doubt = "not distinguishable from a coin" if side == "overlaps" else "which without an interval shows nothing yet"
+    return Answer(WORKED, "Not shown", f"{shown}, {doubt}.", "unsure")
+
+
+def _against_length(run: RunFolder, accuracy: Estimate) -> str:
+    """What length alone would score, in whichever direction it scores more: that is what must be beaten."""
+    longest = run.evaluation.longest_wins if run.evaluation else None
+    if longest is None or longest.value is None:
+        return ""
+    words: dict[Side, str] = {
+        "above": "this is better",
+        "below": "that is better than this",
+        "overlaps": "the two are not distinguishable",
+        "unknown": "to compare with",
+    }
+    side = "longer" if longest.value >= 0.5 else "shorter"
+    share = max(longest.value, 1 - longest.value)
+    return f" Always taking the {side} reply gets {number(100 * share, 1)} %: {words[compare(accuracy, share)]}."
+
+
+def _from_curves(run: RunFolder) -> Answer:
+    _, accuracies = run.series("eval/rewards/accuracies")
+    if accuracies:
+        shown = f"The last held-out accuracy in the log is {number(100 * accuracies[-1], 1)} % (no interval)."
+        return Answer(WORKED, "Not shown", f"{shown} `exptilt evaluate` measures it with one.", "unsure")
+    for split, words in (("eval", "Held-out"), ("train", "Training")):
+        _, losses = run.series(f"{split}/loss")
+        if len(losses) > 1:
+            went = "fell" if losses[-1] < losses[0] else "did not fall: it went"
+            shown = f"{words} loss {went} from {number(losses[0])} to {number(losses[-1])} (no interval)."
+            return Answer(WORKED, "Not measured", f"{shown} A loss does not say whether replies are better.", "unsure")
+    return Answer(WORKED, "Not measured", "There is no evaluation and no loss curve: see `exptilt evaluate`.", "none")
+
+
+def _moved(run: RunFolder) -> Answer:
+    moved = displacement(run)
+    if moved is None:
+        return Answer(MOVED, "Not measured", "The log has no log-probabilities against a reference.", "none")
+    gap = (moved[0].value or 0.0) - (moved[1].value or 0.0)
+    chosen, rejected = (estimate(side) for side in moved)
+    detail = f"Against the reference, chosen replies moved by {chosen} nats and rejected by {rejected} nats."
+    return Answer(MOVED, f"{number(gap)} nats between the sides", detail, "unsure")
+
+
+def _cost(run: RunFolder, point: Point | None) -> Answer:
+    kl = (run.evaluation.kl if run.evaluation else None) or (point.kl if point else None)
+    if kl is None or kl.value is None:
+        return Answer(COST, "Not measured", "KL needs samples of the trained model: see `exptilt evaluate`.", "none")
+    return Answer(
+        COST, f"{number(kl.value)} nats", f"KL(policy ‖ reference) is {estimate(kl)} nats per reply.", "unsure"
+    )

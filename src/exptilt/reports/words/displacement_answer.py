@@ -1,0 +1,110 @@
+"""The question every user asks: chosen rewards fall, is this normal? Answered from the run's own numbers."""
+
+from __future__ import annotations
+
+import math
+
+from exptilt.reports.report_inputs import RunFolder
+from exptilt.reports.words.numbers import MINUS, estimate, number
+from exptilt.reports.words.tone import Answer
+from exptilt.run_folder.evaluation_record import Estimate, estimates
+
+QUESTION = "Chosen replies lose probability: is this normal?"
+STILL = 0.05
+"""nats per reply below which a side counts as not moved."""
+WINDOW = 5
+"""Logged training steps averaged for a final value where nothing held out was logged."""
+
+
+def is_this_normal(run: RunFolder) -> Answer | None:
+    """Say what happened to both sides and whether to worry; None where it was never logged.
+
+    Both sides falling is normal as long as chosen lost no more than the difference gained. Past that, most of the mass
+    went to replies in neither column (likelihood displacement, Razin et al., 2410.08847). The forced part is the
+    identity E_ref[log-ratio] = -KL(reference || policy), which holds for pairs sampled from the reference.
+    """
+    moved = displacement(run)
+    if moved is None:
+        return None
+    up, down = (side.value or 0.0 for side in moved)
+    facts = (
+        f"Against the reference, chosen replies moved by {estimate(moved[0])} nats and rejected replies by "
+        f"{estimate(moved[1])} nats (mean per reply)."
+    )
+    if max(abs(up), abs(down)) < STILL:
+        advice = f"That is less than {STILL} nats on either side: train longer, or raise the learning rate."
+        return Answer(QUESTION, "Nothing moved yet.", f"{facts} {advice}", "unsure")
+    if up <= down:
+        advice = (
+            "The rejected side is now favoured. Check that chosen and rejected are not swapped, and that the learning "
+            "rate is not far too high."
+        )
+        return Answer(QUESTION, "No: the wrong side gained.", f"{facts} {advice}", "bad")
+    if up >= 0:
+        advice = "Chosen replies are at least as likely as under the reference, so the question does not arise here."
+        return Answer(QUESTION, "Here they did not fall.", f"{facts} {advice}", "good")
+    return _both_fell(run, facts, up, down)
+
+
+def displacement(run: RunFolder) -> tuple[Estimate, Estimate] | None:
+    """Log-probability of chosen and of rejected replies minus the reference's, nats per reply.
+
+    From the evaluation where it is there, else the last held-out value of the log, else its last training values.
+    """
+    given = estimates(run.evaluation.displacement if run.evaluation else None)
+    chosen, rejected = (given.get(side) or _last(run, side) for side in ("chosen", "rejected"))
+    if chosen is None or rejected is None or chosen.value is None or rejected.value is None:
+        return None
+    return chosen, rejected
+
+
+def _last(run: RunFolder, side: str) -> Estimate | None:
+    _, held_out = run.series(f"eval/displacement/{side}")
+    _, training = run.series(f"train/displacement/{side}")
+    last = held_out[-1:] or training[-WINDOW:]
+    return Estimate(value=sum(last) / len(last)) if last else None
+
+
+def _both_fell(run: RunFolder, facts: str, up: float, down: float) -> Answer:
+    gap = up - down
+    share = -up / gap
+    average = (
+        f"The average of both sides is {number((up + down) / 2)} nats. If the pairs were sampled from the reference, "
+        f"this average is forced on every method: it equals {MINUS}KL(reference ‖ policy). Pairs from elsewhere are "
+        f"under no such law.{_measured_part(run)}"
+    )
+    if share <= 1:
+        detail = (
+            f"{facts} The loss asks only for the difference, {number(gap)} nats here, and the two sides share most of "
+            "their words, so pushing the rejected side down takes the chosen side along. Chosen lost "
+            f"{number(share)} nats for each nat of difference gained; below 1 is usual.{_per_token(run, up)}\n{average}"
+        )
+        return Answer(QUESTION, "Yes, this is normal.", detail, "good")
+    detail = (
+        f"{facts} Chosen lost {number(share)} nats for each nat of difference gained. Above 1, most of the probability "
+        "left both sides and went to replies in neither column: read the samples to see which."
+        f"{_per_token(run, up)}\n{average}\nIf the samples look worse, try a lower learning rate, fewer steps, a "
+        "larger beta, an added SFT term on the chosen replies, or leaving out pairs whose two sides are nearly the same."
+    )
+    return Answer(QUESTION, "Common, but worth watching.", detail, "unsure")
+
+
+def _measured_part(run: RunFolder) -> str:
+    given = estimates(run.evaluation.displacement if run.evaluation else None)
+    forced, rest = given.get("forced"), given.get("remainder")
+    if forced is None or rest is None:
+        return ""
+    return (
+        f" Measured on samples of the reference, the forced part is {estimate(forced)} nats; "
+        f"the other {estimate(rest)} nats come from the pairs not being such samples."
+    )
+
+
+def _per_token(run: RunFolder, up: float) -> str:
+    for split in ("eval", "train"):
+        _, lengths = run.series(f"{split}/lengths/chosen")
+        if lengths and lengths[-1] > 0:
+            lost = number(100 * (1 - math.exp(up / lengths[-1])), 1)
+            spread = f" Spread over {number(lengths[-1])} tokens, each chosen token is {lost} % less likely than under"
+            return f"{spread} the reference."
+    return ""

@@ -1,0 +1,100 @@
+"""What a report warns of, what it lacks, and how its numbers are made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from exptilt.reports.report_inputs import Inputs, RunFolder
+from exptilt.reports.words.frontier_words import above_optimum
+from exptilt.reports.words.numbers import joined, number
+from exptilt.run_folder.evaluation_record import Caution
+
+
+def cautions(inputs: Inputs) -> list[Caution]:
+    """What runs, data checks, files and the frontier warn of; a warning several runs share is shown once."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for run in inputs.runs:
+        for caution in run.info.warnings if run.info else []:
+            found.setdefault((caution.number, caution.message, caution.fix), []).append(run.name)
+        for finding in run.data.findings if run.data else []:
+            if finding.severity != "info":
+                times = f" ({finding.count:,} rows)" if finding.count and finding.count > 1 else ""
+                found.setdefault((finding.code, finding.message + times, finding.fix), []).append(run.name)
+    alone = len(inputs.runs) == 1
+    listed = [
+        Caution(number=code, message=text if alone else f"{joined(names)}: {text}", fix=fix)
+        for (code, text, fix), names in found.items()
+    ]
+    above = above_optimum(inputs.frontier) if inputs.frontier else []
+    if above:
+        text = f"{joined(above)}: the whole interval lies above the optimum's, which no policy can be."
+        listed.append(
+            Caution(
+                number="frontier",
+                message=text,
+                fix="Check that rewards, KL and optimum share one sampling law and one reference.",
+            )
+        )
+    for point in inputs.frontier.ends if inputs.frontier else []:
+        listed += [Caution(number="frontier", message=f"{point.name}: {note}") for note in point.notes]
+    return listed + [Caution(number="files", message=notice) for notice in inputs.notices]
+
+
+def alarms(inputs: Inputs) -> list[tuple[str, Caution]]:
+    """What the guard rails of the runs said while they trained, each with the run's name."""
+    return [(run.name, caution) for run in inputs.runs if run.info for caution in run.info.warnings]
+
+
+def detectable(inputs: Inputs) -> str:
+    """What the held-out prompts of the runs can show at all."""
+    found = {run.evaluation.detectable_difference for run in inputs.runs if run.evaluation}
+    known = sorted(value for value in found if value is not None)
+    if not known:
+        return ""
+    points = " to ".join(number(100 * value, 1) for value in dict.fromkeys((known[0], known[-1])))
+    return (
+        f"With these held-out prompts two models must differ by {points} points for it to be seen four times in five; "
+        "less where they are compared pair by pair."
+    )
+
+
+def commands(inputs: Inputs) -> list[str]:
+    """The commands that make these numbers again."""
+    if inputs.frontier is not None and inputs.frontier.command:
+        return [inputs.frontier.command]
+    found = [_command(run) for run in inputs.runs]
+    return [command for command in found if command is not None]
+
+
+def _command(run: RunFolder) -> str | None:
+    if run.info is not None and run.info.command is not None:
+        return run.info.command
+    return f"exptilt train {run.path.name}/config.yaml" if run.config_text else None
+
+
+def missing(inputs: Inputs) -> list[str]:
+    """What this report could have shown and does not, and how to get it."""
+    found = []
+    for what, how, is_missing in _WANTED:
+        without = [run.name for run in inputs.runs if is_missing(run)]
+        if without and not (is_missing is _has_no_samples and inputs.samples):
+            who = "" if len(without) == len(inputs.runs) else f" for {joined(without)}"
+            found.append(f"No {what}{who}: {how}.")
+    if inputs.frontier is None:
+        how = "it needs a reward on samples of the reference; `exptilt frontier` makes one"
+        found.append(f"No reward-KL frontier (frontier.json): {how}.")
+    return found
+
+
+def _has_no_samples(run: RunFolder) -> bool:
+    return not run.samples
+
+
+_WANTED: tuple[tuple[str, str, Callable[[RunFolder], bool]], ...] = (
+    ("recipe (config.yaml)", "`exptilt train` writes it", lambda run: not run.config_text),
+    ("run card (run.json)", "`exptilt train` writes it", lambda run: run.info is None),
+    ("data report (data.json)", "`exptilt train` writes it", lambda run: run.data is None),
+    ("curves (metrics.jsonl)", "no step was logged", lambda run: not run.metrics),
+    ("evaluation (evaluation.json)", "`exptilt evaluate` makes one", lambda run: run.evaluation is None),
+    ("samples before and after (samples.jsonl)", "`exptilt evaluate` makes them", _has_no_samples),
+)

@@ -1,0 +1,46 @@
+"""Answers with a tone: never more than their intervals allow.
+
+`good` and `bad` need an interval that excludes the value it is compared with. Everything else is `unsure` (measured,
+but not distinguishable, or without an interval) or `none` (not measured).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from exptilt.run_folder.evaluation_record import Estimate
+
+Tone = Literal["good", "bad", "unsure", "none"]
+Side = Literal["above", "below", "overlaps", "unknown"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question, its answer in a few words, and the sentence behind it."""
+
+    question: str
+    answer: str
+    detail: str
+    tone: Tone
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The top of the page."""
+
+    headline: str
+    answers: tuple[Answer, ...]
+
+
+def compare(given: Estimate | None, level: float) -> Side:
+    """Where an estimate lies against a level, by its interval alone.
+
+    Example:
+        >>> compare(Estimate(value=0.6, low=0.55, high=0.65), 0.5), compare(Estimate(value=0.6), 0.5)
+        ('above', 'unknown')
+    """
+    if given is None or given.interval is None:
+        return "unknown"
+    low, high = given.interval
+    return "above" if low > level else "below" if high < level else "overlaps"

@@ -1,0 +1,1 @@
+"""Rewards: numbers that say how good a completion is."""

@@ -1,0 +1,1 @@
+"""The run folder: every file of a run, written and read here."""

@@ -1,0 +1,106 @@
+"""Which pairs are likely to displace, found by CHES under the weights training starts from, and left out if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exptilt.data.conversions import Kind
+from exptilt.data.groups import Group
+from exptilt.data.leave_out import leave_out
+from exptilt.data.prepare import Prepared
+from exptilt.data.problems import Finding, Ledger
+from exptilt.errors import ConfigError
+from exptilt.evaluation.pairs.ches import Ches, ches_of_sums
+from exptilt.policies.hidden_states import state_sums
+from exptilt.settings.data_settings import DEFAULT_TOKENS
+
+_NAMED = 5
+"""Rows with the highest score that a finding names."""
+_LOOKED_AT = 2000
+"""Pairs the doctor scores, spread evenly over the data."""
+
+
+def ches_of(model: Any, groups: Sequence[Group], max_tokens: int = DEFAULT_TOKENS) -> Ches:
+    """CHES of pairs under a model; the likelier side of a soft label is the chosen one.
+
+    A pair's score does not depend on the other pairs.
+
+    Args:
+        model: the weights training starts from.
+        groups: N pairs.
+        max_tokens: unique tokens at once.
+    """
+    states = state_sums(model, groups, max_tokens=max_tokens, progress="CHES")
+    preferred = 2 * np.arange(len(groups)) + [group.p_chosen < 0.5 for group in groups]
+    sums, lengths, other = states.sums.numpy(), states.lengths.numpy(), preferred ^ 1
+    return ches_of_sums(sums[preferred], lengths[preferred], sums[other], lengths[other])
+
+
+def highest(found: Ches, num: int) -> NDArray[np.int64]:
+    """(num,) positions of the pairs with the highest length-normalised score, the highest first."""
+    return np.argsort(-found.normalised, kind="stable")[:num].astype(np.int64)
+
+
+def leave_out_displacing(
+    model: Any, rows: Prepared, share: float, *, kind: Kind, max_tokens: int = DEFAULT_TOKENS
+) -> Prepared:
+    """Training pairs without the share of them whose length-normalised CHES is highest.
+
+    Args:
+        model: the weights training starts from, on the device to compute on.
+        rows: of the run; held-out rows stay as they are.
+        share: `data.drop_highest_ches`, in [0, 1); 0 gives the rows back untouched.
+        kind: of the objective.
+        max_tokens: unique tokens at once.
+
+    Returns:
+        The rest, with a report that counts what was left out as `displacing`.
+
+    Raises:
+        ConfigError: the objective is not trained on pairs.
+
+    Source: Razin et al. (2024), https://arxiv.org/abs/2410.08847, who train on the pairs with the lowest such scores.
+    """
+    if not share:
+        return rows
+    if kind != "pair":
+        raise ConfigError(
+            f"data.drop_highest_ches: only pairs have a CHES, and this objective is trained on kind {kind!r}; set it to 0"
+        )
+    found = ches_of(model, rows.train, max_tokens)
+    gone = highest(found, min(max(1, round(share * len(rows.train))), len(rows.train) - 1))
+    if not len(gone):
+        return rows
+    detail = (
+        f"{len(gone)} of {len(rows.train)} pairs were left out by data.drop_highest_ches={share:g}: "
+        f"their CHES per token is {found.normalised[gone].min():.3g} or more"
+    )
+    return leave_out(rows, gone.tolist(), "displacing", kind, detail)
+
+
+def ches_finding(model: Any, groups: Sequence[Group]) -> Finding | None:
+    """What the doctor says of CHES, with the pairs that score highest; None where there is no pair.
+
+    Args:
+        model: the weights training would start from.
+        groups: training rows as prepared; those that are no pairs are passed over.
+    """
+    count = min(len(groups), _LOOKED_AT)
+    rows = (groups[at * len(groups) // count] for at in range(count))
+    pairs = [group for group in rows if len(group.completions) == 2 and not group.ranks]
+    if not pairs:
+        return None
+    found = ches_of(model, pairs)
+    median, far, most = np.quantile(found.normalised, [0.5, 0.95, 1.0])
+    detail = (
+        f"CHES per token of {len(pairs)} pairs: median {median:.3g}, 95 % below {far:.3g}, highest {most:.3g}; "
+        f"data.drop_highest_ches=0.05 leaves the highest {max(1, round(0.05 * len(pairs)))} out"
+    )
+    ledger = Ledger({})
+    for at in highest(found, _NAMED):
+        ledger.note("ches", pairs[at].id, detail)
+    return ledger.findings()[0]

@@ -1,0 +1,202 @@
+"""Whether the reference knows the kind of text it is to judge: chosen completions against its own samples.
+
+Preference objectives move a policy relative to its reference. A reference that never saw such text gives it next to no
+probability, and what is then learned is mostly the kind of text, not the preference; the papers fine-tune on it first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from exptilt.data.groups import Completion, Group
+from exptilt.data.prepare import Prepared
+from exptilt.data.problems import Finding
+from exptilt.evaluation.intervals import DEFAULT, Clusters, Estimate, Resampling, bootstrap, divide, ratio
+from exptilt.policies.engine.forward import context_length
+from exptilt.policies.scoring import score_all
+from exptilt.sampling.generate import sample, samples_as_groups
+from exptilt.sampling.sampling_law import SamplingLaw
+from exptilt.types import LogProbs
+
+NUM_PROMPTS = 32
+"""Prompts looked at, at most."""
+_LEAST_PROMPTS = 8
+"""Fewer give no interval worth the name."""
+_MAX_NEW_TOKENS = 64
+"""Of own samples, and looked at of chosen text: the same part of both, and cheap enough for the start of every run."""
+_FAR = 1.0
+"""Nats per token by which chosen text may be less likely than the model's own."""
+_UNTRAINED = 0.9
+"""Share of log(vocabulary) in nats per token from which on a model knows nothing: an even guess costs all of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Familiarity:
+    """Log-probabilities in nats per token, tokens of all prompts together; intervals are over prompts."""
+
+    chosen: Estimate
+    own: Estimate
+    """Of the model's own samples at temperature 1."""
+    gap: Estimate
+    """Own less chosen."""
+    vocabulary: int
+    """How many tokens the model chooses among."""
+
+    @property
+    def is_far(self) -> bool:
+        """Chosen text is more than 1 nat per token less likely than own samples, and the interval excludes 0."""
+        return self.gap.value > _FAR and self.gap.low > 0
+
+    @property
+    def is_untrained(self) -> bool:
+        """Chosen text is about as likely as if every token were as likely as any: then own samples are noise too."""
+        return -self.chosen.value >= _UNTRAINED * math.log(self.vocabulary)
+
+    def finding(self, sft_first: bool = False) -> Finding:
+        """What the report says of it.
+
+        Args:
+            sft_first: whether a supervised phase on this text comes before the reference is used.
+        """
+        numbers = (
+            f"the model gives the chosen text {self.chosen} nats per token and its own samples {self.own}, "
+            f"{self.gap} apart, over {self.gap.n} prompts"
+        )
+        if self.is_far:
+            why = f"; more than {_FAR:g} nat per token apart: it never saw such text"
+        elif self.is_untrained:
+            guess = -math.log(self.vocabulary)
+            why = f"; a guess among all {self.vocabulary} tokens gives {guess:.3f}: it never saw such text"
+        else:
+            return Finding.of("familiarity", f"{numbers}: no sign that such text is new to it", self.gap.n)
+        if sft_first:
+            return Finding.of(
+                "familiarity", f"{numbers}{why}; the supervised phase of this run is the cure", self.gap.n
+            )
+        return Finding.of("unfamiliar", numbers + why, self.gap.n)
+
+
+def check_reference(model: Any, tokenizer: Any, rows: Prepared, *, sft_first: bool = False, seed: int = 0) -> Finding:
+    """`check_familiarity` on the rows of a run: those held out, or, where there are few, those to train on."""
+    held_out = len(rows.test) >= NUM_PROMPTS
+    return check_familiarity(model, tokenizer, rows.test if held_out else rows.train, sft_first=sft_first, seed=seed)
+
+
+def check_familiarity(
+    model: Any, tokenizer: Any, groups: Sequence[Group], *, sft_first: bool = False, seed: int = 0
+) -> Finding:
+    """Score chosen completions and one sample per prompt under the same model, and say whether they are far apart.
+
+    Of both at most 64 tokens are looked at. The model is left in evaluation mode; no generator of torch's is moved.
+
+    Args:
+        model: the reference.
+        tokenizer: of the model.
+        groups: rows as prepared; up to 32 spread evenly over them are used, each prompt once.
+        sft_first: as in `Familiarity.finding`.
+        seed: of the samples.
+
+    Returns:
+        The finding `unfamiliar`, or `familiarity` where there is nothing to mend or too few prompts to tell.
+    """
+    context = context_length(model)
+    room = _MAX_NEW_TOKENS if context is None else max(1, min(_MAX_NEW_TOKENS, context // 4))
+    chosen = chosen_groups(groups, room, context)
+    if len(chosen) < _LEAST_PROMPTS:
+        detail = (
+            f"whether the reference knows such text was not checked: {len(chosen)} prompts with a chosen completion "
+            f"that fit the model, and at least {_LEAST_PROMPTS} are needed"
+        )
+        return Finding.of("familiarity", detail, len(chosen))
+    law = SamplingLaw(max_new_tokens=room, eos_ids=_ends(tokenizer, chosen))
+    chosen = [_cut(group, room) for group in chosen]
+    drawn = sample(model, tokenizer, [group.prompt for group in chosen], law=law, seed=seed)
+    scored = [
+        LogProbs.cat(score_all(model, some, progress=what))
+        for some, what in ((chosen, "chosen text"), (samples_as_groups(drawn), "own samples"))
+    ]
+    (text, text_tokens), (own, own_tokens) = ((one.sum().numpy(), one.lengths.numpy()) for one in scored)
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    return compare(text, text_tokens, own, own_tokens, vocabulary=vocabulary).finding(sft_first)
+
+
+def compare(
+    chosen: ArrayLike,
+    chosen_tokens: ArrayLike,
+    own: ArrayLike,
+    own_tokens: ArrayLike,
+    *,
+    vocabulary: int,
+    how: Resampling = DEFAULT,
+) -> Familiarity:
+    """Both means per token, sums over sums, and their difference with an interval over prompts.
+
+    Args:
+        chosen: (P,) log-probabilities of whole chosen completions, nats, one for each prompt.
+        chosen_tokens: (P,) how many tokens each has.
+        own: (P,) of the model's own sample for the same prompt.
+        own_tokens: (P,) likewise.
+        vocabulary: number of tokens the model chooses among.
+        how: the bootstrap.
+
+    Example:
+        >>> found = compare([-40.0] * 8, [10] * 8, [-20.0] * 8, [10] * 8, vocabulary=50_000)
+        >>> found.gap.value, found.is_far
+        (2.0, True)
+    """
+    columns = [np.asarray(column, dtype=np.float64) for column in (chosen, chosen_tokens, own, own_tokens)]
+    prompts = Clusters(range(len(columns[0])))
+    above, below, own_above, own_below = (prompts.sums(column) for column in columns)
+    return Familiarity(
+        chosen=ratio(columns[0], columns[1], prompts.labels, how),
+        own=ratio(columns[2], columns[3], prompts.labels, how),
+        gap=bootstrap(
+            lambda drawn: divide(drawn @ own_above, drawn @ own_below) - divide(drawn @ above, drawn @ below),
+            prompts.count,
+            how,
+        ),
+        vocabulary=vocabulary,
+    )
+
+
+def chosen_groups(groups: Sequence[Group], room: int, context: int | None) -> list[Group]:
+    """Up to 32 rows, spread evenly, as groups of a prompt and its chosen completion; each prompt once.
+
+    Rows without a completion to imitate are left out, and rows whose prompt leaves no `room` in the context.
+    """
+    found: dict[bytes, Group] = {}
+    count = min(len(groups), NUM_PROMPTS)
+    for group in (groups[at * len(groups) // count] for at in range(count)):
+        completion = _chosen(group)
+        if completion is None or not len(group.prompt):
+            continue
+        if context is not None and len(group.prompt) + room > context:
+            continue
+        found.setdefault(group.prompt.tobytes(), Group(id=group.id, prompt=group.prompt, completions=(completion,)))
+    return list(found.values())
+
+
+def _cut(group: Group, room: int) -> Group:
+    (completion,) = group.completions
+    cut = Completion(ids=completion.ids[:room], counted=completion.counted[:room])
+    return replace(group, completions=(cut,))
+
+
+def _chosen(group: Group) -> Completion | None:
+    if len(group.completions) == 1:
+        return group.completions[0] if group.desirable else None
+    if group.ranks:
+        return group.completions[group.ranks.index(min(group.ranks))]
+    return group.completions[0 if group.p_chosen >= 0.5 else 1]
+
+
+def _ends(tokenizer: Any, groups: Sequence[Group]) -> tuple[int, ...]:
+    """The end token, and the special tokens a chat template ends a turn with."""
+    last = {int(group.completions[0].ids[-1]) for group in groups}
+    return tuple(sorted({int(tokenizer.eos_token_id)} | (last & {int(token) for token in tokenizer.all_special_ids})))

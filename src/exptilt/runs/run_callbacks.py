@@ -1,0 +1,105 @@
+"""What happens around the steps of a recipe's run, in the order in which it must."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from exptilt.data.groups import Group
+from exptilt.evaluation.held_out_samples import distinct_prompts, room_for
+from exptilt.losses.at_zero import loss_at_zero
+from exptilt.policies.saving import save_model
+from exptilt.processes.world import World
+from exptilt.run_folder.folder import RunFolder
+from exptilt.runs.run_models import Models, precision_for
+from exptilt.sampling.sampling_law import SamplingLaw
+from exptilt.settings.load import as_dict
+from exptilt.settings.recipe import Recipe
+from exptilt.settings.training_settings import parse_best
+from exptilt.training.callbacks.best import Best
+from exptilt.training.callbacks.callback import Callback, Progress
+from exptilt.training.callbacks.log import Evaluate, Log, LogMetrics
+from exptilt.training.callbacks.progress_bar import ShowProgress
+from exptilt.training.callbacks.sample_files import SampleFiles, draw_samples
+from exptilt.training.callbacks.trackers import Trackers
+from exptilt.training.guards.cautions import Caution, Facts
+from exptilt.training.guards.guards import Guards, StopIf
+from exptilt.training.sums import Sums
+from exptilt.training.throughput import work_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """What callbacks look at."""
+
+    recipe: Recipe
+    folder: RunFolder
+    world: World
+    models: Models
+    tokenizer: Any
+    rows: Sequence[Group]
+    """Of training."""
+    held_out: Sequence[Group]
+    held_out_sums: Callable[[], Sums]
+    quiet: bool
+
+    @property
+    def best(self) -> Path:
+        """Where the best weights so far lie."""
+        return self.folder.path / "best"
+
+    def callbacks(self, *others: Callback) -> list[Callback]:
+        """All of a run, `others` among them.
+
+        First whoever writes for everybody, then those who may end the run, then what must see that it ends: the last
+        evaluation and, behind it, the last line of training.
+        """
+        settings, first = self.recipe.train, self.world.is_first
+        log = Log(self.folder.path / "metrics.jsonl", world=self.world)
+        found: list[Callback] = [log, *others]
+        if settings.best is not None:
+            found.append(Best(*parse_best(settings.best), self._keep, settings.patience))  # type: ignore[arg-type]
+        found.append(StopIf(settings.stop_if))
+        if first:
+            found.append(Guards(self._facts(), self._record))
+        if first and settings.report_to:
+            found.append(Trackers(settings.report_to, self.folder.path, as_dict(self.recipe)))
+        if self.held_out:
+            found.append(Evaluate(log, settings.eval_every, self.held_out_sums, self._samples()))
+        work = work_of(self.models.policy, self.rows, precision_for(self.recipe), self.world.size)
+        found.append(LogMetrics(log, settings.log_every, work))
+        if first:
+            found.append(ShowProgress(0 if self.quiet else settings.log_every))
+        log.listeners = found
+        return found
+
+    def _keep(self) -> None:
+        models = self.models
+        save_model(models.policy, self.tokenizer, self.best, dtype=models.dtype, world=self.world)
+
+    def _facts(self) -> Facts:
+        """With dropout the first losses scatter, and against another reference they begin anywhere."""
+        recipe, loss = self.recipe, self.recipe.loss
+        at_zero = recipe.reference.model is None and not recipe.model.dropout
+        start = loss_at_zero(loss) if at_zero else None
+        return Facts(loss.name, getattr(loss, "beta", None), start, recipe.optim.max_grad_norm)
+
+    def _record(self, caution: Caution) -> None:
+        """Keep a warning in run.json; a run that was killed may give it again."""
+        known = self.folder.read("run.json").get("warnings", [])
+        if not any((one["step"], one["name"]) == (caution.step, caution.name) for one in known):
+            self.folder.update_manifest(warnings=[*known, dataclasses.asdict(caution)])
+
+    def _samples(self) -> Callable[[Progress], Sums] | None:
+        recipe, policy = self.recipe, self.models.policy
+        if not recipe.train.eval_samples:
+            return None
+        prompts = distinct_prompts(self.held_out)[: recipe.train.eval_samples]
+        law = SamplingLaw(max_new_tokens=room_for(policy, prompts, recipe.evaluate.max_new_tokens))
+
+        def draw(_step: int) -> tuple[list[dict[str, Any]], Sums]:
+            return draw_samples(policy, self.models.reference, self.tokenizer, prompts, law, recipe.seed)
+
+        return SampleFiles(self.folder.path, draw, self.world.is_first)

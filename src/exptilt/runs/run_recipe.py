@@ -1,0 +1,122 @@
+"""`exptilt train`: from rows to a measured model, in one folder, resumable at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+
+import transformers
+from rich.console import Console
+
+from exptilt.evaluation.held_out import detectable_line, measure_policy
+from exptilt.policies.models import load_model
+from exptilt.processes.interrupt import losing_no_process
+from exptilt.processes.launch import joined
+from exptilt.processes.world import World, local_device
+from exptilt.reports import write_report
+from exptilt.reports.model_card import write_card
+from exptilt.run_folder.folder import RunFolder, manifest
+from exptilt.runs.run_models import start_model
+from exptilt.runs.session import Session
+from exptilt.settings.recipe import Recipe
+from exptilt.training.callbacks.callback import Callback
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run stands when `run_recipe` returns."""
+
+    folder: RunFolder
+    step: int
+    finished: bool
+
+
+def run_recipe(
+    recipe: Recipe, console: Console | None = None, *, page: bool = True, callbacks: Sequence[Callback] = ()
+) -> Outcome:
+    """Train, measure and report by a recipe, in this process or in all that torchrun started.
+
+    Called again after an interruption it goes on where it was; after the end it does nothing. Measurements are made by
+    the first process, from the model as it was saved; the others have left by then.
+
+    Args:
+        recipe: the run.
+        console: where to talk to; default, standard error.
+        page: whether to write the report.
+        callbacks: your own, beside those of the recipe (docs/callbacks.md); not called in its supervised phase.
+
+    Raises:
+        ExptiltError: with a line for a person: data that cannot be used, a model that is none, a loss that is not finite.
+    """
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    with joined(recipe.parallel) as world, losing_no_process(world):
+        console = (console or Console(stderr=True)) if world.is_first else Console(quiet=True)
+        outcome, session = _run(recipe, console, world, callbacks)
+    if session is not None and outcome.finished and world.is_first:
+        _finish(session, console, page)
+    return outcome
+
+
+def _run(
+    recipe: Recipe, console: Console, world: World, callbacks: Sequence[Callback] = ()
+) -> tuple[Outcome, Session | None]:
+    """Train by a recipe, its supervised phase first; the session is None where nothing was left to do."""
+    folder = RunFolder(recipe.folder, writes=world.is_first)
+    if world.first(folder.is_finished_run_of(recipe)):
+        console.print(f"{folder.path}: this run is finished; its model is in {folder.model}")
+        return Outcome(folder, folder.read("run.json")["steps"], finished=True), None
+    world.first_alone(partial(_begin, recipe, folder, world))
+    if recipe.sft is not None:
+        first, session = _run(recipe.sft_recipe(), console, world)
+        if not first.finished:
+            return Outcome(folder, 0, finished=False), None
+        if session is not None:
+            _close(session)
+        recipe = recipe.after_sft(first.folder.model)
+    session = Session(recipe, folder, console, world, callbacks)
+    place = session.train()
+    return Outcome(folder, place.step, finished=place.is_last), session
+
+
+def _begin(recipe: Recipe, folder: RunFolder, world: World) -> None:
+    folder.begin(recipe)
+    known = manifest(recipe) | folder.read("run.json")
+    folder.write("run.json", known | {"status": "running", "processes": world.size})
+
+
+def _finish(session: Session, console: Console, page: bool) -> None:
+    """Measure what was saved, and say where everything is."""
+    folder = session.folder
+    _measure(session)
+    _close(session)
+    write_card(folder)
+    console.print(f"model: {folder.model}", soft_wrap=True, highlight=False)
+    if page:
+        console.print(f"report: {write_report([folder.path])}", soft_wrap=True, highlight=False)
+
+
+def _close(session: Session) -> None:
+    session.folder.update_manifest(status="done", finished=datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _measure(session: Session) -> None:
+    """Write evaluation.json, its margins and samples.jsonl, against the reference the run had throughout."""
+    recipe, folder, tokenizer, held_out = session.recipe, session.folder, session.tokenizer, session.held_out
+    if not held_out or recipe.loss.name == "sft":  # SFT makes the reference: it has none
+        return
+    session.console.print(detectable_line(held_out, recipe.evaluate.level), soft_wrap=True, highlight=False)
+    saved = replace(recipe.model, path=str(folder.model), config=None, revision=None)
+    policy = load_model(saved, tokenizer)
+    if recipe.model.quantize == "none":
+        policy = policy.to(local_device())  # type: ignore[arg-type]
+    found = measure_policy(
+        recipe, policy, lambda: start_model(recipe, tokenizer), tokenizer, held_out, session.reference
+    )
+    if found.evaluation:
+        folder.write("evaluation.json", found.evaluation)
+    if found.samples:
+        folder.write_lines("samples.jsonl", found.samples)
+    if found.margins:
+        folder.write_lines("evaluation-margins.jsonl", found.margins)

@@ -1,0 +1,241 @@
+"""`batch.tokens: auto`: how many tokens fit in memory at once, found by probe steps before step 1.
+
+No result depends on the token budget, so it may differ between machines, and between a run and its resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from exptilt.data.groups import Group
+from exptilt.errors import TrainingError
+from exptilt.policies.policy import Policy
+from exptilt.policies.scorer import Scorer
+from exptilt.policies.scoring import score_all
+from exptilt.processes.allocator import give_back
+from exptilt.processes.memory import Rise, free_memory
+from exptilt.processes.world import World
+from exptilt.run_folder.folder import RunFolder
+from exptilt.settings.recipe import Recipe
+from exptilt.settings.training_settings import OptimConfig
+from exptilt.training.objective import Objective
+from exptilt.training.step import accumulate
+from exptilt.types import LogProbs
+
+_SHARE = 0.85
+"""Of the free memory; the rest is for fragmentation, metrics and evaluation."""
+_PROBES = (1024, 4096)
+_CPU_PROBES = (256, 1024)
+"""Unique tokens of the two probe steps; on a CPU fewer, because there they cost time."""
+MOST_TOKENS = {"cpu": 4096, "cuda": 65_536}
+"""Beyond these a larger micro-batch is not faster: on a CPU measured, on a GPU the products are long since large enough."""
+_LEAST = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Tokens per micro-batch, and why so many."""
+
+    tokens: int
+    limit: Literal["memory", "speed"]
+    """What keeps it from being larger."""
+    bytes_per_token: int
+    """What a token more costs, forward and backward."""
+    fixed_bytes: int
+    """What a micro-batch takes beside that."""
+    free_bytes: int
+    """Left for micro-batches when weights, gradients and optimizer have their place."""
+
+    def in_words(self) -> str:
+        """One line for people."""
+        why = f"{_SHARE:.0%} of what is free" if self.limit == "memory" else "more would fit and not be faster"
+        return (
+            f"batch.tokens: auto found {self.tokens} tokens a micro-batch ({why}): a token takes "
+            f"{self.bytes_per_token / 1e6:.3g} MB beside {self.fixed_bytes / 1e9:.2g} GB, and "
+            f"{self.free_bytes / 1e9:.3g} GB are left for them"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        return asdict(self)
+
+
+def tokens_to_fit(
+    policy: Policy, objective: Objective, groups: Sequence[Group], optimizer: OptimConfig, world: World | None = None
+) -> Budget:
+    """Find a token budget by measuring two steps of different size; weights, gradients, optimizer and random state stay.
+
+    Memory grows linearly with the tokens, so two points give the line. The longest rows are probed, and gradients are
+    held while they run, as in every micro-batch of a step but its first.
+
+    Args:
+        policy: ready to train.
+        objective: what the gradient is of.
+        groups: what one step scores, or more.
+        optimizer: whose state will need a place.
+        world: the processes that share the run; all get the smallest answer.
+
+    Raises:
+        TrainingError: not even the longest row fits.
+    """
+    model = policy.model
+    device = next(model.parameters()).device
+    sizes = _PROBES if device.type == "cuda" else _CPU_PROBES
+    samples = [longest_until(groups, size) for size in sizes]
+    with _scratch(model, device):
+        give_back()
+        free = free_memory(device) - optimizer_bytes(model, optimizer)
+        measured = _measured(samples, lambda some: _rise(policy, objective, some, device))
+    if not measured:
+        raise TrainingError(
+            f"not even the longest row ({samples[0][0].id}, {samples[0][0].num_tokens} tokens) fits in memory; set "
+            "train.gradient_checkpointing=true, an adapter, parallel.kind=fsdp, or a smaller data.max_tokens"
+        )
+    budget = budget_from(measured, free, MOST_TOKENS.get(device.type, MOST_TOKENS["cuda"]))
+    return min((world or World.alone()).gather(budget), key=lambda one: one.tokens)
+
+
+def settle_tokens(
+    recipe: Recipe,
+    folder: RunFolder,
+    policy: Policy,
+    objective: Objective,
+    groups: Callable[[], Sequence[Group]],
+    world: World,
+) -> tuple[int | None, str]:
+    """`batch.tokens` as a number, and where it was `auto` a line about it.
+
+    What was found is kept in run.json. A run that goes on where it was, on the same kind of device, takes it from there,
+    so that it ends equal to the bit.
+
+    Args:
+        recipe: of the run.
+        folder: where run.json is.
+        policy: ready to train.
+        objective: of the run.
+        groups: gives the rows of a step, as the objective wants them.
+        world: the processes that share the run.
+    """
+    if recipe.batch.tokens != "auto":
+        return recipe.batch.limit, ""
+    device = _name_of(next(policy.model.parameters()).device)
+    kept = world.first(folder.read("run.json").get("token_budget", {}))
+    if kept.get("device") == device and kept.get("processes") == world.size:
+        tokens, words = (
+            int(kept["tokens"]),
+            f"batch.tokens: {kept['tokens']} tokens a micro-batch, as auto found before",
+        )
+    else:
+        found = tokens_to_fit(policy, objective, groups(), recipe.optim, world)
+        tokens, words = found.tokens, found.in_words()
+        folder.update_manifest(token_budget={**found.as_dict(), "device": device, "processes": world.size})
+    return tokens, words
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def budget_from(measured: Sequence[tuple[int, int]], free: int, most: int) -> Budget:
+    """The line through the (tokens, bytes) that were measured, up to the share of `free` that may be used.
+
+    With one point only, the line goes through zero, which is above the truth.
+
+    Example:
+        >>> budget_from([(1000, 30_000_000), (4000, 90_000_000)], free=1_000_000_000, most=100_000).tokens
+        41984
+    """
+    tokens, high = measured[-1]
+    slope = high / tokens
+    if len(measured) > 1 and measured[0][0] < tokens:
+        slope = (high - measured[0][1]) / (tokens - measured[0][0])
+    slope = max(slope, 1.0)
+    fixed = max(0.0, high - slope * tokens)
+    fits = int((_SHARE * free - fixed) / slope) // _LEAST * _LEAST
+    return Budget(
+        tokens=max(_LEAST, min(fits, most)),
+        limit="speed" if fits >= most else "memory",
+        bytes_per_token=round(slope),
+        fixed_bytes=round(fixed),
+        free_bytes=free,
+    )
+
+
+def longest_until(groups: Sequence[Group], tokens: int) -> list[Group]:
+    """The longest groups, as many as it takes to have at least so many tokens together."""
+    chosen: list[Group] = []
+    total = 0
+    for group in sorted(groups, key=lambda group: -group.num_tokens):
+        if total >= tokens:
+            break
+        chosen.append(group)
+        total += group.num_tokens
+    return chosen
+
+
+def optimizer_bytes(model: nn.Module, optimizer: OptimConfig) -> int:
+    """What the optimizer keeps beside the weights: two numbers for each with adamw, one with rmsprop."""
+    copies = 2 if optimizer.name == "adamw" else 1
+    return copies * sum(_held(parameter) for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _held(parameter: Any) -> int:
+    """Bytes of a parameter that lie in this process."""
+    local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+    return int(local.numel() * local.element_size())
+
+
+def scored_now(model: Any, groups: Sequence[Group]) -> Scorer:
+    """A reference of these groups for a step that is only measured: what the model itself says of them now."""
+    table = {id(group): one for group, one in zip(groups, score_all(model, groups), strict=True)}
+    device = next(model.parameters()).device
+    return lambda some: LogProbs.cat([table[id(group)] for group in some]).to(device)
+
+
+def _measured(samples: Sequence[list[Group]], rise_of: Callable[[list[Group]], int]) -> list[tuple[int, int]]:
+    """(tokens, bytes) of each sample, the smallest first, up to the first that does not fit."""
+    measured: list[tuple[int, int]] = []
+    for some in samples:
+        try:
+            measured.append((sum(group.num_tokens for group in some), rise_of(some)))
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+    return measured
+
+
+def _rise(policy: Policy, objective: Objective, groups: list[Group], device: torch.device) -> int:
+    """Bytes one micro-batch takes at its peak."""
+    reference = scored_now(policy.model, groups) if objective.loss.needs_reference else None
+    # Each process probes by itself, and its running statistics are thrown away.
+    own = replace(objective, state=dict(objective.state))
+    with Rise(device) as rise:
+        accumulate(policy.model, [groups], own, policy, reference)
+    return rise.bytes
+
+
+@contextmanager
+def _scratch(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """A model in training mode with gradients of its own; afterwards everything is as it was."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    before = [parameter.grad for parameter in trainable]
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    for parameter in trainable:
+        parameter.grad = torch.zeros_like(parameter)
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        for parameter, gradient in zip(trainable, before, strict=True):
+            parameter.grad = gradient
+        for module, mode in modes.items():
+            module.training = mode
+        if device.type == "cuda":
+            torch.cuda.empty_cache()

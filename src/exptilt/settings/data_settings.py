@@ -1,0 +1,245 @@
+"""Settings of data: where rows are, how they are rendered and batched, and what happens to rows that are wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+from exptilt.data.problems import POLICY_CHOICES
+from exptilt.settings.load import config
+
+Format = Literal[
+    "auto",
+    "preference",
+    "hh",
+    "best_of",
+    "sharegpt",
+    "on_policy",
+    "orca",
+    "alpaca_pair",
+    "argilla",
+    "stackexchange",
+    "openai",
+    "rejected_response",
+    "shp",
+    "pku_helpful",
+    "pku_harmless",
+    "pku_safe",
+    "helpsteer2",
+    "helpsteer3",
+    "arena_texts",
+    "arena",
+    "votes",
+    "judgement",
+    "webgpt",
+    "tldr_comparison",
+    "tldr_axis",
+    "helpsteer_ratings",
+    "oasst",
+    "ultrafeedback",
+    "comparisons",
+    "copeland",
+    "answers",
+    "generations",
+    "ranking",
+    "stepwise",
+    "rating",
+    "rated_messages",
+    "demonstration",
+    "messages",
+    "rated_text",
+    "text",
+    "alpaca",
+    "question",
+    "prompt_only",
+]
+
+
+@config
+class SourceConfig:
+    """One source of rows, for mixtures of several.
+
+    Example:
+        >>> SourceConfig(path="helpful.jsonl", weight=0.5).weight
+        0.5
+    """
+
+    path: str
+    """A .jsonl, .json, .csv or .parquet file (.gz allowed), a folder saved by datasets, or a hub id `owner/name`."""
+    weight: float = 1.0
+    """How often each row is used: 0.5 takes a fixed half of them, 2 each twice; at least 0."""
+    split: str = "train"
+    """Which split, where the source has splits."""
+    subset: str | None = None
+    """Configuration of a hub data set, where it has several."""
+    revision: str | None = None
+    """Commit or tag of a hub data set."""
+    limit: int | None = None
+    """Read only so many rows, from the start."""
+    format: Format = "auto"
+    """What a row looks like; auto finds it from the columns."""
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Names of the source's columns where they differ from ours: `{prompt: question}`."""
+    where: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
+    """Use only rows with these values: `{split: validation}`; the others are counted."""
+    licence: str | None = None
+    """What the report says of the source's licence; none: what the source says of itself."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight must be at least 0, got {self.weight}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
+
+
+@config
+class DataConfig:
+    """The data of a run: where it is, how it is rendered, and what happens to rows that are wrong.
+
+    Every `on_...` is `error` by default: the run does not start, and the message names the rows and the setting.
+
+    Example:
+        >>> DataConfig(train="pairs.jsonl", test_fraction=0.1, on_empty="drop").policies["on_empty"]
+        'drop'
+    """
+
+    train: str
+    """A .jsonl, .json, .csv or .parquet file (.gz allowed), a folder saved by datasets, or a hub id `owner/name`."""
+    test: str | None = None
+    """Held-out data in the same forms; none: see test_split and test_fraction."""
+    split: str = "train"
+    """Split to train on, where the source has splits (a hub id or a saved folder)."""
+    test_split: str | None = None
+    """Split of the held-out data; without `test` it is taken from the source of `train`."""
+    subset: str | None = None
+    """Configuration of a hub data set, where it has several."""
+    revision: str | None = None
+    """Commit or tag of a hub data set."""
+    test_fraction: float = 0.0
+    """Share of prompts held out of `train`, in [0, 1); taken by a hash of the prompt, so no prompt is on both sides."""
+    limit: int | None = None
+    """Read only so many rows of the training source, from its start."""
+    test_limit: int | None = None
+    """Read, or with test_fraction keep, only so many held-out rows."""
+    format: Format = "auto"
+    """What a row looks like; auto finds it from the columns."""
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Names of the source's columns where they differ from ours: `{prompt: question}`."""
+    where: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
+    """Use only training rows with these values: `{split: validation}`; the others are counted."""
+    test_where: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
+    """Hold out the rows of `test`, or else of `train`, with these values: `{split: validation}`."""
+    licence: str | None = None
+    """What the report says of the licence of `train`; none: what the source says of itself."""
+    weight: float = 1.0
+    """How often each row of `train` is used where there are other sources: 0.5 a fixed half of them, 2 each twice."""
+    mixture: tuple[SourceConfig, ...] = ()
+    """More sources to train on besides `train`, each with its weight, format and columns."""
+    template: Literal["auto", "chat", "plain"] = "auto"
+    """auto: messages by the chat template, or Human/Assistant where there is none; chat: text too; plain: neither."""
+    boundary: Literal["split", "merge"] = "split"
+    """Where prompt and completion share a token: split keeps the prompt's own tokens, merge those of the whole."""
+    max_tokens: int | None = None
+    """Longest prompt and completion together, in tokens; none: what the model can hold."""
+    pairs: Literal["all", "best_worst", "adjacent"] = "all"
+    """Which pairs a ranking gives where pairs are needed."""
+    min_margin: float | None = None
+    """Leave out pairs whose margin, on the source's own scale, is smaller in size; SHP is used with 2."""
+    max_per_prompt: int | None = None
+    """Use at most so many examples of one prompt, the first of the source; SHP is used with 5."""
+    drop_highest_ches: float = 0.0
+    """Leave out this share of the training pairs, in [0, 1): those with the highest CHES per token under the weights
+    training starts from, which are the likeliest to push probability away from both sides; 0 keeps all."""
+    on_invalid: Literal["error", "drop"] = "error"
+    """A row that cannot be read: broken JSON, a missing column, a wrong type, an impossible order of turns."""
+    on_empty: Literal["error", "drop", "keep"] = "error"
+    """A completion that is empty or only white space; keep trains its end token."""
+    on_identical: Literal["error", "drop", "keep"] = "error"
+    """Two completions that are the same but for white space around them."""
+    on_tie: Literal["error", "drop", "keep"] = "error"
+    """A pair with p_chosen 0.5; keep trains on it as a tie."""
+    on_duplicate: Literal["error", "drop", "keep"] = "error"
+    """A row that repeats an earlier one; drop keeps the first."""
+    on_conflict: Literal["error", "drop", "keep", "soft"] = "error"
+    """The same prompt and completions with opposite labels; soft: one pair with the mean p_chosen; drop: none."""
+    on_leak: Literal["error", "drop", "keep"] = "error"
+    """A training row whose prompt is in the test set; drop removes it from training."""
+    on_too_long: Literal["error", "drop", "trim_prompt_start", "trim_completion_end"] = "error"
+    """A row longer than max_tokens; a row that a trim cannot make fit is left out and counted."""
+    on_missing_end: Literal["error", "append", "keep"] = "error"
+    """A chat template that puts no end token after a completion; append adds EOS."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.test_fraction < 1:
+            raise ValueError(f"test_fraction must be in [0, 1), got {self.test_fraction}")
+        if self.test_fraction and (self.test or self.test_split or self.test_where):
+            raise ValueError(
+                "test_fraction holds out a part of train; leave it 0 where test, test_split or test_where is given"
+            )
+        if not 0 <= self.drop_highest_ches < 1:
+            raise ValueError(f"drop_highest_ches must be in [0, 1), got {self.drop_highest_ches}")
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight must be at least 0, got {self.weight}")
+        for name in ("limit", "test_limit", "max_tokens", "max_per_prompt"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+    @property
+    def policies(self) -> dict[str, str]:
+        """What every `on_...` field says."""
+        return {name: getattr(self, name) for name in POLICY_CHOICES}
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """All sources to train on: `train`, then those of `mixture`."""
+        own = {name: getattr(self, name) for name in _OF_A_SOURCE}
+        return (SourceConfig(path=self.train, **own), *self.mixture)
+
+    @property
+    def held_out_source(self) -> SourceConfig | None:
+        """Where held-out rows are read, if not from a part of the training rows."""
+        if self.test is None and self.test_split is None and not self.test_where:
+            return None
+        first = self.sources[0]
+        path, split = self.test or self.train, self.test_split or self.split
+        return dataclasses.replace(
+            first, path=path, split=split, limit=self.test_limit, where=self.test_where, weight=1.0
+        )
+
+
+DEFAULT_TOKENS = 4096
+"""Enough to keep a processor busy, and little enough for memory; also how many are scored at once outside of training."""
+
+
+@config
+class BatchConfig:
+    """How many groups make a step, and how many tokens are held in memory at once."""
+
+    size: int = 64
+    """Groups (prompts with their completions) per optimizer step, over all processes."""
+    tokens: int | Literal["auto"] | None = DEFAULT_TOKENS
+    """Most tokens per forward pass, a prompt counted once; auto: what a probe step finds to fit in memory; none: one pass
+    for the step. No result depends on it."""
+    shuffle: bool = True
+    """A new seeded order each epoch; false keeps the order of the file."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
+        if isinstance(self.tokens, int) and self.tokens < 1:
+            raise ValueError(f"tokens must be at least 1, got {self.tokens}")
+
+    @property
+    def limit(self) -> int | None:
+        """`tokens` as a number; the default's where a probe has not found it yet."""
+        return DEFAULT_TOKENS if self.tokens == "auto" else self.tokens
+
+    @property
+    def at_once(self) -> int:
+        """Tokens scored at once where nothing is trained."""
+        return self.limit or DEFAULT_TOKENS
+
+
+_OF_A_SOURCE = ("weight", "split", "subset", "revision", "limit", "format", "columns", "where", "licence")

@@ -1,0 +1,102 @@
+"""A recipe: everything one run needs, in one YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from exptilt.losses import DPO, SFT, AnyLoss
+from exptilt.settings.data_settings import BatchConfig, DataConfig
+from exptilt.settings.evaluation_settings import EvaluateConfig
+from exptilt.settings.load import config
+from exptilt.settings.model_settings import AdapterConfig, ModelConfig, ReferenceConfig
+from exptilt.settings.training_settings import OptimConfig, ParallelConfig, TrainConfig
+
+
+@config
+class SFTPhase:
+    """A first phase of supervised fine-tuning on the chosen completions; its result is the reference."""
+
+    batch: BatchConfig = BatchConfig()
+    """Batches of this phase."""
+    optim: OptimConfig = OptimConfig(learning_rate=1e-5)
+    """Optimizer of this phase."""
+    train: TrainConfig = TrainConfig()
+    """Length of this phase."""
+
+
+@config
+class Recipe:
+    """One run: a model, preferences, an objective, and how to train and measure."""
+
+    output: str
+    """The run folder; made if absent, resumed if it holds an unfinished run of an equal recipe."""
+    seed: int = 0
+    """Seeds initial weights, batches and samples."""
+    model: ModelConfig
+    """Where the weights start."""
+    data: DataConfig
+    """Where the rows come from, and what to do with rows that cannot be used."""
+    sft: SFTPhase | None = None
+    """Fine-tune on the chosen completions first (for models that never saw such text); none skips it."""
+    adapter: AdapterConfig | None = None
+    """Train a low-rank adapter (LoRA) and leave the model's weights alone; none trains all weights."""
+    loss: AnyLoss = DPO()
+    """The objective; `exptilt config` lists them all."""
+    batch: BatchConfig = BatchConfig()
+    """How rows are put together."""
+    optim: OptimConfig = OptimConfig()
+    """How weights move."""
+    train: TrainConfig = TrainConfig()
+    """How long to train."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How several processes share the work."""
+    reference: ReferenceConfig = ReferenceConfig()
+    """What the policy is measured against."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """What is measured at the end."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        if self.adapter is not None and self.model.path is None and self.sft is None:
+            raise ValueError("adapter needs model.path: beside random weights it could not be used again")
+        if self.adapter is not None and self.adapter.path is not None and self.sft is not None:
+            raise ValueError("adapter.path and sft exclude each other: the supervised phase makes the first adapter")
+        if self.model.quantize != "none" and self.adapter is None:
+            raise ValueError("model.quantize needs adapter: weights in 4 bits cannot be trained themselves")
+        if self.model.quantize != "none" and self.parallel.kind == "fsdp":
+            raise ValueError("weights in 4 bits cannot be sharded; set parallel.kind=ddp or model.quantize=none")
+        if self.model.dtype == "bfloat16" and self.train.precision == "float32":
+            raise ValueError("train.precision=float32 needs weights to match; set model.dtype=auto or float32")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.output)
+
+    def after_sft(self, model: Path) -> Recipe:
+        """What follows the supervised phase: from its model, or with its adapter."""
+        if self.adapter is not None and self.model.path is not None:
+            return replace(self, sft=None, adapter=replace(self.adapter, path=str(model)))
+        start = replace(self.model, path=str(model), config=None, tokenizer=None, revision=None)
+        return replace(self, sft=None, model=start)
+
+    def sft_recipe(self) -> Recipe:
+        """The supervised phase as a run of its own, in the folder `sft` of this one."""
+        if self.sft is None:
+            raise ValueError("this recipe has no supervised phase")
+        return replace(
+            self,
+            output=str(self.folder / "sft"),
+            sft=None,
+            adapter=None if self.model.path is None else self.adapter,  # a model from scratch is trained whole first
+            data=replace(self.data, drop_highest_ches=0.0),  # of preferences, not of completions to imitate
+            loss=SFT(),
+            batch=self.sft.batch,
+            optim=self.sft.optim,
+            train=self.sft.train,
+        )

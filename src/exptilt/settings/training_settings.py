@@ -1,0 +1,152 @@
+"""How a run trains: the settings of the loop and of the processes that share it."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from exptilt.settings.load import config
+
+_CONDITION = re.compile(r"\s*([\w/]+)\s*(<|>)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*")
+_BEST = re.compile(r"\s*(min|max)\s+([\w/]+)\s*")
+
+
+@config
+class TrainConfig:
+    """How long to train, in which precision, and what to write on the way."""
+
+    epochs: float = 1.0
+    """Passes over the data, > 0; parts of a pass count."""
+    max_steps: int | None = None
+    """Stop after this many optimizer steps, if that comes first."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of forward and backward; auto: bfloat16 on a GPU, float32 on a CPU. Trained weights stay float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
+    compile: bool = False
+    """Run the model's blocks through torch.compile; on a CPU up to a sixth faster, after 20 s and with a C++ compiler."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    report_to: tuple[str, ...] = ()
+    """Trackers that get every line of metrics.jsonl as well, e.g. [tensorboard, wandb, trackio, mlflow]."""
+    eval_every: int = 0
+    """Steps between held-out evaluations; 0 evaluates at the start and at the end only."""
+    eval_samples: int = 0
+    """Held-out prompts that every evaluation samples one completion for: samples to read, length, and eval/kl."""
+    save_every: int = 200
+    """Steps between checkpoints; one is always written when the run is asked to stop."""
+    save_async: bool = False
+    """Write checkpoints in the background while training goes on; costs memory for one copy of the state."""
+    keep_checkpoints: int = 2
+    """How many checkpoints to keep, >= 1."""
+    best: str | None = None
+    """Keep the weights that are best by a held-out metric as the model, e.g. "min eval/loss"; needs eval_every."""
+    patience: int = 0
+    """Stop after this many evaluations in a row without a better `best`; 0 never stops early."""
+    stop_if: tuple[str, ...] = ("loss > 1e6",)
+    """Conditions on logged metrics that end the run with an error, e.g. ["eval/kl > 30", "grad_norm > 1e4"]."""
+    resume: Literal["auto", "never", "force"] = "auto"
+    """auto goes on from the newest complete checkpoint of an equal recipe; never starts anew; force ignores changes."""
+
+    def __post_init__(self) -> None:
+        if not self.epochs > 0:
+            raise ValueError(f"epochs must be > 0, got {self.epochs}")
+        least = {"log_every": 1, "save_every": 1, "keep_checkpoints": 1, "max_steps": 1}
+        for name, smallest in (least | {"eval_every": 0, "eval_samples": 0, "patience": 0}).items():
+            if getattr(self, name) is not None and getattr(self, name) < smallest:
+                raise ValueError(f"{name} must be >= {smallest}, got {getattr(self, name)}")
+        for condition in self.stop_if:
+            parse_condition(condition)
+        if self.best is not None:
+            parse_best(self.best)
+            if not self.eval_every:
+                raise ValueError("best needs eval_every > 0: a metric measured once has no best")
+        if self.patience and self.best is None:
+            raise ValueError('patience needs best, e.g. best: "min eval/loss"')
+
+
+def parse_condition(text: str) -> tuple[str, str, float]:
+    """Read "metric > number" or "metric < number".
+
+    Raises:
+        ValueError: it is neither.
+
+    Example:
+        >>> parse_condition("eval/kl > 30")
+        ('eval/kl', '>', 30.0)
+    """
+    match = _CONDITION.fullmatch(text)
+    if match is None:
+        raise ValueError(f'a condition reads "metric > number" or "metric < number", got {text!r}')
+    name, sign, limit = match.groups()
+    return name, sign, float(limit)
+
+
+def parse_best(text: str) -> tuple[str, str]:
+    """Read "min metric" or "max metric".
+
+    Raises:
+        ValueError: it is neither.
+
+    Example:
+        >>> parse_best("max eval/rewards/accuracies")
+        ('max', 'eval/rewards/accuracies')
+    """
+    match = _BEST.fullmatch(text)
+    if match is None:
+        raise ValueError(f'best reads "min metric" or "max metric", e.g. "min eval/loss", got {text!r}')
+    which, name = match.groups()
+    if not name.startswith("eval/"):
+        raise ValueError(f"best compares held-out metrics, which begin with eval/, got {name!r}")
+    return which, name
+
+
+@config
+class ParallelConfig:
+    """How the processes that torchrun (or SLURM, Ray) started share the work."""
+
+    kind: Literal["auto", "none", "ddp", "fsdp"] = "auto"
+    """none: one process; ddp: every process holds the model; fsdp: weights are sharded; auto: ddp if there are several."""
+    cpu_offload: bool = False
+    """fsdp only: keep weights, gradients and optimizer in main memory between uses."""
+
+    def __post_init__(self) -> None:
+        if self.cpu_offload and self.kind != "fsdp":
+            raise ValueError("cpu_offload needs kind=fsdp")
+
+
+@config
+class OptimConfig:
+    """How weights move."""
+
+    name: Literal["adamw", "adamw_8bit", "adafactor", "rmsprop"] = "adamw"
+    """adamw; adamw_8bit: its state in a quarter of the memory (bitsandbytes); adafactor: hardly any state; rmsprop: as in
+    the DPO paper's experiments."""
+    learning_rate: float = 1e-6
+    """Peak learning rate, > 0."""
+    weight_decay: float = 0.0
+    """Decoupled decay of matrices, embeddings among them (norms and biases never decay), >= 0; not for rmsprop."""
+    beta1: float = 0.9
+    """First-moment decay of adamw, in [0, 1)."""
+    beta2: float = 0.999
+    """Second-moment decay of adamw, in [0, 1)."""
+    eps: float = 1e-8
+    """Added to the denominator, > 0; adafactor has its own."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """What follows the warm-up: down to zero linearly, by a half cosine, or no decay."""
+    warmup_ratio: float = 0.1
+    """Share of all steps spent rising from zero to the peak, in [0, 1)."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm, > 0."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "eps", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        for name in ("beta1", "beta2", "warmup_ratio"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
+        if self.weight_decay and self.name == "rmsprop":
+            raise ValueError(f"weight_decay must be 0 with rmsprop, which has none here, got {self.weight_decay}")

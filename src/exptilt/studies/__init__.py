@@ -1,0 +1,1 @@
+"""Studies: grids of runs from one reference, measured on the reward-KL plane."""

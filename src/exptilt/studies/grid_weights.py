@@ -1,0 +1,79 @@
+"""The weights a study measures: those of each run's measured checkpoints, without what only a resume needs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from exptilt.errors import CheckpointError
+from exptilt.training.checkpoints.checkpoint_folder import is_complete
+from exptilt.training.checkpoints.run_state import load_weights, trained_weights
+
+
+def keep_weights(run: Path, every: int, start: Callable[[], Any]) -> None:
+    """Put the weights of a finished run's checkpoints into `weights`, and remove all its checkpoints but the last.
+
+    An optimizer holds twice as much as the weights, and a finished run needs it no more.
+
+    Args:
+        run: its folder.
+        every: steps between measured checkpoints; 0 keeps the end only.
+        start: gives a model with the weights the run started from.
+
+    Raises:
+        CheckpointError: the run has neither weights nor a complete checkpoint.
+    """
+    complete = [path for path in sorted((run / "checkpoints").glob("step-*")) if is_complete(path)]
+    folder = run / "weights"
+    for checkpoint in complete:
+        target = folder / f"{checkpoint.name}.pt"
+        wanted = checkpoint == complete[-1] or (every and step_of(checkpoint) % every == 0)
+        if wanted and not target.exists():
+            folder.mkdir(exist_ok=True)
+            model, temporary = start(), target.with_suffix(".tmp")
+            load_weights(model, checkpoint)
+            torch.save(trained_weights(model), temporary)
+            os.replace(temporary, target)
+    for checkpoint in complete[:-1]:
+        shutil.rmtree(checkpoint)
+    kept_weights(run, every)
+
+
+def with_weights(model: Any, path: Path) -> Any:
+    """The model with the weights of one file."""
+    own = trained_weights(model)
+    with torch.no_grad():
+        for name, weights in torch.load(path, map_location="cpu", weights_only=True).items():
+            own[name].copy_(weights)
+    return model
+
+
+def kept_weights(run: Path, every: int) -> list[Path]:
+    """The files to measure, in order of steps; the last is the run's end.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = sorted((run / "weights").glob("step-*.pt"))
+    if not found:
+        raise CheckpointError(
+            f"{run}: holds neither weights nor a complete checkpoint; remove the run's folder to train it again"
+        )
+    return [path for path in found[:-1] if every and step_of(path) % every == 0] + found[-1:]
+
+
+def step_of(path: Path) -> int:
+    """The step in a name such as step-00000040.pt."""
+    return int(path.stem.rpartition("-")[2])
+
+
+def digest_of_file(path: Path) -> str:
+    """A fingerprint of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()

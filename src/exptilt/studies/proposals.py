@@ -1,0 +1,130 @@
+"""Trained policies as proposals: their samples, pooled with the reference's, show the optimum at KLs the reference's cannot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exptilt.data.groups import Group
+from exptilt.evaluation.frontier.comparable import Provenance
+from exptilt.evaluation.frontier.optimum import OptimalFrontier
+from exptilt.policies.scoring import score_all
+from exptilt.sampling.generate import samples_as_groups
+from exptilt.studies.bench import Yardstick
+from exptilt.types import LogProbs
+
+_STREAM = 2_000_000
+"""Streams of the proposals' samples begin here, beyond those a policy is measured with."""
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Samples of P policies for X prompts, m of each, and the log-probability of every pooled sample under every model.
+
+    Columns hold the reference's M samples first, then each policy's.
+    """
+
+    names: Sequence[str]
+    """(P,)."""
+    rewards: NDArray[np.float64]
+    """(X, P m) of the policies' samples."""
+    log_reference: NDArray[np.float64]
+    """(X, M + P m), nats."""
+    log_policies: NDArray[np.float64]
+    """(P, X, M + P m), nats."""
+
+    @classmethod
+    def draw(
+        cls, yardstick: Yardstick, policies: Mapping[str, Callable[[], Any]], own: Sequence[Group], num_samples: int
+    ) -> Proposals:
+        """Sample every policy, and score all samples under all models.
+
+        Args:
+            yardstick: reference, prompts, reward and sampling law.
+            policies: what loads each, by name; one at a time is held beside the reference.
+            own: the reference's samples as groups, in the order of the prompts.
+            num_samples: of every policy for each prompt.
+        """
+        drawn = [yardstick.sample(load(), num_samples, _STREAM + place) for place, load in enumerate(policies.values())]
+        num = len(yardstick.prompts)
+        parts = [list(own), *(samples_as_groups(samples) for samples in drawn)]
+
+        def under(model: Any) -> NDArray[np.float64]:
+            return np.concatenate([_sums(model, part, num) for part in parts], axis=1)
+
+        return cls(
+            names=list(policies),
+            rewards=np.concatenate([yardstick.rewards(samples).reshape(num, -1) for samples in drawn], axis=1),
+            log_reference=under(yardstick.reference),
+            log_policies=np.stack([under(load()) for load in policies.values()]),
+        )
+
+    @property
+    def num_own(self) -> int:
+        """M."""
+        return int(self.log_reference.shape[1] - self.rewards.shape[1])
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of each policy for each prompt."""
+        return int(self.rewards.shape[1] // len(self.names))
+
+    def optimum(self, rewards: NDArray[np.float64], provenance: Provenance) -> OptimalFrontier:
+        """The frontier from all samples.
+
+        Args:
+            rewards: (X, M) of the reference's samples.
+            provenance: of all samples.
+        """
+        return OptimalFrontier.from_mixture(
+            np.concatenate([rewards, self.rewards], axis=1),
+            self.log_reference,
+            self.log_policies,
+            [self.num_own, *[self.num_samples] * len(self.names)],
+            provenance=provenance,
+        )
+
+    def implicit_rewards(self) -> dict[str, NDArray[np.float64]]:
+        """Of each policy, (X, M) log-ratios to the reference on the reference's own samples, nats."""
+        own = slice(self.num_own)
+        return {
+            name: logs[:, own] - self.log_reference[:, own]
+            for name, logs in zip(self.names, self.log_policies, strict=True)
+        }
+
+    def save(self, path: Path, digest: str) -> None:
+        """Write one file in one act, under a digest of what it depends on."""
+        temporary = path.with_name(f".{path.name}")
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                digest=np.array(digest),
+                names=np.array(self.names),
+                rewards=self.rewards,
+                log_reference=self.log_reference,
+                log_policies=self.log_policies,
+            )
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path, digest: str) -> Proposals | None:
+        """What `save` wrote under this digest; None where there is nothing of it."""
+        if not path.exists():
+            return None
+        with np.load(path) as kept:
+            if str(kept["digest"]) != digest:
+                return None
+            arrays = {name: kept[name] for name in ("rewards", "log_reference", "log_policies")}
+            return cls(names=kept["names"].tolist(), **arrays)
+
+
+def _sums(model: Any, groups: Sequence[Group], num_prompts: int) -> NDArray[np.float64]:
+    """(X, samples) log-probabilities of whole samples."""
+    sums = LogProbs.cat(score_all(model, groups, progress="pooled samples")).sum()
+    return np.asarray(sums.double().numpy()).reshape(num_prompts, -1)

@@ -1,0 +1,1 @@
+"""Tasks of a study: prompts, a reference and a reward."""

@@ -1,0 +1,208 @@
+"""The DPO paper's controlled sentiment on real text, in small: IMDb reviews, and a classifier's probability as reward.
+
+excerpts of whole sentences -> tokenizer and reference from scratch -> prefixes of 2 to 8 tokens, answered by the reference
+-> preferred where TF-IDF + logistic regression, trained on the reviews' labels, sees the likelier positive review
+
+Deviations from the paper: the model is small and trained from scratch, reviews are cut to excerpts that end with a
+sentence, prefixes end with a word, characters outside ASCII are left out.
+Source: Rafailov et al. (2023), https://arxiv.org/abs/2305.18290, section 6 and appendix C.1.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from exptilt.data.encode.tokens import encode_prompts
+from exptilt.errors import ConfigError, DataError
+from exptilt.policies.models import load_tokenizer
+from exptilt.policies.tokenizers import train_tokenizer
+from exptilt.rewards.text_classifier import TextClassifier
+from exptilt.run_folder.folder import RunFolder
+from exptilt.sampling.sampling_law import SamplingLaw
+from exptilt.settings.load import config
+from exptilt.settings.model_settings import ModelConfig, SmallModel
+from exptilt.settings.training_settings import TrainConfig
+from exptilt.studies.labels_by_reward import Bench, LabelConfig, Labeller, pair_files, train_reference
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+PREFIX = (2, 8)
+"""Tokens in a prompt, both ends included."""
+
+
+@config
+class ImdbTask:
+    """Real film reviews; the reward is a classifier's probability that prefix and continuation are positive."""
+
+    name: Literal["imdb"]
+    data: str | None = None
+    """Folder with sentiment/imdb.train.jsonl.gz and imdb.test.jsonl.gz; null takes EXPTILT_DATA."""
+    num_reviews: int | None = None
+    """Reviews of each split to use, from its start; null is all."""
+    excerpts: int = 2
+    """Excerpts of each review the reference learns from, >= 1."""
+    words: int = 36
+    """Longest excerpt, words; it ends with a sentence."""
+    sft_epochs: float = 2.0
+    """Passes of the reference over the excerpts."""
+    model: SmallModel = SmallModel(hidden_size=128, num_layers=3, num_heads=4, max_positions=128, vocab_size=3000)
+    """The reference's architecture, and the size of its vocabulary."""
+    num_prompts: int = 2000
+    """Training prefixes the reference answers."""
+    samples_per_prompt: int = 4
+    """Answers to each, made into pairs."""
+    labels: LabelConfig = LabelConfig(by="deterministic", pairs="all", scale=8.0)
+    """How pairs are labelled; deterministic and all pairs as in the paper."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("excerpts", 1), ("words", 8), ("num_prompts", 1), ("samples_per_prompt", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+
+    def prepare(self, folder: Path, seed: int, law: SamplingLaw, num_prompts: int) -> Bench:
+        """Train classifier and reference, label the reference's samples; what is there already is kept."""
+        return _Imdb(self, folder, seed).bench(law, num_prompts)
+
+
+class Review(NamedTuple):
+    """One review."""
+
+    text: str
+    label: int
+
+
+@dataclass(frozen=True)
+class _Imdb:
+    """The steps; each leaves files that the next one reads."""
+
+    task: ImdbTask
+    folder: Path
+    seed: int
+
+    def bench(self, law: SamplingLaw, num_prompts: int) -> Bench:
+        train, test = (read_reviews(self._source(split), self.task.num_reviews) for split in ("train", "test"))
+        classifier = self._classifier(train)
+        words = self.folder / "tokenizer"
+        excerpts = [part for review in train for part in cut(review.text, self.task.words)[: self.task.excerpts]]
+        if not words.exists():
+            train_tokenizer(excerpts, self.task.model.vocab_size).save_pretrained(words)
+        tokenizer = load_tokenizer(ModelConfig(tokenizer=str(words)))
+        rng = np.random.default_rng((self.seed, 1))
+        rows = ({"prompt": prompt, "completion": rest} for prompt, rest in split(tokenizer, excerpts, rng))
+        length = TrainConfig(epochs=self.task.sft_epochs, save_every=100_000)
+        reference = train_reference(self.folder, self.seed, rows, words, self.task.model, length)
+
+        def reward(prompts: Sequence[str], completions: Sequence[str]) -> Any:
+            texts = [prompt + said for prompt, said in zip(prompts, completions, strict=True)]
+            return classifier.probabilities(texts)
+
+        training = self._prefixes(tokenizer, train, 2, self.task.num_prompts)
+        others = self._prefixes(tokenizer, test, 3, 4 * num_prompts + self.task.num_prompts)
+        known = set(training)
+        held_out = [prompt for prompt in others if prompt not in known]
+        if len(held_out) < num_prompts:
+            raise DataError(f"only {len(held_out)} held-out prefixes for measure.num_prompts={num_prompts}")
+        labeller = Labeller(reference, reward, self.task.labels, law)
+        for name, prompts, coin in (("train", training, 0), ("test", held_out[:num_prompts], 1)):
+            path, count = self.folder / f"preferences-{name}.jsonl", self.task.samples_per_prompt
+            labeller.write(path, prompts, count, self.seed + 2 + coin, np.array([self.seed, coin]))
+        facts = self._facts(
+            classifier, test, [part for review in test for part in cut(review.text, self.task.words)[:1]]
+        )
+        asked = encode_prompts(tokenizer, held_out[:num_prompts])
+        return Bench(reference, pair_files(self.folder), asked, reward, "p(positive)", facts)
+
+    def _source(self, split: str) -> Path:
+        root = self.task.data or os.environ.get("EXPTILT_DATA")
+        if root is None:
+            raise ConfigError(
+                "task.data: name the folder that holds sentiment/imdb.train.jsonl.gz, or set EXPTILT_DATA"
+            )
+        return Path(root) / "sentiment" / f"imdb.{split}.jsonl.gz"
+
+    def _classifier(self, train: Sequence[Review]) -> TextClassifier:
+        path = self.folder / "classifier.npz"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            TextClassifier.fit([review.text for review in train], [review.label for review in train]).save(path)
+        return TextClassifier.load(path)
+
+    def _prefixes(self, tokenizer: Any, reviews: Sequence[Review], stream: int, num: int) -> list[str]:
+        """Distinct prefixes of reviews in a seeded order."""
+        rng = np.random.default_rng((self.seed, stream))
+        order = rng.permutation(len(reviews))
+        first = (part for index in order for part in cut(reviews[index].text, self.task.words)[:1])
+        found = dict.fromkeys(prompt for prompt, _ in split(tokenizer, first, rng))
+        return list(found)[:num]
+
+    def _facts(self, classifier: TextClassifier, test: Sequence[Review], excerpts: Sequence[str]) -> dict[str, Any]:
+        folder = RunFolder(self.folder)
+        kept = folder.read("bench.json")
+        if not kept:
+            labelled = [(part, review.label) for review in test for part in cut(review.text, self.task.words)[:1]]
+            kept = {
+                "classifier terms": len(classifier.terms),
+                "classifier accuracy, held-out reviews": classifier.accuracy(*zip(*test, strict=True)),
+                "classifier accuracy, their first excerpts": classifier.accuracy(*zip(*labelled, strict=True)),
+                "held-out reviews": len(test),
+            }
+            folder.write("bench.json", kept)
+        return kept
+
+
+def read_reviews(path: Path, limit: int | None) -> list[Review]:
+    """Reviews of one split in plain ASCII, the first `limit` of a fixed shuffle so that both labels are there."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+    except FileNotFoundError:
+        raise DataError(f"{path}: is not there; task.data or EXPTILT_DATA must name the folder above it") from None
+    order = np.random.default_rng(0).permutation(len(rows))[:limit]
+    return [Review(_plain(rows[index]["text"]), int(rows[index]["label"])) for index in order]
+
+
+def cut(text: str, words: int) -> list[str]:
+    """Excerpts of whole sentences with at most `words` words, in order; longer sentences are left out.
+
+    Example:
+        >>> cut("I saw it. It was good! And then a very very long sentence came. The end.", words=5)
+        ['I saw it.', 'It was good!', 'The end.']
+    """
+    parts: list[list[str]] = []
+    fresh = True
+    for sentence in _SENTENCE.split(text):
+        found = sentence.split()
+        if len(found) > words:
+            fresh = True
+        elif not fresh and len(parts[-1]) + len(found) <= words:
+            parts[-1] += found
+        elif found:
+            parts.append(found)
+            fresh = False
+    return [" ".join(part) for part in parts]
+
+
+def split(tokenizer: Any, excerpts: Iterable[str], rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+    """(prefix, rest) of each excerpt, cut between two words after 2 to 8 tokens; too short ones are left out."""
+    for text in excerpts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        pieces = tokenizer.convert_ids_to_tokens(ids)
+        places = [
+            place for place in range(PREFIX[0], PREFIX[1] + 1) if place < len(ids) and pieces[place].startswith("Ġ")
+        ]
+        if places:
+            place = int(rng.choice(places))
+            yield tokenizer.decode(ids[:place]), tokenizer.decode(ids[place:])
+
+
+def _plain(text: str) -> str:
+    bare = text.replace("<br />", " ").encode("ascii", "ignore").decode()
+    return " ".join(bare.split())

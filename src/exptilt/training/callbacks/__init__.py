@@ -1,0 +1,1 @@
+"""Callbacks: small objects that are called around the steps of a run."""

@@ -1,0 +1,62 @@
+"""The best weights by a held-out metric, and an end where nothing gets better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from exptilt.errors import TrainingError
+from exptilt.training.callbacks.callback import Callback, Progress
+
+
+@dataclass
+class Best(Callback):
+    """Keeps the weights whenever a held-out metric is better than ever, and ends the run if it has not been for long.
+
+    The starting weights count as a candidate: a run that never improves on them keeps them.
+    """
+
+    which: Literal["min", "max"]
+    name: str
+    """A held-out metric, `eval/loss` for one."""
+    keep: Callable[[], None]
+    """Saves the weights as they are now; called in every process."""
+    patience: int = 0
+    """Evaluations in a row without a better value that end the run; 0 never does."""
+    value: float | None = None
+    """The best so far."""
+    step: int | None = None
+    """And at which step it was."""
+    waited: int = 0
+    """Evaluations since."""
+
+    def on_metrics(self, progress: Progress, values: Mapping[str, float]) -> None:
+        """Compare, keep, or count."""
+        if not any(name.startswith("eval/") for name in values):
+            return
+        if self.name not in values:
+            measured = ", ".join(name for name in values if name.startswith("eval/"))
+            raise TrainingError(f"train.best: {self.name!r} is not measured on held-out rows; measured are {measured}")
+        value = values[self.name]
+        if self._is_better(value):
+            self.value, self.step, self.waited = value, progress.step, 0
+            self.keep()
+            return
+        self.waited += 1
+        if self.patience and self.waited >= self.patience and not progress.is_last:
+            progress.num_steps = progress.step
+
+    def _is_better(self, value: float) -> bool:
+        if self.value is None:
+            return not math.isnan(value)
+        return value < self.value if self.which == "min" else value > self.value
+
+    def state(self) -> dict[str, Any]:
+        """The best value and how long it has stood."""
+        return {"value": self.value, "step": self.step, "waited": self.waited}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on comparing with it."""
+        self.value, self.step, self.waited = state["value"], state["step"], state["waited"]

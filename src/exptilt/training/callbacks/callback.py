@@ -1,0 +1,59 @@
+"""What happens around the steps: small objects with state of their own, called in the order they are listed.
+
+Write your own by subclassing `Callback` and overriding the hooks you need; docs/callbacks.md shows how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from exptilt.training.sums import Sums
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int
+    """Optimizer steps done."""
+    num_steps: int
+    """Steps until the end; a callback that lowers it to `step` ends the run here, as if it had been planned so."""
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data done."""
+        return self.step / self.steps_per_epoch
+
+    @property
+    def is_last(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.num_steps
+
+
+class Callback:
+    """Hooks of a run; each does nothing unless overridden.
+
+    In a run of several processes every process calls the hooks of its own callbacks, with equal numbers.
+    """
+
+    def on_start(self, progress: Progress) -> None:
+        """Before the first step of this process, also after a resume; `restore` comes first."""
+
+    def after_step(self, progress: Progress, sums: Sums) -> None:
+        """After every optimizer step, with the sums of its metrics over all processes, before a checkpoint is written."""
+
+    def on_metrics(self, progress: Progress, values: Mapping[str, float]) -> None:
+        """Whenever a line of metrics.jsonl is written, with what it says, e.g. `{"train/loss": 0.69, ...}`."""
+
+    def on_end(self, progress: Progress) -> None:
+        """When this process stops stepping: at the end, on a request to stop, or on an error on its way up."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep for this callback; tensors, numbers, strings, lists and dicts only."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""

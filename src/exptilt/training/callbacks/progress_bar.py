@@ -1,0 +1,54 @@
+"""Where a run stands, on stderr: a bar with ETA on a terminal, a line every few steps elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from exptilt.training.callbacks.callback import Callback, Progress
+from exptilt.training.sums import Sums
+
+_SHOWN = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+
+
+@dataclass
+class ShowProgress(Callback):
+    """A bar on a terminal; elsewhere a line every `every` steps, or nothing with `every` 0. Quick runs show no bar."""
+
+    every: int
+    bar: Any = None
+    began: float = field(default_factory=time.monotonic)
+    first: int = 0
+    window: Sums = field(default_factory=Sums)
+
+    def on_start(self, progress: Progress) -> None:
+        """Begin the clock where this process begins."""
+        self.began, self.first = time.monotonic(), progress.step
+        if sys.stderr.isatty():
+            self.bar = tqdm(
+                desc="train", total=progress.num_steps, initial=progress.step, unit="step", delay=2, leave=False
+            )
+
+    def after_step(self, progress: Progress, sums: Sums) -> None:
+        """Move on."""
+        self.window.merge(sums)
+        if self.bar is not None:
+            self.bar.set_postfix_str(_brief(sums), refresh=False)
+            self.bar.update(1)
+            if progress.is_last:
+                self.bar.close()
+        elif self.every and (progress.step % self.every == 0 or progress.is_last):
+            pace = (time.monotonic() - self.began) / (progress.step - self.first)
+            left = pace * (progress.num_steps - progress.step)
+            where = f"step {progress.step}/{progress.num_steps}"
+            print(f"{where}  {_brief(self.window)}  {left:.0f} s left", file=sys.stderr, flush=True)
+            self.window = Sums()
+
+
+def _brief(sums: Sums) -> str:
+    means = sums.means()
+    return "  ".join(f"{short} {means[name]:.4g}" for name, short in _SHOWN.items() if name in means)

@@ -1,0 +1,165 @@
+"""Every line of metrics into the trackers a recipe names, through those that accelerate knows."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exptilt.errors import ConfigError, TrainingError
+from exptilt.training.callbacks.callback import Callback, Progress
+
+logger = logging.getLogger(__name__)
+
+PROJECT = "exptilt"
+"""What runs are filed under where a tracker knows projects or experiments; the environment of a tracker wins."""
+
+EXTRAS = ("tensorboard", "wandb", "trackio", "mlflow")
+"""Trackers that `pip install 'exptilt[NAME]'` brings."""
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Refuse a tracker nobody knows, or one that is not installed.
+
+    Raises:
+        ConfigError: in one line, with what to install.
+    """
+    if not names:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    from accelerate.utils import LoggerType
+
+    available = {str(kind) for kind in get_available_trackers()}
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            near = difflib.get_close_matches(name, LOGGER_TYPE_TO_CLASS, n=1)
+            meant = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}"
+            raise ConfigError(f"train.report_to: unknown tracker {name!r}; {meant}")
+        if name in LoggerType.list() and name not in available:
+            package = f"'exptilt[{name}]'" if name in EXTRAS else name
+            raise ConfigError(
+                f"train.report_to: {name} is not installed; pip install {package}, or take it out "
+                "(metrics.jsonl is always written)"
+            )
+
+
+@dataclass
+class Trackers(Callback):
+    """Sends the recipe once and every line of metrics after it; belongs to the first process alone.
+
+    A tracker that cannot begin ends the run before its first step. One that fails later is reported once and left out:
+    nothing is lost, since metrics.jsonl holds every line.
+    """
+
+    names: Sequence[str]
+    folder: Path
+    """The run's: it gives the run its name, and trackers that write files a place."""
+    recipe: Mapping[str, Any]
+    """As nested plain values; sent flat, `loss.beta` and so on."""
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """By which a tracker finds the same run again after a resume."""
+    mlflow_run: str | None = None
+    """Mlflow gives out keys of its own."""
+    trackers: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def on_start(self, progress: Progress) -> None:
+        """Begin, or go on with, a run in every tracker."""
+        require_trackers(self.names)
+        for name in self.names:
+            try:
+                self.trackers[name] = self._begin(name, progress.step)
+            except Exception as error:  # whatever a foreign service raises
+                raise TrainingError(
+                    f"train.report_to: {name} cannot begin ({_first_line(error)}); take it out, or set what it needs"
+                    f"{' (WANDB_MODE=offline needs no network)' if name == 'wandb' else ''}"
+                ) from error
+
+    def _begin(self, name: str, step: int) -> Any:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        place = [str(self.folder)] if kind.requires_logging_directory else []
+        _look_alone()
+        project = name if name == "tensorboard" else PROJECT  # there it is the folder of its files
+        tracker: Any = kind(project, *place, **self._settings(name, step))
+        tracker.main_process_only = False  # only the first process has one
+        tracker.start()
+        if name == "mlflow":
+            self.mlflow_run = tracker.tracker.info.run_id
+        if not step:
+            tracker.store_init_configuration(dict(_flat(self.recipe)))
+        return tracker
+
+    def _settings(self, name: str, step: int) -> dict[str, Any]:
+        """What each service calls a run's name and going on with a run."""
+        called = self.folder.resolve().name
+        if name == "wandb":
+            return {"name": called, "id": self.key, "resume": "allow", "dir": str(self.folder)}
+        if name == "trackio":
+            return {"name": f"{called}-{self.key[:6]}", "resume": "allow"}
+        if name == "mlflow":
+            return {"run_name": called, "run_id": self.mlflow_run}
+        return {"purge_step": step + 1} if name == "tensorboard" and step else {}
+
+    def on_metrics(self, progress: Progress, values: Mapping[str, float]) -> None:
+        """Pass a line on."""
+        for name, tracker in list(self.trackers.items()):
+            try:
+                tracker.log(dict(values), step=progress.step)
+            except Exception as error:
+                logger.warning(
+                    "train.report_to: %s failed at step %s (%s) and gets nothing more of this run; metrics.jsonl goes on",
+                    name,
+                    progress.step,
+                    _first_line(error),
+                )
+                del self.trackers[name]
+
+    def on_end(self, progress: Progress) -> None:
+        """Finish, so that nothing stays in a buffer."""
+        for name, tracker in self.trackers.items():
+            try:
+                tracker.finish()
+            except Exception as error:
+                logger.warning("train.report_to: %s did not finish properly (%s)", name, _first_line(error))
+        self.trackers.clear()
+
+    def state(self) -> dict[str, Any]:
+        """The keys of the run."""
+        return {"key": self.key, "mlflow_run": self.mlflow_run}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on under the same keys."""
+        self.key, self.mlflow_run = state["key"], state["mlflow_run"]
+
+
+def _look_alone() -> None:
+    """Let accelerate look at the processes of this run, and see one.
+
+    Its loggers refuse to work before it has looked, and where it sees several it sets threads and devices.
+    """
+    from accelerate.state import PartialState
+
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        PartialState(cpu=True)
+    finally:
+        os.environ.update(hidden)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

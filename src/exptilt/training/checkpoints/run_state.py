@@ -1,0 +1,213 @@
+"""What a checkpoint of a run holds, and how a run is put back where it stood, on any number of processes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import empty as empty_sharded
+from transformers import set_seed
+
+from exptilt.errors import CheckpointError
+from exptilt.policies.sharding import reshard
+from exptilt.training.callbacks.callback import Callback, Progress
+from exptilt.training.checkpoints.checkpoint_folder import load_bare, load_checkpoint, load_own
+from exptilt.training.checkpoints.shards import lift
+
+if TYPE_CHECKING:
+    from exptilt.training.run import Run
+
+
+def state_of(run: Run, place: Progress) -> dict[str, Any]:
+    """Everything a resumed run needs to be the run that was never stopped, but for the random generators."""
+    return {
+        "step": place.step,
+        "end": place.num_steps if place.num_steps != run.num_steps else None,
+        "identity": dict(run.identity),
+        "model": trained_weights(run.model),
+        "optimizer": _optimizer_state(run),
+        "schedule": run.schedule.state_dict(),
+        "loss": dict(run.objective.state),
+        "callbacks": _callback_states(run.callbacks),
+    }
+
+
+def restore(run: Run, checkpoint: Path) -> Progress:
+    """Put a run where a checkpoint stands.
+
+    Raises:
+        CheckpointError: it belongs to another run, or does not fit its weights or its optimizer.
+    """
+    _require_fitting(run, load_bare(checkpoint), checkpoint)
+    state = load_checkpoint(checkpoint, _Targets(run))
+    _restore_optimizer(run, state["optimizer"])
+    run.schedule.load_state_dict(state["schedule"])
+    run.objective.state.update(state["loss"])
+    _restore_callbacks(run.callbacks, state["callbacks"])
+    step = int(state["step"])
+    own = load_own(checkpoint, run.world.rank)
+    if own is None:
+        set_seed(seed_of(run.seed, run.world.rank, step))
+    else:
+        restore_random_state(own)
+    return Progress(step=step, num_steps=state["end"] or run.num_steps, steps_per_epoch=run.batches.num_steps)
+
+
+def _require_fitting(run: Run, bare: Mapping[str, Any], checkpoint: Path) -> None:
+    """Before anything of the run is touched."""
+    changed = [name for name, value in run.identity.items() if bare["identity"].get(name) != value]
+    if changed and run.settings.resume != "force":
+        raise CheckpointError(
+            f"{checkpoint}: was written with another {' and another '.join(changed)}; choose another output folder, "
+            "or train.resume=never to start anew, or train.resume=force to go on all the same"
+        )
+    saved, mine = bare["optimizer"], _optimizer_state(run)
+    moved, moves = ([name for group in one["groups"] for name in group["params"]] for one in (saved, mine))
+    if bare["model"].keys() != trained_weights(run.model).keys() or moved != moves or saved["class"] != mine["class"]:
+        raise CheckpointError(
+            f"{checkpoint}: other weights were trained there, or with another optimizer ({saved['class']}); "
+            "choose another output folder, or train.resume=never to start anew"
+        )
+
+
+def load_weights(model: nn.Module, checkpoint: Path) -> None:
+    """Give a model the weights of a checkpoint; those that were not trained stay as they are.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    own = trained_weights(model)
+    found = load_checkpoint(checkpoint)["model"]
+    if found.keys() - own.keys():
+        raise CheckpointError(f"{checkpoint}: holds weights {sorted(found.keys() - own.keys())[0]}, the model has none")
+    with torch.no_grad():
+        for name, weights in found.items():
+            own[name].copy_(weights)
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model that training may change, by name: what needs a gradient, and buffers that are kept.
+
+    A frozen base under an adapter is not among them: the recipe names it, and its fingerprint is part of the identity.
+    """
+    reshard(model)
+    weights = {_plain(name): weights for name, weights in model.named_parameters() if weights.requires_grad}
+    return {name: tensor.detach() for name, tensor in [*weights.items(), *_kept_buffers(model)]}
+
+
+def seed_of(seed: int, rank: int, step: int = 0) -> int:
+    """The seed of one process: that of the run in process 0 at its start, else drawn from all three.
+
+    Example:
+        >>> seed_of(7, 0), seed_of(7, 1) != seed_of(7, 2)
+        (7, True)
+    """
+    return seed if (rank, step) == (0, 0) else int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0])
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every random generator this process may use."""
+    version, keys, gauss = random.getstate()
+    bits: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - third-party code may still draw from the global generator
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "python": [version, list(keys), gauss],
+        "numpy": [torch.from_numpy(bits["state"]["key"].astype(np.int64)), int(bits["state"]["pos"])],
+    }
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Set every random generator as `random_state` found it."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    key, position = state["numpy"]
+    words = key.numpy().astype(np.uint32)
+    np.random.set_state({"bit_generator": "MT19937", "state": {"key": words, "pos": position}})  # noqa: NPY002
+
+
+def _plain(name: str) -> str:
+    return name.replace("_orig_mod.", "")
+
+
+def _kept_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for place, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield _plain(f"{place}.{name}" if place else name), buffer
+
+
+def _callback_states(callbacks: Sequence[Callback]) -> list[list[Any]]:
+    return [[type(callback).__name__, callback.state()] for callback in callbacks]
+
+
+def _restore_callbacks(callbacks: Sequence[Callback], states: list[list[Any]]) -> None:
+    """By class and order, so that a forced resume may have other callbacks."""
+    left = list(states)
+    for callback in callbacks:
+        found = next((kept for kept in left if kept[0] == type(callback).__name__), None)
+        if found is not None:
+            left.remove(found)
+            callback.restore(found[1])
+
+
+def _names(model: nn.Module) -> dict[Tensor, str]:
+    return {weights: _plain(name) for name, weights in model.named_parameters()}
+
+
+def _optimizer_state(run: Run) -> dict[str, Any]:
+    """By the names of weights, not their places in a list, so that it fits however the weights are sharded.
+
+    torch's own `get_optimizer_state_dict` would take a step with an optimizer that has taken none.
+    """
+    names, optimizer = _names(run.model), run.optimizer
+    return {
+        "class": type(optimizer).__name__,
+        "groups": [{**group, "params": [names[one] for one in group["params"]]} for group in optimizer.param_groups],
+        "state": {names[weights]: dict(values) for weights, values in optimizer.state.items()},
+    }
+
+
+def _restore_optimizer(run: Run, saved: Mapping[str, Any]) -> None:
+    places = {name: place for place, name in enumerate(name for group in saved["groups"] for name in group["params"])}
+    groups = [{**group, "params": [places[name] for name in group["params"]]} for group in saved["groups"]]
+    state = {places[name]: values for name, values in saved["state"].items()}
+    run.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+@dataclass
+class _Targets:
+    """Where each tensor of a checkpoint goes: sharded as this run's own tensors are, whoever wrote it."""
+
+    run: Run
+    weights: dict[str, Tensor] = field(init=False)
+    others: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weights = trained_weights(self.run.model)
+        self.others = lift({"callbacks": _callback_states(self.run.callbacks)})[1]
+
+    def __call__(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        part, _, rest = name.partition("/")
+        if part == "model" and rest in self.weights:
+            return self.weights[rest]  # read in place: no second copy in memory
+        like = self.others.get(name)
+        if part == "optimizer":
+            like = self.weights.get(rest.split("/")[1])
+        if like is None:
+            return torch.empty(shape, dtype=dtype)
+        if like.shape == shape:
+            return torch.empty_like(like, dtype=dtype)
+        if isinstance(like, DTensor):  # the factors of Adafactor: small, and the same everywhere
+            return empty_sharded(shape, dtype=dtype, device_mesh=like.device_mesh, placements=[Replicate()])
+        return torch.empty(shape, dtype=dtype, device=like.device)

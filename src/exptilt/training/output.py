@@ -1,0 +1,54 @@
+"""What a batch of groups adds to a step, and the error that names its rows where they are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from exptilt.data.groups import Group
+from exptilt.errors import NonFiniteError
+from exptilt.training.sums import Sums
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What one batch of groups contributes; nothing of it was waited for yet where it lies on a device."""
+
+    loss: Tensor
+    """() sum over rows of weight * loss, nats; still attached to the graph."""
+    sums: Sums
+    """Of all metrics; of "loss" with the weight that its sum is to be divided by once the whole global batch is in: rows,
+    or tokens for a token mean. Its sum is not finite where the loss or a log-probability of any row is not."""
+    groups: Sequence[Group]
+    scores: Tensor
+    """(C,) log-probabilities of all completions of these groups, nats."""
+    losses: Tensor
+    """(B,) of the rows, nats."""
+
+    @property
+    def weight(self) -> float:
+        """The weight of the loss's sum."""
+        return self.sums.totals["loss"][1]
+
+    def faults(self) -> list[tuple[str, str]]:
+        """Every row that is not finite: of which number it is, "log-probability" or "loss", and the row's id."""
+        owners = [group.id for group in self.groups for _ in group.completions]
+        rows = [group.id for group in self.groups]
+        return [
+            (what, names[place])
+            for what, names, values in (("log-probability", owners, self.scores), ("loss", rows, self.losses))
+            for place in (~values.isfinite()).nonzero().flatten().tolist()
+        ]
+
+
+def not_finite(faults: Sequence[tuple[str, str]]) -> NonFiniteError:
+    """The error that names rows; where log-probabilities are at fault, losses only follow them."""
+    what = min((what for what, _ in faults), key=("log-probability", "loss").index, default="loss")
+    named = list(dict.fromkeys(row for kind, row in faults if kind == what))
+    rows = f"{what} of {len(named)} row(s)" if named else "sum of the loss over rows"
+    return NonFiniteError(
+        f"the {rows} is not finite, no weight was moved{': ' if named else ''}{', '.join(named[:5])}. "
+        "Look at these rows with `exptilt doctor`, lower optim.learning_rate, or use model.dtype=float32"
+    )

@@ -1,0 +1,58 @@
+"""A run: everything the loop works with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from exptilt.policies.scorer import MicroBatches, Scorer
+from exptilt.processes.world import World
+from exptilt.settings.training_settings import TrainConfig
+from exptilt.training.callbacks.callback import Callback
+from exptilt.training.objective import Objective
+
+
+@dataclass
+class Run:
+    """One training run, ready to go."""
+
+    model: nn.Module
+    objective: Objective
+    policy: Scorer
+    reference: Scorer | None
+    batches: BatchSource
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler
+    settings: TrainConfig
+    max_grad_norm: float
+    num_steps: int
+    folder: Path
+    identity: Mapping[str, str]
+    """What must be equal for a resume: fingerprints of recipe, data and reference by name."""
+    callbacks: Sequence[Callback] = ()
+    seed: int = 0
+    """Of dropout, and of whatever else draws from the global generators."""
+    world: World = field(default_factory=World.alone)
+    """The processes that share every global batch; each has a `Run` of its own, equal but for its shards and rows."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie."""
+        return self.folder / "checkpoints"
+
+
+class BatchSource(Protocol):
+    """The batches of a run, addressed by step so that a resume needs no replay."""
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps in one pass over the data."""
+
+    def step(self, step: int) -> MicroBatches:
+        """The micro-batches of optimizer step `step`, counted from 0 over all epochs."""

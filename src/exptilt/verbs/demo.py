@@ -1,0 +1,159 @@
+"""`exptilt demo`: the DPO paper's controlled-sentiment experiment in small, with the same parts as any run.
+
+a world of film reviews with a known reward -> SFT: the reference -> its samples, labelled by Bradley-Terry on the reward
+-> Preferred-FT, DPO at three betas, IPO -> reward against sequence-level KL on held-out prompts, beside the optimum
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from exptilt.losses import DPO, IPO, SFT, AnyLoss
+from exptilt.policies.models import load_model, load_tokenizer
+from exptilt.reports import write_report
+from exptilt.reports.report_terminal import frontier_table
+from exptilt.run_folder.folder import RunFolder
+from exptilt.sampling.sampling_law import SamplingLaw
+from exptilt.settings.data_settings import BatchConfig
+from exptilt.settings.evaluation_settings import EvaluateConfig
+from exptilt.settings.model_settings import ModelConfig
+from exptilt.settings.recipe import Recipe
+from exptilt.settings.training_settings import OptimConfig, TrainConfig
+from exptilt.studies.bench import Yardstick
+from exptilt.studies.labels_by_reward import Bench, LabelConfig, finish
+from exptilt.studies.study import FrontierStudy, PolicyPoint, ReferencePool
+from exptilt.studies.tasks.reviews_task import WorldTask
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How much of everything; the defaults fit in three minutes on two cores."""
+
+    num_reviews: int = 8000
+    """Reviews the reference learns from."""
+    sft_epochs: float = 3.0
+    samples_per_prompt: int = 48
+    """Reference samples per training prompt; neighbours make the pairs."""
+    epochs: float = 1.0
+    """Passes over the preferences, for every method."""
+    pool: int = 256
+    """Reference samples per held-out prompt, for the optimum and best-of-n."""
+    policy_samples: int = 16
+    """Samples per held-out prompt of every trained policy."""
+    num_prompts: int = 101
+    """Held-out prompts."""
+    width: int = 96
+    num_layers: int = 3
+
+
+LABEL_SCALE = 2.0
+"""Sharpness of the Bradley-Terry labels: P(a preferred) = sigmoid(2 (r_a - r_b)), right four times in five."""
+
+METHODS: dict[str, tuple[AnyLoss, str]] = {
+    "preferred-ft": (SFT(), "Preferred-FT"),
+    "dpo-beta-0.1": (DPO(beta=0.1), "DPO beta=0.1"),
+    "dpo-beta-0.5": (DPO(beta=0.5), "DPO beta=0.5"),
+    "dpo-beta-2": (DPO(beta=2.0), "DPO beta=2"),
+    "ipo-beta-0.2": (IPO(beta=0.2), "IPO beta=0.2"),
+}
+"""Objective and title of every run, by folder."""
+
+
+def run_demo(output: Path, seed: int, size: DemoSize | None = None) -> dict[str, Any]:
+    """Run the experiment, print its table, write its report.
+
+    Args:
+        output: folder of runs and report; a second call on it goes on where the first was interrupted.
+        seed: two runs with one seed give the same table.
+        size: how much of everything.
+
+    Returns:
+        The content of frontier.json.
+    """
+    return _Demo(output, seed, size or DemoSize()).run()
+
+
+class _Demo:
+    """The steps, in order; each leaves files that the next one reads."""
+
+    def __init__(self, output: Path, seed: int, size: DemoSize) -> None:
+        self.output, self.seed, self.size = output, seed, size
+        self.console = Console()
+        self.began = time.monotonic()
+
+    def run(self) -> dict[str, Any]:
+        """Everything."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        self._say(f"write {self.size.num_reviews} film reviews, train a small model on them: the reference")
+        self._say("then it speaks, and its samples are paired and labelled by a noisy coin")
+        bench = self._task().prepare(self.output, self.seed, LAW, self.size.num_prompts)
+        for name, (loss, title) in METHODS.items():
+            self._say(f"train {title}")
+            finish(self._method(name, loss, bench))
+        self._say("sample every policy on held-out prompts; reward against KL, and the optimum")
+        study = self._study(bench)
+        content = study.content()
+        folder = RunFolder(self.output)
+        folder.write("frontier.json", content)
+        folder.write_lines("samples.jsonl", study.side_by_side())
+        page = write_report([self.output])
+        self.console.print(frontier_table(content))
+        self.console.print(f"report: {page}   ({time.monotonic() - self.began:.0f} s)", highlight=False)
+        return content
+
+    def _say(self, what: str) -> None:
+        self.console.print(
+            f"[dim]{time.monotonic() - self.began:4.0f} s[/dim]  {what}", highlight=False, soft_wrap=True
+        )
+
+    def _task(self) -> WorldTask:
+        size = self.size
+        return WorldTask(
+            num_reviews=size.num_reviews,
+            sft_epochs=size.sft_epochs,
+            width=size.width,
+            num_layers=size.num_layers,
+            samples_per_prompt=size.samples_per_prompt,
+            labels=LabelConfig(scale=LABEL_SCALE),
+        )
+
+    def _method(self, name: str, loss: AnyLoss, bench: Bench) -> Recipe:
+        return Recipe(
+            output=str(self.output / "runs" / name),
+            seed=self.seed,
+            model=bench.reference,
+            data=bench.data,
+            loss=loss,
+            batch=BatchConfig(size=64),
+            optim=OptimConfig(learning_rate=5e-4),
+            train=TrainConfig(epochs=self.size.epochs, log_every=5, eval_every=20, save_every=100_000),
+            evaluate=EvaluateConfig(num_prompts=0),
+        )
+
+    def _study(self, bench: Bench) -> FrontierStudy:
+        tokenizer = load_tokenizer(bench.reference)
+        yardstick = Yardstick(
+            reference=load_model(bench.reference, tokenizer),
+            tokenizer=tokenizer,
+            prompts=bench.prompts,
+            reward=bench.reward,
+            law=LAW,
+            seed=self.seed + 10,
+        )
+        study = FrontierStudy(ReferencePool.draw(yardstick, self.size.pool), bench.reward_name)
+        for stream, (name, (loss, title)) in enumerate(METHODS.items(), start=1):
+            folder = RunFolder(self.output / "runs" / name)
+            model = load_model(ModelConfig(path=str(folder.model)), tokenizer)
+            steps = folder.read("run.json")["steps"]
+            point = PolicyPoint(title, loss.name, getattr(loss, "beta", None), steps, run=name)
+            study.add(point, yardstick.measure(model, self.size.policy_samples, stream), yardstick.provenance)
+        return study
+
+
+LAW = SamplingLaw(max_new_tokens=48)
+"""Temperature 1, no top-k, no top-p: the law under which the KL of full distributions is the KL of the samples."""

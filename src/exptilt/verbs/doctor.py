@@ -1,0 +1,201 @@
+"""`exptilt doctor`: the first phase of a run alone, so that data faults cost seconds and not hours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from exptilt.data.account.data_report import print_report, show_examples
+from exptilt.data.batching import Batches, budget_use
+from exptilt.data.prepare import Prepared, prepare
+from exptilt.errors import ConfigError, ModelError
+from exptilt.settings.data_settings import BatchConfig, DataConfig
+from exptilt.settings.load import config, load
+
+_FIRST_ROWS = 256
+"""Rows that tell what kind of data a source holds."""
+_STEPS = 50
+"""Steps whose micro-batches are looked at; an epoch of them says no more."""
+
+
+def examine(
+    source: str,
+    overrides: Sequence[str],
+    model: str | None,
+    as_json: bool,
+    num_examples: int,
+    *,
+    html: Path | None = None,
+    reference_check: bool = False,
+) -> int:
+    """Check data and print the report.
+
+    Args:
+        source: a recipe (.yaml), or a data file, folder or hub id.
+        overrides: `key=value`, over the recipe or, for data alone, over the `data` section (`data.limit=100`).
+        model: folder or hub id whose tokenizer is used; by default the recipe's own.
+        as_json: print data.json's content instead of text.
+        num_examples: rendered examples to show, where there is a tokenizer.
+        html: where to write the report as a page as well.
+        reference_check: load the model too, and see whether it knows such text and which pairs are likely to displace.
+
+    Returns:
+        0, or 1 if a run would refuse this data.
+    """
+    subject = _subject(source, overrides, model)
+    if reference_check and (subject.tokenizer is None or subject.model is None):
+        raise ConfigError(
+            "--reference-check needs a model: name one with --model, or give a recipe with model.path "
+            "or with model.config and model.tokenizer"
+        )
+    prepared = prepare(subject.data, subject.tokenizer, subject.kind, subject.context, strict=False)
+    if subject.batch.limit is not None and prepared.train:
+        batches = Batches(prepared.train, subject.batch, seed=subject.seed)
+        steps = (batches.step(step) for step in range(min(_STEPS, batches.num_steps)))
+        use = budget_use(steps, subject.batch.limit)
+        prepared = replace(prepared, report=prepared.report.adding(use.finding()))
+    if reference_check:
+        prepared = _with_reference_check(subject, prepared)
+    report = prepared.report
+    console = Console()
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=1))
+    else:
+        print_report(report, console)
+        if subject.tokenizer is not None:
+            show_examples(prepared.train, subject.tokenizer, console, num_examples)
+    if html is not None:
+        from exptilt.reports.doctor_page import write_doctor_page
+
+        write_doctor_page(report, html)
+    if not as_json:
+        verdict = (
+            f"a run would refuse these data: {report.refusal}" if report.refusal else "a run would take these data"
+        )
+        console.print(verdict, style="bold red" if report.refusal else "green")
+        if html is not None:
+            console.print(str(html), markup=False, highlight=False, soft_wrap=True)
+    return int(bool(report.refusal))
+
+
+@config
+class _Alone:
+    """Data without a recipe."""
+
+    data: DataConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is examined."""
+
+    data: DataConfig
+    kind: Any
+    tokenizer: Any
+    model: Any = None
+    """Settings of the model that is the reference, if one is named."""
+    sft_first: bool = False
+    """Whether that model is fine-tuned on this text before it is the reference."""
+    context: int | None = None
+    """What that model can hold, tokens."""
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    seed: int = 0
+
+
+def _subject(source: str, overrides: Sequence[str], model: str | None) -> _Subject:
+    given = _named(model) if model else None
+    if Path(source).suffix in (".yaml", ".yml"):
+        return _of_recipe(source, overrides, given)
+    wrong = [item for item in overrides if not item.startswith("data.")]
+    if wrong:
+        raise ConfigError(f"command line: {wrong[0]!r}: without a recipe only data.* keys can be set (data.limit=100)")
+    settings = load(_Alone, None, [f"data.train={json.dumps(source)}", *overrides]).data
+    if given is None:
+        return _Subject(data=settings, kind=_kind_of(settings), tokenizer=None)
+    from exptilt.runs.run_tokenizer import named_tokenizer
+
+    tokenizer = named_tokenizer(given)
+    return _Subject(
+        data=settings, kind=_kind_of(settings), tokenizer=tokenizer, model=given, context=_context(given, tokenizer)
+    )
+
+
+def _named(model: str) -> Any:
+    from exptilt.settings.model_settings import ModelConfig
+
+    return ModelConfig(path=model)
+
+
+def _of_recipe(source: str, overrides: Sequence[str], given: Any) -> _Subject:
+    from exptilt.runs.run_tokenizer import named_tokenizer
+    from exptilt.settings.model_settings import ModelConfig
+    from exptilt.settings.recipe import Recipe
+
+    recipe = load(Recipe, source, overrides)
+    named = given or recipe.model
+    has_tokenizer = named.path is not None or named.tokenizer is not None
+    reference, sft_first = named, given is None and (recipe.sft is not None or recipe.loss.name == "sft")
+    if given is None and recipe.reference.model is not None:
+        reference, sft_first = ModelConfig(path=recipe.reference.model, dtype=recipe.model.dtype), False
+    tokenizer = named_tokenizer(named) if has_tokenizer else None
+    return _Subject(
+        data=recipe.data,
+        kind=recipe.loss.kind,
+        tokenizer=tokenizer,
+        model=reference,
+        context=_context(named, tokenizer) if tokenizer is not None else None,
+        batch=recipe.batch,
+        sft_first=sft_first,
+        seed=recipe.seed,
+    )
+
+
+def _context(model: Any, tokenizer: Any) -> int | None:
+    """The longest sequence the model takes; None where it states none, or where there is a tokenizer and no model."""
+    from exptilt.planning.model_size import architecture_for
+
+    try:
+        limit = getattr(architecture_for(model, tokenizer).get_text_config(), "max_position_embeddings", None)
+    except ModelError:
+        return None
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def _with_reference_check(subject: _Subject, prepared: Prepared) -> Prepared:
+    import torch
+    import transformers
+
+    from exptilt.policies.models import load_model
+    from exptilt.runs.checks.ches_filter import ches_finding, leave_out_displacing
+    from exptilt.runs.checks.familiarity import check_reference
+
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model: Any = load_model(subject.model, subject.tokenizer, seed=subject.seed)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    findings = [check_reference(model, subject.tokenizer, prepared, sft_first=subject.sft_first, seed=subject.seed)]
+    if not subject.sft_first:  # else training starts from weights that are not there yet
+        prepared = leave_out_displacing(model, prepared, subject.data.drop_highest_ches, kind=subject.kind)
+        ches = ches_finding(model, prepared.train)
+        findings += [ches] if ches is not None else []
+    return replace(prepared, report=prepared.report.adding(*findings))
+
+
+def _kind_of(settings: DataConfig) -> str:
+    """What objective rows of this source would be trained with, from the first of them."""
+    from exptilt.data.problems import Ledger
+    from exptilt.data.records import Demonstration, Ranking, Rating
+    from exptilt.data.splits import read_splits
+
+    kinds = {Ranking: "list", Rating: "unpaired", Demonstration: "completion"}
+    alone = replace(settings, mixture=(), test=None, test_split=None, test_where={}, test_fraction=0.0)
+    # All rows only where none of the first can be used.
+    for limit in (min(settings.limit or _FIRST_ROWS, _FIRST_ROWS), settings.limit):
+        records = read_splits(replace(alone, limit=limit), Ledger(settings.policies))[0].records
+        if records:
+            return kinds.get(type(records[0]), "pair")
+    return "pair"

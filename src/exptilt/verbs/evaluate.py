@@ -1,0 +1,276 @@
+"""`exptilt evaluate`: a run's model, or any other model or adapter, on held-out rows, against a reference."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import transformers
+from rich.console import Console
+
+from exptilt.data.account.data_report import print_report
+from exptilt.data.prepare import Prepared, prepare
+from exptilt.errors import CheckpointError, ConfigError, DataError
+from exptilt.evaluation.held_out import Measured, detectable_line, measure_policy
+from exptilt.policies.adapters import adapter_fingerprint, base_of, has_adapter, is_adapter
+from exptilt.policies.engine.forward import causal_lm, context_length
+from exptilt.policies.fingerprint import fingerprint
+from exptilt.policies.models import load_model, load_tokenizer
+from exptilt.policies.reference.table import ReferenceTable, reference_model, reference_table
+from exptilt.processes.world import local_device
+from exptilt.reports.tables.evaluation_table import evaluation_table, gainers_text
+from exptilt.run_folder.folder import RunFolder, manifest
+from exptilt.runs.run_models import start_model
+from exptilt.settings.load import load
+from exptilt.settings.model_settings import ModelConfig
+from exptilt.settings.recipe import Recipe
+from exptilt.training.objective import Objective
+
+
+def evaluate(
+    what: str,
+    overrides: Sequence[str],
+    *,
+    policy: str | None = None,
+    reference: str | None = None,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Measure a run, or a model or adapter that belongs to no run.
+
+    Args:
+        what: a run folder, a model folder, a PEFT adapter's folder or a hub id.
+        overrides: `key=value` over the run's recipe, or over the defaults, where `data.train` names the rows.
+        policy: of a run: another model to measure against the run's reference.
+        reference: another model to measure against.
+        output: where the files go; by default into the run, or beside the model.
+    """
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    named = [] if reference is None else [f"reference.model={json.dumps(reference)}"]
+    if (Path(what) / "config.yaml").is_file():
+        return evaluate_run(Path(what), [*overrides, *named], policy, output)
+    if policy is not None:
+        raise CheckpointError(f"{what}: is not a run folder (it has no config.yaml), and --policy needs a run")
+    return evaluate_model(what, [*overrides, *named], output)
+
+
+def evaluate_run(
+    run: Path, overrides: Sequence[str], policy: str | None = None, output: Path | None = None
+) -> dict[str, Any]:
+    """Measure on held-out rows, print a table, and keep the numbers in the run folder.
+
+    The run's own evaluation is written to `evaluation.json`; with overrides or another policy to a file of its own,
+    named after the test source and the policy, so that no number loses what it was measured on.
+
+    Args:
+        run: a run folder.
+        overrides: `key=value` over the run's recipe, for example `data.test=other.jsonl`.
+        policy: another model to measure against the run's reference.
+        output: another folder for the files.
+
+    Raises:
+        ExptiltError: no run there, no held-out rows, no finished model, or the reference is no longer what it was.
+    """
+    folder = RunFolder(run)
+    if not (run / "config.yaml").is_file():
+        raise CheckpointError(f"{run}: is not a run folder (it has no config.yaml)")
+    recipe = replace(load(Recipe, run / "config.yaml", _instead(overrides)), output=str(run))
+    if policy is None and not any((folder.model / name).exists() for name in ("config.json", "adapter_config.json")):
+        raise CheckpointError(f"{folder.model}: there is no model; finish the run with `exptilt train` first")
+    start = recipe if recipe.sft is None else recipe.after_sft(recipe.sft_recipe().folder / "model")
+    where = replace(recipe.model, path=policy or str(folder.model), config=None, tokenizer=None, revision=None)
+    model, tokenizer = _loaded(where)
+    rows = _prepared(recipe, model, tokenizer)
+    if not rows.test:
+        raise DataError(
+            f"{recipe.data.train}: no held-out rows; name some with data.test=... or data.test_fraction=0.1"
+        )
+    held_out = Objective(recipe.loss).prepare(rows.test)
+    Console().print(detectable_line(held_out, recipe.evaluate.level), highlight=False, soft_wrap=True)
+    table = None
+    if recipe.loss.name != "sft":
+        first = start_model(start, tokenizer)
+        table = reference_table(start, first, held_out)
+        if not any(item.startswith("reference.model=") for item in overrides):
+            reference = first if recipe.reference.model is None else reference_model(start, first)
+            table = _require_same(folder, reference, table)
+    found = measure_policy(start, model, partial(start_model, start, tokenizer), tokenizer, held_out, table)
+    name = _name_of(recipe, overrides, policy)
+    return _kept(RunFolder(output or run), name, found, table)
+
+
+def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = None) -> dict[str, Any]:
+    """Measure a model that belongs to no run, and write a folder that `exptilt report` reads.
+
+    An adapter is measured against its base, another model against the one `reference.model` names, or without one.
+
+    Args:
+        what: a model folder, a PEFT adapter's folder or a hub id.
+        overrides: `key=value`; `data.train` (or `data.test`) names the rows.
+        output: where to; by default a folder beside the model, or here for a hub id.
+
+    Raises:
+        ExptiltError: no such model, no rows, or rows that are no pairs.
+    """
+    _require_model(what)
+    given, stated = _rows_named(what, overrides), f"model.path={json.dumps(what)}"
+    folder = RunFolder(output or _beside(what, given))
+    recipe = load(Recipe, None, [f"output={json.dumps(str(folder.path))}", stated, *given])
+    if recipe.loss.kind != "pair":
+        raise ConfigError(
+            f"loss: {recipe.loss.name} is not trained on pairs, and only pairs are evaluated without a run"
+        )
+    model, tokenizer = _loaded(recipe.model)
+    rows = _prepared(recipe, model, tokenizer)
+    held_out = list(rows.test or rows.train)
+    console = Console()
+    console.print(detectable_line(held_out, recipe.evaluate.level), highlight=False, soft_wrap=True)
+    if recipe.reference.model is None and is_adapter(what):
+        recipe = replace(recipe, reference=replace(recipe.reference, model=base_of(what)))
+    table, start = None, None
+    if recipe.reference.model is None:
+        console.print("no reference: name one with --reference to measure KL, log-ratios and displacement")
+    else:
+        table, start = reference_table(recipe, model, held_out), lambda: model
+    has_beta = any(item.startswith("loss") for item in overrides)
+    found = measure_policy(recipe, model, start, tokenizer, held_out, table, has_beta=has_beta)
+    _begin(folder, recipe, what, overrides, table)
+    folder.write("data.json", rows.report.as_dict())
+    if found.samples:
+        folder.write_lines("samples.jsonl", found.samples)
+    return _kept(folder, "evaluation.json", found, table)
+
+
+def _loaded(where: ModelConfig) -> tuple[Any, Any]:
+    """The model on this process's device, and its tokenizer: its own, or that of an adapter's base."""
+    path = str(where.path)
+    own = is_adapter(path) and not (Path(path).expanduser() / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(replace(where, path=base_of(path)) if own else where)
+    model: Any = load_model(where, tokenizer)
+    return (model if where.quantize != "none" else model.to(local_device())), tokenizer
+
+
+def _prepared(recipe: Recipe, model: Any, tokenizer: Any) -> Prepared:
+    rows = prepare(recipe.data, tokenizer, recipe.loss.kind, context_length(model))
+    print_report(rows.report, Console(stderr=True))
+    return rows
+
+
+def _require_same(folder: RunFolder, reference: Any, table: ReferenceTable) -> ReferenceTable:
+    """The table under the name the run gave its reference; refused if these are other weights."""
+    kept = (folder.read("run.json").get("reference") or {}).get("identity")
+    if kept is None or kept == table.identity:
+        return table
+    if kept not in _identities(reference):
+        raise CheckpointError(
+            f"{folder.path}: was trained from a reference with identity {kept[:12]}, but {table.source} now have "
+            f"{table.identity[:12]}; put the old weights back, or name what to measure against with --reference"
+        )
+    return replace(table, identity=kept)
+
+
+def _identities(reference: Any) -> set[str]:
+    """What training may have called these weights: as they are, in float32, and with an adapter's settings."""
+    found = {fingerprint(reference)}
+    if getattr(causal_lm(reference), "quantization_method", None) is None:
+        found.add(fingerprint(reference.float()))
+    if has_adapter(reference):
+        settings = adapter_fingerprint(reference)
+        found |= {hashlib.sha256((weights + settings).encode()).hexdigest() for weights in found}
+    return found
+
+
+def _kept(folder: RunFolder, name: str, found: Measured, table: ReferenceTable | None) -> dict[str, Any]:
+    """Write what was measured, print it, and say where it is."""
+    origin = None if table is None else {"identity": table.identity, "source": table.source}
+    evaluation = found.evaluation | {"reference": origin}
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.write(name, evaluation)
+    if found.margins:
+        folder.write_lines(f"{Path(name).stem}-margins.jsonl", found.margins)
+    console = Console()
+    console.print(evaluation_table(evaluation))
+    gained = gainers_text(evaluation)
+    if gained:
+        console.print(gained, highlight=False)
+    console.print(f"written: {folder.path / name}", highlight=False, soft_wrap=True)
+    return evaluation
+
+
+def _begin(
+    folder: RunFolder, recipe: Recipe, what: str, overrides: Sequence[str], table: ReferenceTable | None
+) -> None:
+    """Make the folder, with a card that says what was measured."""
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder.path}: cannot be made ({error.strerror}); name another with --output") from None
+    told = [item for item in overrides if not item.startswith("reference.model=")]
+    chosen = [] if recipe.reference.model is None else ["--reference", recipe.reference.model]
+    card = manifest(recipe) | {
+        "status": "measured",
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": {"name": what},
+        "reference": None if table is None else {"identity": table.identity, "source": table.source},
+        "command": shlex.join(["exptilt", "evaluate", what, *told, *chosen, "--output", str(folder.path)]),
+    }
+    folder.write("run.json", card)
+
+
+def _instead(overrides: Sequence[str]) -> list[str]:
+    """Held-out rows named on the command line stand instead of the share the run held out."""
+    names_rows = any(item.startswith(("data.test=", "data.test_split=")) for item in overrides)
+    return [*(["data.test_fraction=0"] if names_rows else []), *overrides]
+
+
+def _require_model(what: str) -> None:
+    """Tell a place that is neither apart from a hub id."""
+    path = Path(what).expanduser()
+    if path.exists() and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise CheckpointError(
+            f"{what}: is not a run folder (config.yaml) and not a model folder (config.json or adapter_config.json)"
+        )
+
+
+def _rows_named(what: str, overrides: Sequence[str]) -> list[str]:
+    """Overrides with rows in `data.train`: where only `data.test` is given, these are the rows.
+
+    Raises:
+        ConfigError: none are named.
+    """
+    names = {item.partition("=")[0] for item in overrides}
+    if "data.train" in names or "data" in names:
+        return list(overrides)
+    if "data.test" not in names:
+        raise ConfigError(f"{what}: is not a run folder; for a model, name the rows too, e.g. data.train=pairs.jsonl")
+    return [item.replace("data.test", "data.train", 1) if item.startswith("data.test=") else item for item in overrides]
+
+
+def _beside(what: str, overrides: Sequence[str]) -> Path:
+    """A folder named after model and rows: beside a model's folder, here for a hub id."""
+    source = next(item.partition("=")[2] for item in overrides if item.startswith(("data.train=", "data=")))
+    rows = Path(source.strip("\"'")).name.split(".")[0] or "rows"
+    folder = Path(what).expanduser()
+    if folder.is_dir():
+        return folder.resolve().parent / f"{folder.resolve().name}-on-{rows}"
+    return Path(f"{folder.name}-on-{rows}")
+
+
+def _name_of(recipe: Recipe, overrides: Sequence[str], policy: str | None) -> str:
+    if not overrides and policy is None:
+        return "evaluation.json"
+    parts = [Path(recipe.data.test or recipe.data.train).name.split(".")[0]]
+    parts += [_short(model) for model in (policy, recipe.reference.model) if model is not None]
+    return "-".join(["evaluation", *parts]) + ".json"
+
+
+def _short(model: str) -> str:
+    """Every run's model lies in a folder `model`, which says nothing."""
+    path = Path(model)
+    return path.resolve().parent.name if path.name == "model" else path.name

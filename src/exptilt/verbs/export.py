@@ -1,0 +1,89 @@
+"""`exptilt export`: a run's model as one plain folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from exptilt.errors import CheckpointError, ConfigError, ModelError
+from exptilt.policies.adapters import is_adapter
+from exptilt.policies.engine.forward import causal_lm
+from exptilt.policies.models import load_model, load_tokenizer
+from exptilt.policies.saving import save_model
+from exptilt.reports.model_card import write_card
+from exptilt.run_folder.folder import RunFolder
+from exptilt.settings.model_settings import ModelConfig
+
+
+def export_run(run: Path, *, merge: bool = False, output: Path | None = None, card_for: str | None = None) -> Path:
+    """The folder of a run's model, ready to be used elsewhere.
+
+    Args:
+        run: a finished run.
+        merge: work the adapter into the weights of its base, so that one model remains.
+        output: where to; must be absent or empty. Default: `merged` in the run folder, or the run's own `model`.
+        card_for: hub id that the model card shows, if it is new.
+
+    Raises:
+        CheckpointError: no finished run there.
+        ConfigError: the output is in use.
+        ModelError: there is no adapter to merge, or its base is gone.
+    """
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    folder = _finished(run)
+    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output}: is not an empty folder; choose another --output")
+    if merge:
+        target = output or run / "merged"
+        merge_adapter(folder.model, target)
+        write_card(folder, target, repository=card_for)
+        return target
+    if not (folder.model / "README.md").is_file():  # one that is there may have been edited
+        write_card(folder, repository=card_for)
+    if output is None:
+        return folder.model
+    _copy(folder.model, output)
+    return output
+
+
+def merge_adapter(source: Path, target: Path) -> None:
+    """Write the model that an adapter folder and its base make together, as plain transformers loads it.
+
+    The sum is formed in float32 and rounded once to the dtype of the base.
+
+    Raises:
+        ModelError: the folder holds no adapter, its base is gone, or the target cannot be written.
+    """
+    if not is_adapter(source):
+        raise ModelError(f"{source}: is a whole model already, there is no adapter to merge; leave out --merge")
+    settings = ModelConfig(path=str(source))
+    model: Any = load_model(settings)
+    dtype = causal_lm(model).dtype
+    merged = model.float().merge_and_unload(safe_merge=True)
+    save_model(merged, load_tokenizer(settings), target, dtype=dtype)
+
+
+def _finished(run: Path) -> RunFolder:
+    folder = RunFolder(run)
+    if not (run / "config.yaml").is_file():
+        raise CheckpointError(f"{run}: is not a run folder (it has no config.yaml)")
+    if folder.read("run.json").get("status") != "done" or not folder.model.is_dir():
+        raise CheckpointError(f"{run}: this run is not finished; go on with `exptilt train {run}/config.yaml`")
+    return folder
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Complete, or not there."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
+            copied = shutil.copytree(source, Path(staging) / "model")
+            if target.exists():
+                target.rmdir()
+            copied.rename(target)
+    except OSError as error:
+        raise ModelError(f"{target}: cannot be written ({error.strerror})") from error

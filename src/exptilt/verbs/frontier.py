@@ -1,0 +1,266 @@
+"""`exptilt frontier`: train the grid, measure its checkpoints, draw them beside the optimum.
+
+reference and preferences -> runs/NAME (ordinary run folders, with weights/STEP.pt) -> points/NAME-STEP.json (samples as
+numbers) -> reference.json (the reference's own samples) -> proposals.npz (samples of trained policies, scored by all)
+-> frontier.json, samples.jsonl, report.html
+
+Every file is written in one piece, so a stop loses one run's work since its last checkpoint, or one measurement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from exptilt.errors import ConfigError, ExptiltError
+from exptilt.policies.models import load_model, load_tokenizer
+from exptilt.reports import write_report
+from exptilt.reports.report_terminal import frontier_table
+from exptilt.run_folder.folder import RunFolder
+from exptilt.sampling.generate import samples_as_groups
+from exptilt.settings.load import as_dict, dump, load
+from exptilt.studies.bench import Measurement, Yardstick
+from exptilt.studies.grid import Entry, GridRecipe
+from exptilt.studies.grid_weights import digest_of_file, keep_weights, kept_weights, step_of, with_weights
+from exptilt.studies.labels_by_reward import Bench, finish
+from exptilt.studies.proposals import Proposals
+from exptilt.studies.study import FrontierStudy, PolicyPoint, ReferencePool
+from exptilt.studies.tasks.own_task import rewarding
+
+_MODULE = "exptilt.verbs.frontier"
+
+
+def run_grid(recipe: GridRecipe, console: Console | None = None) -> dict[str, Any]:
+    """Run a study, print its table, write its report; called again it goes on where it stopped.
+
+    Returns:
+        The content of frontier.json.
+
+    Raises:
+        ConfigError: the folder holds a study of another task, seed or measurement.
+        ExptiltError: a run failed, or a reward is not finite.
+    """
+    console = console or Console()
+    folder = RunFolder(recipe.folder)
+    _claim(folder, recipe)
+    grid = Grid(recipe)
+    console.print(f"reference: {grid.bench.reference.path}", highlight=False)
+    for name, value in grid.bench.facts.items():
+        console.print(f"{name}: {value}", highlight=False)
+    if recipe.jobs > 1:
+        _in_processes(recipe, console)
+    else:
+        for entry in recipe.entries:
+            console.print(f"train and measure {entry.title}", highlight=False)
+            grid.run(entry)
+    study = grid.collect()
+    command = f"exptilt frontier {folder.path / 'frontier.yaml'}"
+    content = study.content() | {"command": command, "facts": grid.bench.facts}
+    folder.write("frontier.json", content)
+    folder.write_lines("samples.jsonl", study.side_by_side())
+    page = write_report([folder.path])
+    console.print(frontier_table(content))
+    console.print(f"report: {page}", highlight=False)
+    return content
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One study in one process."""
+
+    recipe: GridRecipe
+
+    @cached_property
+    def bench(self) -> Bench:
+        """Reference, preferences, prompts and reward."""
+        recipe = self.recipe
+        return recipe.task.prepare(recipe.folder, recipe.seed, recipe.law, recipe.measure.num_prompts)
+
+    @cached_property
+    def yardstick(self) -> Yardstick:
+        """What policies are measured with."""
+        tokenizer = load_tokenizer(self.bench.reference)
+        return Yardstick(
+            reference=self._model(),
+            tokenizer=tokenizer,
+            prompts=self.bench.prompts,
+            reward=self.bench.reward,
+            law=self.recipe.law.ending_at(tokenizer),
+            seed=self.recipe.seed + 10,
+        )
+
+    @cached_property
+    def pool(self) -> ReferencePool:
+        """The reference's own samples, kept in reference.json."""
+        folder, wanted = RunFolder(self.recipe.folder), self._digest(self.recipe.measure.pool, "with tokens")
+        kept = folder.read("reference.json")
+        if kept.pop("measured_with", None) != wanted:
+            kept = _plain(ReferencePool.draw(self.yardstick, self.recipe.measure.pool))
+            folder.write("reference.json", kept | {"measured_with": wanted})
+        arrays = {name: np.asarray(kept[name], dtype=np.float64) for name in ("rewards", "log_probs")}
+        return ReferencePool(**(kept | arrays | {"law": self.yardstick.law}))
+
+    def run(self, entry: Entry) -> None:
+        """Train one run if it is not finished, and measure those of its checkpoints that are not measured."""
+        run = finish(self.recipe.recipe(entry, self.bench))
+        keep_weights(run.path, self.recipe.measure.every, self._model)
+        for weights in self._weights(entry):
+            self._measured(entry, weights)
+
+    def collect(self) -> FrontierStudy:
+        """Place every measured checkpoint, run by run in order of steps."""
+        proposals = self._proposals()
+        study = FrontierStudy(self.pool, self.bench.reward_name, proposals, self._proxies(proposals))
+        for entry in self.recipe.entries:
+            kept = self._weights(entry)
+            for weights in kept:
+                loss = entry.method.loss
+                point = PolicyPoint(
+                    name=entry.title,
+                    method="Preferred-FT" if loss.name == "sft" else type(loss).__name__,
+                    beta=getattr(loss, "beta", None),
+                    steps=step_of(weights),
+                    run=entry.slug,
+                    seed=entry.seed,
+                    final=weights == kept[-1],
+                )
+                study.add(point, self._measured(entry, weights), self.yardstick.provenance)
+        return study
+
+    def _proposals(self) -> Proposals | None:
+        """The policies that ended with the highest rewards, from the file they are kept in or drawn now."""
+        ends = {entry.slug: (entry, self._weights(entry)[-1]) for entry in self.recipe.entries}
+        reward = {slug: float(np.mean(self._measured(*end).reward)) for slug, end in ends.items()}
+        best = [ends[slug] for slug in sorted(ends, key=lambda slug: -reward[slug])[: self.recipe.measure.proposals]]
+        if not best:
+            return None
+        each = max(1, self.recipe.measure.pool // (2 * len(best)))
+        path = self.recipe.folder / "proposals.npz"
+        wanted = self._digest("proposals", self.recipe.measure.pool, each, [digest_of_file(end) for _, end in best])
+        kept = Proposals.load(path, wanted)
+        if kept is None:
+            policies = {entry.title: partial(self._policy, end) for entry, end in best}
+            own = samples_as_groups(self.pool.samples(self.yardstick))
+            kept = Proposals.draw(self.yardstick, policies, own, each)
+            kept.save(path, wanted)
+        return kept
+
+    def _proxies(self, proposals: Proposals | None) -> dict[str, NDArray[np.float64]]:
+        """Rewards of the reference's samples by others: what would optimising them do to the true one?"""
+        found = {} if proposals is None else proposals.implicit_rewards()
+        proxies = {f"implicit reward of {name}": values for name, values in found.items()}
+        if self.recipe.measure.proxy is not None:
+            values = self.yardstick.rewards(self.pool.samples(self.yardstick), rewarding(self.recipe.measure.proxy))
+            proxies[self.recipe.measure.proxy.partition(":")[2]] = values.reshape(self.pool.rewards.shape)
+        return proxies
+
+    def _measured(self, entry: Entry, weights: Path) -> Measurement:
+        """Samples of one policy as numbers, from the file they are kept in or drawn now."""
+        folder, name = RunFolder(self.recipe.folder / "points"), f"{entry.slug}-{weights.stem}.json"
+        stream = 1 + zlib.crc32(name.encode()) % 1_000_000
+        wanted = self._digest(self.recipe.measure.num_samples, stream, digest_of_file(weights))
+        kept = folder.read(name)
+        if kept.pop("measured_with", None) == wanted:
+            return Measurement(**kept)
+        found = self.yardstick.measure(self._policy(weights), self.recipe.measure.num_samples, stream)
+        folder.path.mkdir(exist_ok=True)
+        folder.write(name, asdict(found) | {"measured_with": wanted})
+        return found
+
+    def _model(self) -> Any:
+        model: Any = load_model(self.bench.reference, load_tokenizer(self.bench.reference))
+        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _policy(self, weights: Path) -> Any:
+        return with_weights(self._model(), weights)
+
+    def _weights(self, entry: Entry) -> list[Path]:
+        return kept_weights(self.recipe.folder / "runs" / entry.slug, self.recipe.measure.every)
+
+    def _digest(self, *what: Any) -> str:
+        """Of everything a measurement depends on; a file with another is drawn anew."""
+        yardstick = self.yardstick
+        prompts = [prompt.tolist() for prompt in yardstick.prompts]
+        parts = [
+            prompts,
+            as_dict(yardstick.law),
+            yardstick.seed,
+            yardstick.provenance.reference,
+            self.bench.facts,
+            *what,
+        ]
+        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _plain(pool: ReferencePool) -> dict[str, Any]:
+    kept = {name: value for name, value in vars(pool).items() if name != "law"}
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in kept.items()}
+
+
+def _claim(folder: RunFolder, recipe: GridRecipe) -> None:
+    """Write the resolved recipe, unless the folder belongs to another study."""
+    kept = folder.path / "frontier.yaml"
+    if kept.exists():
+        before = as_dict(load(GridRecipe, kept))
+        now = as_dict(recipe)
+        changed = [name for name in ("task", "seed") if before[name] != now[name]]
+        if changed:
+            raise ConfigError(
+                f"{folder.path}: holds a study with another {' and another '.join(changed)}; "
+                "choose another output, or remove the folder"
+            )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.write_text("frontier.yaml", dump(recipe))
+
+
+def _in_processes(recipe: GridRecipe, console: Console) -> None:
+    """Every run in a process of its own, `jobs` at a time; one that fails stops the study once the others ended."""
+    threads = max(1, (os.cpu_count() or 1) // recipe.jobs)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+
+    def start(entry: Entry) -> int:
+        console.print(f"train and measure {entry.title}", highlight=False)
+        command = [sys.executable, "-m", _MODULE, str(recipe.folder / "frontier.yaml"), entry.slug]
+        return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own interpreter
+
+    with ThreadPoolExecutor(recipe.jobs) as pool:
+        try:
+            codes = list(pool.map(start, recipe.entries))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    failed = [entry.title for entry, code in zip(recipe.entries, codes, strict=True) if code]
+    if failed:
+        raise ExptiltError(f"{len(failed)} of {len(recipe.entries)} runs failed, see above: {', '.join(failed)}")
+
+
+def _main(arguments: Sequence[str]) -> int:
+    """One run of a study: what `_in_processes` starts."""
+    path, slug = arguments
+    recipe = load(GridRecipe, path)
+    entry = next(entry for entry in recipe.entries if entry.slug == slug)
+    try:
+        Grid(recipe).run(entry)
+    except ExptiltError as error:
+        print(f"exptilt: {entry.title}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

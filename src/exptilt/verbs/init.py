@@ -1,0 +1,52 @@
+"""The recipe `exptilt init` writes: the keys most people touch, each with its meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exptilt.errors import ConfigError
+from exptilt.settings.data_settings import DataConfig
+from exptilt.settings.model_settings import ModelConfig
+from exptilt.settings.recipe import Recipe
+from exptilt.verbs.config import commented_yaml
+
+_HEAD = """\
+# A recipe for exptilt: one run. Set model.path and data.train; everything else has a default.
+#   exptilt doctor {path}    checks the data before it costs an hour
+#   exptilt train {path}     trains, measures, writes the report; run again to go on after a stop
+# Any key can be set on the command line too: exptilt train {path} loss.beta=0.2
+# These are the keys most people touch. All keys: exptilt config. All objectives: exptilt config loss
+
+"""
+_KEYS = (
+    "output", "seed",
+    "model", "model.path", "model.dtype",
+    "data", "data.train", "data.test", "data.test_fraction", "data.max_tokens",
+    "data.on_empty", "data.on_identical", "data.on_duplicate", "data.on_conflict", "data.on_too_long",
+    "loss", "loss.name", "loss.beta",
+    "batch", "batch.size", "batch.tokens",
+    "optim", "optim.learning_rate", "optim.schedule", "optim.warmup_ratio",
+    "train", "train.epochs", "train.eval_every", "train.save_every",
+    "evaluate", "evaluate.num_prompts", "evaluate.max_new_tokens",
+)  # fmt: skip
+
+
+def write_starter(path: Path, force: bool) -> None:
+    """Write a commented recipe.
+
+    Raises:
+        ConfigError: the file exists and `force` was not given, or it cannot be written.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; name a file in it, such as {path / 'recipe.yaml'}")
+    if path.exists() and not force:
+        raise ConfigError(f"{path}: exists already; choose another name or add --force")
+    recipe = Recipe(
+        output="runs/first",
+        model=ModelConfig(path="path/to/model-folder-or-hub-id"),
+        data=DataConfig(train="preferences.jsonl", test_fraction=0.1),
+    )
+    try:
+        path.write_text(_HEAD.format(path=path) + commented_yaml(recipe, _KEYS), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,110 @@
+"""A plan for people, and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from exptilt.planning.devices import parse_fleet
+from exptilt.planning.phases import Plan
+from exptilt.planning.planner import Planner
+from exptilt.settings.load import load
+from exptilt.settings.recipe import Recipe
+
+
+def plan_recipe(path: Path, overrides: Sequence[str], gpus: str | None, as_json: bool) -> int:
+    """Plan a recipe and print it.
+
+    Args:
+        path: the recipe.
+        overrides: `key=value`.
+        gpus: "8xH100-80GB", "cpu"; None is this machine.
+        as_json: print JSON instead of tables.
+
+    Returns:
+        0, or 1 if it would not fit.
+    """
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    plan = Planner(load(Recipe, path, overrides), parse_fleet(gpus)).plan()
+    if as_json:
+        print(plan_json(plan))
+    else:
+        print_plan(plan, Console())
+    return int(not plan.fits)
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """What it needs, what it takes, whether it fits, and what the numbers rest on."""
+    size = plan.size
+    trained = "all of them trained" if size.trained == size.total else f"{_count(size.trained)} trained"
+    console.print(
+        f"{size.architecture}: {_count(size.total)} weights, {trained}; products in {plan.products}; on {plan.fleet}"
+        f"{'' if plan.fleet.count == 1 else f' ({plan.parallel})'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(_memory(plan))
+    if plan.phases:
+        console.print(_time(plan))
+    room = plan.fleet.device.memory
+    verdict = f"{plan.peak / 1e9:.3g} GB of {room / 1e9:.3g} GB on each device at the peak"
+    console.print(
+        f"it fits: {verdict}" if plan.fits else f"it does not fit: {verdict}", style="green" if plan.fits else "red"
+    )
+    console.print(f"disk for checkpoints and model: {plan.disk / 1e9:.3g} GB", highlight=False)
+    for line in plan.advice:
+        console.print(f"would fit with {line}" if "=" in line else line, highlight=False, soft_wrap=True)
+    for note in plan.notes:
+        console.print(f"- {note}", style="dim", highlight=False, soft_wrap=True)
+
+
+def plan_json(plan: Plan) -> str:
+    """The same as JSON: bytes, seconds, operations."""
+    content: dict[str, Any] = asdict(plan)
+    content["fleet"] = {"count": plan.fleet.count, **asdict(plan.fleet.device)}
+    content |= {"peak": plan.peak, "fits": plan.fits, "seconds": plan.seconds}
+    return json.dumps(content, indent=1)
+
+
+def _memory(plan: Plan) -> Table:
+    table = Table("memory of each device", "GB", box=None, pad_edge=False)
+    for name, size in plan.memory.items():
+        what = f"{name} and all else ({plan.batch_tokens} tokens)" if name == "activations" else name
+        if size:
+            table.add_row(what, f"{size / 1e9:.3g}")
+    return table
+
+
+def _time(plan: Plan) -> Table:
+    table = Table("time", "", "", box=None, pad_edge=False)
+    for phase in plan.phases:
+        each = f"{phase.steps} steps of {_duration(phase.step_seconds)}"
+        work = f"{phase.tokens:,.0f} unique tokens in {phase.micro_batches:.3g} micro-batches, {phase.flops / 1e12:.3g} TFLOP"
+        table.add_row(phase.name, each, work)
+        for name, seconds in phase.seconds.items():
+            table.add_row(f"  {name}", _duration(seconds), "")
+    table.add_row("in all", _duration(plan.seconds), "")
+    return table
+
+
+def _count(number: float) -> str:
+    return f"{number / 1e9:.3g} B" if number >= 1e9 else f"{number / 1e6:.3g} M"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in a unit that suits them.
+
+    >>> _duration(0.0123), _duration(75), _duration(7300)
+    ('12.3 ms', '75 s', '2.03 h')
+    """
+    for limit, divisor, unit in ((1, 1e-3, "ms"), (120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / divisor:.3g} {unit}"
+    return f"{seconds / 86_400:.3g} days"

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from exptilt.errors import CheckpointError
+from exptilt.reports.report_terminal import frontier_table, run_summary
+
+
+def printed(table: Any) -> str:
+    console = Console(file=StringIO(), width=140, no_color=True)
+    console.print(table)
+    file = console.file
+    assert isinstance(file, StringIO)
+    return file.getvalue()
+
+
+def test_the_frontier_table_has_a_row_for_each_policy(frontier: dict[str, Any]) -> None:
+    frontier["points"][0]["name"] = "[bold]DPO[/bold]"
+    text = printed(frontier_table(frontier))
+    assert "[bold]DPO[/bold]" in text  # a name is text, not markup
+    row = next(line for line in text.splitlines() if line.startswith("DPO beta=0.1"))
+    assert "0.860 [0.846, 0.874]" in row
+    assert "1.24 [1.14, 1.34]" in row
+    assert "91.0 % [87.5, 94.5]" in row
+    assert "an upper bound" in text
+
+
+def test_a_frontier_that_is_none_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"frontier: points\.0\.kl"):
+        frontier_table({"points": [{"name": "x", "reward": 1}]})
+
+
+def test_the_summary_answers_the_questions(make_run: Callable[..., Path]) -> None:
+    text = printed(run_summary(make_run()))
+    assert "Yes, better than a coin" in text
+    assert "3.42 nats" in text

@@ -1,0 +1,61 @@
+"""Every file in recipes/ is one that can be run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from exptilt.run_folder.folder import RunFolder
+from exptilt.runs.run_recipe import run_recipe
+from exptilt.settings.load import load
+from exptilt.settings.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "recipes").glob("*.yaml"))
+DATA = Path(os.environ.get("EXPTILT_DATA", ROOT.parent / "shared" / "data"))
+HARMLESS = DATA / "hh_rlhf" / "harmless-base.test.jsonl.gz"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_loads_and_says_how_to_run_it(path):
+    text = path.read_text(encoding="utf-8")
+    if "methods" in yaml.safe_load(text):
+        from exptilt.studies.grid import GridRecipe
+
+        assert load(GridRecipe, path).methods
+        assert f"exptilt frontier recipes/{path.name}" in text
+    else:
+        assert load(Recipe, path).output.startswith("runs/")
+        assert f"exptilt train recipes/{path.name}" in text
+    assert f"`{path.name}`" in (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+
+
+def test_hh_runs_on_its_first_rows(tmp_path):
+    if not HARMLESS.is_file():
+        pytest.skip(f"no real data at {DATA}; set EXPTILT_DATA")
+    small = [
+        f"output={tmp_path / 'run'}",
+        f"data.train={HARMLESS}",
+        "data.limit=200",
+        "model.config={hidden_size: 32, num_layers: 1, num_heads: 2, vocab_size: 400, max_positions: 768}",
+        "sft.train.epochs=0.2",
+        "train.epochs=0.2",
+        "evaluate={num_prompts: 4, num_samples: 1, max_new_tokens: 8}",
+    ]
+    outcome = run_recipe(load(Recipe, ROOT / "recipes" / "hh.yaml", small))
+    folder = RunFolder(outcome.folder.path)
+    assert outcome.finished
+    data = folder.read("data.json")
+    rows = {split: data[split]["rows"] for split in ("train", "test")}
+    assert sum(rows.values()) == 200
+    assert data["train"]["rows_left_out"] | data["train"]["examples_left_out"] == {
+        "empty": 1,  # line 87
+        "does_not_fit": 1,  # line 180: a reply of some thousand tokens for so small a vocabulary
+    }
+    accuracy = folder.read("evaluation.json")["accuracy"]["with_reference"]["sum"]
+    assert accuracy["n"] <= rows["test"]
+    assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
+    assert "<svg" in (outcome.folder.path / "report.html").read_text(encoding="utf-8")

@@ -1,0 +1,70 @@
+"""The demo in small: the same parts, the same promises about its table."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from exptilt.verbs import demo
+from exptilt.verbs.demo import METHODS, DemoSize, run_demo
+
+SMALL = DemoSize(
+    num_reviews=1600,
+    sft_epochs=2.0,
+    samples_per_prompt=8,
+    epochs=1.0,
+    pool=32,
+    policy_samples=8,
+    width=48,
+    num_layers=2,
+)
+KEPT = ("preferred-ft", "dpo-beta-0.1")
+
+
+@pytest.fixture(scope="module")
+def frontiers(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("EXPTILT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setattr(demo, "METHODS", {name: METHODS[name] for name in KEPT})
+    folders = [tmp_path_factory.mktemp("demo") for _ in range(2)]
+    yield folders, [run_demo(folder, seed=3, size=SMALL) for folder in folders]
+    patch.undo()
+
+
+def test_two_runs_with_one_seed_give_the_same_table(frontiers):
+    _, (first, second) = frontiers
+    assert first == second
+
+
+def test_dpo_beats_its_reference_and_nothing_lies_above_the_optimum(frontiers):
+    _, (content, _) = frontiers
+    points = {point["name"]: point for point in content["points"]}
+    assert points["DPO beta=0.1"]["gain"]["low"] > 0
+    assert points["DPO beta=0.1"]["kl"]["value"] > points["Preferred-FT"]["kl"]["value"] > 0
+    for point in points.values():
+        assert point["above_optimum"] is None or point["above_optimum"]["low"] <= 0
+        low, high = point["kl_check"]["low"], point["kl_check"]["high"]
+        assert low - 0.2 <= point["kl"]["value"] <= high + 0.2
+
+
+def test_the_optimum_rises_from_the_reference_with_falling_slope(frontiers):
+    _, (content, _) = frontiers
+    optimum = content["optimum"]
+    slopes = [
+        (after - before) / (right - left)
+        for (left, before), (right, after) in pairwise(zip(optimum["kl"], optimum["reward"], strict=True))
+        if right - left > 1e-3
+    ]
+    assert all(slope >= -1e-9 for slope in slopes)
+    assert all(later <= earlier + 1e-6 for earlier, later in pairwise(slopes))
+    assert max(optimum["kl"]) <= 0.9 * content["log_m"] + 1e-9
+
+
+def test_the_page_stands_alone(frontiers):
+    folders, _ = frontiers
+    page = (folders[0] / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert 'src="http' not in page
+    assert "DPO beta=0.1" in page
