@@ -14,6 +14,8 @@ from typing import Any
 
 from turns import Turns
 
+from exptilt.policies.scorer import ScorerFunction
+
 LEARNING_RATE = 1e-5
 ROWS = 8192
 
@@ -157,7 +159,12 @@ def exptilt_arm(setting: dict[str, Any], turns: Turns) -> None:
         micro_batches = batches.step(next(taken))
         optimizer.zero_grad(set_to_none=True)
         sums = clipped_gradient(
-            weights, micro_batches, objective, (policy, reference), World.alone(), settings.max_grad_norm
+            weights,
+            micro_batches,
+            objective,
+            (policy, ScorerFunction(reference)),
+            World.alone(),
+            settings.max_grad_norm,
         )
         optimizer.step()
         schedule.step()

@@ -74,7 +74,7 @@ def run(folder: Path, keys: list[str]) -> None:
 
     torch.set_num_threads(1)
     recipe = recipe_of(folder, keys)
-    find_tokenizer(recipe)
+    find_tokenizer(recipe.model, recipe.data, recipe.folder)
     before = resident_bytes()
     forget_peak()
     place = RunFolder(recipe.folder)

@@ -23,6 +23,7 @@ from exptilt.losses import PlackettLuce
 from exptilt.policies.engine.inside import set_precision
 from exptilt.policies.engine.product import prefer_onednn
 from exptilt.policies.policy import Policy
+from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score_all
 from exptilt.training.objective import Objective
 from exptilt.training.step import accumulate
@@ -113,7 +114,7 @@ def step_of(point: Point, model: Any) -> Callable[[], float]:
     def step() -> float:
         model.zero_grad(set_to_none=True)
         began = time.process_time()
-        accumulate(model, [groups], objective, policy, reference)
+        accumulate(model, [groups], objective, policy, ScorerFunction(reference))
         return time.process_time() - began
 
     return step

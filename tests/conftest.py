@@ -20,6 +20,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from exptilt.data.groups import Completion, Group
+from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score, score_all
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.settings.load import dump, load
@@ -139,8 +140,8 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
         run = Run(
             model=model,
             objective=Objective(loss),
-            policy=lambda groups: score(model, groups, byproducts=loss.byproducts),
-            reference=reference if known else None,
+            policy=ScorerFunction(lambda groups: score(model, groups, byproducts=loss.byproducts)),
+            reference=ScorerFunction(reference) if known else None,
             batches=Listed(steps),
             optimizer=optimizer,
             schedule=build_schedule(optim, optimizer, len(steps)),

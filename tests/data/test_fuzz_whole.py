@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from exptilt.data.account.data_report import DataReport, print_report, show_examples
+from exptilt.data.account.data_report import DataReport
+from exptilt.data.account.data_terminal import print_report, show_examples
 from exptilt.data.formats import ADAPTERS
 from exptilt.data.prepare import prepare
 from exptilt.data.problems import POLICY_CHOICES

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from exptilt.data.prepare import prepare
-from exptilt.evaluation.held_out import measure_ches, measure_policy, measure_sections
+from exptilt.evaluation.held_out import Wanted, measure_ches, measure_policy, measure_sections
 from exptilt.evaluation.held_out_samples import measure_samples
 from exptilt.evaluation.intervals import Resampling
+from exptilt.losses.dpo import DPO
 from exptilt.policies.engine.forward import packable
 from exptilt.policies.models import load_model, load_tokenizer
-from exptilt.policies.reference.table import reference_table
+from exptilt.policies.reference.references import table_reference
 from exptilt.policies.scoring import score_all
 from exptilt.policies.tokenizers import train_word_tokenizer
 from exptilt.run_folder.folder import RunFolder
@@ -25,9 +26,7 @@ from exptilt.sampling.generate import sample, samples_as_groups
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.evaluation_settings import EvaluateConfig
-from exptilt.settings.load import load
 from exptilt.settings.model_settings import ModelConfig, SmallModel
-from exptilt.settings.recipe import Recipe
 from exptilt.types import LogProbs
 from exptilt.verbs.evaluate import evaluate_run
 
@@ -148,7 +147,9 @@ def test_without_a_reference_only_what_needs_none_is_measured(evaluated):
     recipe, folder, _ = evaluated
     where = ModelConfig(path=str(folder.model))
     tokenizer = load_tokenizer(where)
-    found = measure_policy(recipe, load_model(where), None, tokenizer, held_out(recipe), None)
+    found = measure_policy(
+        load_model(where), None, tokenizer, held_out(recipe), None, Wanted.of(recipe.loss, recipe.evaluate, 4096, 0)
+    )
     assert list(found.evaluation["accuracy"]) == ["without_reference"]
     assert not {"kl", "calibration", "displacement", "margins", "reward_on_length"} & found.evaluation.keys()
     assert set(found.evaluation["lengths"]) == {"chosen", "rejected", "policy_samples"}
@@ -207,12 +208,14 @@ def test_one_pass_for_each_model_scores_a_thousand_real_pairs_with_and_without_r
     for model in (policy, start):
         packable(model)  # the self-check before a model's first use is not part of a pass
         model.base_model.register_forward_pre_hook(counted, with_kwargs=True)
-    recipe = load(Recipe, None, [f"output={tmp_path}", "data.train=x", "model.path=x", "evaluate.num_prompts=0"])
-    table = reference_table(recipe, start, groups)
+    settings = EvaluateConfig(num_prompts=0)
+    table = table_reference(start, groups)
     monkeypatch.setattr(
         "exptilt.evaluation.held_out.measure_ches", lambda *given: {}
     )  # a pass over 512 pairs of its own
-    found = measure_policy(recipe, policy, lambda: start, tokenizer, groups, table).evaluation
+    found = measure_policy(
+        policy, lambda: start, tokenizer, groups, table, Wanted.of(DPO(), settings, 4096, 0)
+    ).evaluation
     whole = sum(group.num_tokens for group in groups) - 2 * len(groups)  # nothing is asked of a completion's last token
     assert fed == {id(policy.base_model): whole, id(start.base_model): whole}
     assert found["num_pairs"] == 1000

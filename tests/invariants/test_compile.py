@@ -13,8 +13,7 @@ import torch
 from exptilt.losses import SimPO
 from exptilt.policies.policy import Policy
 from exptilt.policies.tokenizers import train_tokenizer
-from exptilt.processes.world import World
-from exptilt.runs.run_models import trained_models
+from exptilt.runs.run_models import models_of, setup_of
 from exptilt.training.objective import Objective
 from exptilt.training.step import accumulate
 
@@ -31,7 +30,7 @@ def test_compiled_blocks_have_the_gradients_of_plain_ones(recipe_of, draw_rows, 
     tokenizer, found = train_tokenizer(["a good film"], 265), []
     for compiled in (False, True):
         recipe = recipe_of(SimPO(), train={"compile": compiled})
-        model = trained_models(recipe, tokenizer, World.alone(), hold_reference=False, moving=False).policy.train()
+        model = models_of(recipe.model, recipe.reference, setup_of(recipe, SimPO()), tokenizer).policy.train()
         losses = [
             accumulate(model, [draw_rows("pair", num)], Objective(SimPO()), Policy(model), None).means()["loss"]
             for num in (8, 3)

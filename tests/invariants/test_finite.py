@@ -13,6 +13,7 @@ from worlds import InfiniteSlope
 
 from exptilt.errors import NonFiniteError
 from exptilt.losses import AOT, BCO, DPO, IPO, KTO, SFT, PlackettLuce, SimPO
+from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.settings.training_settings import TrainConfig
@@ -80,7 +81,7 @@ def test_one_row_with_an_infinite_log_probability_is_the_one_named(make_run, dra
 
     before = snapshot(run)
     with pytest.raises(NonFiniteError, match=r"the log-probability of 1 row\(s\).*: rows\.jsonl:6\."):
-        train(replace(run, policy=broken))
+        train(replace(run, policy=ScorerFunction(broken)))
     assert same(snapshot(run), before)
 
 
@@ -104,7 +105,7 @@ def test_a_loss_that_overflows_names_its_row(make_run, draw_rows):
 
     before = snapshot(run)
     with pytest.raises(NonFiniteError, match=r"the loss of 1 row\(s\) is not finite.*: rows\.jsonl:2\."):
-        train(replace(run, policy=far))
+        train(replace(run, policy=ScorerFunction(far)))
     assert same(snapshot(run), before)
 
 
@@ -120,7 +121,7 @@ def test_a_finite_loss_with_a_gradient_that_is_not(make_run, draw_rows, loss):
 
     before = snapshot(run)
     with pytest.raises(NonFiniteError, match=r"gradient is not finite.*no weight was moved.*own: rows\.jsonl:3\."):
-        train(replace(run, policy=steep))
+        train(replace(run, policy=ScorerFunction(steep)))
     assert same(snapshot(run), before)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from exptilt.errors import DataError
 from exptilt.losses import AOT, BCO, DPO, KTO, NLL, SFT, TDPO1, WPO, XPO, AnyLoss, BetaDPO, CalDPO, Mixture, Term
+from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score, score_all
 from exptilt.training import objective as objective_module
 from exptilt.training.objective import Objective
@@ -56,7 +57,7 @@ class Bench:
     def reference(self) -> Any:
         if not self.loss.needs_reference:
             return None
-        return lambda groups: LogProbs.cat([self.known[id(group)] for group in groups])
+        return ScorerFunction(lambda groups: LogProbs.cat([self.known[id(group)] for group in groups]))
 
     def objective(self) -> Objective:
         objective = Objective(self.loss)
@@ -82,7 +83,7 @@ class Bench:
 
     def split(self, groups: list[Any], sizes: list[int]) -> Result:
         objective = self.objective()
-        sums = accumulate(self.model, cut(groups, sizes), objective, self.policy, self.reference)
+        sums = accumulate(self.model, cut(groups, sizes), objective, ScorerFunction(self.policy), self.reference)
         objective.advance()
         return self.gradient(), sums.totals, objective.state
 
@@ -135,7 +136,7 @@ def test_a_coupled_loss_replays_the_dropout_it_was_formed_with(tiny_model, draw_
     torch.manual_seed(4)
     objective = bench.objective()
     torch.manual_seed(5)
-    accumulate(bench.model, [bench.rows], objective, bench.policy, bench.reference)
+    accumulate(bench.model, [bench.rows], objective, ScorerFunction(bench.policy), bench.reference)
     assert torch.allclose(bench.gradient(), expected, rtol=1e-6, atol=1e-12)
 
 

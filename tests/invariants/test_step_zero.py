@@ -11,8 +11,8 @@ from rich.console import Console
 
 from exptilt.errors import TrainingError
 from exptilt.losses import BCO, DPO, IPO, KTO, TDPO2, SimPO
-from exptilt.policies.reference.table import ReferenceTable
-from exptilt.runs import session
+from exptilt.policies.reference.references import TableReference
+from exptilt.runs import run_reference
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.settings.model_settings import ReferenceConfig
 
@@ -58,14 +58,14 @@ def test_another_model_as_reference_is_not_held_to_zero(recipe_of, metrics_of):
 
 
 def test_a_reference_that_is_not_the_start_stops_the_run_and_says_what_to_do(recipe_of, monkeypatch):
-    real = session.reference_table
+    real = run_reference.table_reference
 
-    class Tampered(ReferenceTable):
+    class Tampered(TableReference):
         def __call__(self, groups):
             found = super().__call__(groups)
             return replace(found, values=found.tokens() - 0.01 * (found.tokens() < -3))
 
-    monkeypatch.setattr(session, "reference_table", lambda *args, **more: Tampered(**vars(real(*args, **more))))
+    monkeypatch.setattr(run_reference, "table_reference", lambda *args, **more: Tampered(**vars(real(*args, **more))))
     recipe = recipe_of(DPO())
     with pytest.raises(TrainingError, match=r"differ by 0\.01 nats on a token.*set reference\.cache=false"):
         run_recipe(recipe, QUIET, page=False)

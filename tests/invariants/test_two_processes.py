@@ -15,6 +15,7 @@ from exptilt.data.groups import Completion, Group
 from exptilt.losses import BCO, DPO, NLL, SFT, XPO, AnyLoss, Mixture, Term
 from exptilt.policies.engine.forward import packable
 from exptilt.policies.policy import Policy
+from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score
 from exptilt.policies.sharding import shard
 from exptilt.processes.world import World
@@ -100,9 +101,10 @@ def step(name: str, world: World, kind: str = "ddp") -> tuple[torch.Tensor, dict
         with torch.no_grad():
             return score(reference, groups)
 
-    anchor.runs_model = True  # type: ignore[attr-defined]
+    asked = ScorerFunction(anchor)
+    asked.collective = True  # type: ignore[misc]
     scored = Policy(policy, loss.byproducts, live)
-    sums = accumulate(policy, shares[world.rank], objective, scored, anchor if loss.needs_reference else None, world)
+    sums = accumulate(policy, shares[world.rank], objective, scored, asked if loss.needs_reference else None, world)
     gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
     whole = [one.full_tensor() if isinstance(one, DTensor) else one for one in gradients]
     return torch.cat([one.reshape(-1) for one in whole]), sums.means()

@@ -30,6 +30,7 @@ from exptilt.errors import ExptiltError
 from exptilt.losses import BCO, DPO
 from exptilt.policies.adapters import with_adapter
 from exptilt.policies.policy import Policy
+from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score_all
 from exptilt.policies.sharding import shard
 from exptilt.processes.world import World
@@ -170,7 +171,7 @@ def run_of(case: Case, world: World) -> Run:
         model=model,
         objective=Objective(loss),
         policy=Policy(model),
-        reference=moving or (lambda groups: LogProbs.cat([known[group.id] for group in groups])),
+        reference=moving or ScorerFunction(lambda groups: LogProbs.cat([known[group.id] for group in groups])),
         batches=Dealt(batches, world, case.tokens),
         optimizer=optimizer,
         schedule=build_schedule(optim, optimizer, case.num_steps),

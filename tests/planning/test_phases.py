@@ -9,6 +9,7 @@ from exptilt.planning.arithmetic import Load, Manner, forward_flops, step_flops
 from exptilt.planning.model_size import model_size
 from exptilt.planning.phases import Costs
 from exptilt.planning.probe import Line, Rehearsal, Subject
+from exptilt.runs.run_models import Setup
 from exptilt.settings.training_settings import OptimConfig
 
 LLAMA = LlamaConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=10)
@@ -26,8 +27,8 @@ def costs(devices, prompts):
     seconds = [1 + 1e-9 * step_flops(size, Load.of(some[0][0]), manner) for some in (small, large)]
     scoring = [0.1 + 1e-10 * forward_flops(size, Load.of(some[0][0])) for some in (small, large)]
     subject = Subject(
-        architecture=LLAMA, adapter=None, weights=torch.float32, products=torch.float32, device="cpu",
-        checkpointing=False, optimizer=OptimConfig(), loss=DPO(), holds_reference=False, small=small, large=large,
+        architecture=LLAMA, setup=Setup(), weights=torch.float32, device="cpu", optimizer=OptimConfig(), loss=DPO(),
+        small=small, large=large,
         accumulates=False, prompts=prompts, threads=1,
     )  # fmt: skip
     found = Rehearsal(step=tuple(seconds), forward=tuple(scoring), update=0.5, draw=0.2, before=0.0, peak=(1.0, 1.0))

@@ -12,6 +12,7 @@ from exptilt.errors import ModelError
 from exptilt.losses import DPO
 from exptilt.planning import probe
 from exptilt.planning.probe import Line, Subject, rehearsal, rehearse
+from exptilt.runs.run_models import Setup
 from exptilt.settings.training_settings import OptimConfig
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
@@ -24,8 +25,8 @@ def groups(count, length):
 
 def subject(**changed):
     settings = {
-        "architecture": LlamaConfig(**SHAPE), "adapter": None, "weights": torch.float32, "products": torch.float32,
-        "device": "cpu", "checkpointing": False, "optimizer": OptimConfig(), "loss": DPO(), "holds_reference": False,
+        "architecture": LlamaConfig(**SHAPE), "setup": Setup(), "weights": torch.float32, "device": "cpu",
+        "optimizer": OptimConfig(), "loss": DPO(),
         "small": [[groups(1, 3)]] * 4, "large": [[groups(4, 6)]] * 4, "accumulates": False,
         "prompts": [np.arange(3, dtype=np.int32)] * 2, "threads": 1,
     }  # fmt: skip

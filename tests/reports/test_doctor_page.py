@@ -12,7 +12,7 @@ from exptilt.data.account.data_report import DataReport, Example, Lengths, Sourc
 from exptilt.data.problems import Finding
 from exptilt.errors import CheckpointError
 from exptilt.reports.doctor_page import render_doctor_page, write_doctor_page
-from exptilt.settings.load import schema
+from exptilt.run_folder import evaluation_record
 
 ATTACK = "</p><script>alert(1)</script><img src=http://evil.test/x onerror=alert(2)>\u202e{{ 7*7 }}"
 LENGTHS = Lengths(least=3, median=12.0, p95=40.0, most=1234, total=56789)
@@ -134,7 +134,7 @@ def test_the_same_report_gives_the_same_bytes_and_a_bad_place_is_one_line(tmp_pa
 
 
 def test_the_run_report_knows_every_key_of_the_data_report() -> None:
-    read = schema.DataReport.model_validate(replace(REPORT, test=TRAIN).as_dict())
+    read = evaluation_record.DataReport.model_validate(replace(REPORT, test=TRAIN).as_dict())
     parts = [read, *read.splits.values(), *(one for split in read.splits.values() for one in split.sources)]
     assert {name for part in parts for name in part.model_extra or {}} == {"train", "test"}  # read as splits
     assert not any(finding.model_extra for finding in read.findings)

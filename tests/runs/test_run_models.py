@@ -12,16 +12,18 @@ import torch
 from rich.console import Console
 
 from exptilt.errors import ConfigError
-from exptilt.policies.adapters import AdapterOff, is_adapter
+from exptilt.policies.adapters import is_adapter
 from exptilt.policies.engine.inside import precision_of
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.models import load_model, load_tokenizer
+from exptilt.policies.reference.references import AdapterOffReference
 from exptilt.processes.world import World
-from exptilt.runs.run_models import in_words, start_model, trained_models
+from exptilt.runs.run_models import in_words, models_of, setup_of, start_model
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.settings.load import load
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig
 from exptilt.settings.recipe import Recipe
+from exptilt.training.objective import Objective
 
 ALONE = World.alone()
 QUIET = Console(quiet=True)
@@ -38,9 +40,17 @@ def recipe(make_recipe, saved) -> Recipe:
     return replace(make_recipe(), model=ModelConfig(path=saved))
 
 
-def models(recipe: Recipe, **wanted: bool):
-    wanted = {"hold_reference": False, "moving": False} | wanted
-    return trained_models(recipe, load_tokenizer(recipe.model), ALONE, **wanted)
+def setup(recipe: Recipe):
+    return setup_of(recipe, Objective(recipe.loss).loss)
+
+
+def models(recipe: Recipe):
+    return models_of(recipe.model, recipe.reference, setup(recipe), load_tokenizer(recipe.model), ALONE)
+
+
+def holding(recipe: Recipe) -> Recipe:
+    """The recipe of a run that samples its reference while it trains, and so holds it as a model."""
+    return replace(recipe, train=replace(recipe.train, eval_every=1, eval_samples=1))
 
 
 def test_a_half_precision_checkpoint_is_trained_in_float32_and_saved_as_it_came(recipe, tmp_path):
@@ -66,31 +76,31 @@ def test_precision_is_what_device_weights_and_recipe_say(recipe):
         ours = replace(recipe, train=replace(recipe.train, **train), model=replace(recipe.model, **model))
         made = models(ours)
         assert str(precision_of(made.policy)) == f"torch.{expected}"
-        assert f"products in {expected}" in in_words(ours, made, ALONE)
-    assert "bfloat16 weights without a float32 copy lose small updates" in in_words(ours, made, ALONE)
+        assert f"products in {expected}" in in_words(made, setup(ours), ALONE)
+    assert "bfloat16 weights without a float32 copy lose small updates" in in_words(made, setup(ours), ALONE)
 
 
 def test_whether_a_balance_loss_is_added_is_said(recipe):
     made = models(recipe)
-    assert "router" not in in_words(recipe, made, ALONE)
+    assert "router" not in in_words(made, setup(recipe), ALONE)
     made.policy.config.output_router_logits = True
     assert "balance loss of the experts' router, which the model's config asks for, is not" in in_words(
-        recipe, made, ALONE
+        made, setup(recipe), ALONE
     )
     made.policy.config.router_aux_loss_coef, made.policy.config.num_experts_per_tok = 0.001, 2
-    assert "balance loss of the experts' router is added with coefficient 0.001" in in_words(recipe, made, ALONE)
+    assert "balance loss of the experts' router is added with coefficient 0.001" in in_words(made, setup(recipe), ALONE)
 
 
 def test_with_a_new_adapter_the_reference_is_the_base(recipe):
     ours = replace(recipe, adapter=AdapterConfig(rank=2))
-    made = models(ours, hold_reference=True)
-    assert isinstance(made.reference, AdapterOff)
-    assert made.reference.model is made.policy
-    assert made.weights == made.anchor == fingerprint(load_model(recipe.model))
+    made = models(holding(ours))
+    assert isinstance(made.held, AdapterOffReference)
+    assert made.held.model.model is made.policy
+    assert made.weights == made.held.identity == fingerprint(load_model(recipe.model))
     assert made.weights == models(replace(ours, seed=5)).weights  # one cache for all seeds
-    assert "M weights" in in_words(ours, made, ALONE)
+    assert "M weights" in in_words(made, setup(ours), ALONE)
     trained = sum(p.numel() for p in made.policy.parameters() if p.requires_grad)
-    assert f"{trained / 1e6:.3g} M of" in in_words(ours, made, ALONE)
+    assert f"{trained / 1e6:.3g} M of" in in_words(made, setup(ours), ALONE)
 
 
 def test_from_an_existing_adapter_its_start_is_the_reference(recipe, saved, tmp_path, finished):
@@ -98,13 +108,13 @@ def test_from_an_existing_adapter_its_start_is_the_reference(recipe, saved, tmp_
     folder = run_recipe(first, QUIET, page=False).folder
     assert is_adapter(folder.model)
     again = replace(first, output=str(tmp_path / "again"), adapter=AdapterConfig(path=str(folder.model)))
-    made = models(again, hold_reference=True)
-    assert not isinstance(made.reference, AdapterOff)
+    made = models(holding(again))
+    assert not isinstance(made.held, AdapterOffReference)
     assert made.weights != fingerprint(load_model(recipe.model))
-    theirs = dict(made.reference.named_parameters())
+    theirs = dict(made.held.model.named_parameters())
     assert all(torch.equal(weight, theirs[name]) for name, weight in made.policy.named_parameters())
     assert not any(weight.requires_grad for weight in theirs.values())
-    start = start_model(again, None)
+    start = start_model(again.model, again.adapter, None)
     assert all(torch.equal(weight, theirs[name]) for name, weight in start.named_parameters())
 
 

@@ -12,13 +12,13 @@ from exptilt.settings.model_settings import ModelConfig
 def test_a_model_from_scratch_gets_a_tokenizer_of_its_own_text_once(make_recipe):
     recipe = make_recipe()
     recipe.folder.mkdir()
-    tokenizer = find_tokenizer(recipe)
+    tokenizer = find_tokenizer(recipe.model, recipe.data, recipe.folder)
     assert len(tokenizer) <= 300
     assert tokenizer.decode(tokenizer.encode(" Yes, it is wet.", add_special_tokens=False)) == " Yes, it is wet."
     assert len(tokenizer.encode(" Yes, it is wet.")) < len(" Yes, it is wet.")  # it learnt merges
     kept = (recipe.folder / "tokenizer" / "tokenizer.json").read_bytes()
     (recipe.folder.parent / "pairs.jsonl").write_text('{"prompt": "x", "chosen": "y", "rejected": "z"}\n')
-    assert find_tokenizer(recipe).get_vocab() == tokenizer.get_vocab()
+    assert find_tokenizer(recipe.model, recipe.data, recipe.folder).get_vocab() == tokenizer.get_vocab()
     assert (recipe.folder / "tokenizer" / "tokenizer.json").read_bytes() == kept
 
 
@@ -27,7 +27,9 @@ def test_held_out_text_is_not_learnt_from(make_recipe, write_rows, pairs):
     secret = [row | {"chosen": " zyzzyva zyzzyva zyzzyva"} for row in pairs(20, "xqj")]
     recipe = replace(recipe, data=replace(recipe.data, test=str(write_rows("test.jsonl", secret)), test_fraction=0.0))
     recipe.folder.mkdir()
-    assert not [token for token in find_tokenizer(recipe).get_vocab() if "zy" in token]
+    assert not [
+        token for token in find_tokenizer(recipe.model, recipe.data, recipe.folder).get_vocab() if "zy" in token
+    ]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,6 @@ def test_a_tokenizer_that_is_none_names_its_key(make_recipe, tmp_path, settings,
     (tmp_path / "empty").mkdir()
     model = ModelConfig(**{name: value.replace("EMPTY", empty) for name, value in settings.items()})
     with pytest.raises(ModelError) as caught:
-        find_tokenizer(replace(make_recipe(), model=model))
+        find_tokenizer(model, make_recipe().data)
     assert expected.replace("EMPTY", empty) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -12,6 +12,7 @@ import torch
 
 from exptilt.errors import CheckpointError
 from exptilt.losses import BCO, DPO, SFT
+from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score
 from exptilt.settings.training_settings import OptimConfig, TrainConfig
 from exptilt.training.callbacks.callback import Callback, Progress
@@ -157,7 +158,7 @@ def test_dropout_follows_the_seed_of_the_run(make_run, draw_rows, tiny_model):
         run = make_run(
             SFT(), [[draw_rows("completion", 4)]] * 2, model, settings=TrainConfig(resume="never"), seed=seed
         )
-        train(replace(run, policy=lambda groups, model=model: score(model, groups)))
+        train(replace(run, policy=ScorerFunction(lambda groups, model=model: score(model, groups))))
         ends.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
     assert torch.equal(ends[0], ends[1])
     assert not torch.equal(ends[0], ends[2])

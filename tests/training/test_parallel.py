@@ -24,6 +24,7 @@ from exptilt.policies.engine.forward import packable
 from exptilt.policies.policy import Policy
 from exptilt.policies.reference.scores import reference_logps
 from exptilt.policies.saving import save_model
+from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.sharding import shard
 from exptilt.processes.launch import joined
 from exptilt.processes.world import World
@@ -86,7 +87,7 @@ def run(kind: str, lora: bool, world: World, folder: Path) -> dict[str, Any]:
             batches.step(step),
             objective,
             Policy(model),
-            lambda part: LogProbs.cat([table[group.id] for group in part]),
+            ScorerFunction(lambda part: LogProbs.cat([table[group.id] for group in part])),
             world,
         )
         losses.append(sums.means()["loss"])

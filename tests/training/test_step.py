@@ -16,6 +16,7 @@ from exptilt.errors import NonFiniteError, TrainingError
 from exptilt.losses import AOT, DPO, LDDPO, SFT, Hinge, Mixture, Term
 from exptilt.policies.engine import head
 from exptilt.policies.policy import Policy
+from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score
 from exptilt.processes.world import World
 from exptilt.training.objective import Objective
@@ -48,7 +49,7 @@ def test_token_mean_over_uneven_micro_batches_is_sum_over_sum():
     expected = torch.tensor([-2, -2, -3, -1, 0, 0, 0, 0], dtype=torch.float64) / 8
     for micro_batches in ([rows], [rows[:1], rows[1:]], [[rows[2]], [rows[0]], [rows[1]]]):
         model.zero_grad()
-        sums = accumulate(model, micro_batches, Objective(SFT()), model, None)
+        sums = accumulate(model, micro_batches, Objective(SFT()), ScorerFunction(model), None)
         assert torch.allclose(model.theta.grad, expected, rtol=1e-12)
         nll = -(2 * model.theta[0] + 2 * model.theta[1] + 3 * model.theta[2] + model.theta[3])
         assert sums.totals["loss"] == pytest.approx([nll.item(), 8.0])
@@ -59,7 +60,9 @@ def test_a_gradient_is_divided_and_scaled_down_at_once(limit, factor):
     """(-2, -2, -3, -1) / 8 has the norm sqrt(18) / 8, which is the metric whether it is scaled down or not."""
     model, rows = Tabular(), [row("a", [0]), row("b", [0, 1]), row("c", [2, 2, 2, 3, 1])]
     weights = [*model.parameters(), nn.Parameter(torch.ones(2))]  # one that nothing touches
-    sums = clipped_gradient(weights, [rows[:1], rows[1:]], Objective(SFT()), (model, None), World.alone(), limit)
+    sums = clipped_gradient(
+        weights, [rows[:1], rows[1:]], Objective(SFT()), (ScorerFunction(model), None), World.alone(), limit
+    )
     expected = torch.tensor([-2, -2, -3, -1, 0, 0, 0, 0], dtype=torch.float64) / 8 * factor
     assert torch.allclose(model.theta.grad, expected, rtol=1e-12)
     assert sums.means()["grad_norm"] == pytest.approx(math.sqrt(18) / 8, rel=1e-12)
@@ -76,7 +79,7 @@ def test_a_sum_that_overflows_has_no_row_to_name():
 
     batch = [[row("a", [0])], [row("b", [0])]]
     with pytest.raises(NonFiniteError, match="no single row; only their sum"):
-        clipped_gradient([model.theta], batch, Objective(SFT()), (steep, None), World.alone(), 1.0)
+        clipped_gradient([model.theta], batch, Objective(SFT()), (ScorerFunction(steep), None), World.alone(), 1.0)
 
 
 def test_dpo_by_hand():
@@ -88,7 +91,11 @@ def test_dpo_by_hand():
     for micro_batches in ([rows], [[rows[1]], [rows[0]]]):
         model.zero_grad()
         accumulate(
-            model, micro_batches, Objective(DPO(beta=0.2)), model, lambda g: LogProbs.cat([reference[x.id] for x in g])
+            model,
+            micro_batches,
+            Objective(DPO(beta=0.2)),
+            ScorerFunction(model),
+            ScorerFunction(lambda g: LogProbs.cat([reference[x.id] for x in g])),
         )
         expected = torch.tensor([-3, 3, -1, 1, 0, 0, 0, 0], dtype=torch.float64) * 0.1 / 4
         assert torch.allclose(model.theta.grad, expected, rtol=1e-12)
@@ -99,7 +106,7 @@ def test_a_coupled_loss_without_gradient_leaves_zeros_and_not_nothing():
     model = Tabular()
     rows = [row("a", [0, 1], [1, 0])]
     fixed = model(rows).detach()
-    accumulate(model, [rows], Objective(AOT()), model, lambda groups: fixed)
+    accumulate(model, [rows], Objective(AOT()), ScorerFunction(model), ScorerFunction(lambda groups: fixed))
     assert model.theta.grad is not None
     assert model.theta.grad.count_nonzero() == 0
 
@@ -114,7 +121,8 @@ def test_coupling_changes_nothing_for_a_loss_that_is_not_coupled():
         with torch.no_grad():
             model.theta += torch.linspace(0, 1, 8, dtype=torch.float64) ** 2
         cut = [rows[:2], rows[2:]]
-        accumulate(model, cut, Objective(loss), model, lambda g, f=fixed: LogProbs.cat([f[x.id] for x in g]))
+        reference = ScorerFunction(lambda g, f=fixed: LogProbs.cat([f[x.id] for x in g]))
+        accumulate(model, cut, Objective(loss), ScorerFunction(model), reference)
         gradients.append(model.theta.grad)
     assert gradients[0].abs().max() > 0.01
     assert torch.allclose(*gradients, rtol=1e-12, atol=1e-15)
@@ -123,14 +131,14 @@ def test_coupling_changes_nothing_for_a_loss_that_is_not_coupled():
 def test_a_batch_of_weight_zero_is_refused():
     rows = [replace(row("a", [0]), weight=0.0), replace(row("b", [1]), weight=0.0)]
     with pytest.raises(TrainingError, match=r"every row of a batch has weight 0 \(a, b\)"):
-        accumulate(Tabular(), [rows], Objective(SFT()), Tabular(), None)
+        accumulate(Tabular(), [rows], Objective(SFT()), ScorerFunction(Tabular()), None)
 
 
 def test_a_row_of_weight_zero_changes_nothing():
     gradients = []
     for rows in ([row("a", [0, 1])], [row("a", [0, 1]), row("b", [2], weight=0.0)]):
         model = Tabular()
-        accumulate(model, [rows], Objective(SFT()), model, None)
+        accumulate(model, [rows], Objective(SFT()), ScorerFunction(model), None)
         gradients.append(model.theta.grad)
     assert torch.equal(*gradients)
 
@@ -152,7 +160,7 @@ def test_a_loss_formed_in_chunks_compares_each_with_its_own_part_of_the_referenc
 
     whole = Objective(loss)(rows, score(model, rows), reference(rows)).loss / 3
     expected = torch.autograd.grad(whole, list(model.parameters()))
-    sums = accumulate(model, [rows], Objective(loss), Policy(model), reference)
+    sums = accumulate(model, [rows], Objective(loss), Policy(model), ScorerFunction(reference))
     assert calls == [3, 3]
     assert sums.means()["loss"] == pytest.approx(whole.item(), rel=1e-6)
     for weights, gradient in zip(model.parameters(), expected, strict=True):

@@ -16,11 +16,12 @@ from exptilt.evaluation.intervals import Resampling, mean, minimum_detectable_di
 from exptilt.evaluation.length import pair_lengths
 from exptilt.evaluation.pairs.accuracy import PreferenceAccuracy, preference_accuracy
 from exptilt.evaluation.pairs.benchmark import section_accuracy, sections_of
+from exptilt.evaluation.pairs.ches import ches_of, highest
 from exptilt.evaluation.pairs.displacement import displacement
-from exptilt.policies.reference.table import ReferenceTable, reference_model
+from exptilt.losses import Loss
+from exptilt.policies.scorer import Scorer
 from exptilt.policies.scoring import score_all
-from exptilt.runs.checks.ches_filter import ches_of, highest
-from exptilt.settings.recipe import Recipe
+from exptilt.settings.evaluation_settings import EvaluateConfig
 from exptilt.types import LogProbs, Pair
 
 _MARGIN_BINS = 40
@@ -42,44 +43,67 @@ class Measured:
     """Of evaluation-margins.jsonl: every held-out pair, so that runs can be compared pair by pair."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to be measured, and at which size."""
+
+    settings: EvaluateConfig
+    beta: float | None
+    """Of the objective the policy was trained with; None takes log-ratios for implicit rewards."""
+    pairs: bool
+    """Whether the rows are pairs."""
+    samples: bool
+    """Whether policy and reference are sampled."""
+    max_tokens: int
+    """Unique tokens scored at once."""
+    seed: int = 0
+
+    @classmethod
+    def of(cls, loss: Loss, settings: EvaluateConfig, max_tokens: int, seed: int, *, has_beta: bool = True) -> Wanted:
+        """What an objective can be measured by; SFT makes the reference, so that it has none to be measured against."""
+        return cls(
+            settings=settings,
+            beta=getattr(loss, "beta", None) if has_beta else None,
+            pairs=loss.kind == "pair",
+            samples=bool(settings.num_prompts) and loss.name != "sft",
+            max_tokens=max_tokens,
+            seed=seed,
+        )
+
+
 def measure_policy(
-    recipe: Recipe,
     policy: Any,
-    start: Callable[[], Any] | None,
+    reference_model: Callable[[], Any] | None,
     tokenizer: Any,
     held_out: Sequence[Group],
-    reference: ReferenceTable | None,
-    *,
-    has_beta: bool = True,
+    reference: Scorer | None,
+    wanted: Wanted,
 ) -> Measured:
-    """Everything a recipe asks to be measured on held-out rows.
+    """Measure a policy on held-out rows.
 
     Args:
-        recipe: objective and settings.
         policy: the trained model.
-        start: gives the model as it was before step 1, for samples of the reference; None where there is no reference.
+        reference_model: gives the reference as a model, for its samples; None where there is no reference.
         tokenizer: of both.
         held_out: rows of the objective's kind.
         reference: the reference's log-probabilities of these rows, if it was scored.
-        has_beta: whether the objective's beta is that of the training; if not, implicit rewards are log-ratios.
+        wanted: what is measured.
     """
-    settings, how = recipe.evaluate, Resampling(level=recipe.evaluate.level)
-    pairs = recipe.loss.kind == "pair"
-    draws = bool(settings.num_prompts) and recipe.loss.name != "sft"  # SFT makes the reference: it has none
-    other = reference_model(recipe, start()) if start is not None and (pairs or draws) else None
-    beta, drawn = getattr(recipe.loss, "beta", None) if has_beta else None, Drawn()
-    if draws:
-        drawn = measure_samples(policy, other, tokenizer, held_out, settings, seed=recipe.seed, beta=beta)
-    if not pairs:
+    settings, how = wanted.settings, Resampling(level=wanted.settings.level)
+    other = reference_model() if reference_model is not None and (wanted.pairs or wanted.samples) else None
+    drawn = Drawn()
+    if wanted.samples:
+        drawn = measure_samples(policy, other, tokenizer, held_out, settings, seed=wanted.seed, beta=wanted.beta)
+    if not wanted.pairs:
         return Measured(drawn.content, drawn.samples)
-    logps = score_groups(policy, held_out, recipe.batch.at_once)
+    logps = score_groups(policy, held_out, wanted.max_tokens)
     anchor = None if reference is None else reference(held_out).to("cpu")
-    content = measure_preferences(logps, anchor, held_out, beta, how)
+    content = measure_preferences(logps, anchor, held_out, wanted.beta, how)
     content |= measure_sections(logps, anchor, held_out, settings.sections, how)
     if anchor is not None:
         content["displacement"] = measure_displacement(logps, anchor, held_out, drawn, how)
     if other is not None:
-        ches = measure_ches(other, held_out, recipe.batch.at_once, how)
+        ches = measure_ches(other, held_out, wanted.max_tokens, how)
         content["displacement"] = content.get("displacement", {}) | {"ches": ches}
     return Measured(_together(content, drawn.content), drawn.samples, margin_rows(logps, anchor, held_out))
 

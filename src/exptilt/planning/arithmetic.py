@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from exptilt.data.groups import Group
+from exptilt.losses import Loss
 from exptilt.planning.model_size import Kept, ModelSize
 from exptilt.policies.engine.head import CHUNK_ELEMENTS
-from exptilt.settings.recipe import Recipe
+from exptilt.runs.run_models import Setup
 
 _CONTEXT = 1.0e9
 """Bytes a GPU holds for its driver and libraries before anything is loaded; assumed."""
@@ -72,27 +73,18 @@ class Manner:
     """The reference is run in every step."""
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Manner:
-        """As a recipe says."""
+    def of(cls, setup: Setup, loss: Loss) -> Manner:
+        """As a run with this setup and objective computes."""
         return cls(
-            checkpointing=recipe.train.gradient_checkpointing,
-            coupled=recipe.loss.couples_batch,
-            live_reference="divergence" in recipe.loss.byproducts or _moves(recipe),
+            checkpointing=setup.checkpointing,
+            coupled=loss.couples_batch,
+            live_reference=setup.needs_distributions or setup.moves,
         )
 
     @property
     def extra_forwards(self) -> int:
         """Whole forward passes beside the one with a graph."""
         return int(self.coupled) + int(self.live_reference)
-
-
-def holds_reference(recipe: Recipe) -> bool:
-    """Whether as a second model; under an adapter it is the first with the adapter off."""
-    return _moves(recipe) or ("divergence" in recipe.loss.byproducts and recipe.adapter is None)
-
-
-def _moves(recipe: Recipe) -> bool:
-    return bool(recipe.reference.move_every) and bool(recipe.loss.needs_reference)
 
 
 def forward_flops(size: ModelSize, load: Load) -> float:

@@ -16,6 +16,7 @@ from exptilt.planning.planned_rows import Rows
 from exptilt.planning.probe import TURNS, Line, Rehearsal, Subject
 from exptilt.policies.scorer import MicroBatches
 from exptilt.runs.checks.familiarity import NUM_PROMPTS
+from exptilt.runs.run_batches import steps_in
 from exptilt.settings.recipe import Recipe
 
 SHARE = 0.95
@@ -124,8 +125,7 @@ def steps_of(recipe: Recipe, rows: int) -> int:
         >>> run.batch.size, steps_of(run, rows=100)  # two steps a pass, the second a short one
         (64, 3)
     """
-    steps = max(1, round(recipe.train.epochs * math.ceil(rows / recipe.batch.size)))
-    return min(steps, recipe.train.max_steps or steps)
+    return steps_in(recipe.train, math.ceil(rows / recipe.batch.size))
 
 
 def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: Rows, load: Load) -> dict[str, float]:

@@ -16,18 +16,19 @@ import psutil
 import torch
 
 from exptilt.planning.advice import changes_of
-from exptilt.planning.arithmetic import Manner, Storage, holds_reference, memory_parts, step_flops
+from exptilt.planning.arithmetic import Manner, Storage, memory_parts, step_flops
 from exptilt.planning.devices import Fleet
 from exptilt.planning.model_size import Kept, ModelSize, architecture_for, kept_bytes, model_size
 from exptilt.planning.phases import SHARE, Costs, Phase, Plan, checks_reference, seconds_of, steps_of
 from exptilt.planning.planned_rows import Rows, rows_of
 from exptilt.planning.planned_steps import Steps
-from exptilt.planning.probe import Rehearsal, Subject, rehearse
+from exptilt.planning.probe import Rehearsal, Subject, rehearse, rehearsed
 from exptilt.runs.checks.familiarity import NUM_PROMPTS, chosen_groups
-from exptilt.runs.run_models import precision_for, wants_float32
+from exptilt.runs.run_models import Setup, setup_of
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.token_budget import MOST_TOKENS
 from exptilt.settings.recipe import Recipe
+from exptilt.training.objective import Objective
 
 _LEAST_TOKENS = 256
 _KEPT_ROWS = 16
@@ -52,7 +53,7 @@ class Planner:
 
     def __init__(self, recipe: Recipe, fleet: Fleet, *, cpu_time: bool = False) -> None:
         self.recipe, self.fleet, self.cpu_time = recipe, fleet, cpu_time
-        self.tokenizer = find_tokenizer(recipe, keep=False)
+        self.tokenizer = find_tokenizer(recipe.model, recipe.data)
         self.architecture = architecture_for(recipe.model, self.tokenizer)
         context = getattr(self.architecture.get_text_config(), "max_position_embeddings", None)
         self.context = context if isinstance(context, int) and context > 0 else None
@@ -79,8 +80,8 @@ class Planner:
             output=recipe.output,
             fleet=self.fleet,
             size=size,
-            parallel=self.kind(recipe),
-            products=str(self.products(recipe)).removeprefix("torch."),
+            parallel=self.setup(recipe).parallel.kind,
+            products=str(self.setup(recipe).products).removeprefix("torch."),
             batch_tokens=tokens[-1],
             memory=max(memories, key=lambda memory: sum(memory.values())),
             phases=phases,
@@ -98,27 +99,21 @@ class Planner:
             self._reading = max(self._reading, process.memory_info().rss - before)
         return self._rows[kind]
 
-    def products(self, recipe: Recipe) -> torch.dtype:
-        """The arithmetic of forward and backward on this fleet."""
-        return precision_for(recipe, on_gpu=self._gpu)
+    def setup(self, recipe: Recipe) -> Setup:
+        """How the run would set up its models on this fleet."""
+        return setup_of(recipe, Objective(recipe.loss).loss, self.fleet.count, on_gpu=self._gpu)
 
     def weights(self, recipe: Recipe) -> torch.dtype:
         """Of the model as it is trained."""
         if recipe.model.dtype == "bfloat16":
             return torch.bfloat16
         own = getattr(self.architecture, "dtype", None) if recipe.model.path is not None else torch.float32
-        keeps = wants_float32(recipe, self.products(recipe)) or recipe.model.dtype == "float32"
+        keeps = self.setup(recipe).widens or recipe.model.dtype == "float32"
         return torch.float32 if keeps or own is None else own
-
-    def kind(self, recipe: Recipe) -> str:
-        """How the devices share the work."""
-        if recipe.parallel.kind == "auto":
-            return "ddp" if self.fleet.count > 1 else "none"
-        return recipe.parallel.kind
 
     def counted(self, recipe: Recipe) -> tuple[ModelSize, Kept]:
         """The model's weights, and what backward keeps."""
-        weights, products = self.weights(recipe), self.products(recipe)
+        weights, products = self.weights(recipe), self.setup(recipe).products
         key = (recipe.adapter, weights, products, recipe.loss.kind)
         if key not in self._kept:
             rows = list(self.rows(recipe).train[:_KEPT_ROWS])
@@ -148,21 +143,21 @@ class Planner:
     def memory(self, recipe: Recipe, tokens: int, micro_batches: float | None = None) -> dict[str, float]:
         """Bytes on each device, by what they are for."""
         size, kept = self.counted(recipe)
+        setup = self.setup(recipe)
         storage = Storage(
             weights=self.weights(recipe),
-            products=self.products(recipe),
+            products=setup.products,
             four_bits=recipe.model.quantize == "nf4",
             optimizer_copies=2 if recipe.optim.name == "adamw" else 1,
-            shards=self.fleet.count if self.kind(recipe) == "fsdp" else 1,
+            shards=self.fleet.count if setup.parallel.kind == "fsdp" else 1,
             offload=recipe.parallel.cpu_offload and self._gpu,
-            reference=holds_reference(recipe),
+            reference=setup.holds_second_model,
             gpu=self._gpu,
         )
         if micro_batches is None:
             micro_batches = self.steps(recipe).largest / self.fleet.count / tokens
-        checkpointing = recipe.train.gradient_checkpointing
         return memory_parts(
-            size, kept, storage, tokens=tokens, micro_batches=micro_batches, checkpointing=checkpointing
+            size, kept, storage, tokens=tokens, micro_batches=micro_batches, checkpointing=setup.checkpointing
         )
 
     def advice(self) -> list[str]:
@@ -208,14 +203,15 @@ class Planner:
 
     def _phase(self, recipe: Recipe, tokens: int, rehearsed: _Rehearsed) -> Phase:
         rows, cut, size = self.rows(recipe), self.steps(recipe), self.counted(recipe)[0]
-        load, manner, steps = cut.load, Manner.of(recipe), steps_of(recipe, rows.num_train)
+        setup = self.setup(recipe)
+        load, manner, steps = cut.load, self._manner(recipe), steps_of(recipe, rows.num_train)
         if rehearsed is not None:
             costs = Costs.measured(size, manner, *rehearsed, self.fleet.count)
         else:
-            shards = self.fleet.count if self.kind(recipe) == "fsdp" else 1
+            shards = self.fleet.count if setup.parallel.kind == "fsdp" else 1
             # The optimizer reads weight, gradient and two moments, and writes all but the gradient.
             moved = (4 + 3) * self.weights(recipe).itemsize * size.trained / shards
-            costs = Costs.of_table(size, self.fleet, self.products(recipe), moved=moved)
+            costs = Costs.of_table(size, self.fleet, setup.products, moved=moved)
         micro_batches, flops = max(1.0, cut.micro_batches(tokens) / self.fleet.count), step_flops(size, load, manner)
         step = micro_batches * costs.step.start + flops * costs.step.slope + costs.update
         return Phase(
@@ -231,7 +227,7 @@ class Planner:
 
     def _subject(self, recipe: Recipe, tokens: int) -> Subject:
         """What is rehearsed here: steps as the run has them, or smaller ones where those would take long."""
-        steps, manner, device = self.steps(recipe), Manner.of(recipe), "cuda" if self._gpu else "cpu"
+        steps, manner, device = self.steps(recipe), self._manner(recipe), "cuda" if self._gpu else "cpu"
         each = step_flops(self.counted(recipe)[0], steps.load, manner) / steps.load.tokens
         sample = int(min(tokens, max(_LEAST_TOKENS, _FLOPS[device] / each)))
         most = int(_STEPS * _FLOPS[device] / each) // (1 if self.recipe.sft is None else 2)
@@ -239,14 +235,11 @@ class Planner:
         asked = chosen_groups(self.rows(recipe).train, 1, self.context) if checks_reference(recipe) else []
         return Subject(
             architecture=self.architecture,
-            adapter=recipe.adapter,
+            setup=rehearsed(self.setup(recipe)),
             weights=self.weights(recipe),
-            products=self.products(recipe),
             device="cuda" if self._gpu else "cpu",
-            checkpointing=manner.checkpointing,
             optimizer=recipe.optim,
             loss=recipe.loss,
-            holds_reference=holds_reference(recipe),
             small=[[groups] for groups in steps.samples(sample // 4)],
             large=large,
             accumulates=steps.largest > tokens * self.fleet.count and all(len(step) == 1 for step in large),
@@ -254,6 +247,9 @@ class Planner:
             threads=torch.get_num_threads(),
             cpu_time=self.cpu_time,
         )
+
+    def _manner(self, recipe: Recipe) -> Manner:
+        return Manner.of(self.setup(recipe), Objective(recipe.loss).loss)
 
     def _disk(self, size: ModelSize) -> float:
         """Checkpoints with weights and optimizer, and the model."""

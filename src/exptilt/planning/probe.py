@@ -9,7 +9,6 @@ both grow from step to step.
 
 from __future__ import annotations
 
-import copy
 import json
 import pickle
 import statistics
@@ -29,24 +28,19 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from exptilt.data.groups import Group
 from exptilt.errors import ModelError
-from exptilt.policies.adapters import AdapterOff, with_adapter
-from exptilt.policies.engine.forward import packable
-from exptilt.policies.engine.inside import set_precision
 from exptilt.policies.engine.product import prefer_onednn
-from exptilt.policies.policy import Policy
 from exptilt.policies.scorer import MicroBatches
-from exptilt.policies.scoring import score, score_all
+from exptilt.policies.scoring import score_all
 from exptilt.processes.allocator import given_back, keep_freed
 from exptilt.processes.memory import peak_bytes
+from exptilt.runs.run_models import Models, Setup, set_up
 from exptilt.runs.token_budget import scored_now
 from exptilt.sampling.generate import sample
 from exptilt.sampling.sampling_law import SamplingLaw
-from exptilt.settings.model_settings import AdapterConfig
-from exptilt.settings.training_settings import OptimConfig
+from exptilt.settings.training_settings import OptimConfig, ParallelConfig
 from exptilt.training.objective import Objective
 from exptilt.training.optim import build_optimizer
 from exptilt.training.step import accumulate
-from exptilt.types import LogProbs
 
 _AUTO: Any = AutoModelForCausalLM
 """Untyped in transformers."""
@@ -89,15 +83,12 @@ class Subject:
     """What is rehearsed."""
 
     architecture: PreTrainedConfig
-    adapter: AdapterConfig | None
+    setup: Setup
+    """As in `rehearsed`."""
     weights: torch.dtype
-    products: torch.dtype
     device: Literal["cpu", "cuda"]
-    checkpointing: bool
     optimizer: OptimConfig
     loss: Any
-    holds_reference: bool
-    """Whether a second model is in memory, which the loss compares with or which moves."""
     small: Sequence[MicroBatches]
     large: Sequence[MicroBatches]
     """Steps of two sizes, as the objective wants them."""
@@ -109,18 +100,22 @@ class Subject:
     cpu_time: bool = False
     """Measure the processor's time instead of the clock's, where other work runs beside."""
 
-    def model(self) -> Any:
-        """With random weights, ready to train."""
+    def models(self) -> Models:
+        """Random weights of the run's shape, set up as the run sets up its own."""
         prefer_onednn()
         keep_freed()
-        model = _AUTO.from_config(self.architecture, dtype=self.weights).to(self.device)
-        if self.adapter is not None:
-            model = with_adapter(model, AdapterConfig(**{**vars(self.adapter), "path": None}))
-        packable(model)
-        set_precision(model, self.products)
-        if self.checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        return model.train()
+        models = set_up(self._random(), self.setup, other=self._random() if self.setup.reference == "other" else None)
+        models.policy.train()
+        return models
+
+    def _random(self) -> Any:
+        return _AUTO.from_config(self.architecture, dtype=self.weights)
+
+
+def rehearsed(setup: Setup) -> Setup:
+    """A run's setup as one process rehearses it: not sharded, not compiled, not quantised, an adapter new."""
+    adapter = None if setup.adapter is None else replace(setup.adapter, path=None)
+    return replace(setup, adapter=adapter, parallel=ParallelConfig(kind="none"), compiles=False, on_device=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,11 +175,12 @@ def rehearsal(subject: Subject, clock: Callable[[], float]) -> Rehearsal:
         clock: seconds.
     """
     base = psutil.Process().memory_info().rss
-    model = subject.model()
+    models = subject.models()
+    model = models.policy
     watch = _Watch(subject.device, clock)
     with given_back():
         draw = _drawing(model, subject.prompts, watch)
-    step, forward = _works(subject, model)
+    step, forward = _works(subject, models)
     before = peak_bytes() - base
     update = _update(subject, model)
     means, peaks = [], []
@@ -234,17 +230,15 @@ def _drawing(model: Any, prompts: Sequence[Any], watch: _Watch) -> float:
     return max(0.0, times[1] - times[0]) / (_NEW_TOKENS[1] - _NEW_TOKENS[0])
 
 
-def _works(subject: Subject, model: Any) -> tuple[Callable[[MicroBatches], None], Callable[[MicroBatches], None]]:
+def _works(subject: Subject, models: Models) -> tuple[Callable[[MicroBatches], None], Callable[[MicroBatches], None]]:
     """A step, and a scoring pass of the same rows."""
-    objective, names = Objective(subject.loss), subject.loss.byproducts
+    model, objective = models.policy, Objective(subject.loss)
     everything = [
         group for steps in (subject.small, subject.large) for step in steps for some in step for group in some
     ]
-    held = copy.deepcopy(model).eval().requires_grad_(False) if subject.holds_reference else AdapterOff(model)
-    policy, anchor = Policy(model, names, held if "divergence" in names else None), None
-    if subject.loss.needs_reference:
-        moves = subject.holds_reference and "divergence" not in names
-        anchor = partial(_live, held) if moves else scored_now(model, everything)
+    policy, anchor = models.scorer(subject.setup, objective.loss), None
+    if objective.loss.needs_reference:
+        anchor = models.held if subject.setup.moves else scored_now(model, everything)
 
     def step(micro_batches: MicroBatches) -> None:
         if not subject.accumulates:
@@ -260,11 +254,6 @@ def _works(subject: Subject, model: Any) -> tuple[Callable[[MicroBatches], None]
 
 def _tokens(groups: Sequence[Group]) -> int:
     return sum(group.num_tokens for group in groups)
-
-
-def _live(model: Any, groups: Sequence[Group]) -> LogProbs:
-    with torch.no_grad():
-        return score(model, groups)
 
 
 def _update(subject: Subject, model: nn.Module) -> Callable[[], None]:

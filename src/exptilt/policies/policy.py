@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
+from typing import Any, ClassVar
 
 from exptilt.data.groups import Group
 from exptilt.policies.engine.balance import Balance
 from exptilt.policies.engine.inside import beside
+from exptilt.policies.scorer import LossOf
 from exptilt.policies.scoring import head_gradients, score
 from exptilt.types import LogProbs
 
@@ -19,6 +18,7 @@ from exptilt.types import LogProbs
 class Policy:
     """A model with what its objective asks of it beside log-probabilities."""
 
+    collective: ClassVar[bool] = True
     model: Any
     byproducts: tuple[str, ...] = ()
     reference: Any = None
@@ -37,7 +37,7 @@ class Policy:
         """Log-probabilities of all completions, with a graph."""
         return beside(self.reference, lambda: score(self.model, groups, **self._options))
 
-    def backward(self, groups: Sequence[Group], loss_of: Callable[[Sequence[Group], LogProbs], Tensor]) -> None:
+    def backward(self, groups: Sequence[Group], loss_of: LossOf) -> None:
         """Add the gradient of a loss that is a sum over groups; `loss_of` gets some of the groups at a time.
 
         Without groups it runs forward and backward all the same, and adds zeros: sharded weights are gathered by all

@@ -1,17 +1,82 @@
-"""Scorers: what gives log-probabilities of groups."""
+"""Scorers: whatever gives log-probabilities of groups. The loop knows models and references only as these protocols."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
 
 from exptilt.data.groups import Group
+from exptilt.policies.engine.balance import Balance
 from exptilt.types import LogProbs
-
-Scorer = Callable[[Sequence[Group]], LogProbs]
-"""Log-probabilities of all completions of some groups: the policy's with a gradient, or the reference's without.
-
-A `Policy` is one that can also take the gradient of a loss chunk by chunk, without ever holding all logits."""
-
 
 MicroBatches = Sequence[Sequence[Group]]
 """The share of one process. All have equally many; an empty one keeps step with the others' forward passes."""
+
+LossOf = Callable[[Sequence[Group], LogProbs], Tensor]
+"""The sum of the losses of some groups, given their log-probabilities."""
+
+
+class Scorer(Protocol):
+    """Gives log-probabilities of all completions of some groups, in order."""
+
+    @property
+    def collective(self) -> bool:
+        """Whether all processes must call it together, also those without groups: sharded weights are gathered by all."""
+
+    def __call__(self, groups: Sequence[Group]) -> LogProbs:
+        """Log-probabilities of all completions of these groups, nats."""
+
+
+class TrainableScorer(Scorer, Protocol):
+    """A scorer whose weights can take the gradient of a loss: the policy that is trained."""
+
+    @property
+    def balance(self) -> Balance | None:
+        """The router's balance loss of a mixture of experts, which every gradient includes; None for other models."""
+
+    def backward(self, groups: Sequence[Group], loss_of: LossOf) -> None:
+        """Add to `.grad` the gradient of a loss that is a sum over groups; `loss_of` gets some of the groups at a time."""
+
+
+class Reference(Scorer, Protocol):
+    """A scorer that the policy is compared with, known by name."""
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint of the weights."""
+
+    @property
+    def source(self) -> str:
+        """Where the weights came from, in words."""
+
+    @property
+    def model(self) -> Any:
+        """The weights as a model, for samples and full distributions; None where only log-probabilities are kept."""
+
+
+class ScorerFunction:
+    """A plain function as a scorer that can be trained: torch's own backward goes through it.
+
+    Example:
+        >>> import torch
+        >>> scorer = ScorerFunction(lambda groups: LogProbs(values=torch.zeros(2), lengths=torch.tensor([2])))
+        >>> scorer([]).sum(), scorer.collective
+        (tensor([0.]), False)
+    """
+
+    collective: ClassVar[bool] = False
+    balance: ClassVar[None] = None
+
+    def __init__(self, function: Callable[[Sequence[Group]], LogProbs]) -> None:
+        self.function = function
+
+    def __call__(self, groups: Sequence[Group]) -> LogProbs:
+        """What the function gives."""
+        return self.function(groups)
+
+    def backward(self, groups: Sequence[Group], loss_of: LossOf) -> None:
+        """Add the gradient of the loss of all groups at once."""
+        if groups:
+            loss_of(groups, self.function(groups)).backward()  # type: ignore[no-untyped-call]

@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from exptilt.data.groups import Group
 from exptilt.evaluation.held_out_samples import distinct_prompts, room_for
 from exptilt.losses.at_zero import loss_at_zero
 from exptilt.policies.saving import save_model
 from exptilt.processes.world import World
 from exptilt.run_folder.folder import RunFolder
-from exptilt.runs.run_models import Models, precision_for
+from exptilt.runs.run_models import Models
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.load import as_dict
 from exptilt.settings.recipe import Recipe
@@ -38,6 +40,7 @@ class Watched:
     folder: RunFolder
     world: World
     models: Models
+    products: torch.dtype
     tokenizer: Any
     rows: Sequence[Group]
     """Of training."""
@@ -68,7 +71,7 @@ class Watched:
             found.append(Trackers(settings.report_to, self.folder.path, as_dict(self.recipe)))
         if self.held_out:
             found.append(Evaluate(log, settings.eval_every, self.held_out_sums, self._samples()))
-        work = work_of(self.models.policy, self.rows, precision_for(self.recipe), self.world.size)
+        work = work_of(self.models.policy, self.rows, self.products, self.world.size)
         found.append(LogMetrics(log, settings.log_every, work))
         if first:
             found.append(ShowProgress(0 if self.quiet else settings.log_every))
@@ -93,13 +96,13 @@ class Watched:
             self.folder.update_manifest(warnings=[*known, dataclasses.asdict(caution)])
 
     def _samples(self) -> Callable[[Progress], Sums] | None:
-        recipe, policy = self.recipe, self.models.policy
+        recipe, policy, held = self.recipe, self.models.policy, self.models.held
         if not recipe.train.eval_samples:
             return None
         prompts = distinct_prompts(self.held_out)[: recipe.train.eval_samples]
         law = SamplingLaw(max_new_tokens=room_for(policy, prompts, recipe.evaluate.max_new_tokens))
 
         def draw(_step: int) -> tuple[list[dict[str, Any]], Sums]:
-            return draw_samples(policy, self.models.reference, self.tokenizer, prompts, law, recipe.seed)
+            return draw_samples(policy, None if held is None else held.model, self.tokenizer, prompts, law, recipe.seed)
 
         return SampleFiles(self.folder.path, draw, self.world.is_first)

@@ -3,27 +3,94 @@
     weights -> adapter -> fingerprint -> device -> self-check -> precision -> checkpointing, compile -> shards
 
 The fingerprint is taken while weights are whole; whether packed rows are right is asked before anything is wrapped.
+`Setup` holds every decision as plain values, so that a plan can rehearse it with random weights in another process.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 
-from exptilt.policies.adapters import AdapterOff, adapter_fingerprint, with_adapter
+from exptilt.losses import Loss
+from exptilt.policies.adapters import adapter_fingerprint, with_adapter
 from exptilt.policies.engine.balance import Balance, asks
 from exptilt.policies.engine.forward import causal_lm, packable
 from exptilt.policies.engine.inside import set_precision
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.models import load_model
+from exptilt.policies.policy import Policy
+from exptilt.policies.reference.references import START, AdapterOffReference, LiveReference
 from exptilt.policies.sharding import blocks_of, shard
 from exptilt.processes.world import World, local_device
-from exptilt.settings.model_settings import ModelConfig
+from exptilt.settings.model_settings import AdapterConfig, ModelConfig, ReferenceConfig
 from exptilt.settings.recipe import Recipe
+from exptilt.settings.training_settings import ParallelConfig, TrainConfig
+
+HeldReference = LiveReference | AdapterOffReference
+"""A reference that is held as a model while training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How the models of a run are set up: every decision that follows from a recipe and its objective."""
+
+    adapter: AdapterConfig | None = None
+    products: torch.dtype = torch.float32
+    """Arithmetic of forward and backward."""
+    widens: bool = False
+    """Whether weights are held in float32, wider than they were loaded."""
+    on_device: bool = True
+    """Whether weights are moved to this process's device; quantised ones are there already."""
+    checkpointing: bool = False
+    compiles: bool = False
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """With its kind resolved by `setup_of`: `auto` is what the number of processes makes it."""
+    reference: Literal["table", "other", "adapter off", "copy"] = "table"
+    """What the reference is held as: a table of log-probabilities, another model, or one made of the policy."""
+    needs_distributions: bool = False
+    """Whether the objective compares whole distributions with the reference's."""
+    moves: bool = False
+    """Whether the reference follows the policy."""
+    seed: int = 0
+
+    @property
+    def holds_second_model(self) -> bool:
+        """Whether another model than the policy is in memory; with its adapter off the policy is none."""
+        return self.reference in ("other", "copy")
+
+
+def setup_of(recipe: Recipe, loss: Loss, world_size: int = 1, *, on_gpu: bool | None = None) -> Setup:
+    """What a recipe and its objective ask of the models, on this device or, for a plan, on a GPU or not."""
+    moves = bool(recipe.reference.move_every) and bool(loss.needs_reference)
+    needs_distributions = "divergence" in loss.byproducts
+    products = products_of(recipe.train, recipe.model, on_gpu)
+    return Setup(
+        adapter=recipe.adapter,
+        products=products,
+        widens=trains_in_float32(recipe.model, recipe.adapter, products),
+        on_device=recipe.model.quantize == "none",
+        checkpointing=recipe.train.gradient_checkpointing,
+        compiles=recipe.train.compile,
+        parallel=recipe.parallel.resolved(world_size),
+        reference=_held_as(recipe, held=needs_distributions or bool(recipe.train.eval_samples) or moves, moves=moves),
+        needs_distributions=needs_distributions,
+        moves=moves,
+        seed=recipe.seed,
+    )
+
+
+def _held_as(recipe: Recipe, *, held: bool, moves: bool) -> Literal["table", "other", "adapter off", "copy"]:
+    if recipe.reference.model is not None:
+        return "other"
+    if not held:
+        return "table"
+    adapter = recipe.adapter
+    is_new = adapter is not None and adapter.path is None and not adapter.modules_to_save
+    return "adapter off" if is_new and not moves else "copy"
 
 
 @dataclass(frozen=True)
@@ -33,82 +100,132 @@ class Models:
     policy: Any
     weights: str
     """Fingerprint of what the policy computes before step 1."""
-    anchor: str
-    """The same of the reference."""
     dtype: torch.dtype
-    """Of the weights as they were loaded, in which they are saved."""
-    reference: Any = None
-    """Another model, a frozen copy, or the policy with its adapter off; None where log-probabilities are enough."""
+    """Type of the weights as they were loaded, in which they are saved."""
+    held: HeldReference | None = None
+    """The reference as a model; None where a table of log-probabilities is enough."""
+
+    def scorer(self, setup: Setup, loss: Loss) -> Policy:
+        """The policy as the loop sees it."""
+        against = self.held.model if self.held is not None and setup.needs_distributions else None
+        return Policy(self.policy, loss.byproducts, against)
 
 
-def trained_models(recipe: Recipe, tokenizer: Any, world: World, *, hold_reference: bool, moving: bool) -> Models:
+def models_of(
+    model: ModelConfig, reference: ReferenceConfig, setup: Setup, tokenizer: Any, world: World | None = None
+) -> Models:
     """Everything that training runs on.
 
     Args:
-        recipe: which weights, adapter, precision and sharding.
+        model: where the weights are.
+        reference: names another reference, if there is one.
+        setup: how they are made ready.
         tokenizer: of the model.
-        world: the processes that share it.
-        hold_reference: whether the objective or an evaluation needs the reference's distributions while training.
-        moving: whether the reference will be changed, and so cannot share weights with anything.
+        world: the processes that share them.
     """
-    base = load_model(recipe.model, tokenizer, seed=recipe.seed)
-    dtype, precision = causal_lm(base).dtype, precision_for(recipe)
-    if wants_float32(recipe, precision):
-        base = base.float()  # type: ignore[no-untyped-call]
+    base = load_model(model, tokenizer, seed=setup.seed)
+    other = None if reference.model is None else other_model(reference.model, model.dtype)
+    return set_up(base, setup, other=other, source=reference.model or START)
+
+
+def set_up(base: Any, setup: Setup, *, other: Any = None, source: str = START) -> Models:
+    """Make weights ready to train: adapter, precision, device, shards; and the reference beside them.
+
+    Args:
+        base: the model as loaded, whole and on the CPU unless it is quantised.
+        setup: what is wanted.
+        other: another model as the reference, whole and on the CPU.
+        source: where the reference comes from, in words.
+    """
+    dtype = causal_lm(base).dtype
+    if setup.widens:
+        base = base.float()
     weights, policy = fingerprint(base), base
-    if recipe.adapter is not None:
-        policy = with_adapter(base, recipe.adapter, seed=recipe.seed)
-        if recipe.adapter.path is not None:
+    if setup.adapter is not None:
+        policy = with_adapter(base, setup.adapter, seed=setup.seed)
+        if setup.adapter.path is not None:
             parts = fingerprint(policy) + adapter_fingerprint(policy)
             weights = hashlib.sha256(parts.encode()).hexdigest()
-    reference = _reference(recipe, policy, hold_reference, moving)
-    anchor = weights if recipe.reference.model is None else fingerprint(reference)
-    if reference is not None and not isinstance(reference, AdapterOff):
-        reference = _ready(recipe, reference, precision, world, trained=False)
-    return Models(_ready(recipe, policy, precision, world, trained=True), weights, anchor, dtype, reference)
+    held: HeldReference | None = None
+    if setup.reference == "adapter off":
+        held = AdapterOffReference(policy, weights, source)
+    elif setup.reference != "table":
+        frozen = other if setup.reference == "other" else copy.deepcopy(policy).eval().requires_grad_(False)
+        identity = weights if setup.reference == "copy" else fingerprint(frozen)
+        held = LiveReference(_made_ready(frozen, setup, trained=False), identity, source)
+    return Models(_made_ready(policy, setup, trained=True), weights, dtype, held)
 
 
-def start_model(recipe: Recipe, tokenizer: Any) -> Any:
+def _made_ready(model: Any, setup: Setup, *, trained: bool) -> Any:
+    """On its device, checked, and wrapped as the setup says."""
+    if setup.on_device:
+        model = model.to(local_device())
+    packable(model)
+    set_precision(model, setup.products)
+    inner = causal_lm(model)
+    if trained and setup.checkpointing:
+        newer = getattr(inner, "activation_checkpointing_enable", None)  # its name since transformers 5.20
+        (newer or inner.gradient_checkpointing_enable)({"use_reentrant": False})
+    if setup.compiles:
+        for block in blocks_of(model):
+            block.compile(dynamic=True)
+    return shard(model, setup.parallel, setup.products) if setup.parallel.kind == "fsdp" else model
+
+
+def start_model(model: ModelConfig, adapter: AdapterConfig | None, tokenizer: Any, seed: int = 0) -> Any:
     """The weights a run starts from as one model on this process's device, to score and sample; nothing is trained."""
-    model: Any = load_model(recipe.model, tokenizer, seed=recipe.seed)
-    if recipe.adapter is not None and recipe.adapter.path is not None:
-        model = with_adapter(model, recipe.adapter).eval()
-    return model if recipe.model.quantize != "none" else model.to(local_device())
+    start: Any = load_model(model, tokenizer, seed=seed)
+    if adapter is not None and adapter.path is not None:
+        start = with_adapter(start, adapter).eval()
+    return start if model.quantize != "none" else start.to(local_device())
 
 
-def other_model(recipe: Recipe, device: torch.device | None = None) -> Any:
-    """The reference a recipe names, frozen."""
-    settings = ModelConfig(path=recipe.reference.model, dtype=recipe.model.dtype)
-    return load_model(settings).to(device or local_device()).requires_grad_(False)  # type: ignore[arg-type]
+def other_model(path: str, dtype: Literal["auto", "float32", "bfloat16"] = "auto") -> Any:
+    """The reference that a recipe names, frozen, on the CPU."""
+    return load_model(ModelConfig(path=path, dtype=dtype)).requires_grad_(False)
 
 
-def precision_for(recipe: Recipe, on_gpu: bool | None = None) -> torch.dtype:
+def reference_model(recipe: Recipe, tokenizer: Any) -> Any:
+    """The reference as one model on this process's device: the one a recipe names, else the weights the run starts from."""
+    if recipe.reference.model is not None:
+        return other_model(recipe.reference.model, recipe.model.dtype).to(local_device())
+    return start_model(recipe.model, recipe.adapter, tokenizer, recipe.seed).eval().requires_grad_(False)
+
+
+def products_of(train: TrainConfig, model: ModelConfig, on_gpu: bool | None = None) -> torch.dtype:
     """The arithmetic of forward and backward: what the recipe says, else what suits device (default: this one) and weights."""
-    if recipe.train.precision != "auto":
-        return torch.bfloat16 if recipe.train.precision == "bfloat16" else torch.float32
+    if train.precision != "auto":
+        return torch.bfloat16 if train.precision == "bfloat16" else torch.float32
     if on_gpu is None:
         on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if on_gpu or recipe.model.dtype == "bfloat16" else torch.float32
+    return torch.bfloat16 if on_gpu or model.dtype == "bfloat16" else torch.float32
 
 
-def in_words(recipe: Recipe, models: Models, world: World) -> str:
+def trains_in_float32(model: ModelConfig, adapter: AdapterConfig | None, products: torch.dtype) -> bool:
+    """Whether weights get a float32 copy: trained ones, to keep small updates, and those of float32 products."""
+    if model.quantize != "none" or model.dtype == "bfloat16":
+        return False
+    return products == torch.float32 or (adapter is None and model.dtype == "auto")
+
+
+def in_words(models: Models, setup: Setup, world: World) -> str:
     """One line about what is trained where, for people."""
     model = models.policy
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     total = sum(parameter.numel() for parameter in model.parameters())
-    kinds = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}
-    products = str(precision_for(recipe)).removeprefix("torch.")
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}
+    products = str(setup.products).removeprefix("torch.")
     share = "all" if trained == total else f"{trained / 1e6:.3g} M of"
-    processes = "" if world.size == 1 else f", {world.size} processes ({_kind(recipe, world)})"
-    note = "; bfloat16 weights without a float32 copy lose small updates" if "bfloat16" in kinds else ""
-    note += _of_router(model)
+    processes = "" if world.size == 1 else f", {world.size} processes ({setup.parallel.kind})"
+    note = "; bfloat16 weights without a float32 copy lose small updates" if "bfloat16" in dtypes else ""
+    note += _router_note(model)
     return (
-        f"training {share} {total / 1e6:.3g} M weights in {' and '.join(sorted(kinds))}, products in {products}, "
+        f"training {share} {total / 1e6:.3g} M weights in {' and '.join(sorted(dtypes))}, products in {products}, "
         f"on {local_device().type}{processes}{note}"
     )
 
 
-def _of_router(model: Any) -> str:
+def _router_note(model: Any) -> str:
     balance = Balance.of(model)
     if balance is not None:
         return f"; the balance loss of the experts' router is added with coefficient {balance.coefficient:g}"
@@ -117,42 +234,3 @@ def _of_router(model: Any) -> str:
             "; the balance loss of the experts' router, which the model's config asks for, is not known and not added"
         )
     return ""
-
-
-def _kind(recipe: Recipe, world: World) -> str:
-    return "ddp" if recipe.parallel.kind == "auto" and world.size > 1 else recipe.parallel.kind
-
-
-def wants_float32(recipe: Recipe, precision: torch.dtype) -> bool:
-    """Weights that are trained get a float32 copy to keep small updates; float32 products need float32 weights."""
-    if recipe.model.quantize != "none" or recipe.model.dtype == "bfloat16":
-        return False
-    return precision == torch.float32 or (recipe.adapter is None and recipe.model.dtype == "auto")
-
-
-def _reference(recipe: Recipe, policy: Any, hold: bool, moving: bool) -> Any:
-    """The reference as a model, before anything is wrapped; None where nobody needs it to be one."""
-    if recipe.reference.model is not None:
-        return other_model(recipe, torch.device("cpu"))
-    if not (hold or moving):
-        return None
-    adapter = recipe.adapter
-    if adapter is not None and adapter.path is None and not adapter.modules_to_save and not moving:
-        return AdapterOff(policy)
-    return copy.deepcopy(policy).eval().requires_grad_(False)
-
-
-def _ready(recipe: Recipe, model: Any, precision: torch.dtype, world: World, *, trained: bool) -> Any:
-    """On its device, checked, and wrapped as the recipe asks."""
-    if recipe.model.quantize == "none":
-        model = model.to(local_device())
-    packable(model)
-    set_precision(model, precision)
-    inner = causal_lm(model)
-    if trained and recipe.train.gradient_checkpointing:
-        newer = getattr(inner, "activation_checkpointing_enable", None)  # its name since transformers 5.20
-        (newer or inner.gradient_checkpointing_enable)({"use_reentrant": False})
-    if recipe.train.compile:
-        for block in blocks_of(model):
-            block.compile(dynamic=True)
-    return shard(model, recipe.parallel, precision) if _kind(recipe, world) == "fsdp" else model

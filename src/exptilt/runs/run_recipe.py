@@ -10,7 +10,7 @@ from functools import partial
 import transformers
 from rich.console import Console
 
-from exptilt.evaluation.held_out import detectable_line, measure_policy
+from exptilt.evaluation.held_out import Wanted, detectable_line, measure_policy
 from exptilt.policies.models import load_model
 from exptilt.processes.interrupt import losing_no_process
 from exptilt.processes.launch import joined
@@ -18,8 +18,8 @@ from exptilt.processes.world import World, local_device
 from exptilt.reports import write_report
 from exptilt.reports.model_card import write_card
 from exptilt.run_folder.folder import RunFolder, manifest
-from exptilt.runs.run_models import start_model
-from exptilt.runs.session import Session
+from exptilt.runs.run_models import reference_model
+from exptilt.runs.session import Session, open_session
 from exptilt.settings.recipe import Recipe
 from exptilt.training.callbacks.callback import Callback
 
@@ -75,9 +75,9 @@ def _run(
         if session is not None:
             _close(session)
         recipe = recipe.after_sft(first.folder.model)
-    session = Session(recipe, folder, console, world, callbacks)
-    place = session.train()
-    return Outcome(folder, place.step, finished=place.is_last), session
+    session = open_session(recipe, folder, console, world, callbacks)
+    progress = session.train()
+    return Outcome(folder, progress.step, finished=progress.is_last), session
 
 
 def _begin(recipe: Recipe, folder: RunFolder, world: World) -> None:
@@ -112,7 +112,12 @@ def _measure(session: Session) -> None:
     if recipe.model.quantize == "none":
         policy = policy.to(local_device())  # type: ignore[arg-type]
     found = measure_policy(
-        recipe, policy, lambda: start_model(recipe, tokenizer), tokenizer, held_out, session.reference
+        policy,
+        lambda: reference_model(recipe, tokenizer),
+        tokenizer,
+        held_out,
+        session.table,
+        Wanted.of(session.objective.loss, recipe.evaluate, recipe.batch.at_once, recipe.seed),
     )
     if found.evaluation:
         folder.write("evaluation.json", found.evaluation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from exptilt.data.records import Record, Text
@@ -10,27 +11,32 @@ from exptilt.data.splits import read_records
 from exptilt.errors import ModelError
 from exptilt.policies.models import load_tokenizer
 from exptilt.policies.tokenizers import train_tokenizer
+from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.model_settings import ModelConfig
-from exptilt.settings.recipe import Recipe
 
 
-def find_tokenizer(recipe: Recipe, *, keep: bool = True) -> Any:
-    """The tokenizer a recipe names, or one trained on its training text and, unless `keep` is false, kept in the run folder."""
-    model = recipe.model
+def find_tokenizer(model: ModelConfig, data: DataConfig, keep_in: Path | None = None) -> Any:
+    """The tokenizer that settings name, or one trained on the training text.
+
+    Args:
+        model: names a tokenizer, or the size of one to train.
+        data: the text to train on.
+        keep_in: the run folder; a tokenizer that was trained is kept there, and taken from there again. None keeps nothing.
+    """
     if model.path is not None or (model.config is not None and model.tokenizer is not None):
         return named_tokenizer(model)
     if model.config is None:
         raise ModelError(
             "no model given: set model.path to a folder or hub id, or model.config to train a small one from scratch"
         )
-    kept = recipe.folder / "tokenizer"
-    if kept.is_dir():
+    kept = None if keep_in is None else keep_in / "tokenizer"
+    if kept is not None and kept.is_dir():
         return load_tokenizer(ModelConfig(tokenizer=str(kept)))
-    records = read_records(recipe.data).train
+    records = read_records(data).train
     tokenizer = train_tokenizer(_texts(records), model.config.vocab_size)
-    if not keep:
+    if kept is None:
         return tokenizer
-    temporary = recipe.folder / ".tokenizer"
+    temporary = kept.with_name(".tokenizer")
     tokenizer.save_pretrained(temporary)
     temporary.rename(kept)
     return tokenizer

@@ -16,13 +16,13 @@ from torch import nn
 from exptilt.data.groups import Group
 from exptilt.errors import TrainingError
 from exptilt.policies.policy import Policy
-from exptilt.policies.scorer import Scorer
+from exptilt.policies.scorer import Scorer, ScorerFunction
 from exptilt.policies.scoring import score_all
 from exptilt.processes.allocator import give_back
 from exptilt.processes.memory import Rise, free_memory
 from exptilt.processes.world import World
 from exptilt.run_folder.folder import RunFolder
-from exptilt.settings.recipe import Recipe
+from exptilt.settings.data_settings import BatchConfig
 from exptilt.settings.training_settings import OptimConfig
 from exptilt.training.objective import Objective
 from exptilt.training.step import accumulate
@@ -102,11 +102,12 @@ def tokens_to_fit(
 
 
 def settle_tokens(
-    recipe: Recipe,
+    batch: BatchConfig,
+    optimizer: OptimConfig,
     folder: RunFolder,
     policy: Policy,
     objective: Objective,
-    groups: Callable[[], Sequence[Group]],
+    groups: Sequence[Group],
     world: World,
 ) -> tuple[int | None, str]:
     """`batch.tokens` as a number, and where it was `auto` a line about it.
@@ -115,15 +116,16 @@ def settle_tokens(
     so that it ends equal to the bit.
 
     Args:
-        recipe: of the run.
+        batch: says how many, or `auto`.
+        optimizer: whose state will need a place.
         folder: where run.json is.
         policy: ready to train.
         objective: of the run.
-        groups: gives the rows of a step, as the objective wants them.
+        groups: the rows of a step, as the objective wants them; needed for `auto` only.
         world: the processes that share the run.
     """
-    if recipe.batch.tokens != "auto":
-        return recipe.batch.limit, ""
+    if batch.tokens != "auto":
+        return batch.limit, ""
     device = _name_of(next(policy.model.parameters()).device)
     kept = world.first(folder.read("run.json").get("token_budget", {}))
     if kept.get("device") == device and kept.get("processes") == world.size:
@@ -132,7 +134,7 @@ def settle_tokens(
             f"batch.tokens: {kept['tokens']} tokens a micro-batch, as auto found before",
         )
     else:
-        found = tokens_to_fit(policy, objective, groups(), recipe.optim, world)
+        found = tokens_to_fit(policy, objective, groups, optimizer, world)
         tokens, words = found.tokens, found.in_words()
         folder.update_manifest(token_budget={**found.as_dict(), "device": device, "processes": world.size})
     return tokens, words
@@ -195,7 +197,7 @@ def scored_now(model: Any, groups: Sequence[Group]) -> Scorer:
     """A reference of these groups for a step that is only measured: what the model itself says of them now."""
     table = {id(group): one for group, one in zip(groups, score_all(model, groups), strict=True)}
     device = next(model.parameters()).device
-    return lambda some: LogProbs.cat([table[id(group)] for group in some]).to(device)
+    return ScorerFunction(lambda some: LogProbs.cat([table[id(group)] for group in some]).to(device))
 
 
 def _measured(samples: Sequence[list[Group]], rise_of: Callable[[list[Group]], int]) -> list[tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Literal
 
 from exptilt.settings.load import config
@@ -113,6 +114,12 @@ class ParallelConfig:
     def __post_init__(self) -> None:
         if self.cpu_offload and self.kind != "fsdp":
             raise ValueError("cpu_offload needs kind=fsdp")
+
+    def resolved(self, num_processes: int) -> ParallelConfig:
+        """These settings with `auto` resolved: ddp where there are several processes, none where there is one."""
+        if self.kind != "auto":
+            return self
+        return replace(self, kind="ddp" if num_processes > 1 else "none")
 
 
 @config

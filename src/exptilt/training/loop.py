@@ -41,14 +41,14 @@ def train(run: Run) -> Progress:
         try:
             for callback in run.callbacks:
                 callback.on_start(place)
-            _walk(run, place, checkpoints)
+            _take_steps(run, place, checkpoints)
         finally:
             for callback in run.callbacks:
                 callback.on_end(place)
     return place
 
 
-def _walk(run: Run, place: Progress, checkpoints: Checkpoints) -> None:
+def _take_steps(run: Run, place: Progress, checkpoints: Checkpoints) -> None:
     """Take the steps that are left."""
     saved, asked = place.step, False
     with graceful_stop() as stop:

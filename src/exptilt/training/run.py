@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from exptilt.policies.scorer import MicroBatches, Scorer
+from exptilt.policies.scorer import MicroBatches, Scorer, TrainableScorer
 from exptilt.processes.world import World
 from exptilt.settings.training_settings import TrainConfig
 from exptilt.training.callbacks.callback import Callback
@@ -24,7 +24,7 @@ class Run:
 
     model: nn.Module
     objective: Objective
-    policy: Scorer
+    policy: TrainableScorer
     reference: Scorer | None
     batches: BatchSource
     optimizer: torch.optim.Optimizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -13,8 +13,7 @@ from torch.distributed.tensor import DTensor
 from exptilt.data.groups import Group
 from exptilt.errors import NonFiniteError, TrainingError
 from exptilt.policies.engine.balance import Balance
-from exptilt.policies.policy import Policy
-from exptilt.policies.scorer import MicroBatches, Scorer
+from exptilt.policies.scorer import LossOf, MicroBatches, Scorer, TrainableScorer
 from exptilt.processes.world import World
 from exptilt.training.objective import Objective
 from exptilt.training.output import Output, not_finite
@@ -24,12 +23,15 @@ from exptilt.types import LogProbs
 _UNITS = ("values", "entropy", "log_sum_squares", "divergence")
 """Everything in a `LogProbs` that may carry a gradient."""
 
+Scorers = tuple[TrainableScorer, Scorer | None]
+"""Policy and reference."""
+
 
 def accumulate(
     model: nn.Module,
     micro_batches: MicroBatches,
     objective: Objective,
-    policy: Scorer,
+    policy: TrainableScorer,
     reference: Scorer | None,
     world: World | None = None,
 ) -> Sums:
@@ -53,9 +55,9 @@ def accumulate(
         TrainingError: if every row has weight zero.
     """
     world = world or World.alone()
-    outputs = _walk(micro_batches, objective, (policy, reference), world)
+    outputs = _accumulate_losses(micro_batches, objective, (policy, reference), world)
     gradients = _gradients([weights for weights in model.parameters() if weights.requires_grad], world)
-    sums = _sums(outputs, micro_batches, world, _balance_of(policy))
+    sums = _sums(outputs, micro_batches, world, policy.balance)
     torch._foreach_div_(gradients, sums.totals["loss"][1])
     return sums
 
@@ -64,7 +66,7 @@ def clipped_gradient(
     weights: Sequence[nn.Parameter],
     micro_batches: MicroBatches,
     objective: Objective,
-    scorers: tuple[Scorer, Scorer | None],
+    scorers: Scorers,
     world: World,
     limit: float,
 ) -> Sums:
@@ -77,10 +79,10 @@ def clipped_gradient(
         NonFiniteError: a loss or the gradient is not finite; the rows are named, in every process.
         TrainingError: if every row has weight zero.
     """
-    outputs = _walk(micro_batches, objective, scorers, world)
+    outputs = _accumulate_losses(micro_batches, objective, scorers, world)
     gradients = _gradients(weights, world)
     norm = _norm(gradients)
-    sums = _sums(outputs, micro_batches, world, _balance_of(scorers[0]))
+    sums = _sums(outputs, micro_batches, world, scorers[0].balance)
     total = sums.totals["loss"][1]
     size = float(norm) / total
     if not math.isfinite(size):
@@ -90,22 +92,18 @@ def clipped_gradient(
     return sums
 
 
-def _walk(
-    micro_batches: MicroBatches, objective: Objective, scorers: tuple[Scorer, Scorer | None], world: World
+def _accumulate_losses(
+    micro_batches: MicroBatches, objective: Objective, scorers: Scorers, world: World
 ) -> list[Output]:
     """Add to `.grad` the gradient of the sum of the losses; what this process has to add to the sums of the step."""
-    balance = _balance_of(scorers[0])
+    balance = scorers[0].balance
     if balance is not None:
         mine = [group for groups in micro_batches for group in groups]
         weights = (objective.weight_of(mine), math.fsum(group.weight for group in mine))
         of_loss, of_rows = (math.fsum(some) for some in zip(*world.gather(weights), strict=True))
         balance.begin(of_loss / of_rows if of_rows else 1.0)
-    walk = _coupled if objective.loss.couples_batch else _separable
-    return walk(micro_batches, objective, *scorers, world)
-
-
-def _balance_of(policy: Scorer) -> Balance | None:
-    return policy.balance if isinstance(policy, Policy) else None
+    form = _coupled if objective.loss.couples_batch else _separable
+    return form(micro_batches, objective, *scorers, world)
 
 
 def _sums(outputs: Sequence[Output], micro_batches: MicroBatches, world: World, balance: Balance | None) -> Sums:
@@ -158,7 +156,7 @@ def require_finite_gradient(
     norm: float,
     micro_batches: MicroBatches,
     objective: Objective,
-    scorers: tuple[Scorer, Scorer | None],
+    scorers: Scorers,
     world: World | None = None,
 ) -> None:
     """Stop before weights move if the gradient is not finite, naming the rows whose own gradient is not.
@@ -196,22 +194,17 @@ def _local(gradient: Tensor) -> Tensor:
 
 
 def _separable(
-    micro_batches: MicroBatches, objective: Objective, policy: Scorer, reference: Scorer | None, world: World
+    micro_batches: MicroBatches, objective: Objective, policy: TrainableScorer, reference: Scorer | None, world: World
 ) -> list[Output]:
     outputs: list[Output] = []
     for groups in micro_batches:
         # First, while the groups are at hand and not thrown out of the processor's cache by the model.
         loss_of = _loss_of(objective, _anchor(reference, groups), outputs)
-        if isinstance(policy, Policy):
-            policy.backward(groups, loss_of)
-        elif groups:
-            loss_of(groups, policy(groups)).backward()  # type: ignore[no-untyped-call]
+        policy.backward(groups, loss_of)
     return outputs
 
 
-def _loss_of(
-    objective: Objective, anchor: LogProbs | None, outputs: list[Output]
-) -> Callable[[Sequence[Group], LogProbs], Tensor]:
+def _loss_of(objective: Objective, anchor: LogProbs | None, outputs: list[Output]) -> LossOf:
     """The loss of neighbouring groups of a micro-batch, in order; `anchor` is the reference's word on all of them."""
     first = first_unit = 0
 
@@ -230,16 +223,16 @@ def _loss_of(
 
 
 def _coupled(
-    micro_batches: MicroBatches, objective: Objective, policy: Scorer, reference: Scorer | None, world: World
+    micro_batches: MicroBatches, objective: Objective, policy: TrainableScorer, reference: Scorer | None, world: World
 ) -> list[Output]:
-    random_states, parts, said = [], [], []
+    random_states, parts, own_anchors = [], [], []
     with torch.no_grad():
         for groups in micro_batches:
-            said.append(_anchor(reference, groups))
+            own_anchors.append(_anchor(reference, groups))
             random_states.append(_random_state())
             parts.append(policy(groups))
     mine = LogProbs.cat(parts).detach()
-    fixed = LogProbs.cat([one for one in said if one is not None and len(one)]) if reference else None
+    fixed = LogProbs.cat([one for one in own_anchors if one is not None and len(one)]) if reference else None
     everyone = world.gather(([group for groups in micro_batches for group in groups], mine, fixed))
     groups_of_all = [group for groups, _, _ in everyone for group in groups]
     whole = LogProbs.cat([logps.to(mine.lengths.device) for _, logps, _ in everyone])
@@ -265,8 +258,8 @@ def _coupled(
 
 
 def _anchor(reference: Scorer | None, groups: Sequence[Group]) -> LogProbs | None:
-    """What the reference says of groups. One that `runs_model` is asked even of none, in step with other processes."""
-    if reference is None or not (groups or getattr(reference, "runs_model", False)):
+    """The reference's log-probabilities of groups. A collective one is asked even of none, in step with other processes."""
+    if reference is None or not (groups or reference.collective):
         return None
     return reference(groups)
 

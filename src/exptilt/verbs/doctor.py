@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from exptilt.data.account.data_report import print_report, show_examples
+from exptilt.data.account.data_terminal import print_report, show_examples
 from exptilt.data.batching import Batches, budget_use
 from exptilt.data.prepare import Prepared, prepare
 from exptilt.errors import ConfigError, ModelError

@@ -15,19 +15,20 @@ from typing import Any
 import transformers
 from rich.console import Console
 
-from exptilt.data.account.data_report import print_report
+from exptilt.data.account.data_terminal import print_report
+from exptilt.data.groups import Group
 from exptilt.data.prepare import Prepared, prepare
 from exptilt.errors import CheckpointError, ConfigError, DataError
-from exptilt.evaluation.held_out import Measured, detectable_line, measure_policy
+from exptilt.evaluation.held_out import Measured, Wanted, detectable_line, measure_policy
 from exptilt.policies.adapters import adapter_fingerprint, base_of, has_adapter, is_adapter
 from exptilt.policies.engine.forward import causal_lm, context_length
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.models import load_model, load_tokenizer
-from exptilt.policies.reference.table import ReferenceTable, reference_model, reference_table
+from exptilt.policies.reference.references import START, TableReference, table_reference
 from exptilt.processes.world import local_device
 from exptilt.reports.tables.evaluation_table import evaluation_table, gainers_text
 from exptilt.run_folder.folder import RunFolder, manifest
-from exptilt.runs.run_models import start_model
+from exptilt.runs.run_models import reference_model
 from exptilt.settings.load import load
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
@@ -95,12 +96,12 @@ def evaluate_run(
     Console().print(detectable_line(held_out, recipe.evaluate.level), highlight=False, soft_wrap=True)
     table = None
     if recipe.loss.name != "sft":
-        first = start_model(start, tokenizer)
-        table = reference_table(start, first, held_out)
+        reference = reference_model(start, tokenizer)
+        table = _table(start, reference, held_out)
         if not any(item.startswith("reference.model=") for item in overrides):
-            reference = first if recipe.reference.model is None else reference_model(start, first)
             table = _require_same(folder, reference, table)
-    found = measure_policy(start, model, partial(start_model, start, tokenizer), tokenizer, held_out, table)
+    wanted = Wanted.of(recipe.loss, recipe.evaluate, recipe.batch.at_once, recipe.seed)
+    found = measure_policy(model, partial(reference_model, start, tokenizer), tokenizer, held_out, table, wanted)
     name = _name_of(recipe, overrides, policy)
     return _kept(RunFolder(output or run), name, found, table)
 
@@ -137,9 +138,11 @@ def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = No
     if recipe.reference.model is None:
         console.print("no reference: name one with --reference to measure KL, log-ratios and displacement")
     else:
-        table, start = reference_table(recipe, model, held_out), lambda: model
+        start = partial(reference_model, recipe, tokenizer)
+        table = _table(recipe, start(), held_out)
     has_beta = any(item.startswith("loss") for item in overrides)
-    found = measure_policy(recipe, model, start, tokenizer, held_out, table, has_beta=has_beta)
+    wanted = Wanted.of(recipe.loss, recipe.evaluate, recipe.batch.at_once, recipe.seed, has_beta=has_beta)
+    found = measure_policy(model, start, tokenizer, held_out, table, wanted)
     _begin(folder, recipe, what, overrides, table)
     folder.write("data.json", rows.report.as_dict())
     if found.samples:
@@ -162,7 +165,14 @@ def _prepared(recipe: Recipe, model: Any, tokenizer: Any) -> Prepared:
     return rows
 
 
-def _require_same(folder: RunFolder, reference: Any, table: ReferenceTable) -> ReferenceTable:
+def _table(recipe: Recipe, reference: Any, held_out: Sequence[Group]) -> TableReference:
+    named, max_tokens = recipe.reference.model, recipe.batch.at_once
+    return table_reference(
+        reference, held_out, source=named or START, cache=recipe.reference.cache, max_tokens=max_tokens
+    )
+
+
+def _require_same(folder: RunFolder, reference: Any, table: TableReference) -> TableReference:
     """The table under the name the run gave its reference; refused if these are other weights."""
     kept = (folder.read("run.json").get("reference") or {}).get("identity")
     if kept is None or kept == table.identity:
@@ -186,7 +196,7 @@ def _identities(reference: Any) -> set[str]:
     return found
 
 
-def _kept(folder: RunFolder, name: str, found: Measured, table: ReferenceTable | None) -> dict[str, Any]:
+def _kept(folder: RunFolder, name: str, found: Measured, table: TableReference | None) -> dict[str, Any]:
     """Write what was measured, print it, and say where it is."""
     origin = None if table is None else {"identity": table.identity, "source": table.source}
     evaluation = found.evaluation | {"reference": origin}
@@ -204,7 +214,7 @@ def _kept(folder: RunFolder, name: str, found: Measured, table: ReferenceTable |
 
 
 def _begin(
-    folder: RunFolder, recipe: Recipe, what: str, overrides: Sequence[str], table: ReferenceTable | None
+    folder: RunFolder, recipe: Recipe, what: str, overrides: Sequence[str], table: TableReference | None
 ) -> None:
     """Make the folder, with a card that says what was measured."""
     try:

@@ -6,8 +6,8 @@ import json
 import numpy as np
 from rich.console import Console
 
-from exptilt.data.account.data_report import DataReport, Lengths, print_report, show_examples
-from exptilt.data.account.data_terminal import findings_table
+from exptilt.data.account.data_report import DataReport, Lengths
+from exptilt.data.account.data_terminal import findings_table, print_report, show_examples
 from exptilt.data.groups import Completion, Group
 from exptilt.data.prepare import prepare, prepare_records
 from exptilt.data.problems import Finding

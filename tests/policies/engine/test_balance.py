@@ -19,6 +19,7 @@ from exptilt.policies.adapters import with_adapter
 from exptilt.policies.engine import forward
 from exptilt.policies.engine.balance import Balance
 from exptilt.policies.policy import Policy
+from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score, score_all
 from exptilt.settings.model_settings import AdapterConfig
 from exptilt.training.objective import Objective
@@ -67,7 +68,8 @@ def anchor_of(loss, make_model, rows):
     """The reference's log-probabilities, and the model where it must be one: a mixture that asks for balance as well."""
     other = make_model("mixtral", **KINDS["mixtral"]).requires_grad_(False)
     known = dict(zip(map(id, rows), score_all(other, rows), strict=True))
-    anchor = (lambda some: LogProbs.cat([known[id(group)] for group in some])) if loss.needs_reference else None
+    table = ScorerFunction(lambda some: LogProbs.cat([known[id(group)] for group in some]))
+    anchor = table if loss.needs_reference else None
     return anchor, other if "divergence" in loss.byproducts else None
 
 

@@ -12,8 +12,9 @@ from exptilt.data.account.data_report import DataReport
 from exptilt.data.groups import Completion, Group
 from exptilt.data.prepare import prepare
 from exptilt.errors import ConfigError
+from exptilt.evaluation.pairs.ches import ches_of, highest
 from exptilt.policies.models import load_model, load_tokenizer
-from exptilt.runs.checks.ches_filter import ches_finding, ches_of, highest, leave_out_displacing
+from exptilt.runs.checks.ches_filter import ches_finding, leave_out_displacing
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import SFTPhase
 from exptilt.verbs.doctor import examine

@@ -14,8 +14,6 @@ from exptilt.data.groups import Completion, Group, TokenIds
 from exptilt.data.problems import Finding
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
     from transformers import PreTrainedTokenizerBase
 
 
@@ -102,7 +100,7 @@ class Example:
     def of(cls, group: Group, tokenizer: PreTrainedTokenizerBase) -> Example:
         """A group decoded."""
         completions = tuple(tuple(_pieces(part, tokenizer)) for part in group.completions)
-        return cls(id=group.id, prompt=_decoded(tokenizer, group.prompt), completions=completions)
+        return cls(id=group.id, prompt=decoded(tokenizer, group.prompt), completions=completions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,55 +163,14 @@ def _split_from(said: Mapping[str, Any]) -> SplitReport:
     return SplitReport(**{**said, **changed})
 
 
-def print_report(report: DataReport, console: Console) -> None:
-    """Print the account, the lengths and the findings."""
-    from exptilt.data.account.data_terminal import findings_table, lengths_table, split_table
-
-    for name, split in (("train", report.train), ("test", report.test)):
-        if split is not None:
-            console.print(split_table(name, split))
-            if split.lengths:
-                console.print(lengths_table(split))
-    if report.findings:
-        console.print(findings_table(report.findings))
-    else:
-        console.print("nothing to report", style="green")
-
-
-def show_examples(
-    groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, console: Console, num_examples: int = 2
-) -> None:
-    """Print groups as the model reads them: the prompt dim, tokens that count green, tokens that do not yellow."""
-    for group in groups[:num_examples]:
-        title = _rich_text()
-        title.append(group.id)
-        console.rule(title)
-        prompt = _rich_text()
-        prompt.append(_decoded(tokenizer, group.prompt), style="dim")
-        console.print(prompt)
-        names = ("chosen", "rejected") if len(group.completions) == 2 else ()
-        for position, completion in enumerate(group.completions):
-            text = _rich_text()
-            name = names[position] if names else f"completion {position + 1}"
-            text.append(f"{name} ({completion.length} tokens count): ", style="bold")
-            for said, counted in _pieces(completion, tokenizer):
-                text.append(said, style="green" if counted else "yellow")
-            console.print(text)
-
-
 def _pieces(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, bool]]:
     """Stretches of tokens that all count, or all do not."""
     edges = np.flatnonzero(np.diff(completion.counted.astype(np.int8))) + 1
     for ids, counted in zip(np.split(completion.ids, edges), np.split(completion.counted, edges), strict=True):
         if len(ids):
-            yield _decoded(tokenizer, ids), bool(counted[0])
+            yield decoded(tokenizer, ids), bool(counted[0])
 
 
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: TokenIds) -> str:
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: TokenIds) -> str:
+    """Token ids as the model reads them, special tokens included."""
     return str(tokenizer.decode(ids.tolist()))
-
-
-def _rich_text() -> Text:
-    from rich.text import Text
-
-    return Text()

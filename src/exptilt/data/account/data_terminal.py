@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from transformers import PreTrainedTokenizerBase
 
+from exptilt.data.account.data_report import DataReport, _pieces, decoded
+from exptilt.data.groups import Group
 from exptilt.data.problems import Finding
 
 if TYPE_CHECKING:
@@ -88,3 +92,43 @@ def _finding(finding: Finding, style: str) -> Text:
     if finding.fix:
         text.append(f"\n-> {finding.fix}", style="not bold default" if finding.severity != "info" else "dim")
     return text
+
+
+def print_report(report: DataReport, console: Console) -> None:
+    """Print the account, the lengths and the findings."""
+    for name, split in (("train", report.train), ("test", report.test)):
+        if split is not None:
+            console.print(split_table(name, split))
+            if split.lengths:
+                console.print(lengths_table(split))
+    if report.findings:
+        console.print(findings_table(report.findings))
+    else:
+        console.print("nothing to report", style="green")
+
+
+def show_examples(
+    groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, console: Console, num_examples: int = 2
+) -> None:
+    """Print groups as the model reads them: the prompt dim, tokens that count green, tokens that do not yellow."""
+    for group in groups[:num_examples]:
+        title = _rich_text()
+        title.append(group.id)
+        console.rule(title)
+        prompt = _rich_text()
+        prompt.append(decoded(tokenizer, group.prompt), style="dim")
+        console.print(prompt)
+        names = ("chosen", "rejected") if len(group.completions) == 2 else ()
+        for position, completion in enumerate(group.completions):
+            text = _rich_text()
+            name = names[position] if names else f"completion {position + 1}"
+            text.append(f"{name} ({completion.length} tokens count): ", style="bold")
+            for said, counted in _pieces(completion, tokenizer):
+                text.append(said, style="green" if counted else "yellow")
+            console.print(text)
+
+
+def _rich_text() -> Text:
+    from rich.text import Text
+
+    return Text()

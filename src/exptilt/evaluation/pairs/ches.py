@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from exptilt.data.groups import Group
 from exptilt.evaluation.intervals import Floats, finite
 from exptilt.evaluation.result import Panel
+from exptilt.policies.hidden_states import state_sums
+from exptilt.settings.data_settings import DEFAULT_TOKENS
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -80,3 +85,24 @@ def _sums(states: ArrayLike, mask: ArrayLike, what: str) -> tuple[Floats, NDArra
         raise ValueError(f"the {what} side of pair {int(np.argmin(number))} has no state that counts")
     # Not a product with the mask: padding may be NaN.
     return finite(np.where(counted[:, :, None], array, 0.0).sum(axis=1), f"the {what} states"), number
+
+
+def ches_of(model: Any, groups: Sequence[Group], max_tokens: int = DEFAULT_TOKENS) -> Ches:
+    """CHES of pairs under a model; the likelier side of a soft label is the chosen one.
+
+    A pair's score does not depend on the other pairs.
+
+    Args:
+        model: the weights training starts from.
+        groups: N pairs.
+        max_tokens: unique tokens at once.
+    """
+    states = state_sums(model, groups, max_tokens=max_tokens, progress="CHES")
+    preferred = 2 * np.arange(len(groups)) + [group.p_chosen < 0.5 for group in groups]
+    sums, lengths, other = states.sums.numpy(), states.lengths.numpy(), preferred ^ 1
+    return ches_of_sums(sums[preferred], lengths[preferred], sums[other], lengths[other])
+
+
+def highest(found: Ches, num: int) -> NDArray[np.int64]:
+    """(num,) positions of the pairs with the highest length-normalised score, the highest first."""
+    return np.argsort(-found.normalised, kind="stable")[:num].astype(np.int64)

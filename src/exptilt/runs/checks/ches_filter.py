@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exptilt.data.conversions import Kind
 from exptilt.data.groups import Group
@@ -14,35 +13,13 @@ from exptilt.data.leave_out import leave_out
 from exptilt.data.prepare import Prepared
 from exptilt.data.problems import Finding, Ledger
 from exptilt.errors import ConfigError
-from exptilt.evaluation.pairs.ches import Ches, ches_of_sums
-from exptilt.policies.hidden_states import state_sums
+from exptilt.evaluation.pairs.ches import ches_of, highest
 from exptilt.settings.data_settings import DEFAULT_TOKENS
 
 _NAMED = 5
 """Rows with the highest score that a finding names."""
 _LOOKED_AT = 2000
 """Pairs the doctor scores, spread evenly over the data."""
-
-
-def ches_of(model: Any, groups: Sequence[Group], max_tokens: int = DEFAULT_TOKENS) -> Ches:
-    """CHES of pairs under a model; the likelier side of a soft label is the chosen one.
-
-    A pair's score does not depend on the other pairs.
-
-    Args:
-        model: the weights training starts from.
-        groups: N pairs.
-        max_tokens: unique tokens at once.
-    """
-    states = state_sums(model, groups, max_tokens=max_tokens, progress="CHES")
-    preferred = 2 * np.arange(len(groups)) + [group.p_chosen < 0.5 for group in groups]
-    sums, lengths, other = states.sums.numpy(), states.lengths.numpy(), preferred ^ 1
-    return ches_of_sums(sums[preferred], lengths[preferred], sums[other], lengths[other])
-
-
-def highest(found: Ches, num: int) -> NDArray[np.int64]:
-    """(num,) positions of the pairs with the highest length-normalised score, the highest first."""
-    return np.argsort(-found.normalised, kind="stable")[:num].astype(np.int64)
 
 
 def leave_out_displacing(

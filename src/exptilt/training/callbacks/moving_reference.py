@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from exptilt.data.groups import Group
-from exptilt.policies.scoring import score
+from exptilt.policies.reference.references import score_without_graph
 from exptilt.policies.sharding import reshard
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.sums import Sums
@@ -36,13 +36,14 @@ class MovingReference(Callback):
     """The reference, in evaluation mode and without gradients; another object than the policy."""
     mix: float
     every: int
-    runs_model: ClassVar[bool] = True
-    """Sharded weights are gathered by all processes together, also by those without groups."""
+    identity: str = ""
+    """Fingerprint of the weights it started from."""
+    source: ClassVar[str] = "a copy of the starting weights that follows the policy"
+    collective: ClassVar[bool] = True
 
     def __call__(self, groups: Sequence[Group]) -> LogProbs:
         """Log-probabilities of all completions of these groups under the reference as it is now."""
-        with torch.no_grad():
-            return score(self.model, groups)
+        return score_without_graph(self.model, groups)
 
     def after_step(self, progress: Progress, sums: Sums) -> None:
         """Move when due."""

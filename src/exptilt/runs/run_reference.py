@@ -1,0 +1,59 @@
+"""The reference of a run: scored once before anything moves, or held as a model that moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from exptilt.data.chained import Chained
+from exptilt.data.groups import Group
+from exptilt.policies.reference.references import START, LiveReference, TableReference, table_reference
+from exptilt.processes.world import World
+from exptilt.runs.run_batches import ObjectiveBatches
+from exptilt.runs.run_models import Models, Setup
+from exptilt.settings.model_settings import ReferenceConfig
+from exptilt.training.callbacks.moving_reference import MovingReference
+from exptilt.training.objective import Objective
+
+
+def groups_to_score(
+    objective: Objective,
+    setup: Setup,
+    held_out: Sequence[Group],
+    train: Sequence[Group],
+    batches: ObjectiveBatches,
+    num_steps: int,
+) -> Chained:
+    """What the reference will be asked for: training rows where the loss compares with them, held-out rows for the report."""
+    loss = objective.loss
+    compares = bool(loss.needs_reference)
+    parts: list[Sequence[Group]] = [held_out] if compares or loss.kind == "pair" else []
+    if compares and not setup.moves:
+        mixes_rows = "mismatched" in loss.inputs
+        parts.append(batches.groups(num_steps) if mixes_rows else train)
+    return Chained(*parts)
+
+
+def table_of(
+    settings: ReferenceConfig, models: Models, groups: Chained, max_tokens: int, world: World
+) -> TableReference | None:
+    """Log-probabilities of these groups under the reference, by the weights as they are before step 1."""
+    if not groups:
+        return None
+    other = models.held if settings.model is not None else None
+    return table_reference(
+        models.policy if other is None else other.model,
+        groups,
+        source=settings.model or START,
+        identity=models.weights if other is None else other.identity,
+        cache=settings.cache,
+        max_tokens=max_tokens,
+        world=world,
+    )
+
+
+def moving_reference_of(settings: ReferenceConfig, models: Models, setup: Setup) -> MovingReference | None:
+    """TR-DPO's reference; None where the reference stays where it is."""
+    if not setup.moves or not isinstance(models.held, LiveReference):
+        return None
+    held = models.held
+    return MovingReference(models.policy, held.model, settings.mix, settings.move_every, identity=held.identity)
