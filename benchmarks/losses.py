@@ -42,8 +42,7 @@ def inputs(loss: Any) -> dict[str, Any]:
         "mismatched": logps(False, 5),
         "mismatched_reference": logps(False, 6),
     }
-    first = {"unpaired": ("desirable",), "list": ("sizes",)}.get(loss.kind, ())
-    return {name: known[name] for name in (*first, *loss.inputs)}
+    return {name: known[name] for name in (*loss.kind.columns, *loss.inputs)}
 
 
 def milliseconds(loss: Any) -> float:
@@ -53,7 +52,7 @@ def milliseconds(loss: Any) -> float:
     for leaf in leaves:
         assert leaf is not None
         leaf.requires_grad_()
-    arguments: Any = (policy, reference) if loss.kind == "pair" else (policy.chosen, reference.chosen)
+    arguments: Any = (policy, reference) if loss.kind.is_paired else (policy.chosen, reference.chosen)
     extra = inputs(loss)
     times = []
     for _ in range(REPEATS):

@@ -19,6 +19,7 @@ import torch
 from workloads import EOS, SHAPES, WORDS, Shape, build_model
 
 from exptilt.data.groups import Completion, Group
+from exptilt.labels import Ranked
 from exptilt.losses import PlackettLuce
 from exptilt.policies.engine.inside import set_precision
 from exptilt.policies.engine.product import prefer_onednn
@@ -57,7 +58,7 @@ class Point:
                 id=str(number),
                 prompt=words(self.prompt),
                 completions=tuple(completion() for _ in sides),
-                ranks=tuple(side + 1 for side in sides),
+                label=Ranked(tuple(side + 1 for side in sides)),
             )
             for number in range(self.count)
         ]

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from exptilt.data.groups import Completion, Group
+from exptilt.labels import Preferred, Ranked
 
 PAD, EOS, WORDS = 0, 1, 2
 
@@ -132,7 +133,7 @@ def rows_of(workload: Workload, vocabulary: int, count: int, seed: int = 0) -> l
             id=f"row {number}",
             prompt=words(workload.prompt.draw(rng)),
             completions=tuple(completion() for _ in range(workload.completions)),
-            ranks=tuple(range(1, workload.completions + 1)),
+            label=Preferred() if workload.completions == 2 else Ranked(tuple(range(1, workload.completions + 1))),
         )
         for number in range(count)
     ]

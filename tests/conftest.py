@@ -20,6 +20,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from exptilt.data.groups import Completion, Group
+from exptilt.kinds import Kind, kind_of
+from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score, score_all
 from exptilt.runs.run_recipe import run_recipe
@@ -34,7 +36,6 @@ from exptilt.types import LogProbs
 torch.set_num_threads(1)
 
 VOCABULARY = 23
-NUM_COMPLETIONS = {"pair": 2, "completion": 1, "unpaired": 1, "list": 3}
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +67,9 @@ def tiny_model() -> Callable[..., Any]:
     return tiny
 
 
-def draw(kind: str, num: int = 8, seed: int = 0, *, soft: bool = False, longest: int = 7) -> list[Group]:
-    """Rows of unequal lengths and weights, with every column some loss asks for."""
+def draw(kind: Kind | str, num: int = 8, seed: int = 0, *, soft: bool = False, longest: int = 7) -> list[Group]:
+    """Rows of unequal lengths and weights, with the label of the kind and every column some loss asks for."""
+    wanted = kind_of(kind)
     rng = np.random.default_rng([seed, num])
 
     def ids(most: int) -> Any:
@@ -79,21 +81,27 @@ def draw(kind: str, num: int = 8, seed: int = 0, *, soft: bool = False, longest:
         counted[0] = True
         return Completion(tokens, counted)
 
-    count = NUM_COMPLETIONS[kind]
-    return [
-        Group(
+    def group(number: int, count: int) -> Group:
+        prompt = np.concatenate([[1], ids(5)]).astype(np.int32)
+        completions = [completion() for _ in range(count)]
+        preferred = Preferred(
+            p_chosen=float(rng.choice([0.0, 0.5, 0.75, 1.0])) if soft else 1.0, margin=float(rng.uniform(0.5, 2.0))
+        )
+        scores = rng.uniform(0.05, 0.95, max(count, 2)).tolist()
+        labels = [preferred, Ranked(tuple(int(rank) + 1 for rank in rng.permutation(count))), Desirable(number % 3 > 0)]
+        of_policy = [number % 3 > 0, number % 3 == 0]  # of a pair the policy was sampled for one side
+        return Group(
             id=f"rows.jsonl:{number + 1}",
-            prompt=np.concatenate([[1], ids(5)]).astype(np.int32),
-            completions=tuple(completion() for _ in range(count)),
-            p_chosen=float(rng.choice([0.0, 0.5, 0.75, 1.0])) if soft else 1.0,
-            margin=float(rng.uniform(0.5, 2.0)),
-            scores=tuple(rng.uniform(0.05, 0.95, max(count, 2)).tolist()),
-            ranks=tuple(int(rank) + 1 for rank in rng.permutation(count)),
-            desirable=bool(number % 3),
+            prompt=prompt,
+            completions=tuple(
+                replace(part, score=scores[at], version=0 if (of_policy * 2)[at] else None)
+                for at, part in enumerate(completions)
+            ),
+            label=next((label for label in labels if type(label) is wanted.label), None),
             weight=1 + 0.25 * number,
         )
-        for number in range(num)
-    ]
+
+    return [group(number, wanted.num_completions or 3) for number in range(num)]
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ Shape letters: N counted units (tokens of texts, pixels of masks) of all complet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -153,6 +153,19 @@ class LogProbs:
         at = completions if self.totals is not None else units
         return self._map(lambda tensor: tensor[at], lengths=self.lengths[completions])
 
+    def sides(self) -> Pair:
+        """Chosen and rejected of rows that hold exactly these two, in this order.
+
+        Example:
+            >>> logps = LogProbs(values=torch.tensor([-1.0, -2.0, -4.0]), lengths=torch.tensor([2, 1]))
+            >>> [side.sum().tolist() for side in logps.sides()]
+            [[-3.0], [-4.0]]
+        """
+        if self.totals is not None:
+            return Pair(self.part(slice(0, None, 2)), self.part(slice(1, None, 2)))
+        index = torch.arange(0, len(self), 2)
+        return Pair(self.select(index), self.select(index + 1))
+
     def detach(self) -> LogProbs:
         """The same numbers without a gradient."""
         return self._map(Tensor.detach)
@@ -203,6 +216,31 @@ class Pair(NamedTuple):
     rejected: LogProbs
 
 
+Columns = Mapping[str, Tensor]
+"""What is known of the rows of a batch beside log-probabilities, by name."""
+
+Measured = dict[str, Tensor | tuple[Tensor, Tensor]]
+"""By name a value per row, or its numerator and its weight; means are taken over rows, each by its own weight."""
+
+
+class LossResult(Protocol):
+    """What every loss returns: a loss per row, and what is measured of the rewards beside it.
+
+    The objective of a batch is sum(weight * loss) / sum(weight), with weight 1 where it is None.
+    """
+
+    @property
+    def loss(self) -> Tensor:
+        """A loss per row, nats."""
+
+    @property
+    def weight(self) -> Tensor | None:
+        """What each row counts for, beside the weight the row itself has."""
+
+    def rewards(self, columns: Columns) -> Measured:
+        """Metrics of the implicit rewards, each with one value per row."""
+
+
 class PairLoss(NamedTuple):
     """What a pairwise loss returns; every field (B,), nats, rewards detached."""
 
@@ -210,17 +248,50 @@ class PairLoss(NamedTuple):
     chosen_reward: Tensor
     rejected_reward: Tensor
 
+    @property
+    def weight(self) -> None:
+        """Rows count alike."""
+        return
+
+    def rewards(self, columns: Columns) -> Measured:
+        """Rewards of both sides, the margin between them, and whether it is positive; a tie is half right.
+
+        Args:
+            columns: may hold `indistinct`, (B,) bool, True where the margin is zero but for rounding.
+        """
+        margin = self.chosen_reward - self.rejected_reward
+        tied = margin == 0
+        if "indistinct" in columns:
+            tied = tied | columns["indistinct"]
+        return {
+            "chosen": self.chosen_reward,
+            "rejected": self.rejected_reward,
+            "margins": margin,
+            "accuracies": torch.where(tied, 0.5, (margin > 0).float()),
+        }
+
 
 class CompletionLoss(NamedTuple):
-    """What a loss on single completions returns (SFT, KTO); both (B,), nats, the reward detached.
-
-    The objective of a batch is sum(weight * loss) / sum(weight), with weight 1 where it is None.
-    """
+    """What a loss on single completions returns (SFT, KTO); both (B,), nats, the reward detached."""
 
     loss: Tensor
     reward: Tensor
     weight: Tensor | None = None
     """(B,) what each completion counts for; token-mean SFT weighs by length, so splitting a batch changes nothing."""
+
+    def rewards(self, columns: Columns) -> Measured:
+        """Rewards of desirable and of undesirable completions; nothing where completions have no label.
+
+        Args:
+            columns: may hold `desirable`, (B,) bool.
+        """
+        if "desirable" not in columns:
+            return {}
+        desirable = columns["desirable"]
+        return {
+            name: (torch.where(side, self.reward, 0.0), side.to(self.reward.dtype))
+            for name, side in (("chosen", desirable), ("rejected", ~desirable))
+        }
 
 
 class ListLoss(NamedTuple):
@@ -228,6 +299,26 @@ class ListLoss(NamedTuple):
 
     loss: Tensor
     reward: Tensor
+
+    @property
+    def weight(self) -> None:
+        """Groups count alike."""
+        return
+
+    def rewards(self, columns: Columns) -> Measured:
+        """The reward of the best completion of each group, and whether it is the highest of its group.
+
+        A tie at the top is right in one of so many cases as it has members.
+
+        Args:
+            columns: `sizes`, (G,) completions of each group, and `best`, (G,) position of the best in its group.
+        """
+        sizes = columns["sizes"]
+        chosen = self.reward[sizes.cumsum(0) - sizes + columns["best"]]
+        groups = torch.split(self.reward, sizes.tolist())
+        share = torch.stack([1 / (rewards == rewards.max()).sum() for rewards in groups])
+        highest = torch.stack([rewards.max() for rewards in groups])
+        return {"chosen": chosen, "accuracies": (chosen >= highest) * share}
 
 
 def on_device(

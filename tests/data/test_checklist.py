@@ -37,7 +37,7 @@ def test_1_ties_are_kept_as_one_half_or_dropped_and_no_comparison_decides(tmp_pa
     rows = [pair(1, score_chosen=4, score_rejected=4), pair(2, p_chosen=0.5), pair(3)]
     assert looked_at(tmp_path, rows)[0] == {"tie": 2}
     kept = looked_at(tmp_path, rows, base_tokenizer, on_tie="keep")[2]
-    assert [group.p_chosen for group in kept.train] == [0.5, 0.5, 1.0]
+    assert [group.label.p_chosen for group in kept.train] == [0.5, 0.5, 1.0]
 
 
 def test_2_pairs_identical_but_for_space_are_counted(tmp_path):

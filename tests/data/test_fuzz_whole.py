@@ -22,6 +22,7 @@ from exptilt.data.formats import ADAPTERS
 from exptilt.data.prepare import prepare
 from exptilt.data.problems import POLICY_CHOICES
 from exptilt.errors import ExptiltError
+from exptilt.labels import Preferred
 from exptilt.reports.doctor_page import render_doctor_page
 from exptilt.settings.data_settings import DataConfig
 
@@ -169,7 +170,8 @@ def groups_hold(made, max_tokens):
         made.report.test.kept if made.report.test else 0,
     )
     for group in (*made.train, *made.test):
-        assert 0 <= group.p_chosen <= 1
+        if isinstance(group.label, Preferred):
+            assert 0 <= group.label.p_chosen <= 1
         assert math.isfinite(group.weight)
         for part in group.completions:
             assert len(part.ids) == len(part.counted)

@@ -4,10 +4,12 @@ import json
 
 import pytest
 
+from exptilt.data.groups import scores_of
 from exptilt.data.prepare import prepare, prepare_records
 from exptilt.data.records import Preference, Ranking
 from exptilt.data.splits import read_records
 from exptilt.errors import DataError
+from exptilt.labels import Preferred
 from exptilt.settings.data_settings import DataConfig
 
 
@@ -103,7 +105,7 @@ def test_only_broken_rows(tmp_path, base_tokenizer):
 def test_groups_carry_what_the_row_says(tmp_path, base_tokenizer):
     path = write(tmp_path / "a.jsonl", [pair(1, p_chosen=0.75, margin=2, weight=0.5, id="abc")])
     (group,) = prepare(DataConfig(train=path), base_tokenizer, "pair").train
-    assert (group.id, group.p_chosen, group.margin, group.weight) == ("a.jsonl:1#abc", 0.75, 2.0, 0.5)
+    assert (group.id, group.label, group.weight) == ("a.jsonl:1#abc", Preferred(0.75, 2.0), 0.5)
     said = [base_tokenizer.decode([*group.prompt, *part.ids]) for part in group.completions]
     assert said == ["question 1 good 1<eos>", "question 1 bad 1<eos>"]
 
@@ -126,9 +128,9 @@ def test_one_file_serves_every_kind(tmp_path, base_tokenizer):
     chosen = prepare(config, base_tokenizer, "completion").train
     assert [base_tokenizer.decode(group.completions[0].ids) for group in chosen] == [" good 1<eos>", " good 2<eos>"]
     unpaired = prepare(config, base_tokenizer, "unpaired")
-    assert [group.desirable for group in unpaired.train] == [True, False, True, False]
+    assert [group.label.desirable for group in unpaired.train] == [True, False, True, False]
     assert (unpaired.report.train.rows, unpaired.report.train.examples) == (2, 4)
-    assert [group.ranks for group in prepare(config, base_tokenizer, "list").train] == [(1, 2), (1, 2)]
+    assert [group.label.ranks for group in prepare(config, base_tokenizer, "list").train] == [(1, 2), (1, 2)]
 
 
 def test_a_rejected_side_that_is_never_trained_on_is_no_fault(tmp_path, base_tokenizer):
@@ -141,7 +143,7 @@ def test_rankings_give_pairs_and_their_ties_obey_the_policy(tmp_path, base_token
     with pytest.raises(DataError, match=r"a.jsonl:1 2=3: neither side is preferred"):
         prepare(DataConfig(train=path), base_tokenizer, "pair")
     kept = prepare(DataConfig(train=path, on_tie="keep"), base_tokenizer, "pair").train
-    assert [group.p_chosen for group in kept] == [1.0, 1.0, 0.5]
+    assert [group.label.p_chosen for group in kept] == [1.0, 1.0, 0.5]
     best_worst = prepare(DataConfig(train=path, pairs="best_worst"), base_tokenizer, "pair").train
     assert [group.id for group in best_worst] == ["a.jsonl:1 1>3"]
 
@@ -193,7 +195,7 @@ def test_records_made_in_python(base_tokenizer):
     records = [Ranking(id="x", prompt="q", completions=(" a", " b"), ranks=(2, 1), scores=(0.0, 1.5))]
     prepared = prepare_records(records, base_tokenizer, "list", test=records[:0])
     (group,) = prepared.train
-    assert (group.ranks, group.scores, list(prepared.test), prepared.report.test) == ((2, 1), (0.0, 1.5), [], None)
+    assert (group.label.ranks, scores_of(group), list(prepared.test), prepared.report.test) == ((2, 1), (0.0, 1.5), [], None)
 
 
 def test_few_examples_and_a_length_bias_are_worth_a_word(tmp_path, base_tokenizer):

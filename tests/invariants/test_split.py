@@ -15,7 +15,6 @@ from exptilt.errors import DataError
 from exptilt.losses import AOT, BCO, DPO, KTO, NLL, SFT, TDPO1, WPO, XPO, AnyLoss, BetaDPO, CalDPO, Mixture, Term
 from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score, score_all
-from exptilt.training import objective as objective_module
 from exptilt.training.objective import Objective
 from exptilt.training.step import accumulate
 from exptilt.types import LogProbs
@@ -104,9 +103,7 @@ def check_all_splits(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("loss", CATALOGUE, ids=lambda loss: loss.name)
-def test_every_objective(loss, tiny_model, draw_rows, monkeypatch):
-    # Rows on disk do not say who sampled them; XPO's input comes with online sampling.
-    monkeypatch.setitem(objective_module._INPUTS, "chosen_is_policy", lambda group: group.desirable)
+def test_every_objective(loss, tiny_model, draw_rows):
     check_all_splits(Bench(loss, tiny_model, draw_rows))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -12,6 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForC
 from worlds import together
 
 from exptilt.data.groups import Completion, Group
+from exptilt.kinds import Kind
+from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.losses import BCO, DPO, NLL, SFT, XPO, AnyLoss, Mixture, Term
 from exptilt.policies.engine.forward import packable
 from exptilt.policies.policy import Policy
@@ -34,7 +37,6 @@ CASES = [(name, "ddp") for name in LOSSES] + [
     (name, "fsdp") for name, loss in LOSSES.items() if loss.couples_batch or loss.byproducts or name in ("dpo", "sft")
 ]
 CASES += [(name, kind) for name in EXPERTS for kind in ("ddp", "fsdp")]
-NUM_COMPLETIONS = {"pair": 2, "completion": 1, "unpaired": 1, "list": 3}
 
 
 def tiny(seed: int) -> GPT2LMHeadModel:
@@ -58,9 +60,9 @@ def tiny_experts(seed: int) -> MixtralForCausalLM:
     return model
 
 
-def rows(kind: str) -> list[Group]:
+def rows(kind: Kind) -> list[Group]:
     rng = np.random.default_rng(3)
-    num = NUM_COMPLETIONS[kind]
+    num = kind.num_completions or 3
 
     def ids(most: int) -> Any:
         return rng.integers(3, 23, size=rng.integers(1, most)).astype(np.int32)
@@ -69,19 +71,19 @@ def rows(kind: str) -> list[Group]:
         drawn = ids(7)
         return Completion(drawn, np.ones(len(drawn), dtype=bool))
 
-    return [
-        Group(
+    def group(number: int) -> Group:
+        completions = [replace(completion(), score=float(rng.uniform(0.1, 0.9))) for _ in range(num)]
+        ranks = tuple(int(rank) + 1 for rank in rng.permutation(num))
+        labels = [Preferred(margin=float(rng.uniform(0.5, 2))), Ranked(ranks), Desirable(number % 3 > 0)]
+        return Group(
             id=f"row {number}",
             prompt=ids(5),
-            completions=tuple(completion() for _ in range(num)),
-            margin=float(rng.uniform(0.5, 2)),
-            scores=tuple(rng.uniform(0.1, 0.9, size=max(num, 2)).tolist()),
-            ranks=tuple(int(rank) + 1 for rank in rng.permutation(num)),
-            desirable=bool(number % 3),
+            completions=tuple(completions),
+            label=next((label for label in labels if type(label) is kind.label), None),
             weight=1.0 + 0.25 * number,
         )
-        for number in range(7)
-    ]
+
+    return [group(number) for number in range(7)]
 
 
 def step(name: str, world: World, kind: str = "ddp") -> tuple[torch.Tensor, dict[str, float]]:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from exptilt import losses as L
+from exptilt.kinds import LIST
 from exptilt.types import LogProbs, Pair
 
 LOSSES = [cls() for cls in get_args(get_args(L.AnyLoss)[0])]
-PAIRWISE = [loss for loss in LOSSES if loss.kind == "pair"]
+PAIRWISE = [loss for loss in LOSSES if loss.kind.is_paired]
 LENGTHS = ([3, 5, 2, 6], [4, 2, 2, 3])
 
 
@@ -47,14 +48,13 @@ INPUTS = {
     "mismatched": tokens(4, [3, 4]),
     "mismatched_reference": tokens(5, [3, 4]),
 }
-FIRST = {"unpaired": ("desirable",), "list": ("sizes",)}
 
 
 def run(loss: Any, policy: Any = POLICY, reference: Any = REFERENCE, **changed: Any) -> Any:
     """Any loss of the catalogue; those on single completions and lists see the chosen side."""
-    names = (*FIRST.get(loss.kind, ()), *loss.inputs)
+    names = (*loss.kind.columns, *loss.inputs)
     inputs = {**INPUTS, **changed}
-    if loss.kind != "pair":
+    if not loss.kind.is_paired:
         policy, reference = policy.chosen, None if reference is None else reference.chosen
     return loss(policy, reference if loss.needs_reference else None, **{name: inputs[name] for name in names})
 
@@ -75,10 +75,10 @@ def test_a_result_has_one_finite_loss_per_example_and_detached_rewards(loss):
     values = POLICY.chosen.tokens().clone().requires_grad_()
     policy = Pair(dataclasses.replace(POLICY.chosen, values=values), POLICY.rejected)
     out = run(loss, policy)
-    assert out.loss.shape == (2,) if loss.kind == "list" else (4,)
+    assert out.loss.shape == (2,) if loss.kind == LIST else (4,)
     assert bool(out.loss.isfinite().all())
     assert out.loss.requires_grad
-    rewards = (out.chosen_reward, out.rejected_reward) if loss.kind == "pair" else (out.reward,)
+    rewards = (out.chosen_reward, out.rejected_reward) if loss.kind.is_paired else (out.reward,)
     assert all(reward.shape == (4,) and not reward.requires_grad for reward in rewards)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import DataError, NonFiniteError
+from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.losses import AOT, BCO, DPO, IPO, KTO, ODPO, SFT, SPPO, BCOUnpaired, Hinge, InfoNCA, LiPO, RobustDPO, SamPO
 from exptilt.training.objective import Objective
 from exptilt.types import LogProbs
@@ -24,6 +25,12 @@ def row(number: int, *lengths: int, **columns) -> Group:
         for place, length in enumerate(lengths)
     )
     return Group(id=f"r:{number}", prompt=np.array([1, number], np.int32), completions=completions, **columns)
+
+
+def scored(group: Group, *scores: float | None) -> Group:
+    """The group with a score of each completion."""
+    parts = zip(group.completions, scores, strict=True)
+    return replace(group, completions=tuple(replace(part, score=score) for part, score in parts))
 
 
 def sums(*totals: float, length: int = 2) -> LogProbs:
@@ -77,7 +84,7 @@ def test_a_tie_is_half_right():
 
 def test_a_soft_label_mixes_both_orders():
     """p_chosen 3/4 at a difference of 2: 3/4 log(1 + e^-2) + 1/4 log(1 + e^2); the metrics are those of the row as given."""
-    rows = [row(1, 2, 2, p_chosen=0.75), row(2, 2, 2)]
+    rows = [row(1, 2, 2, label=Preferred(p_chosen=0.75)), row(2, 2, 2)]
     out = Objective(DPO(beta=1.0))(rows, sums(-1, -3, -1, -3), sums(-2, -2, -2, -2))
     hard = math.log1p(math.exp(-2))
     assert out.loss.item() == pytest.approx(hard + 0.75 * hard + 0.25 * math.log1p(math.exp(2)), rel=1e-12)
@@ -119,7 +126,7 @@ def test_kto_over_one_prompt_says_why_it_cannot():
 
 def test_kto_by_hand():
     """Log-ratios 2 and -1, mismatched ones 1 and 3, so z0 is 2; beta 1: 1/2 for the first, sigmoid(-1 - 2) for the second."""
-    rows = [row(1, 2, 2, desirable=True), row(2, 2, 2, desirable=False)]
+    rows = [row(1, 2, 2, label=Desirable(True)), row(2, 2, 2, label=Desirable(False))]
     out = Objective(KTO(beta=1.0))(rows, sums(-3, -4, -6, -2), sums(-5, -5, -5, -5))
     assert out.loss.item() == pytest.approx(0.5 + 1 / (1 + math.exp(3)), rel=1e-12)
     means = out.sums.means()
@@ -127,7 +134,7 @@ def test_kto_by_hand():
 
 
 def test_rewards_of_labelled_rows_are_weighted_means():
-    rows = [row(1, 2, weight=3.0), row(2, 2), row(3, 2, desirable=False)]
+    rows = [row(1, 2, label=Desirable(True), weight=3.0), row(2, 2, label=Desirable(True)), row(3, 2, label=Desirable(False))]
     means = Objective(BCOUnpaired(beta=1.0))(rows, sums(-4, -8, -5), sums(-5, -5, -5)).sums.means()
     assert means["rewards/chosen"] == (3 * 1 + 1 * -3) / 4
     assert means["rewards/rejected"] == 0
@@ -137,10 +144,11 @@ def test_rewards_of_labelled_rows_are_weighted_means():
     ("loss", "needed"), [(ODPO(), "margin"), (SPPO(), "chosen score"), (InfoNCA(), "scores"), (LiPO(), "scores")]
 )
 def test_a_column_a_loss_needs_is_asked_for_by_row(loss, needed):
-    rows = [row(number, 2, 2, ranks=(1, 2), scores=(0.9, 0.1), margin=1.0) for number in (1, 2)]
+    label = Preferred(margin=1.0) if loss.kind.is_paired else Ranked((1, 2))
+    rows = [scored(row(number, 2, 2, label=label), 0.9, 0.1) for number in (1, 2)]
     given = sums(-1, -2, -3, -4)
     Objective(loss)(rows, given, given)
-    rows[1] = replace(rows[1], scores=None, margin=None)
+    rows[1] = scored(replace(rows[1], label=replace(label, margin=None) if loss.kind.is_paired else label), None, None)
     with pytest.raises(DataError, match=rf"r:2: loss '{loss.name}' needs {needed} in every row; 1 of these rows"):
         Objective(loss)(rows, given, given)
 
@@ -148,7 +156,9 @@ def test_a_column_a_loss_needs_is_asked_for_by_row(loss, needed):
 def test_a_list_is_right_where_its_best_has_the_highest_reward():
     """Best of the first list on top, of the second not, of the third one of three tied: (1 + 0 + 1/3) / 3."""
     ranks = [(1, 2), (2, 1), (1, 2, 3)]
-    rows = [row(number, *[2] * len(rank), ranks=rank, scores=(0.5,) * len(rank)) for number, rank in enumerate(ranks)]
+    rows = [
+        scored(row(number, *[2] * len(rank), label=Ranked(rank)), *[0.5] * len(rank)) for number, rank in enumerate(ranks)
+    ]
     policy, reference = sums(-1, -2, -1, -2, -3, -3, -3), sums(*[-2.0, -2, -2, -2, -3, -3, -3])
     means = Objective(InfoNCA())(rows, policy, reference).sums.means()
     assert means["rewards/accuracies"] == pytest.approx(4 / 9)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from exptilt.data.records import Demonstration, Preference, Ranking, Rating, Record, Text
 from exptilt.errors import DataError
+from exptilt.kinds import Kind, kind_of
+from exptilt.labels import Desirable, Label, Preferred, Ranked
 
 PairChoice = Literal["all", "best_worst", "adjacent"]
-Kind = Literal["pair", "completion", "unpaired", "list"]
-"""What an objective is trained on: preferences, completions to imitate, rated completions, rankings."""
+Converted = tuple[Record, ...] | str
+"""What becomes of a record, or the code of the reason why nothing does."""
 
 
 def likelier(preference: Preference) -> Text:
     """The completion that is preferred with probability of at least 0.5; `chosen` in a tie."""
-    return preference.rejected if preference.p_chosen < 0.5 else preference.chosen
+    return preference.completions[preference.label.best]
 
 
 def preference_to_demonstration(preference: Preference) -> Demonstration:
@@ -98,14 +101,63 @@ def ranking_to_preferences(ranking: Ranking, choice: PairChoice = "all") -> tupl
 
 def ranking_to_demonstration(ranking: Ranking) -> Demonstration:
     """Keep the best completion, the first of them in a tie. Loses the others."""
-    best = min(range(len(ranking.ranks)), key=lambda position: ranking.ranks[position])
     return Demonstration(
         id=ranking.id,
         prompt=ranking.prompt,
-        completion=ranking.completions[best],
+        completion=ranking.completions[ranking.label.best],
         weight=ranking.weight,
         template_args=ranking.template_args,
     )
+
+
+def rating_to_demonstration(rating: Rating) -> Demonstration:
+    """Keep the completion, to imitate it. Loses how it was rated, so only desirable completions belong here."""
+    return Demonstration(
+        id=rating.id,
+        prompt=rating.prompt,
+        completion=rating.completion,
+        weight=rating.weight,
+        template_args=rating.template_args,
+    )
+
+
+_CONVERSIONS: dict[tuple[type[Record], type[Label] | None], Callable[[Any, PairChoice], Converted]] = {
+    (Preference, None): lambda record, _: (preference_to_demonstration(record),),
+    (Preference, Desirable): lambda record, _: preference_to_ratings(record) or "unlabelled",
+    (Preference, Ranked): lambda record, _: (preference_to_ranking(record),),
+    (Ranking, None): lambda record, _: (ranking_to_demonstration(record),),
+    (Ranking, Preferred): lambda record, choice: ranking_to_preferences(record, choice),
+    (Rating, None): lambda record, _: (rating_to_demonstration(record),) if record.desirable else "undesirable",
+}
+"""From a record to records with another label. What is not here would have to invent something."""
+
+_CONTENT: dict[type[Record], str] = {
+    Preference: "a chosen and a rejected completion",
+    Demonstration: "one completion",
+    Rating: "one rated completion",
+    Ranking: "ranked completions",
+}
+"""What a record holds, for messages to people."""
+
+
+def convert(record: Record, kind: Kind | str, choice: PairChoice = "all") -> Converted:
+    """Make of a record what an objective of `kind` is trained on: records with the label that the kind names.
+
+    Returns:
+        The examples, or the code of the reason why there is none.
+
+    Raises:
+        DataError: where such a conversion would have to invent something (pairs of single completions).
+    """
+    kind = kind_of(kind)
+    if isinstance(record.label, kind.label or type(None)):
+        return (record,)
+    conversion = _CONVERSIONS.get((type(record), kind.label))
+    if conversion is None:
+        raise DataError(
+            f"{record.id}: the row has {_CONTENT[type(record)]}, but the objective is trained on {kind.rows}"
+        )
+    return conversion(record, choice)
 
 
 def _pair(ranking: Ranking, better: int, worse: int) -> Preference:
@@ -121,64 +173,3 @@ def _pair(ranking: Ranking, better: int, worse: int) -> Preference:
         weight=ranking.weight,
         template_args=ranking.template_args,
     )
-
-
-def convert(record: Record, kind: Kind, choice: PairChoice = "all") -> tuple[Record, ...] | str:
-    """Make of a record what an objective of `kind` is trained on.
-
-    Returns:
-        The examples, or the code of the reason why there is none.
-
-    Raises:
-        DataError: where such a conversion would have to invent something (pairs of single completions).
-    """
-    if isinstance(record, Preference):
-        return _of_preference(record, kind)
-    if isinstance(record, Ranking):
-        return _of_ranking(record, kind, choice)
-    if kind == "completion" and isinstance(record, Rating):
-        if not record.desirable:
-            return "undesirable"
-        return (_imitated(record),)
-    if (kind, type(record)) in (("completion", Demonstration), ("unpaired", Rating)):
-        return (record,)
-    raise DataError(_cannot(record, kind))
-
-
-def _imitated(rating: Rating) -> Demonstration:
-    return Demonstration(
-        id=rating.id,
-        prompt=rating.prompt,
-        completion=rating.completion,
-        weight=rating.weight,
-        template_args=rating.template_args,
-    )
-
-
-def _of_preference(record: Preference, kind: Kind) -> tuple[Record, ...] | str:
-    if kind == "completion":
-        return (preference_to_demonstration(record),)
-    if kind == "unpaired":
-        return preference_to_ratings(record) or "unlabelled"
-    return (preference_to_ranking(record),) if kind == "list" else (record,)
-
-
-def _of_ranking(record: Ranking, kind: Kind, choice: PairChoice) -> tuple[Record, ...]:
-    if kind == "list":
-        return (record,)
-    if kind == "completion":
-        return (ranking_to_demonstration(record),)
-    if kind == "unpaired":
-        raise DataError(_cannot(record, kind))
-    return ranking_to_preferences(record, choice)
-
-
-def _cannot(record: Record, kind: Kind) -> str:
-    has = {Demonstration: "one completion", Rating: "one rated completion", Ranking: "ranked completions"}[type(record)]
-    needs = {
-        "pair": "pairs: columns chosen and rejected",
-        "list": "rankings: columns completions and ranks (or scores), or chosen and rejected",
-        "unpaired": "rated completions: columns completion and label, or chosen and rejected",
-        "completion": "completions",
-    }[kind]
-    return f"{record.id}: the row has {has}, but the objective is trained on {needs}"

@@ -1,13 +1,17 @@
-"""The unit of work: one prompt and K completions, as token ids. Never imports torch."""
+"""The unit of work: one prompt, K completions and one label, as token ids. Never imports torch."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeVar
+
+from exptilt.labels import Label, Preferred
 
 TokenIds = NDArray[np.int32]
 Mask = NDArray[np.bool_]
@@ -15,49 +19,93 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Completion:
-    """Token ids of one completion and which of them count (are in the loss)."""
+    """Token ids of one completion, which of them count (are in the loss), and what is known of it alone."""
 
     ids: TokenIds
     """(n,) what follows the prompt's ids, the end token included."""
     counted: Mask
     """(n,) False on user and tool turns inside a multi-turn completion."""
+    score: float | None = None
+    """How good it is on the source's own scale, or its reward; larger is better. None where nobody scored it."""
+    behaviour: NDArray[np.float32] | None = None
+    """(n,) nats, log-probability of each id under the policy it was sampled from; None where that is not known."""
+    version: int | None = None
+    """Which version of the policy in training it was sampled from; None where it comes from elsewhere."""
 
     @property
     def length(self) -> int:
         """How many tokens count."""
         return int(np.count_nonzero(self.counted))
 
+    def cut(self, length: int) -> Completion:
+        """Its first `length` ids at most, with all that is known of them.
+
+        Example:
+            >>> whole = Completion(np.array([5, 6, 7], np.int32), np.array([True, False, True]), score=0.5)
+            >>> part = whole.cut(2)
+            >>> part.ids.tolist(), part.counted.tolist(), part.score, whole.cut(9) is whole
+            ([5, 6], [True, False], 0.5, True)
+        """
+        if length >= len(self.ids):
+            return self
+        behaviour = None if self.behaviour is None else self.behaviour[:length]
+        return Completion(self.ids[:length], self.counted[:length], self.score, behaviour, self.version)
+
+
+PromptT = TypeVar("PromptT", default=TokenIds)
+CompletionT = TypeVar("CompletionT", default=Completion)
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Group:
-    """One prompt and K >= 1 completions. For a preference the order is chosen, rejected."""
+class Group(Generic[PromptT, CompletionT]):
+    """One prompt, K >= 1 completions and what is said about them.
+
+    Prompt and completions are token ids unless they are said to be something else (`Group[Image, Masks]`).
+    """
 
     id: str
     """Where the row came from, for messages to people."""
-    prompt: TokenIds
-    """(p,) with BOS if the tokenizer sets one; empty only where the completion's first token does not count."""
-    completions: tuple[Completion, ...]
-    p_chosen: float = 1.0
-    margin: float | None = None
-    ranks: tuple[int, ...] = field(default=())
-    scores: tuple[float, ...] | None = None
-    desirable: bool = True
+    prompt: PromptT
+    """Of text: (p,) with BOS if the tokenizer sets one; empty only where the completion's first token does not count."""
+    completions: tuple[CompletionT, ...]
+    """For a preference the order is chosen, rejected."""
+    label: Label | None = None
+    """What is said about the completions; None where they are to be imitated, or are samples."""
     weight: float = 1.0
+    """What the row counts for in a mean, >= 0."""
     section: str | None = None
     """What part of a benchmark it belongs to, for accuracy by section."""
 
     @property
-    def num_tokens(self) -> int:
+    def num_tokens(self: Group) -> int:
         """Unique tokens: the prompt once, every completion once."""
         return len(self.prompt) + sum([len(completion.ids) for completion in self.completions])
 
 
+def scores_of(group: Group[Any, Any]) -> tuple[float, ...] | None:
+    """The score of every completion; None unless each has one."""
+    scores = tuple(completion.score for completion in group.completions)
+    return None if None in scores else scores
+
+
 def digest_of(groups: Iterable[Group]) -> str:
-    """A fingerprint of tokenised rows, in order."""
+    """A fingerprint of tokenised rows with all that is known of them but their ids and sections, in order."""
     digest = hashlib.blake2b(digest_size=16)
     for group in groups:
-        labels = (group.weight, group.p_chosen, group.desirable, group.margin, group.scores, group.ranks)
-        digest.update(group.prompt.tobytes() + repr(labels).encode())
+        digest.update(group.prompt.tobytes() + repr(_known_of(group)).encode())
         for completion in group.completions:
             digest.update(b"|" + completion.ids.tobytes() + completion.counted.tobytes())
+            if completion.behaviour is not None:
+                digest.update(b"behaviour" + completion.behaviour.tobytes())
     return digest.hexdigest()
+
+
+def _known_of(group: Group) -> tuple[Any, ...]:
+    scores = tuple(completion.score for completion in group.completions)
+    versions = tuple(completion.version for completion in group.completions)
+    sampled = () if set(versions) == {None} else (versions,)
+    if isinstance(group.label, Preferred):
+        # The form of earlier versions of this package: pairs are found again by it, across the folders of their runs.
+        own = None if set(scores) == {None} else scores
+        return (group.weight, group.label.p_chosen, True, group.label.margin, own, (), *sampled)
+    return (group.weight, group.label, scores, *sampled)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from exptilt.data.conversions import Kind
 from exptilt.data.prepare import Prepared, lengths_of
 from exptilt.data.problems import Ledger
 from exptilt.data.table import GroupTable
+from exptilt.kinds import Kind
+from exptilt.labels import Preferred
 
 
 def leave_out(prepared: Prepared, positions: Sequence[int], code: str, kind: Kind, detail: str) -> Prepared:
@@ -29,7 +30,7 @@ def leave_out(prepared: Prepared, positions: Sequence[int], code: str, kind: Kin
     ledger = Ledger({})
     for at in positions:
         ledger.note(code, prepared.train[at].id, detail)
-    before, p_chosen = prepared.report.train, [group.p_chosen for group in kept]
+    before, p_chosen = prepared.report.train, [group.label.p_chosen for group in kept if isinstance(group.label, Preferred)]
     account = replace(
         before,
         examples_left_out={**before.examples_left_out, code: len(gone)},
@@ -37,7 +38,7 @@ def leave_out(prepared: Prepared, positions: Sequence[int], code: str, kind: Kin
         lengths=lengths_of(kept, kind),
         longer_chosen=None,
         more_markup_chosen=None,
-        p_chosen=before.p_chosen and (min(p_chosen), sum(p_chosen) / len(p_chosen), max(p_chosen)),
+        p_chosen=(min(p_chosen), sum(p_chosen) / len(p_chosen), max(p_chosen)) if p_chosen else None,
     )
     findings = (*prepared.report.findings, *ledger.findings())
     return replace(prepared, train=kept, report=replace(prepared.report, train=account, findings=findings))

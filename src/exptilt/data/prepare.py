@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exptilt.data.account.data_report import DataReport, Example, Lengths, SourceReport, SplitReport
 from exptilt.data.account.statistics import Tally
 from exptilt.data.cache import Cached, DataCache
 from exptilt.data.checks.record_checks import template_mark
-from exptilt.data.conversions import Kind
 from exptilt.data.encode.fit import fit
 from exptilt.data.encode.tokens import Encoded, Encoder
 from exptilt.data.groups import Group
 from exptilt.data.problems import Ledger, RowError
 from exptilt.data.read.source_records import Part
-from exptilt.data.records import Preference, Ranking, Rating, Record
+from exptilt.data.records import Preference, Record
 from exptilt.data.splits import Examples, Split, check_splits, read_splits, refuse_errors
 from exptilt.data.table import GroupTable, TableBuilder
 from exptilt.errors import DataError
+from exptilt.kinds import Kind, kind_of
 from exptilt.settings.data_settings import DataConfig
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class _Done:
 def prepare(
     config: DataConfig,
     tokenizer: PreTrainedTokenizerBase | None,
-    kind: Kind,
+    kind: Kind | str,
     max_tokens: int | None = None,
     *,
     strict: bool = True,
@@ -78,7 +78,7 @@ def prepare(
     Args:
         config: where the data is and what happens to wrong rows.
         tokenizer: the policy's; None makes the checks on text only, and no groups.
-        kind: what the objective is trained on.
+        kind: of the objective (`loss.kind`), or its name.
         max_tokens: what the model can hold; the smaller of this and `config.max_tokens` holds.
         strict: whether findings that are errors raise; `False` is for looking at them.
 
@@ -86,7 +86,8 @@ def prepare(
         DataError: if a source cannot be read or, where strict, rows are wrong and no policy says what to do, or
             nothing is left.
     """
-    cached = DataCache.of(config, tokenizer, kind, max_tokens)
+    kind = kind_of(kind)
+    cached = DataCache.of(config, tokenizer, kind.name, max_tokens)
     found = cached.read() if cached is not None else None
     if found is None:
         ledger = Ledger(config.policies)
@@ -102,7 +103,7 @@ def prepare(
 def prepare_records(
     records: Sequence[Record],
     tokenizer: PreTrainedTokenizerBase,
-    kind: Kind,
+    kind: Kind | str,
     *,
     test: Sequence[Record] = (),
     config: DataConfig | None = None,
@@ -113,7 +114,7 @@ def prepare_records(
     Args:
         records: to train on.
         tokenizer: the policy's.
-        kind: what the objective is trained on.
+        kind: of the objective (`loss.kind`), or its name.
         test: held-out records.
         config: for the policies and the rendering; its sources are not read.
         max_tokens: what the model can hold.
@@ -122,7 +123,7 @@ def prepare_records(
     ledger = Ledger(config.policies)
     train = Split(source="records", format="records", rows=len(records), records=list(records))
     held_out = Split(source="records", format="records", rows=len(test), records=list(test)) if test else None
-    return _refused(_prepare(train, held_out, _work(config, tokenizer, kind, max_tokens, ledger)))
+    return _refused(_prepare(train, held_out, _work(config, tokenizer, kind_of(kind), max_tokens, ledger)))
 
 
 def _work(
@@ -153,7 +154,7 @@ def _prepare(train: Split, test: Split | None, work: _Work) -> Prepared:
         test_groups = test_done.groups
     done.tally.note(work.kind, work.ledger)
     report = DataReport(
-        kind=work.kind,
+        kind=work.kind.name,
         train=train_report,
         test=test_report,
         findings=work.ledger.findings(),
@@ -244,25 +245,28 @@ def _fit(record: Record, encoded: Encoded | RowError, work: _Work) -> Encoded | 
 
 
 def _group(record: Record, encoded: Encoded) -> Group:
-    extra: dict[str, Any] = {}
-    if isinstance(record, Preference):
-        extra = {"p_chosen": record.p_chosen, "margin": record.margin, "section": record.section}
-    elif isinstance(record, Ranking):
-        extra = {"ranks": record.ranks, "scores": record.scores}
-    elif isinstance(record, Rating):
-        extra = {"desirable": record.desirable, "scores": None if record.score is None else (record.score,)}
-    return Group(id=record.id, prompt=encoded.prompt, completions=encoded.completions, weight=record.weight, **extra)
+    completions = encoded.completions
+    if record.scores is not None:
+        scored = zip(completions, record.scores, strict=True)
+        completions = tuple(replace(completion, score=score) for completion, score in scored)
+    return Group(
+        id=record.id,
+        prompt=encoded.prompt,
+        completions=completions,
+        label=record.label,
+        weight=record.weight,
+        section=record.section if isinstance(record, Preference) else None,
+    )
 
 
 def lengths_of(groups: GroupTable, kind: Kind) -> dict[str, Lengths]:
-    """Lengths of prompts and of every side, in tokens."""
+    """Lengths of prompts and of every side, in tokens; of all completions together where sides have no names."""
     if not groups:
         return {}
     lengths = {"prompt": Lengths.of(groups.prompt_lengths)}
-    if kind == "pair":
-        for position, name in enumerate(("chosen", "rejected")):
-            lengths[name] = Lengths.of(groups.completion_lengths(position))
-    else:
+    for position, name in enumerate(kind.sides):
+        lengths[name] = Lengths.of(groups.completion_lengths(position))
+    if not kind.sides:
         lengths["completion"] = Lengths.of(groups.completion_lengths())
     return lengths
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from exptilt.labels import Desirable, Preferred, Ranked
+
 Message = Mapping[str, Any]
 """One chat turn: `role`, `content`, and what the template understands besides (`tool_calls`, `name`)."""
 
@@ -41,6 +43,16 @@ class Preference:
         """Chosen, rejected."""
         return (self.chosen, self.rejected)
 
+    @property
+    def label(self) -> Preferred:
+        """What it says about chosen and rejected."""
+        return Preferred(self.p_chosen, self.margin)
+
+    @property
+    def scores(self) -> None:
+        """A preference has no score of each completion, only the margin between them."""
+        return
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
@@ -53,6 +65,11 @@ class Ranking:
     scores: tuple[float, ...] | None = None
     weight: float = 1.0
     template_args: TemplateArgs = field(default_factory=dict)
+
+    @property
+    def label(self) -> Ranked:
+        """What it says about the completions."""
+        return Ranked(self.ranks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +89,16 @@ class Rating:
         """The one completion."""
         return (self.completion,)
 
+    @property
+    def label(self) -> Desirable:
+        """What it says about the completion."""
+        return Desirable(self.desirable)
+
+    @property
+    def scores(self) -> tuple[float, ...] | None:
+        """(1,) the score, if there is one."""
+        return None if self.score is None else (self.score,)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
@@ -87,6 +114,16 @@ class Demonstration:
     def completions(self) -> tuple[Text, ...]:
         """The one completion."""
         return (self.completion,)
+
+    @property
+    def label(self) -> None:
+        """A completion to imitate has no label."""
+        return
+
+    @property
+    def scores(self) -> None:
+        """A completion to imitate has no score."""
+        return
 
 
 Record = Preference | Ranking | Rating | Demonstration

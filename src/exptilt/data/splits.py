@@ -12,13 +12,14 @@ import numpy as np
 
 from exptilt.data.checks.across_records import check_across, check_leak
 from exptilt.data.checks.record_checks import check_record, is_held_out, prompt_key, share_of
-from exptilt.data.conversions import Kind, convert
+from exptilt.data.conversions import convert
 from exptilt.data.memory.digests import Counts
 from exptilt.data.memory.spill import Selection, Shelf, selected
 from exptilt.data.problems import Ledger
 from exptilt.data.read.source_records import Part, read_part
 from exptilt.data.records import Preference, Record, words_of
 from exptilt.errors import DataError
+from exptilt.kinds import Kind
 from exptilt.settings.data_settings import DataConfig, SourceConfig
 
 
@@ -133,7 +134,7 @@ class Examples:
     """What the records of a split become for one kind of objective; going through it checks each."""
 
     split: Split
-    kind: Kind | None
+    kind: Kind | str | None
     """None leaves records as they are."""
     config: DataConfig
     ledger: Ledger
@@ -184,12 +185,12 @@ class Records(NamedTuple):
     test: Sequence[Record]
 
 
-def read_records(config: DataConfig, kind: Kind | None = None) -> Records:
+def read_records(config: DataConfig, kind: Kind | str | None = None) -> Records:
     """Read records without a tokenizer, with every check on text made; for sampling prompts, judges and reports.
 
     Args:
         config: where the data is and what happens to wrong rows.
-        kind: convert to what an objective of this kind is trained on; None leaves records as they were read.
+        kind: convert to what an objective of this kind (or name of a kind) is trained on; None leaves records as they were read.
 
     Raises:
         DataError: if a file cannot be read, or rows are wrong and no policy says what to do.

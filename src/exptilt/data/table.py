@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exptilt.data.groups import Completion, Group
+from exptilt.labels import Desirable, Label, Preferred, Ranked
 
 _BLOCK = 4096
 """Groups held as objects before they become one record batch."""
@@ -36,11 +37,15 @@ def _schema() -> Any:
             "counted": pyarrow.list_(pyarrow.uint8()),  # of each token
             "lengths": numbers,  # of the prompt and of each completion
             "num_counted": numbers,  # of each completion
+            # The label: p_chosen (and margin), ranks or desirable, whichever it has; none of them where there is none.
             "p_chosen": real,
             "margin": real,
             "ranks": numbers,
-            "scores": pyarrow.list_(real),
             "desirable": pyarrow.bool_(),
+            # Of each completion, and null where no completion of the row has it.
+            "scores": pyarrow.list_(real),
+            "versions": numbers,
+            "behaviour": pyarrow.list_(pyarrow.list_(pyarrow.float32())),  # of each token of each completion
             "weight": real,
             "section": pyarrow.string(),
         }
@@ -49,7 +54,7 @@ def _schema() -> Any:
 
 _LISTS = ("tokens", "counted", "lengths", "num_counted")
 """Columns that are read as arrays."""
-_FIELDS = ("section", "ranks", "scores", "margin", "p_chosen", "weight", "desirable")
+_FIELDS = ("section", "weight", "p_chosen", "margin", "ranks", "desirable", "scores", "versions", "behaviour")
 """Columns that are read as they are, and mostly hold one value over and over."""
 
 
@@ -119,20 +124,31 @@ class GroupTable(Sequence[Group]):
         # Copies, so that a group can be written to and outlives the file.
         ids, counted = columns["tokens"].at(row).copy(), columns["counted"].at(row).astype(np.bool_)
         edges = list(accumulate(columns["lengths"].at(row).tolist()))
-        completions = [Completion(ids[one:other], counted[one:other]) for one, other in pairwise(edges)]
-        own = {name: _python(column[row]) for name, column in columns["own"].items()}
-        return Group(prompt=ids[: edges[0]], completions=tuple(completions), **columns["same"], **own)
+        spans = list(pairwise(edges))
+        known = columns["same"] | {name: _python(name, column[row]) for name, column in columns["own"].items()}
+        empty = (None,) * len(spans)
+        alone = zip(*(known[name] or empty for name in ("scores", "behaviour", "versions")), strict=True)
+        completions = (
+            Completion(ids[begin:end], counted[begin:end], *own)
+            for (begin, end), own in zip(spans, alone, strict=True)
+        )
+        return Group(
+            id=known["id"],
+            prompt=ids[: edges[0]],
+            completions=tuple(completions),
+            label=_label(known),
+            weight=known["weight"],
+            section=known["section"],
+        )
 
     def _columns(self, number: int) -> dict[str, Any]:
         """Of a batch, its arrays, which are views of the file; what is the "same" in all rows; and the columns that are not."""
         if number not in self._open:
-            import pyarrow
-
             batch = self._batches[number]
             columns: dict[str, Any] = {name: _Lists.of(batch.column(name)) for name in _LISTS}
             fields = {name: batch.column(name) for name in _FIELDS}
-            same = {name for name, one in fields.items() if one.equals(pyarrow.repeat(one[0], len(one)))}
-            columns["same"] = {name: _python(fields[name][0]) for name in same}
+            same = {name for name, one in fields.items() if _is_constant(name, one)}
+            columns["same"] = {name: _python(name, fields[name][0]) for name in same}
             columns["own"] = {name: fields[name] for name in fields.keys() - same} | {"id": batch.column("id")}
             self._open[number] = columns
         return self._open[number]
@@ -223,9 +239,50 @@ def _forget(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _python(cell: Any) -> Any:
+def _is_constant(name: str, column: Any) -> bool:
+    """Whether all rows hold one value. Log-probabilities are not compared: they are long and never alike."""
+    import pyarrow
+
+    if column.null_count == len(column):
+        return True
+    return name != "behaviour" and column.equals(pyarrow.repeat(column[0], len(column)))
+
+
+def _python(name: str, cell: Any) -> Any:
+    """A cell as Python has it: lists as tuples, log-probabilities of each completion as an array of its own."""
+    if name == "behaviour" and cell.is_valid:
+        return tuple(part.values.to_numpy().copy() if part.is_valid else None for part in cell.values)
     value = cell.as_py()
     return tuple(value) if isinstance(value, list) else value
+
+
+def _label(known: dict[str, Any]) -> Label | None:
+    if known["p_chosen"] is not None:
+        return Preferred(known["p_chosen"], known["margin"])
+    if known["ranks"] is not None:
+        return Ranked(known["ranks"])
+    return None if known["desirable"] is None else Desirable(known["desirable"])
+
+
+def _fields(group: Group) -> dict[str, Any]:
+    """What a group is stored with beside its tokens."""
+    label = group.label
+    return {
+        "id": group.id,
+        "section": group.section,
+        "weight": group.weight,
+        "p_chosen": label.p_chosen if isinstance(label, Preferred) else None,
+        "margin": label.margin if isinstance(label, Preferred) else None,
+        "ranks": label.ranks if isinstance(label, Ranked) else None,
+        "desirable": label.desirable if isinstance(label, Desirable) else None,
+        "scores": _of_each([part.score for part in group.completions]),
+        "versions": _of_each([part.version for part in group.completions]),
+        "behaviour": _of_each([part.behaviour for part in group.completions]),
+    }
+
+
+def _of_each(values: list[Any]) -> list[Any] | None:
+    return None if all(value is None for value in values) else values
 
 
 def _batch(groups: Sequence[Group]) -> Any:
@@ -245,8 +302,8 @@ def _batch(groups: Sequence[Group]) -> Any:
         "lengths": lengths,
         "num_counted": [[part.length for part in group.completions] for group in groups],
     }
-    for name in ("id", "section", "ranks", "scores", "margin", "p_chosen", "weight", "desirable"):
-        made[name] = [getattr(group, name) for group in groups]
+    fields = [_fields(group) for group in groups]
+    made |= {name: [one[name] for one in fields] for name in ("id", *_FIELDS)}
     return pyarrow.RecordBatch.from_arrays(
         [pyarrow.array(made[field.name], type=field.type) for field in _schema()], schema=_schema()
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from exptilt.data.groups import Group, digest_of
 from exptilt.evaluation.held_out_samples import Drawn, measure_samples, slope
@@ -22,7 +23,7 @@ from exptilt.losses import Loss
 from exptilt.policies.scorer import Scorer
 from exptilt.policies.scoring import score_all
 from exptilt.settings.evaluation_settings import EvaluateConfig
-from exptilt.types import LogProbs, Pair
+from exptilt.types import LogProbs
 
 _MARGIN_BINS = 40
 _HIGHEST = 5
@@ -64,8 +65,8 @@ class Wanted:
         return cls(
             settings=settings,
             beta=getattr(loss, "beta", None) if has_beta else None,
-            pairs=loss.kind == "pair",
-            samples=bool(settings.num_prompts) and loss.name != "sft",
+            pairs=loss.kind.is_paired,
+            samples=bool(settings.num_prompts) and not loss.kind.imitates,
             max_tokens=max_tokens,
             seed=seed,
         )
@@ -146,7 +147,7 @@ def measure_preferences(
         beta: of the training, for calibration; None where the objective has none.
         how: the bootstrap over prompts.
     """
-    pair, anchor = _pair(policy), None if reference is None else _pair(reference)
+    pair, anchor = policy.sides(), None if reference is None else reference.sides()
     prompts = [group.prompt.tobytes() for group in groups]
     found = preference_accuracy(pair, anchor, prompts, beta=beta if anchor else None, how=how)
     sides = [side.lengths.numpy() for side in pair]
@@ -189,9 +190,9 @@ def measure_sections(
         return {}
     if not sections and len(set(labels)) > _MOST_SECTIONS:
         return {"sections": {"not_measured": f"{len(set(labels)):,} different labels are no sections of a benchmark"}}
-    margins = (_pair(policy).chosen.sum() - _pair(policy).rejected.sum()).numpy()
+    margins = _margins(policy)
     if reference is not None:
-        margins = margins - (_pair(reference).chosen.sum() - _pair(reference).rejected.sum()).numpy()
+        margins = margins - _margins(reference)
     weights = sections or sections_of(labels)
     found = section_accuracy(margins[named], labels, [groups[at].prompt.tobytes() for at in named], weights, how)
     unnamed = len(groups) - len(named)
@@ -206,7 +207,7 @@ def measure_displacement(
     forced: dict[str, Any] = {}
     if drawn.forward_kl:
         forced = {"forward_kl": drawn.forward_kl, "forward_prompts": drawn.forward_prompts}
-    found = displacement(_pair(policy), _pair(reference), prompts, how=how, **forced).as_dict()
+    found = displacement(policy.sides(), reference.sides(), prompts, how=how, **forced).as_dict()
     found["gainers"] = drawn.gainers or None
     return {name: value for name, value in found.items() if value is not None}
 
@@ -226,8 +227,8 @@ def measure_ches(reference: Any, groups: Sequence[Group], max_tokens: int, how: 
 
 def margin_rows(policy: LogProbs, reference: LogProbs | None, groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Each pair by its content, with the margin of log-likelihoods and, against a reference, of log-ratios; nats."""
-    likelihood = (_pair(policy).chosen.sum() - _pair(policy).rejected.sum()).tolist()
-    base = None if reference is None else (_pair(reference).chosen.sum() - _pair(reference).rejected.sum()).tolist()
+    likelihood = _margins(policy).tolist()
+    base = None if reference is None else _margins(reference).tolist()
     return [
         {
             "pair": digest_of([replace(group, weight=1.0)]),
@@ -245,9 +246,10 @@ def score_groups(model: Any, groups: Sequence[Group], max_tokens: int) -> LogPro
     return LogProbs.cat(score_all(model, groups, max_tokens=max_tokens, progress="evaluate"))
 
 
-def _pair(logps: LogProbs) -> Pair:
-    index = torch.arange(0, len(logps), 2)
-    return Pair(logps.select(index), logps.select(index + 1))
+def _margins(logps: LogProbs) -> NDArray[Any]:
+    """(B,) log-likelihood of the chosen less that of the rejected completion, nats."""
+    chosen, rejected = logps.sides()
+    return (chosen.sum() - rejected.sum()).numpy()
 
 
 def _as_report(found: PreferenceAccuracy) -> dict[str, Any]:

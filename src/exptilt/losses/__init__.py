@@ -9,10 +9,11 @@ from typing import Annotated
 
 from pydantic import Discriminator
 
+from exptilt.kinds import Kind
 from exptilt.losses.anchors import NLL, CalAnchor, HingeAnchor, LinearAnchor, LogSumExpAnchor, ReferenceHingeAnchor
 from exptilt.losses.aot import AOT
 from exptilt.losses.apo import APODown, APOZero, APOZeroUnpaired
-from exptilt.losses.base import Kind, Loss, Normalization, State
+from exptilt.losses.base import Loss, Normalization, State
 from exptilt.losses.bco import BCO, BCOUnpaired
 from exptilt.losses.bdpo import BDPO
 from exptilt.losses.beta_dpo import BetaDPO

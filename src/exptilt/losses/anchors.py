@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import (
     Loss,
     Normalization,
@@ -55,7 +56,7 @@ class NLL(Loss):
     normalization: Normalization = "sequence"
     """Tokens of the batch alike (token), completions alike by their mean (sequence), or by their sum (sum)."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
 
@@ -96,7 +97,7 @@ class HingeAnchor(Loss):
     level: Level = "mean"
     """Per token, or of the whole completion."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
 
@@ -137,7 +138,7 @@ class ReferenceHingeAnchor(Loss):
     level: Level = "mean"
     """Per token, or of the whole completion."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -175,7 +176,7 @@ class LogSumExpAnchor(Loss):
     level: Level = "mean"
     """Per token, or of the whole completion."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
@@ -213,7 +214,7 @@ class LinearAnchor(Loss):
     allow_unbounded: bool = False
     """True says that you know this has no finite optimum, and silences the warning."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
@@ -247,7 +248,7 @@ class CalAnchor(Loss):
     level: Level = "mean"
     """Per token, or of the whole completion."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, check_pair, log_ratios, require_positive
 from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
@@ -47,7 +48,7 @@ class AOT(Loss):
     paired: bool = True
     """Compare differences inside pairs (True) or the two sides apart (False)."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     couples_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

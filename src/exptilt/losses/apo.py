@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from exptilt.kinds import PAIR, UNPAIRED
 from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios, require_positive
 from exptilt.settings.load import config
 from exptilt.types import CompletionLoss, LogProbs, Pair, PairLoss
@@ -39,7 +40,7 @@ class APOZero(Loss):
     beta: float = 0.1
     """Strength of the pull toward the reference, > 0."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)
@@ -78,7 +79,7 @@ class APODown(Loss):
     beta: float = 0.1
     """Strength of the pull toward the reference, > 0."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)
@@ -121,7 +122,7 @@ class APOZeroUnpaired(Loss):
     balanced: bool = True
     """Mean over each label apart (True), or over all rows (False)."""
 
-    kind: ClassVar = "unpaired"
+    kind: ClassVar = UNPAIRED
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exptilt.types import LogProbs, Pair
+from exptilt.losses.calls import arguments_of, call, columns_needed, completions_per_row
+from exptilt.types import LogProbs
 
 _ROWS = 6
 
@@ -32,26 +33,16 @@ def loss_at_zero(loss: Any) -> float | None:
 
 
 def _probe(loss: Any, longest: int) -> Tensor:
-    extra: dict[str, Any] = {name: _column(name) for name in loss.inputs if not name.startswith("mismatched")}
-    if loss.is_stateful:
-        extra["state"] = loss.initial_state()
-    if "mismatched" in loss.inputs:
-        extra["mismatched"] = extra["mismatched_reference"] = _logps(loss, longest)
-    logps = _logps(loss, longest)
-    if loss.kind == "pair":
-        pair = Pair(logps, _logps(loss, longest))
-        values: Tensor = loss(pair, pair, **extra).loss
-    elif loss.kind == "unpaired":
-        values = loss(logps, logps, torch.tensor([True, False] * (_ROWS // 2)), **extra).loss
-    elif loss.kind == "list":
-        values = loss(logps, logps, torch.tensor([_ROWS - 2, 2]), **extra).loss
-    else:
-        values = loss(logps, logps).loss
-    return values.double()
+    per_row = completions_per_row(loss)
+    sizes = torch.tensor([_ROWS - 2, 2] if per_row is None else [per_row] * _ROWS)
+    logps = _logps(loss, longest, int(sizes.sum()))
+    columns = {name: _column(name) for name in columns_needed(loss)} | {"sizes": sizes}
+    state = loss.initial_state() if loss.is_stateful else None
+    return call(loss, arguments_of(loss, logps, logps), columns, state).loss.double()
 
 
-def _logps(loss: Any, longest: int) -> LogProbs:
-    lengths = torch.randint(1, longest + 1, (_ROWS,))
+def _logps(loss: Any, longest: int, count: int) -> LogProbs:
+    lengths = torch.randint(1, longest + 1, (count,))
     num = int(lengths.sum())
     units = {
         "entropy": torch.rand(num, dtype=torch.float64),
@@ -63,7 +54,7 @@ def _logps(loss: Any, longest: int) -> LogProbs:
 
 
 def _column(name: str) -> Tensor:
-    if name == "chosen_is_policy":
+    if name in ("chosen_is_policy", "desirable"):
         return torch.tensor([True, False] * (_ROWS // 2))
     if name == "ranks":
         return torch.arange(_ROWS) % (_ROWS - 2) + 1

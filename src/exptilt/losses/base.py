@@ -1,6 +1,6 @@
 """What a loss is: a frozen, callable dataclass of hyper-parameters that sees log-probabilities only.
 
-A loss belongs to one `kind`, which says what it is called with:
+A loss belongs to one `kind` (`exptilt.kinds`), which says what it is called with:
 
     pair         loss(policy: Pair, reference: Pair | None) -> PairLoss
     completion   loss(policy: LogProbs, reference: LogProbs | None) -> CompletionLoss
@@ -36,9 +36,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from exptilt.kinds import Kind
 from exptilt.types import LogProbs, Pair, at_least_float32
 
-Kind = Literal["pair", "completion", "unpaired", "list", "reward", "reward_list"]
 State = dict[str, float]
 Normalization = Literal["token", "sequence", "sum"]
 """How a negative log-likelihood is counted: tokens of the batch alike, completions by their mean, or by their sum."""
@@ -72,6 +72,16 @@ class Loss:
     def sums_suffice(self) -> bool:
         """Whether each completion's summed log-probability is all it reads."""
         return not (self.needs_tokens or self.byproducts)
+
+    @property
+    def needs_distributions(self) -> bool:
+        """Whether it reads the full distributions of the reference, which must then be run in every step."""
+        return "divergence" in self.byproducts
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether it also reads completions under the prompts of other rows."""
+        return "mismatched" in self.inputs
 
 
 def require_positive(name: str, value: float) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from exptilt.kinds import PAIR, UNPAIRED
 from exptilt.losses.base import Loss, State, check_column, log_ratio, log_ratios, require_positive
 from exptilt.settings.load import config
 from exptilt.types import CompletionLoss, LogProbs, Pair, PairLoss
@@ -47,7 +48,7 @@ class BCO(Loss):
     threshold: Literal["running_mean", "zero"] = "running_mean"
     """Where the classifier's threshold lies: the mean reward of the run so far, or zero."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)
@@ -111,7 +112,7 @@ class BCOUnpaired(Loss):
     beta: float = 0.1
     """Strength of the pull toward the reference, > 0."""
 
-    kind: ClassVar = "unpaired"
+    kind: ClassVar = UNPAIRED
     couples_batch: ClassVar[bool] = True
     is_stateful: ClassVar[bool] = True
 

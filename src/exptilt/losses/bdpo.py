@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, log_ratios, require_between, require_positive
 from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
@@ -43,7 +44,7 @@ class BDPO(Loss):
     lam: float = 0.5
     """Share of the policy in the mixture, in (0, 1]; 1 is DPO."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, State, log_ratios, require_at_least_zero, require_between, require_positive
 from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
@@ -55,7 +56,7 @@ class BetaDPO(Loss):
     seed: int = 0
     """Seed of the draw."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     couples_batch: ClassVar[bool] = True
     is_stateful: ClassVar[bool] = True
 

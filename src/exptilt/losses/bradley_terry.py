@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from exptilt.kinds import REWARD
 from exptilt.losses.base import Loss, check_column, require_at_least_zero
 from exptilt.settings.load import config
 from exptilt.types import PairLoss, at_least_float32
@@ -39,7 +40,7 @@ class BradleyTerry(Loss):
     centering: float = 0.0
     """Weight of the squared sum of both rewards, >= 0; 0.01 is used."""
 
-    kind: ClassVar = "reward"
+    kind: ClassVar = REWARD
     needs_reference: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

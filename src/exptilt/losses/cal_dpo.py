@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch.nn.functional import logsigmoid, relu
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, log_ratios, require_at_least_zero, require_positive
 from exptilt.losses.sppo import squares_to_targets
 from exptilt.settings.load import config
@@ -42,7 +43,7 @@ class CalDPO(Loss):
     weight: float = 1.0
     """Weight of the squares, >= 0: 1 in the paper, 0.5 in the authors' code."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)
@@ -89,7 +90,7 @@ class CalHingeDPO(Loss):
     tau: float = 0.0
     """Reward the chosen completion is held above, >= 0."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)

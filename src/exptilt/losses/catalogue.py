@@ -12,17 +12,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from exptilt.kinds import KINDS
 from exptilt.losses import AnyLoss, AnyRewardLoss, Loss, Term
 from exptilt.settings.load import schema
 
-SECTIONS = {
-    "pair": "Pairs",
-    "completion": "Single completions",
-    "unpaired": "Labelled completions",
-    "list": "Lists",
-    "reward": "Reward models, from pairs",
-    "reward_list": "Reward models, from lists",
-}
+SECTIONS = {kind.name: kind.title for kind in KINDS}
 BYPRODUCTS = {
     "divergence": "full distributions (KL to the reference)",
     "log_sum_squares": "full distribution (sum of squares)",
@@ -108,7 +102,7 @@ def _entry(loss: Loss) -> Entry:
     return Entry(
         name=loss.name,
         class_name=type(loss).__name__,
-        kind=loss.kind,
+        kind=loss.kind.name,
         summary=paragraphs["summary"],
         formula=paragraphs["formula"],
         definition=paragraphs["definition"],

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import (
     Loss,
     Normalization,
@@ -49,7 +50,7 @@ class CPO(Loss):
     normalization: Normalization = "token"
     """NLL per token of the batch, per completion by its mean (sequence), or as a sum."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
 

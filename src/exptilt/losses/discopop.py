@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch.nn.functional import logsigmoid, softplus
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, log_ratios, require_between, require_positive
 from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
@@ -40,7 +41,7 @@ class DiscoPOP(Loss):
     tau: float = 0.05
     """Temperature of the blend, in (0, 1]; above 1 the loss explodes for negative margins."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch.nn.functional import logsigmoid, softplus
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, log_ratios, require_between, require_positive
 from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
@@ -43,7 +44,7 @@ class DPO(Loss):
     label_smoothing: float = 0.0
     """Assumed probability that a label is flipped (cDPO), in [0, 0.5)."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)
@@ -86,7 +87,7 @@ class RobustDPO(Loss):
     label_smoothing: float = 0.1
     """Probability that a label is flipped, in [0, 0.5)."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch.nn.functional import logsigmoid, relu
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, log_ratios, require_at_least_zero, require_positive
 from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
@@ -41,7 +42,7 @@ class DPOP(Loss):
     lam: float = 50.0
     """Weight of the penalty, >= 0."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import LIST, PAIR
 from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios, require_between, require_positive
 from exptilt.losses.lists import log_softmax_rows, rows_of
 from exptilt.settings.load import config
@@ -45,7 +46,7 @@ class EXO(Loss):
     label_smoothing: float = 1e-3
     """Probability given to the rejected completion, in (0, 0.5); zero has no finite loss."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)
@@ -88,7 +89,7 @@ class EXOList(Loss):
     score_temperature: float = 0.5
     """What scores are divided by (beta_r), > 0."""
 
-    kind: ClassVar = "list"
+    kind: ClassVar = LIST
     inputs: ClassVar[tuple[str, ...]] = ("scores",)
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, log_ratios, require_between, require_positive
 from exptilt.losses.stable import expm1_with_linear_tail
 from exptilt.settings.load import config
@@ -48,7 +49,7 @@ class FDPO(Loss):
     alpha: float = 0.5
     """Order of the alpha-divergence, in (0, 1); read only with divergence alpha."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch.nn.functional import relu
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, log_ratios, require_positive
 from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
@@ -42,7 +43,7 @@ class Hinge(Loss):
     margin: float = 1.0
     """Constant margin, > 0, in units of beta * log-ratio."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)

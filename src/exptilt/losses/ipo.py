@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, log_ratios, mean_log_ratios, require_positive
 from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
@@ -43,7 +44,7 @@ class IPO(Loss):
     length_normalized: bool = False
     """Use means per token instead of sums."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from exptilt.kinds import UNPAIRED
 from exptilt.losses.base import Loss, check_column, log_ratio, require_at_least_zero, require_positive
 from exptilt.settings.load import config
 from exptilt.types import CompletionLoss, LogProbs
@@ -49,7 +50,7 @@ class KTO(Loss):
     undesirable_weight: float = 1.0
     """Weight of undesirable rows, >= 0."""
 
-    kind: ClassVar = "unpaired"
+    kind: ClassVar = UNPAIRED
     inputs: ClassVar[tuple[str, ...]] = ("mismatched", "mismatched_reference")
     couples_batch: ClassVar[bool] = True
 

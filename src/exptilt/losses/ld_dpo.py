@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, check_pair, require_between, require_positive
 from exptilt.settings.load import config
 from exptilt.types import LogProbs, Pair, PairLoss, at_least_float32
@@ -46,7 +47,7 @@ class LDDPO(Loss):
     discount_reference: bool = True
     """Discount the reference as well as the policy."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
     needs_tokens: ClassVar[bool] = True
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, log_ratios, mean_log_ratios, require_at_least_zero, require_positive
 from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
@@ -41,7 +42,7 @@ class RDPO(Loss):
     alpha: float = 0.01
     """Price of a token in units of reward, >= 0."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -84,7 +85,7 @@ class LengthNormalizedDPO(Loss):
     beta: float = 5.0
     """Strength of the pull toward the reference per token, > 0."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from exptilt.kinds import LIST
 from exptilt.losses.base import Loss, check_column, log_ratio, require_positive
 from exptilt.losses.lists import rows_of
 from exptilt.settings.load import config
@@ -42,7 +43,7 @@ class LiPO(Loss):
     beta: float = 0.05
     """Strength of the pull toward the reference, > 0."""
 
-    kind: ClassVar = "list"
+    kind: ClassVar = LIST
     inputs: ClassVar[tuple[str, ...]] = ("scores",)
 
     def __post_init__(self) -> None:

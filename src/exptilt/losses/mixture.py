@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator
 from torch import Tensor
 
+from exptilt.kinds import PAIR
 from exptilt.losses.anchors import NLL, CalAnchor, HingeAnchor, LinearAnchor, LogSumExpAnchor, ReferenceHingeAnchor
 from exptilt.losses.aot import AOT
 from exptilt.losses.apo import APODown, APOZero
@@ -71,7 +72,7 @@ class Term:
 class WeightedSum(Loss):
     """What a sum of losses needs is what its terms need."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def parts(self) -> tuple[Term, ...]:
         """The terms of the sum."""

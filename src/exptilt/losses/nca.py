@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from exptilt.kinds import LIST, PAIR
 from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios, require_positive
 from exptilt.losses.lists import Rows, log_softmax_rows, rows_of
 from exptilt.settings.load import config
@@ -41,7 +42,7 @@ class NCA(Loss):
     beta: float = 0.01
     """Strength of the pull toward the reference, > 0."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)
@@ -82,7 +83,7 @@ class NCAList(Loss):
     score_temperature: float = 1e-4
     """What scores are divided by before the softmax, > 0; the authors' 1e-4 makes the target one-hot."""
 
-    kind: ClassVar = "list"
+    kind: ClassVar = LIST
     inputs: ClassVar[tuple[str, ...]] = ("scores",)
 
     def __post_init__(self) -> None:
@@ -128,7 +129,7 @@ class InfoNCA(Loss):
     score_temperature: float = 1e-4
     """What scores are divided by before the softmax, > 0; the authors' 1e-4 makes the target one-hot."""
 
-    kind: ClassVar = "list"
+    kind: ClassVar = LIST
     inputs: ClassVar[tuple[str, ...]] = ("scores",)
 
     def __post_init__(self) -> None:

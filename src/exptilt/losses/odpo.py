@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, check_column, log_ratios, require_at_least_zero, require_positive
 from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
@@ -44,7 +45,7 @@ class ODPO(Loss):
     scale: Literal["log", "identity"] = "log"
     """How a score gap becomes an offset."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     inputs: ClassVar[tuple[str, ...]] = ("margin",)
 
     def __post_init__(self) -> None:

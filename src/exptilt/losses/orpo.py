@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, Normalization, check_pair, negative_log_likelihood, require_at_least_zero
 from exptilt.losses.stable import log_odds
 from exptilt.settings.load import config
@@ -41,7 +42,7 @@ class ORPO(Loss):
     normalization: Normalization = "sequence"
     """NLL per token of the batch, per completion by its mean (sequence), or as a sum."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
 

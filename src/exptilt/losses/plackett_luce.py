@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from exptilt.kinds import LIST, REWARD_LIST
 from exptilt.losses.base import Loss, check_column, log_ratio, require_positive
 from exptilt.losses.lists import Rows, rows_of
 from exptilt.settings.load import config
@@ -49,7 +50,7 @@ class PlackettLuce(Loss):
     ties: Ties = "average"
     """What equal ranks mean: the average over their orders, or Breslow's approximation."""
 
-    kind: ClassVar = "list"
+    kind: ClassVar = LIST
     inputs: ClassVar[tuple[str, ...]] = ("ranks",)
 
     def __post_init__(self) -> None:
@@ -83,7 +84,7 @@ class PlackettLuceReward(Loss):
     ties: Ties = "average"
     """What equal ranks mean: the average over their orders, or Breslow's approximation."""
 
-    kind: ClassVar = "reward_list"
+    kind: ClassVar = REWARD_LIST
     needs_reference: ClassVar[bool] = False
     inputs: ClassVar[tuple[str, ...]] = ("ranks",)
 

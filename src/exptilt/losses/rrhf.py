@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
+from exptilt.kinds import LIST
 from exptilt.losses.base import Loss, check_column, require_at_least_zero
 from exptilt.losses.lists import Rows, rows_of
 from exptilt.settings.load import config
@@ -39,7 +40,7 @@ class RRHF(Loss):
     rank_weight: float = 1.0
     """Weight of the ranking term, >= 0."""
 
-    kind: ClassVar = "list"
+    kind: ClassVar = LIST
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]] = ("scores",)
@@ -87,7 +88,7 @@ class PRO(Loss):
     sft_weight: float = 0.05
     """Weight of the NLL (a sum) of the best completion, times (K - 1)^2; >= 0."""
 
-    kind: ClassVar = "list"
+    kind: ClassVar = LIST
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]] = ("scores",)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, State, check_pair, require_positive
 from exptilt.settings.load import config
 from exptilt.types import LogProbs, Pair, PairLoss, at_least_float32
@@ -48,7 +49,7 @@ class SamPO(Loss):
     share_draw: bool = True
     """Take the same token positions from policy and reference."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
     needs_tokens: ClassVar[bool] = True
     is_stateful: ClassVar[bool] = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from exptilt.kinds import COMPLETION
 from exptilt.losses.base import Loss, Normalization
 from exptilt.settings.load import config
 from exptilt.types import CompletionLoss, LogProbs
@@ -42,7 +43,7 @@ class SFT(Loss):
     normalization: Normalization = "token"
     """Tokens of the batch alike (token), completions alike by their mean (sequence), or by their sum (sum)."""
 
-    kind: ClassVar = "completion"
+    kind: ClassVar = COMPLETION
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, check_pair, require_at_least_zero, require_positive
 from exptilt.losses.stable import expm1_with_linear_tail
 from exptilt.settings.load import config
@@ -41,7 +42,7 @@ class SimPO(Loss):
     gamma: float = 1.0
     """Target margin in units of reward, >= 0; half of beta is where to start."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
 
@@ -88,7 +89,7 @@ class AlphaPO(Loss):
     alpha: float = 0.25
     """Curvature of the reward; not 0, which is SimPO."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch.nn.functional import relu
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import (
     Loss,
     Normalization,
@@ -48,7 +49,7 @@ class SLiC(Loss):
     normalization: Normalization = "sum"
     """NLL per token of the batch, per completion by its mean (sequence), or as a sum."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

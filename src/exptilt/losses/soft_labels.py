@@ -50,7 +50,7 @@ def with_soft_labels(
         >>> torch.allclose(soft, DPO(beta=0.1, label_smoothing=0.1)(policy, reference).loss)
         True
     """
-    if loss.kind != "pair":
+    if not loss.kind.is_paired or loss.kind.reads != "logps":
         raise ValueError(f"soft labels need a loss on pairs, but {loss.name} is of kind {loss.kind}")
     p = check_column("p_chosen", p_chosen, len(policy.chosen))
     if not bool(((p >= 0) & (p <= 1)).all()):

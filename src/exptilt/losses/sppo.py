@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, check_column, log_ratios, require_positive
 from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
@@ -43,7 +44,7 @@ class SPPO(Loss):
     beta: float = 1e-3
     """One over the paper's eta, > 0: a sure win has the target 1 / (2 * beta)."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     inputs: ClassVar[tuple[str, ...]] = ("chosen_score", "rejected_score")
 
     def __post_init__(self) -> None:
@@ -91,7 +92,7 @@ class SPPOHard(Loss):
     beta: float = 1e-3
     """The targets of the log-ratios are +-1 / (2 * beta); > 0."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)

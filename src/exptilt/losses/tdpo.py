@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, log_ratios, require_at_least_zero, require_positive
 from exptilt.settings.load import config
 from exptilt.types import LogProbs, Pair, PairLoss
@@ -39,7 +40,7 @@ class TDPO1(Loss):
     beta: float = 0.1
     """Strength of the pull toward the reference, > 0."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_tokens: ClassVar[bool] = True
     byproducts: ClassVar[tuple[str, ...]] = ("divergence",)
 
@@ -84,7 +85,7 @@ class TDPO2(Loss):
     alpha: float = 0.5
     """Weight of the KL difference, >= 0."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_tokens: ClassVar[bool] = True
     byproducts: ClassVar[tuple[str, ...]] = ("divergence",)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, check_pair, require_at_least_zero
 from exptilt.losses.stable import log_one_minus_exp
 from exptilt.settings.load import config
@@ -44,7 +45,7 @@ class Unlikelihood(Loss):
     level: Literal["sequence", "token"] = "sequence"
     """Lower the rejected log-likelihood, or raise log(1 - p) of each of its tokens."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, log_ratios, require_positive
 from exptilt.settings.load import config
 from exptilt.types import LogProbs, Pair, PairLoss, at_least_float32
@@ -43,7 +44,7 @@ class WPO(Loss):
     cap: bool = True
     """Cap the weight of a pair at 1."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
     needs_tokens: ClassVar[bool] = True
     byproducts: ClassVar[tuple[str, ...]] = ("log_sum_squares",)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, check_column, log_ratios, require_at_least_zero, require_positive
 from exptilt.settings.load import config
 from exptilt.types import Pair, PairLoss
@@ -43,7 +44,7 @@ class XPO(Loss):
     alpha: float = 1e-5
     """Weight of the exploration term, >= 0."""
 
-    kind: ClassVar = "pair"
+    kind: ClassVar = PAIR
     inputs: ClassVar[tuple[str, ...]] = ("chosen_is_policy",)
 
     def __post_init__(self) -> None:

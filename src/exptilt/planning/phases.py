@@ -147,7 +147,7 @@ def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: Rows, load: 
         spent["check of the reference"] = costs.drawing(min(NUM_PROMPTS, rows.num_train), _CHECK_TOKENS)
     if not len(some):
         return spent
-    final = recipe.loss.name != "sft"
+    final = not recipe.loss.kind.imitates
     every = recipe.train.eval_every
     between = (steps_of(recipe, rows.num_train) - 1) // every if every else 0
     spent["held-out loss"] = (2 + between + final) * costs.scoring(held_out, at_once)
@@ -164,7 +164,7 @@ def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: Rows, load: 
 
 def checks_reference(recipe: Recipe) -> bool:
     """Whether a run draws samples of the reference before step 1."""
-    return recipe.loss.kind == "pair" and recipe.reference.model is None
+    return recipe.loss.kind.is_paired and recipe.reference.model is None
 
 
 @dataclass(frozen=True, kw_only=True)

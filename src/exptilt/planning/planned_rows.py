@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exptilt.data.cache import DataCache
-from exptilt.data.conversions import Kind
 from exptilt.data.groups import Group
 from exptilt.data.prepare import prepare
 from exptilt.errors import DataError
+from exptilt.kinds import Kind
 from exptilt.settings.data_settings import DataConfig
 
 _SAMPLE = 2000
@@ -40,7 +40,7 @@ def rows_of(settings: DataConfig, tokenizer: Any, kind: Kind, context: int | Non
     Raises:
         DataError: there is no row to look at.
     """
-    cached = DataCache.of(settings, tokenizer, kind, context)
+    cached = DataCache.of(settings, tokenizer, kind.name, context)
     if cached is not None and (found := cached.read()) is not None:
         return Rows(train=found.train, test=found.test, num_train=len(found.train), num_test=len(found.test))
     limit = min(_SAMPLE, settings.limit or _SAMPLE)

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import torch
 
+from exptilt.kinds import Kind
 from exptilt.planning.advice import changes_of
 from exptilt.planning.arithmetic import Manner, Storage, memory_parts, step_flops
 from exptilt.planning.devices import Fleet
@@ -57,7 +58,7 @@ class Planner:
         self.architecture = architecture_for(recipe.model, self.tokenizer)
         context = getattr(self.architecture.get_text_config(), "max_position_embeddings", None)
         self.context = context if isinstance(context, int) and context > 0 else None
-        self._rows: dict[str, Rows] = {}
+        self._rows: dict[Kind, Rows] = {}
         self._steps: dict[Any, Steps] = {}
         self._reading = 0
         self._kept: dict[Any, tuple[ModelSize, Kept]] = {}
@@ -215,7 +216,7 @@ class Planner:
         micro_batches, flops = max(1.0, cut.micro_batches(tokens) / self.fleet.count), step_flops(size, load, manner)
         step = micro_batches * costs.step.start + flops * costs.step.slope + costs.update
         return Phase(
-            name="supervised phase" if recipe.loss.name == "sft" else recipe.loss.name,
+            name="supervised phase" if recipe.loss.kind.imitates else recipe.loss.name,
             rows=rows.num_train,
             steps=steps,
             tokens=load.tokens,

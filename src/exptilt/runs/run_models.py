@@ -66,7 +66,7 @@ class Setup:
 def setup_of(recipe: Recipe, loss: Loss, world_size: int = 1, *, on_gpu: bool | None = None) -> Setup:
     """What a recipe and its objective ask of the models, on this device or, for a plan, on a GPU or not."""
     moves = bool(recipe.reference.move_every) and bool(loss.needs_reference)
-    needs_distributions = "divergence" in loss.byproducts
+    needs_distributions = loss.needs_distributions
     products = products_of(recipe.train, recipe.model, on_gpu)
     return Setup(
         adapter=recipe.adapter,

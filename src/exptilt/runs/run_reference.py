@@ -26,10 +26,9 @@ def groups_to_score(
     """What the reference will be asked for: training rows where the loss compares with them, held-out rows for the report."""
     loss = objective.loss
     compares = bool(loss.needs_reference)
-    parts: list[Sequence[Group]] = [held_out] if compares or loss.kind == "pair" else []
+    parts: list[Sequence[Group]] = [held_out] if compares or loss.kind.is_paired else []
     if compares and not setup.moves:
-        mixes_rows = "mismatched" in loss.inputs
-        parts.append(batches.groups(num_steps) if mixes_rows else train)
+        parts.append(batches.groups(num_steps) if loss.mixes_rows else train)
     return Chained(*parts)
 
 

@@ -29,10 +29,10 @@ def rows_of(recipe: Recipe, loss: Loss, model: Any, tokenizer: Any, world: World
         tokenizer: of the model.
         world: the processes that share the run; the first prepares, the others find its work in the cache.
     """
-    kind: Any = loss.kind
+    kind = loss.kind
     rows = world.first_before_others(lambda: prepare(recipe.data, tokenizer, kind, context_length(model)))
     rows = leave_out_displacing(model, rows, recipe.data.drop_highest_ches, kind=kind)
-    if kind == "pair" and recipe.reference.model is None:
+    if kind.is_paired and recipe.reference.model is None:
         with given_back():
             finding = check_reference(model, tokenizer, rows, seed=recipe.seed)
         rows = replace(rows, report=rows.report.adding(finding))

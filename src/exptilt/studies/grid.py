@@ -49,7 +49,7 @@ class Method:
         """The label, or the objective with beta or alpha and whatever is not its default."""
         if self.label is not None:
             return self.label
-        if self.loss.name == "sft":
+        if self.loss.kind.imitates:
             return "Preferred-FT"
         told = [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in self._told()]
         return " ".join([type(self.loss).__name__, *told])

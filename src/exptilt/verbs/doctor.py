@@ -14,6 +14,7 @@ from exptilt.data.account.data_terminal import print_report, show_examples
 from exptilt.data.batching import Batches, budget_use
 from exptilt.data.prepare import Prepared, prepare
 from exptilt.errors import ConfigError, ModelError
+from exptilt.kinds import PAIR, Kind, kind_for
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 from exptilt.settings.load import config, load
 
@@ -95,7 +96,7 @@ class _Subject:
     """What is examined."""
 
     data: DataConfig
-    kind: Any
+    kind: Kind
     tokenizer: Any
     model: Any = None
     """Settings of the model that is the reference, if one is named."""
@@ -139,7 +140,7 @@ def _of_recipe(source: str, overrides: Sequence[str], given: Any) -> _Subject:
     recipe = load(Recipe, source, overrides)
     named = given or recipe.model
     has_tokenizer = named.path is not None or named.tokenizer is not None
-    reference, sft_first = named, given is None and (recipe.sft is not None or recipe.loss.name == "sft")
+    reference, sft_first = named, given is None and (recipe.sft is not None or recipe.loss.kind.imitates)
     if given is None and recipe.reference.model is not None:
         reference, sft_first = ModelConfig(path=recipe.reference.model, dtype=recipe.model.dtype), False
     tokenizer = named_tokenizer(named) if has_tokenizer else None
@@ -185,17 +186,16 @@ def _with_reference_check(subject: _Subject, prepared: Prepared) -> Prepared:
     return replace(prepared, report=prepared.report.adding(*findings))
 
 
-def _kind_of(settings: DataConfig) -> str:
+def _kind_of(settings: DataConfig) -> Kind:
     """What objective rows of this source would be trained with, from the first of them."""
     from exptilt.data.problems import Ledger
-    from exptilt.data.records import Demonstration, Ranking, Rating
     from exptilt.data.splits import read_splits
 
-    kinds = {Ranking: "list", Rating: "unpaired", Demonstration: "completion"}
     alone = replace(settings, mixture=(), test=None, test_split=None, test_where={}, test_fraction=0.0)
     # All rows only where none of the first can be used.
     for limit in (min(settings.limit or _FIRST_ROWS, _FIRST_ROWS), settings.limit):
         records = read_splits(replace(alone, limit=limit), Ledger(settings.policies))[0].records
         if records:
-            return kinds.get(type(records[0]), "pair")
-    return "pair"
+            label = records[0].label
+            return kind_for(None if label is None else type(label))
+    return PAIR

@@ -95,7 +95,7 @@ def evaluate_run(
     held_out = Objective(recipe.loss).prepare(rows.test)
     Console().print(detectable_line(held_out, recipe.evaluate.level), highlight=False, soft_wrap=True)
     table = None
-    if recipe.loss.name != "sft":
+    if not recipe.loss.kind.imitates:
         reference = reference_model(start, tokenizer)
         table = _table(start, reference, held_out)
         if not any(item.startswith("reference.model=") for item in overrides):
@@ -123,7 +123,7 @@ def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = No
     given, stated = _rows_named(what, overrides), f"model.path={json.dumps(what)}"
     folder = RunFolder(output or _beside(what, given))
     recipe = load(Recipe, None, [f"output={json.dumps(str(folder.path))}", stated, *given])
-    if recipe.loss.kind != "pair":
+    if not recipe.loss.kind.is_paired:
         raise ConfigError(
             f"loss: {recipe.loss.name} is not trained on pairs, and only pairs are evaluated without a run"
         )

@@ -132,7 +132,7 @@ class Grid:
                 loss = entry.method.loss
                 point = PolicyPoint(
                     name=entry.title,
-                    method="Preferred-FT" if loss.name == "sft" else type(loss).__name__,
+                    method="Preferred-FT" if loss.kind.imitates else type(loss).__name__,
                     beta=getattr(loss, "beta", None),
                     steps=step_of(weights),
                     run=entry.slug,

@@ -14,6 +14,8 @@ from transformers import AutoConfig
 
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import ModelError
+from exptilt.kinds import UNPAIRED
+from exptilt.labels import Desirable
 from exptilt.losses import AOT, BCO, DPO, KTO, SFT, TDPO1
 from exptilt.policies.adapters import with_adapter
 from exptilt.policies.engine import forward
@@ -55,10 +57,10 @@ def alone(model, group):
 
 
 def rows_for(loss, make_group):
-    sizes = {"pair": (4, 7), "unpaired": (5,), "completion": (6,)}[loss.kind]
+    sizes = (4, 7)[: loss.kind.num_completions]
     rows = [make_group(2 + n, *(size + n % 3 for size in sizes), seed=n) for n in range(6)]
     rows = [
-        replace(row, id=f"row {n}", weight=1 + n / 4, desirable=bool(n % 3), scores=(0.1, 0.7))
+        replace(row, id=f"row {n}", weight=1 + n / 4, label=Desirable(n % 3 > 0) if loss.kind == UNPAIRED else row.label)
         for n, row in enumerate(rows)
     ]
     return Objective(loss).prepare(rows)

@@ -13,6 +13,8 @@ from exptilt.data.groups import Completion, Group
 from exptilt.data.prepare import prepare
 from exptilt.errors import ConfigError
 from exptilt.evaluation.pairs.ches import ches_of, highest
+from exptilt.kinds import PAIR, UNPAIRED
+from exptilt.labels import Preferred
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.runs.checks.ches_filter import ches_finding, leave_out_displacing
 from exptilt.settings.model_settings import ModelConfig
@@ -37,14 +39,14 @@ def by_hand(model, group):
         before = [len(group.prompt) + at - 1 for at in np.flatnonzero(part.counted)]
         sums.append(states[before].sum(dim=0).numpy())
         counts.append(len(before))
-    won, lost = sums if group.p_chosen >= 0.5 else sums[::-1]
-    num = counts if group.p_chosen >= 0.5 else counts[::-1]
+    won, lost = sums if group.label.p_chosen >= 0.5 else sums[::-1]
+    num = counts if group.label.p_chosen >= 0.5 else counts[::-1]
     return won @ lost / (num[0] * num[1]) - won @ won / num[0] ** 2
 
 
 def test_a_pairs_score_is_that_of_its_own_forward_passes_whatever_it_is_scored_with(prepared):
     model, rows = prepared
-    groups = [replace(group, p_chosen=0.2) if at % 3 == 0 else group for at, group in enumerate(rows.train)]
+    groups = [replace(group, label=Preferred(p_chosen=0.2)) if at % 3 == 0 else group for at, group in enumerate(rows.train)]
     found = ches_of(model, groups).normalised
     assert found == pytest.approx([by_hand(model, group) for group in groups], rel=1e-4, abs=1e-6)
     assert ches_of(model, groups[5:7]).normalised == pytest.approx(found[5:7], rel=1e-5)
@@ -55,7 +57,7 @@ def test_the_highest_share_is_left_out_and_counted(prepared):
     model, rows = prepared
     scores = ches_of(model, rows.train).normalised
     count = len(rows.train)
-    less = leave_out_displacing(model, rows, 0.25, kind="pair")
+    less = leave_out_displacing(model, rows, 0.25, kind=PAIR)
     num = round(0.25 * count)
     gone = {rows.train[int(at)].id for at in highest(ches_of(model, rows.train), num)}
     assert min(scores[[at for at in range(count) if rows.train[at].id in gone]]) > max(
@@ -77,10 +79,10 @@ def test_the_highest_share_is_left_out_and_counted(prepared):
 
 def test_nothing_is_asked_nothing_is_left_out_and_other_kinds_are_refused(prepared):
     model, rows = prepared
-    assert leave_out_displacing(None, rows, 0.0, kind="unpaired") is rows
+    assert leave_out_displacing(None, rows, 0.0, kind=UNPAIRED) is rows
     with pytest.raises(ConfigError, match="only pairs have a CHES, and this objective is trained on kind 'unpaired'"):
-        leave_out_displacing(model, rows, 0.1, kind="unpaired")
-    assert len(leave_out_displacing(model, rows, 0.999, kind="pair").train) == 1
+        leave_out_displacing(model, rows, 0.1, kind=UNPAIRED)
+    assert len(leave_out_displacing(model, rows, 0.999, kind=PAIR).train) == 1
 
 
 def test_the_supervised_phase_keeps_all_rows(make_recipe):

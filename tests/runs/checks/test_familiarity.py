@@ -10,6 +10,7 @@ import torch
 
 from exptilt.data.groups import Completion, Group
 from exptilt.data.prepare import Prepared
+from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.policies.models import load_model
 from exptilt.policies.scoring import score
 from exptilt.policies.tokenizers import train_tokenizer
@@ -76,9 +77,9 @@ def group(name, prompt, *completions, **extra):
 def test_the_preferred_completion_of_every_kind_of_row_is_taken_and_each_prompt_once():
     groups = [
         group("pair", [1], [11], [12]),
-        group("turned", [2], [21], [22], p_chosen=0.2),
-        group("ranked", [3], [31], [32], [33], ranks=(2, 1, 3)),
-        group("bad", [4], [41], desirable=False),
+        group("turned", [2], [21], [22], label=Preferred(p_chosen=0.2)),
+        group("ranked", [3], [31], [32], [33], label=Ranked((2, 1, 3))),
+        group("bad", [4], [41], label=Desirable(False)),
         group("good", [5], [51]),
         group("again", [1], [13], [14]),
         group("no prompt", [], [61], [62]),

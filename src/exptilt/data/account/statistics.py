@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 
 from exptilt.data.checks.record_checks import longer_side
-from exptilt.data.conversions import Kind
 from exptilt.data.problems import Ledger
 from exptilt.data.records import Preference, Rating, Record, Text, words_of
+from exptilt.kinds import Kind
+from exptilt.labels import Desirable
 
 _FEW = 100
 """Fewer examples than this are worth a word."""
@@ -90,7 +91,7 @@ class Tally:
         if self.soft:
             detail = f"p_chosen is between {self.p_least:.3g} and {self.p_most:.3g}, {self.p_total / self.pairs:.3g} on average"
             ledger.note("soft_labels", detail=detail, count=self.soft)
-        if kind == "unpaired" and self.examples:
+        if kind.label is Desirable and self.examples:
             self._note_labels(ledger)
         if self.examples >= _FEW:
             ledger.note("suggestion", detail=suggestion(kind, self.examples), count=self.examples)
@@ -154,12 +155,13 @@ def suggestion(kind: Kind, num_examples: int) -> str:
     are rules of thumb, to begin a search with.
 
     Example:
-        >>> suggestion("pair", 64_000)[:65]
+        >>> from exptilt.kinds import PAIR
+        >>> suggestion(PAIR, 64_000)[:65]
         '64000 examples are about 1000 steps of 64 per epoch: begin with b'
     """
     steps = -(-num_examples // _STEP)
     start = f"{num_examples} examples are about {steps} steps of {_STEP} per epoch: begin with"
-    if kind == "completion":
+    if kind.imitates:
         rate = "2e-5" if steps >= 100 else "5e-5"
         return f"{start} learning_rate {rate} (ten times that for adapters), {'1 to 3' if steps >= 100 else '3'} epochs"
     if steps >= 500:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from exptilt.data.encode.tokens import Encoded
-from exptilt.data.groups import Completion
 from exptilt.data.problems import Ledger
 
 
@@ -73,8 +72,7 @@ def _trim_end(encoded: Encoded, max_tokens: int) -> Encoded | None:
     room = max_tokens - len(encoded.prompt)
     if room < 1:
         return None
-    cut = (Completion(ids=part.ids[:room], counted=part.counted[:room]) for part in encoded.completions)
-    return encoded._replace(completions=tuple(cut))
+    return encoded._replace(completions=tuple(part.cut(room) for part in encoded.completions))
 
 
 def _identical(encoded: Encoded) -> bool:

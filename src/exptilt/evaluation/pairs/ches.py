@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from exptilt.data.groups import Group
 from exptilt.evaluation.intervals import Floats, finite
 from exptilt.evaluation.result import Panel
+from exptilt.labels import Preferred
 from exptilt.policies.hidden_states import state_sums
 from exptilt.settings.data_settings import DEFAULT_TOKENS
 
@@ -98,7 +99,8 @@ def ches_of(model: Any, groups: Sequence[Group], max_tokens: int = DEFAULT_TOKEN
         max_tokens: unique tokens at once.
     """
     states = state_sums(model, groups, max_tokens=max_tokens, progress="CHES")
-    preferred = 2 * np.arange(len(groups)) + [group.p_chosen < 0.5 for group in groups]
+    best = [group.label.best if isinstance(group.label, Preferred) else 0 for group in groups]
+    preferred = 2 * np.arange(len(groups)) + np.array(best, dtype=np.int64)
     sums, lengths, other = states.sums.numpy(), states.lengths.numpy(), preferred ^ 1
     return ches_of_sums(sums[preferred], lengths[preferred], sums[other], lengths[other])
 

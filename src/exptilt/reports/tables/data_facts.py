@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from exptilt.data.account.data_report import SplitReport
+from exptilt.kinds import KINDS
 from exptilt.reports.report_inputs import RunFolder
 from exptilt.reports.words.numbers import number
 from exptilt.run_folder.evaluation_record import DataReport, Finding, RenderedExample, Split
@@ -64,8 +65,9 @@ def is_measured(finding: Finding) -> bool:
 
 def named(completions: Sequence[Sequence[tuple[str, bool]]], kind: str) -> list[Completion]:
     """Completions of an example with what each is called in data of a kind."""
-    numbered = [f"completion {place}" for place in range(1, len(completions) + 1)]
-    names = ["chosen", "rejected"] if kind == "pair" else numbered if len(numbered) > 1 else ["completion"]
+    names = next((known.sides for known in KINDS if known.name == kind), ())
+    if len(names) != len(completions):
+        names = tuple(f"completion {position}" for position in range(1, len(completions) + 1))
     return [Completion(name, pieces) for name, pieces in zip(names, completions, strict=True)]
 
 

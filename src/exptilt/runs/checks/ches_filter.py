@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from exptilt.data.conversions import Kind
 from exptilt.data.groups import Group
 from exptilt.data.leave_out import leave_out
 from exptilt.data.prepare import Prepared
 from exptilt.data.problems import Finding, Ledger
 from exptilt.errors import ConfigError
 from exptilt.evaluation.pairs.ches import ches_of, highest
+from exptilt.kinds import Kind
+from exptilt.labels import Preferred
 from exptilt.settings.data_settings import DEFAULT_TOKENS
 
 _NAMED = 5
@@ -44,9 +45,9 @@ def leave_out_displacing(
     """
     if not share:
         return rows
-    if kind != "pair":
+    if not kind.is_paired:
         raise ConfigError(
-            f"data.drop_highest_ches: only pairs have a CHES, and this objective is trained on kind {kind!r}; set it to 0"
+            f"data.drop_highest_ches: only pairs have a CHES, and this objective is trained on kind {kind.name!r}; set it to 0"
         )
     found = ches_of(model, rows.train, max_tokens)
     gone = highest(found, min(max(1, round(share * len(rows.train))), len(rows.train) - 1))
@@ -68,7 +69,7 @@ def ches_finding(model: Any, groups: Sequence[Group]) -> Finding | None:
     """
     count = min(len(groups), _LOOKED_AT)
     rows = (groups[at * len(groups) // count] for at in range(count))
-    pairs = [group for group in rows if len(group.completions) == 2 and not group.ranks]
+    pairs = [group for group in rows if isinstance(group.label, Preferred)]
     if not pairs:
         return None
     found = ches_of(model, pairs)

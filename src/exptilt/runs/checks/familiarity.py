@@ -184,16 +184,12 @@ def chosen_groups(groups: Sequence[Group], room: int, context: int | None) -> li
 
 def _cut(group: Group, room: int) -> Group:
     (completion,) = group.completions
-    cut = Completion(ids=completion.ids[:room], counted=completion.counted[:room])
-    return replace(group, completions=(cut,))
+    return replace(group, completions=(completion.cut(room),))
 
 
 def _chosen(group: Group) -> Completion | None:
-    if len(group.completions) == 1:
-        return group.completions[0] if group.desirable else None
-    if group.ranks:
-        return group.completions[group.ranks.index(min(group.ranks))]
-    return group.completions[0 if group.p_chosen >= 0.5 else 1]
+    best = 0 if group.label is None else group.label.best
+    return None if best is None else group.completions[best]
 
 
 def _ends(tokenizer: Any, groups: Sequence[Group]) -> tuple[int, ...]:

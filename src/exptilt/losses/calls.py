@@ -1,0 +1,102 @@
+"""How a loss is called: from scores of all completions in one row of numbers, by what its kind says."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from exptilt.losses.base import Loss, State
+from exptilt.losses.soft_labels import with_soft_labels
+from exptilt.types import Columns, LogProbs, LossResult, PairLoss
+
+
+class Arguments(NamedTuple):
+    """Scores of a batch in the form a loss takes them."""
+
+    policy: Any
+    reference: Any = None
+    further: dict[str, LogProbs | None] = {}
+    """By name, those of completions under the prompts of other rows."""
+
+
+def completions_per_row(loss: Loss) -> int | None:
+    """How many completions of each row are scored; None where a row has any number of them.
+
+    A loss that mixes rows reads one more, under the prompt of the row and written for another.
+    """
+    own = loss.kind.num_completions
+    return None if own is None else own + loss.mixes_rows
+
+
+def arguments_of(loss: Loss, policy: LogProbs | Tensor, reference: LogProbs | None = None) -> Arguments:
+    """Cut scores of all completions of all rows into the sides that a loss of this kind takes.
+
+    Args:
+        loss: whose kind decides.
+        policy: log-probabilities of all completions of all rows, in order; for a reward model (C,) their rewards.
+        reference: the same of the reference, or None.
+
+    Example:
+        >>> import torch
+        >>> from exptilt.losses import DPO
+        >>> logps = LogProbs.from_sums(torch.tensor([-1.0, -2.0, -3.0, -4.0]), torch.ones(4, dtype=torch.int64))
+        >>> [side.sum().tolist() for side in arguments_of(DPO(), logps, logps).policy]
+        [[-1.0, -3.0], [-2.0, -4.0]]
+    """
+    if isinstance(policy, Tensor):
+        return Arguments((policy[0::2], policy[1::2]) if loss.kind.is_paired else (policy,))
+    if completions_per_row(loss) != 2:
+        return Arguments(policy, reference)
+    sides, anchor = policy.sides(), None if reference is None else reference.sides()
+    if not loss.mixes_rows:
+        return Arguments(sides, anchor)
+    (own, other), (own_anchor, other_anchor) = sides, (None, None) if anchor is None else anchor
+    return Arguments(own, own_anchor, {"mismatched": other, "mismatched_reference": other_anchor})
+
+
+def columns_needed(loss: Loss) -> tuple[str, ...]:
+    """Names of the columns that `call` must be given: those of the kind, and those this loss asks for besides."""
+    mismatched = ("mismatched", "mismatched_reference")
+    return (*loss.kind.columns, *(name for name in loss.inputs if name not in mismatched))
+
+
+def call(loss: Loss, arguments: Arguments, columns: Columns, state: State | None = None) -> LossResult:
+    """The loss of each row.
+
+    Args:
+        loss: any loss, of any kind.
+        arguments: as `arguments_of` gives them.
+        columns: what `columns_needed` names, and `p_chosen`, (B,) in [0, 1], where a row of pairs is not sure.
+        state: of a stateful loss.
+
+    Example:
+        >>> import torch
+        >>> from exptilt.losses import BradleyTerry
+        >>> rewards = arguments_of(BradleyTerry(), torch.tensor([2.0, 1.0]))
+        >>> round(call(BradleyTerry(), rewards, {}).loss.item(), 6)  # log(1 + e^-1)
+        0.313262
+        >>> round(call(BradleyTerry(), rewards, {"p_chosen": torch.tensor([0.0])}).loss.item(), 6)  # log(1 + e)
+        1.313262
+    """
+    form: Any = loss
+    named: dict[str, Any] = {name: columns[name] for name in columns_needed(loss)[len(loss.kind.columns) :]}
+    named |= arguments.further
+    if loss.is_stateful:
+        named["state"] = state
+    by_position = [columns[name] for name in loss.kind.columns]
+    soft = columns.get("p_chosen")
+    if loss.kind.reads == "rewards":
+        scores = arguments.policy
+        return form(*scores, *by_position, **named) if soft is None else _soft(form, scores, soft, named)
+    if soft is not None:
+        return with_soft_labels(loss, arguments.policy, arguments.reference, soft, **named)
+    result: LossResult = form(arguments.policy, arguments.reference, *by_position, **named)
+    return result
+
+
+def _soft(form: Any, rewards: tuple[Tensor, Tensor], p_chosen: Tensor, named: dict[str, Any]) -> PairLoss:
+    """The expected loss of a reward model's pairs: with probability 1 - p_chosen the sides are exchanged."""
+    given, swapped = form(*rewards, **named), form(*rewards[::-1], **named)
+    p = p_chosen.to(given.loss)
+    return PairLoss(p * given.loss + (1 - p) * swapped.loss, given.chosen_reward, given.rejected_reward)

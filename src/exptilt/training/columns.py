@@ -1,0 +1,84 @@
+"""What a loss reads of rows beside log-probabilities: their labels and the scores of their completions, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exptilt.data.groups import Group, scores_of
+from exptilt.errors import DataError
+from exptilt.labels import Desirable, Preferred, Ranked
+from exptilt.losses.base import Loss
+from exptilt.losses.calls import columns_needed
+from exptilt.types import on_device
+
+_POSITIONS = ("sizes", "best")
+"""Whole numbers that say where completions stand; they stay in main memory."""
+
+
+def columns_of(groups: Sequence[Group], loss: Loss, device: torch.device) -> dict[str, Tensor]:
+    """The columns that `loss` is called with, and those that its metrics need.
+
+    Args:
+        groups: G rows, labelled as the loss's kind asks.
+        loss: names the columns.
+        device: where they go; `sizes` and `best` stay in main memory.
+
+    Returns:
+        By name (G,) values, or (C,) of what belongs to completions (`ranks`, `scores`). `best` is the position of the
+        best completion of each list. `p_chosen` is there only where the preference of a row is not certain.
+
+    Raises:
+        DataError: a row lacks what the loss needs.
+    """
+    wanted = (*columns_needed(loss), *(["best"] if loss.kind.label is Ranked else []))
+    columns = {name: _column(name, groups, loss, device) for name in wanted}
+    beliefs = [group.label.p_chosen if isinstance(group.label, Preferred) else 1.0 for group in groups]
+    if loss.kind.is_paired and any(belief != 1 for belief in beliefs):
+        columns["p_chosen"] = on_device(beliefs, device)
+    return columns
+
+
+def _column(name: str, groups: Sequence[Group], loss: Loss, device: torch.device) -> Tensor:
+    values = [_VALUES[name](group) for group in groups]
+    missing = [group.id for group, value in zip(groups, values, strict=True) if value is None]
+    if missing:
+        raise DataError(
+            f"{missing[0]}: loss {loss.name!r} needs {name.replace('_', ' ')} in every row; "
+            f"{len(missing)} of these rows have none"
+        )
+    flat = [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
+    if name in _POSITIONS:
+        return torch.tensor(flat)
+    return on_device(flat, device, torch.bool if name == "desirable" else torch.float32)
+
+
+def _best(group: Group) -> int | None:
+    """By its rank; where completions have scores and no ranks, the one with the highest score."""
+    if isinstance(group.label, Ranked):
+        return group.label.best
+    scores = scores_of(group)
+    return None if scores is None else scores.index(max(scores))
+
+
+def _chosen_is_policy(group: Group) -> bool | None:
+    """Which of two completions the policy in training was sampled for; unknown unless it is exactly one of them."""
+    of_policy = [completion.version is not None for completion in group.completions]
+    return of_policy[0] if sum(of_policy) == 1 else None
+
+
+_VALUES: dict[str, Callable[[Group], Any]] = {
+    "desirable": lambda group: group.label.desirable if isinstance(group.label, Desirable) else None,
+    "margin": lambda group: group.label.margin if isinstance(group.label, Preferred) else None,
+    "ranks": lambda group: group.label.ranks if isinstance(group.label, Ranked) else None,
+    "scores": scores_of,
+    "chosen_score": lambda group: group.completions[0].score,
+    "rejected_score": lambda group: group.completions[1].score,
+    "chosen_is_policy": _chosen_is_policy,
+    "sizes": lambda group: len(group.completions),
+    "best": _best,
+}
+"""By name the value of a row, a tuple with one for each completion, or None where the row does not say."""
