@@ -33,7 +33,13 @@ SOURCE = Path(exptilt.__file__).parent
 
 def test_a_kind_is_printed_compared_and_looked_up_by_its_name():
     assert [str(kind) for kind in KINDS] == ["pair", "completion", "unpaired", "list", "reward", "reward_list"]
-    assert (PAIR == "pair", PAIR == "list", PAIR == REWARD, PAIR != LIST, {PAIR: 1}["pair"]) == (True, False, False, True, 1)
+    assert (PAIR == "pair", PAIR == "list", PAIR == REWARD, PAIR != LIST, {PAIR: 1}["pair"]) == (
+        True,
+        False,
+        False,
+        True,
+        1,
+    )
     assert [kind_of(kind.name) is kind for kind in KINDS] == [True] * 6
     assert kind_of(PAIR) is PAIR
     with pytest.raises(ConfigError, match="kind: 'pairs' is not known; there are pair, completion, unpaired, list"):
@@ -115,7 +121,10 @@ def test_a_new_kind_is_one_object_and_its_loss(tmp_path):
     path = tmp_path / "ranked.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in scored))
     prepared = prepare(DataConfig(train=str(path)), train_tokenizer(["a bb ccc q"], 259), TRIPLE)
-    assert (prepared.report.kind, list(prepared.report.train.lengths)) == ("triple", ["prompt", "first", "second", "third"])
+    assert (prepared.report.kind, list(prepared.report.train.lengths)) == (
+        "triple",
+        ["prompt", "first", "second", "third"],
+    )
     rows = list(prepared.train)
     assert [row.label for row in rows] == [Ranked((3, 1, 2))] * 2
     policy = LogProbs.from_sums(torch.tensor([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0]), torch.ones(6, dtype=torch.int64))

@@ -70,9 +70,7 @@ PAIR = Kind(
     label=Preferred,
     sides=("chosen", "rejected"),
 )
-COMPLETION = Kind(
-    name="completion", title="Single completions", rows="completions", label=None, sides=("completion",)
-)
+COMPLETION = Kind(name="completion", title="Single completions", rows="completions", label=None, sides=("completion",))
 UNPAIRED = Kind(
     name="unpaired",
     title="Labelled completions",

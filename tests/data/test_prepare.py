@@ -195,7 +195,12 @@ def test_records_made_in_python(base_tokenizer):
     records = [Ranking(id="x", prompt="q", completions=(" a", " b"), ranks=(2, 1), scores=(0.0, 1.5))]
     prepared = prepare_records(records, base_tokenizer, "list", test=records[:0])
     (group,) = prepared.train
-    assert (group.label.ranks, scores_of(group), list(prepared.test), prepared.report.test) == ((2, 1), (0.0, 1.5), [], None)
+    assert (group.label.ranks, scores_of(group), list(prepared.test), prepared.report.test) == (
+        (2, 1),
+        (0.0, 1.5),
+        [],
+        None,
+    )
 
 
 def test_few_examples_and_a_length_bias_are_worth_a_word(tmp_path, base_tokenizer):

@@ -134,7 +134,11 @@ def test_kto_by_hand():
 
 
 def test_rewards_of_labelled_rows_are_weighted_means():
-    rows = [row(1, 2, label=Desirable(True), weight=3.0), row(2, 2, label=Desirable(True)), row(3, 2, label=Desirable(False))]
+    rows = [
+        row(1, 2, label=Desirable(True), weight=3.0),
+        row(2, 2, label=Desirable(True)),
+        row(3, 2, label=Desirable(False)),
+    ]
     means = Objective(BCOUnpaired(beta=1.0))(rows, sums(-4, -8, -5), sums(-5, -5, -5)).sums.means()
     assert means["rewards/chosen"] == (3 * 1 + 1 * -3) / 4
     assert means["rewards/rejected"] == 0
@@ -157,7 +161,8 @@ def test_a_list_is_right_where_its_best_has_the_highest_reward():
     """Best of the first list on top, of the second not, of the third one of three tied: (1 + 0 + 1/3) / 3."""
     ranks = [(1, 2), (2, 1), (1, 2, 3)]
     rows = [
-        scored(row(number, *[2] * len(rank), label=Ranked(rank)), *[0.5] * len(rank)) for number, rank in enumerate(ranks)
+        scored(row(number, *[2] * len(rank), label=Ranked(rank)), *[0.5] * len(rank))
+        for number, rank in enumerate(ranks)
     ]
     policy, reference = sums(-1, -2, -1, -2, -3, -3, -3), sums(*[-2.0, -2, -2, -2, -3, -3, -3])
     means = Objective(InfoNCA())(rows, policy, reference).sums.means()

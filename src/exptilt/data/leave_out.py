@@ -30,7 +30,10 @@ def leave_out(prepared: Prepared, positions: Sequence[int], code: str, kind: Kin
     ledger = Ledger({})
     for at in positions:
         ledger.note(code, prepared.train[at].id, detail)
-    before, p_chosen = prepared.report.train, [group.label.p_chosen for group in kept if isinstance(group.label, Preferred)]
+    before, p_chosen = (
+        prepared.report.train,
+        [group.label.p_chosen for group in kept if isinstance(group.label, Preferred)],
+    )
     account = replace(
         before,
         examples_left_out={**before.examples_left_out, code: len(gone)},

@@ -7,7 +7,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -54,7 +54,9 @@ def _schema() -> Any:
 
 _LISTS = ("tokens", "counted", "lengths", "num_counted")
 """Columns that are read as arrays."""
-_FIELDS = ("section", "weight", "p_chosen", "margin", "ranks", "desirable", "scores", "versions", "behaviour")
+_OF_COMPLETIONS = {"scores": "score", "versions": "version", "behaviour": "behaviour"}
+"""Columns with one value for each completion, and the field of a completion it is."""
+_FIELDS = ("section", "weight", "p_chosen", "margin", "ranks", "desirable", *_OF_COMPLETIONS)
 """Columns that are read as they are, and mostly hold one value over and over."""
 
 
@@ -124,14 +126,12 @@ class GroupTable(Sequence[Group]):
         # Copies, so that a group can be written to and outlives the file.
         ids, counted = columns["tokens"].at(row).copy(), columns["counted"].at(row).astype(np.bool_)
         edges = list(accumulate(columns["lengths"].at(row).tolist()))
-        spans = list(pairwise(edges))
         known = columns["same"] | {name: _python(name, column[row]) for name, column in columns["own"].items()}
-        empty = (None,) * len(spans)
-        alone = zip(*(known[name] or empty for name in ("scores", "behaviour", "versions")), strict=True)
-        completions = (
-            Completion(ids[begin:end], counted[begin:end], *own)
-            for (begin, end), own in zip(spans, alone, strict=True)
-        )
+        completions = [Completion(ids[begin:end], counted[begin:end]) for begin, end in pairwise(edges)]
+        for name, field in _OF_COMPLETIONS.items():
+            if known[name] is not None:
+                values = zip(completions, known[name], strict=True)
+                completions = [replace(part, **{field: value}) for part, value in values]
         return Group(
             id=known["id"],
             prompt=ids[: edges[0]],
@@ -264,25 +264,26 @@ def _label(known: dict[str, Any]) -> Label | None:
     return None if known["desirable"] is None else Desirable(known["desirable"])
 
 
-def _fields(group: Group) -> dict[str, Any]:
-    """What a group is stored with beside its tokens."""
-    label = group.label
+def _fields(groups: Sequence[Group]) -> dict[str, list[Any]]:
+    """What groups are stored with beside their tokens, by column."""
+    labels = [group.label for group in groups]
     return {
-        "id": group.id,
-        "section": group.section,
-        "weight": group.weight,
-        "p_chosen": label.p_chosen if isinstance(label, Preferred) else None,
-        "margin": label.margin if isinstance(label, Preferred) else None,
-        "ranks": label.ranks if isinstance(label, Ranked) else None,
-        "desirable": label.desirable if isinstance(label, Desirable) else None,
-        "scores": _of_each([part.score for part in group.completions]),
-        "versions": _of_each([part.version for part in group.completions]),
-        "behaviour": _of_each([part.behaviour for part in group.completions]),
+        "id": [group.id for group in groups],
+        "section": [group.section for group in groups],
+        "weight": [group.weight for group in groups],
+        "p_chosen": [label.p_chosen if isinstance(label, Preferred) else None for label in labels],
+        "margin": [label.margin if isinstance(label, Preferred) else None for label in labels],
+        "ranks": [label.ranks if isinstance(label, Ranked) else None for label in labels],
+        "desirable": [label.desirable if isinstance(label, Desirable) else None for label in labels],
+        "scores": _of_completions([[part.score for part in group.completions] for group in groups]),
+        "versions": _of_completions([[part.version for part in group.completions] for group in groups]),
+        "behaviour": _of_completions([[part.behaviour for part in group.completions] for group in groups]),
     }
 
 
-def _of_each(values: list[Any]) -> list[Any] | None:
-    return None if all(value is None for value in values) else values
+def _of_completions(rows: list[list[Any]]) -> list[list[Any] | None]:
+    """The same, and None for a row where no completion has a value."""
+    return [row if any(value is not None for value in row) else None for row in rows]
 
 
 def _batch(groups: Sequence[Group]) -> Any:
@@ -302,8 +303,7 @@ def _batch(groups: Sequence[Group]) -> Any:
         "lengths": lengths,
         "num_counted": [[part.length for part in group.completions] for group in groups],
     }
-    fields = [_fields(group) for group in groups]
-    made |= {name: [one[name] for one in fields] for name in ("id", *_FIELDS)}
+    made |= _fields(groups)
     return pyarrow.RecordBatch.from_arrays(
         [pyarrow.array(made[field.name], type=field.type) for field in _schema()], schema=_schema()
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -16,7 +18,7 @@ class Arguments(NamedTuple):
 
     policy: Any
     reference: Any = None
-    further: dict[str, LogProbs | None] = {}
+    further: Mapping[str, LogProbs | None] = MappingProxyType({})
     """By name, those of completions under the prompts of other rows."""
 
 

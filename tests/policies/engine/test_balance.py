@@ -60,7 +60,9 @@ def rows_for(loss, make_group):
     sizes = (4, 7)[: loss.kind.num_completions]
     rows = [make_group(2 + n, *(size + n % 3 for size in sizes), seed=n) for n in range(6)]
     rows = [
-        replace(row, id=f"row {n}", weight=1 + n / 4, label=Desirable(n % 3 > 0) if loss.kind == UNPAIRED else row.label)
+        replace(
+            row, id=f"row {n}", weight=1 + n / 4, label=Desirable(n % 3 > 0) if loss.kind == UNPAIRED else row.label
+        )
         for n, row in enumerate(rows)
     ]
     return Objective(loss).prepare(rows)

@@ -46,7 +46,9 @@ def by_hand(model, group):
 
 def test_a_pairs_score_is_that_of_its_own_forward_passes_whatever_it_is_scored_with(prepared):
     model, rows = prepared
-    groups = [replace(group, label=Preferred(p_chosen=0.2)) if at % 3 == 0 else group for at, group in enumerate(rows.train)]
+    groups = [
+        replace(group, label=Preferred(p_chosen=0.2)) if at % 3 == 0 else group for at, group in enumerate(rows.train)
+    ]
     found = ches_of(model, groups).normalised
     assert found == pytest.approx([by_hand(model, group) for group in groups], rel=1e-4, abs=1e-6)
     assert ches_of(model, groups[5:7]).normalised == pytest.approx(found[5:7], rel=1e-5)
