@@ -24,7 +24,7 @@ format: $(STAMP)
 	$(VENV)/bin/ruff check --fix .
 
 docs: $(STAMP)
-	$(VENV)/bin/python -m exptilt.losses.catalogue > docs/objectives.md
+	$(VENV)/bin/python -m exptilt.losses.catalogue
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

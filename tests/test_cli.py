@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from exptilt.cli import main
-from exptilt.settings.load import as_dict, load
+from exptilt.settings.declaration import as_dict
+from exptilt.settings.load import load
 from exptilt.settings.recipe import Recipe
 
 RECIPE = """\

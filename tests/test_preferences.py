@@ -20,7 +20,13 @@ def test_a_comparison_is_known_by_its_content_whatever_the_order():
 
 @pytest.mark.parametrize(
     ("outcome", "order", "winner"),
-    [("first", (0, 1), 0), ("first", (1, 0), 1), ("second", (1, 0), 0), ("tie", (0, 1), None), ("unscored", (0, 1), None)],
+    [
+        ("first", (0, 1), 0),
+        ("first", (1, 0), 1),
+        ("second", (1, 0), 0),
+        ("tie", (0, 1), None),
+        ("unscored", (0, 1), None),
+    ],
 )
 def test_the_winner_is_a_position_in_the_comparison_not_on_the_screen(outcome, order, winner):
     assert Verdict(comparison="c", order=order, outcome=outcome).winner == winner

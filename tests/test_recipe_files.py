@@ -23,7 +23,7 @@ HARMLESS = DATA / "hh_rlhf" / "harmless-base.test.jsonl.gz"
 def test_it_loads_and_says_how_to_run_it(path):
     text = path.read_text(encoding="utf-8")
     if "methods" in yaml.safe_load(text):
-        from exptilt.studies.grid import GridRecipe
+        from exptilt.settings.grid_settings import GridRecipe
 
         assert load(GridRecipe, path).methods
         assert f"exptilt frontier recipes/{path.name}" in text

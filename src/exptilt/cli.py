@@ -14,6 +14,7 @@ import typer
 
 from exptilt import __version__
 from exptilt.errors import ConfigError, ExptiltError, Stopped
+from exptilt.processes.allocator import set_torch_defaults
 
 app = typer.Typer(
     name="exptilt",
@@ -32,6 +33,7 @@ Overrides = Annotated[
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit status 2, never a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "off")  # but while rows are tokenised, see data.encode
+    set_torch_defaults()
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells everybody about kernels it did not find
     try:
@@ -102,6 +104,11 @@ def doctor(
     ] = False,
 ) -> None:
     """Check data before a run; exit status 1 if it would be refused."""
+    if Path(source).suffix in (".yaml", ".yml"):
+        from exptilt.settings.load import load
+        from exptilt.settings.recipe import Recipe
+
+        load(Recipe, source, overrides or [])  # a mistake in a recipe does not wait for the libraries that read rows
     from exptilt.verbs.doctor import examine
 
     status = examine(source, overrides or [], model, as_json, examples, html=html, reference_check=reference_check)
@@ -113,11 +120,13 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")], overrides: Overrides = None
 ) -> None:
     """Train by a recipe; run the command again to go on after a stop."""
-    from exptilt.runs.run_recipe import run_recipe
     from exptilt.settings.load import load
     from exptilt.settings.recipe import Recipe
 
-    outcome = run_recipe(load(Recipe, recipe, overrides or []))
+    settings = load(Recipe, recipe, overrides or [])  # first: a mistake in a recipe does not wait for torch
+    from exptilt.runs.run_recipe import run_recipe
+
+    outcome = run_recipe(settings)
     if not outcome.folder.writes:  # another process of the run speaks
         return
     if not outcome.finished:
@@ -138,9 +147,13 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Estimate memory and time of a run before it starts; exit status 1 if it would not fit."""
+    from exptilt.settings.load import load
+    from exptilt.settings.recipe import Recipe
+
+    settings = load(Recipe, recipe, overrides or [])
     from exptilt.verbs.plan import plan_recipe
 
-    raise typer.Exit(plan_recipe(recipe, overrides or [], gpus, as_json))
+    raise typer.Exit(plan_recipe(settings, gpus, as_json))
 
 
 @app.command()
@@ -154,6 +167,13 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Where the files go: by default the run, or beside it.")] = None,
 ) -> None:
     """Measure a run on its held-out rows or others (data.test=other.jsonl), or any model (data.train=pairs.jsonl)."""
+    from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
+
+    wanted = with_reference(overrides or [], reference)
+    if is_run(what):  # the recipe is read here first: a mistake in it does not wait for torch
+        recipe_of_run(Path(what), wanted)
+    elif policy is None:
+        recipe_of_model(what, wanted, output)
     from exptilt.verbs.evaluate import evaluate as measure
 
     measure(what, overrides or [], policy=policy, reference=reference, output=output)
@@ -164,11 +184,13 @@ def frontier(
     recipe: Annotated[Path, typer.Argument(help="A grid recipe, a YAML file.")], overrides: Overrides = None
 ) -> None:
     """Train a grid from one reference; reward against KL of all, beside the optimum."""
+    from exptilt.settings.grid_settings import GridRecipe
     from exptilt.settings.load import load
-    from exptilt.studies.grid import GridRecipe
+
+    settings = load(GridRecipe, recipe, overrides or [])
     from exptilt.verbs.frontier import run_grid
 
-    run_grid(load(GridRecipe, recipe, overrides or []))
+    run_grid(settings)
 
 
 @app.command()
@@ -177,7 +199,7 @@ def report(
     output: Annotated[Path | None, typer.Option(help="Where to write; by default the first run's report.html.")] = None,
 ) -> None:
     """Write one self-contained page about one or several runs."""
-    from exptilt.reports import write_report
+    from exptilt.reports.page import write_report
 
     print(write_report(runs, output))
 

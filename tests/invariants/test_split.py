@@ -19,7 +19,7 @@ from exptilt.training.objective import Objective
 from exptilt.training.step import accumulate
 from exptilt.types import LogProbs
 
-CATALOGUE = [member() for member in get_args(get_args(AnyLoss)[0])]
+CATALOGUE = [member() for member in get_args(AnyLoss)]
 MIXTURES = {
     "token mean beside a contrast": Mixture(
         terms=(Term(loss=DPO()), Term(loss=NLL(normalization="token"), weight=0.3))

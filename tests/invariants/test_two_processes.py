@@ -26,7 +26,7 @@ from exptilt.settings.training_settings import ParallelConfig
 from exptilt.training.objective import Objective
 from exptilt.training.step import accumulate
 
-MEMBERS = [member for member in get_args(get_args(AnyLoss)[0]) if member not in (Mixture, XPO)]
+MEMBERS = [member for member in get_args(AnyLoss) if member not in (Mixture, XPO)]
 """XPO needs samples drawn while training; mixtures are tried with a term that couples the batch."""
 LOSSES: dict[str, Any] = {member().name: member() for member in MEMBERS} | {
     "dpo with nll over tokens": Mixture(terms=(Term(loss=DPO()), Term(loss=NLL(normalization="token"), weight=0.3))),

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import get_args
 
+import jsonschema
 import pytest
 
 from exptilt.losses import AnyLoss, AnyRewardLoss
-from exptilt.losses.catalogue import catalogue_markdown, entries
+from exptilt.losses.catalogue import catalogue_markdown, objectives_document
+from exptilt.settings.objectives import PATH, entries
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_is_up_to_date():
     page = (ROOT / "docs" / "objectives.md").read_text(encoding="utf-8")
-    assert page == catalogue_markdown(), "run: python -m exptilt.losses.catalogue > docs/objectives.md"
+    assert page == catalogue_markdown(), "run: make docs"
+
+
+def test_what_recipes_are_checked_against_is_up_to_date():
+    assert json.loads(PATH.read_text(encoding="utf-8")) == json.loads(json.dumps(objectives_document())), (
+        "run: make docs"
+    )
+    jsonschema.Draft202012Validator.check_schema(objectives_document())
 
 
 def test_every_loss_is_listed_once():
     names = [entry.name for entry in entries()]
-    assert (
-        len(names) == len(set(names)) == len(get_args(get_args(AnyLoss)[0])) + len(get_args(get_args(AnyRewardLoss)[0]))
-    )
+    assert len(names) == len(set(names)) == len(get_args(AnyLoss)) + len(get_args(AnyRewardLoss))
 
 
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)

@@ -12,17 +12,20 @@ import torch
 from exptilt import losses as L
 from exptilt.errors import ConfigError
 from exptilt.losses import AnyLoss
-from exptilt.settings.load import config, dump, load
+from exptilt.losses.from_choice import build_loss
+from exptilt.settings.declaration import config
+from exptilt.settings.load import dump, load
+from exptilt.settings.loss_choice import AnyLossChoice, LossChoice
 from exptilt.types import LogProbs, Pair
 
-PAIRWISE = [cls() for cls in get_args(get_args(AnyLoss)[0]) if cls.kind == "pair"]
+PAIRWISE = [cls() for cls in get_args(AnyLoss) if cls.kind == "pair"]
 
 
 @config
 class Recipe:
     """A recipe with a loss."""
 
-    loss: AnyLoss = L.DPO()
+    loss: AnyLossChoice = LossChoice.of("dpo")
     """What to minimise."""
 
 
@@ -30,7 +33,7 @@ class Recipe:
 class Recipes:
     """Many losses."""
 
-    losses: tuple[AnyLoss, ...]
+    losses: tuple[AnyLossChoice, ...]
     """All of them."""
 
 
@@ -157,11 +160,11 @@ def test_soft_labels_refuse_what_is_not_a_probability_and_what_is_not_on_pairs()
 
 
 def test_every_loss_reads_from_a_recipe_by_its_name_and_dumps_back(tmp_path):
-    catalogue = get_args(get_args(AnyLoss)[0])
+    catalogue = get_args(AnyLoss)
     path = tmp_path / "all.yaml"
     path.write_text("losses:\n" + "".join(f"  - name: {cls.name}\n" for cls in catalogue))
     recipe = load(Recipes, path)
-    assert recipe.losses == tuple(cls() for cls in catalogue)
+    assert tuple(build_loss(choice) for choice in recipe.losses) == tuple(cls() for cls in catalogue)
     path.write_text(dump(recipe))
     assert load(Recipes, path) == recipe
 
@@ -178,7 +181,7 @@ loss:
     - loss: {name: anchor_reference_hinge, tau: 0.5}
 """
     recipe = read(tmp_path, text)
-    assert recipe.loss == L.Mixture(
+    assert build_loss(recipe.loss) == L.Mixture(
         terms=(
             L.Term(weight=0.8, loss=L.DPO(beta=0.2)),
             L.Term(weight=0.2, loss=L.BCO(threshold="zero")),

@@ -14,7 +14,7 @@ from exptilt import losses as L
 from exptilt.kinds import LIST
 from exptilt.types import LogProbs, Pair
 
-LOSSES = [cls() for cls in get_args(get_args(L.AnyLoss)[0])]
+LOSSES = [cls() for cls in get_args(L.AnyLoss)]
 PAIRWISE = [loss for loss in LOSSES if loss.kind.is_paired]
 LENGTHS = ([3, 5, 2, 6], [4, 2, 2, 3])
 

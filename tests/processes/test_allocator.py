@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +101,18 @@ def test_memory_that_was_freed_stays_until_it_is_given_back():
 def test_what_the_environment_says_of_memory_stays():
     kept, _ = held(MALLOC_MMAP_THRESHOLD_="1000000")
     assert kept < 10e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux says which memory asked for huge pages")
+def test_what_torch_reads_is_set_before_its_first_allocation():
+    """By the room that loads models, and not by `import exptilt`."""
+    code = (
+        "import os, exptilt; bare = os.environ.get('THP_MEM_ALLOC_ENABLE'); import exptilt.policies.models, torch;"
+        "tensor = torch.ones(50_000_000); lines = open('/proc/self/smaps').read().splitlines();"
+        "print(bare, os.environ['THP_MEM_ALLOC_ENABLE'], any(' hg' in line for line in lines if line.startswith('VmFlags')))"
+    )
+    clean = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True, env=clean
+    )
+    assert done.stdout.split() == ["None", "1", "True"]

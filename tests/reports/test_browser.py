@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from exptilt.data.account.data_report import DataReport, Example, SplitReport
-from exptilt.reports import write_report
 from exptilt.reports.doctor_page import write_doctor_page
+from exptilt.reports.page import write_report
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 QUIET = [

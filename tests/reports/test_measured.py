@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from exptilt.reports import write_report
 from exptilt.reports.figures.curves import spread
+from exptilt.reports.page import write_report
 from exptilt.reports.report_inputs import read_inputs, read_run
 from exptilt.reports.tables.page_sections import measured_tables, section_rows
 from exptilt.reports.words.numbers import factor

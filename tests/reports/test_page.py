@@ -12,7 +12,7 @@ import pytest
 from exptilt.data.account.data_report import DataReport, Example, SourceReport, SplitReport
 from exptilt.data.problems import Finding
 from exptilt.errors import CheckpointError
-from exptilt.reports import write_report
+from exptilt.reports.page import write_report
 
 MakeRun = Callable[..., Path]
 ATTACK = "</p><script>alert(1)</script><img src=http://evil.test/x onerror=alert(2)>\u202e{{ 7*7 }}"

@@ -10,6 +10,7 @@ from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.identity import changed_keys, identity
 from exptilt.settings.evaluation_settings import EvaluateConfig
 from exptilt.settings.load import load
+from exptilt.settings.loss_choice import LossChoice
 from exptilt.settings.recipe import Recipe
 
 
@@ -58,7 +59,7 @@ def test_a_run_keeps_its_recipe_when_another_one_comes(finished):
     assert (folder.path / "config.yaml").read_text() == before
     assert folder.is_finished_run_of(finished)
     folder.begin(with_train(replace(finished, loss=IPO()), resume="never"))
-    assert load(Recipe, folder.path / "config.yaml").loss == IPO()
+    assert load(Recipe, folder.path / "config.yaml").loss == LossChoice.of("ipo")
 
 
 def test_only_an_equal_recipe_finds_its_run_finished(finished):

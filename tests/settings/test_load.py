@@ -9,7 +9,8 @@ import pytest
 from pydantic import Field
 
 from exptilt.errors import ConfigError
-from exptilt.settings.load import as_dict, config, dump, load, schema
+from exptilt.settings.declaration import as_dict, config
+from exptilt.settings.load import dump, load, schema
 
 
 @config

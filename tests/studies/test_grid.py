@@ -22,13 +22,13 @@ from exptilt.policies.models import load_model
 from exptilt.policies.scoring import score_all
 from exptilt.sampling.generate import samples_as_groups
 from exptilt.sampling.sampling_law import SamplingLaw
-from exptilt.settings.load import as_dict, build, load
+from exptilt.settings.declaration import as_dict
+from exptilt.settings.grid_settings import GridRecipe, MeasureConfig, Method, OwnTask, WorldTask
+from exptilt.settings.load import build, load
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.yaml_source import Source
-from exptilt.studies.grid import GridRecipe, MeasureConfig, Method
 from exptilt.studies.study import FrontierStudy, PolicyPoint
-from exptilt.studies.tasks.own_task import OwnTask, find_function
-from exptilt.studies.tasks.reviews_task import WorldTask
+from exptilt.studies.tasks.own_task import find_function
 from exptilt.verbs.frontier import Grid, run_grid
 
 QUIET = Console(quiet=True)
@@ -78,7 +78,7 @@ def test_the_optimum_stands_on_samples_of_both_and_their_weights_are_exact(study
     assert content["pooled"] == {"policies": list(proposals.names), "samples_each": 4}  # half of 16, over two
     assert content["log_m"] is None
     # The one pooled sample scored by hand: the reference's log-probability and the policy's, from their own weights.
-    kept = {entry.title: grid._weights(entry)[-1] for entry in recipe.entries}
+    kept = {entry.title: grid._weights(entry)[-1] for entry in recipe.runs}
     sample = grid.pool.samples(grid.yardstick)[17]
     group = samples_as_groups([sample])
     assert (sample.prompt_index, sample.sample_index) == (1, 1)
@@ -151,7 +151,7 @@ def test_numbers_against_another_reference_are_refused(study):
     recipe, content = study
     grid = Grid(recipe)
     placed = FrontierStudy(grid.pool, "sentiment")
-    found = grid._measured(recipe.entries[0], grid._weights(recipe.entries[0])[-1])
+    found = grid._measured(recipe.runs[0], grid._weights(recipe.runs[0])[-1])
     point = PolicyPoint("dpo", "DPO", 0.05, 1, run="x")
     with pytest.raises(ValueError, match="compares against reference"):
         placed.add(point, found, replace(grid.yardstick.provenance, reference="another"))
@@ -235,12 +235,12 @@ def test_a_reward_that_is_no_function_is_named(name):
 def test_titles_and_folders_follow_from_the_objective():
     losses = [DPO(beta=0.05), Unlikelihood(alpha=0.5), SFT(), IPO(beta=1.0), DPO(beta=1.0, label_smoothing=0.1)]
     grid = GridRecipe(output="x", task=TASK, methods=[Method(loss=loss) for loss in losses[:4]], seeds=[0, 7])
-    assert [entry.title for entry in grid.entries][:3] == [
+    assert [entry.title for entry in grid.runs][:3] == [
         "DPO beta=0.05 seed=0",
         "DPO beta=0.05 seed=7",
         "Unlikelihood alpha=0.5 seed=0",
     ]
-    assert [entry.slug for entry in grid.entries][4] == "preferred-ft-seed-0"
+    assert [entry.slug for entry in grid.runs][4] == "preferred-ft-seed-0"
     assert Method(loss=losses[4]).title == "DPO beta=1 label_smoothing=0.1"
     with pytest.raises(ValueError, match="one name"):
         GridRecipe(output="x", task=TASK, methods=[Method(loss=DPO()), Method(loss=DPO(), learning_rate=1e-4)])
@@ -264,7 +264,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_trained(changes, messa
 def test_the_papers_sweep_is_in_both_recipes():
     for name in ("world", "imdb"):
         recipe = load(GridRecipe, f"recipes/frontier-{name}.yaml")
-        told = [entry.method.title for entry in recipe.entries]
+        told = [entry.method.title for entry in recipe.runs]
         assert told == [
             *(f"DPO beta={beta}" for beta in ("0.05", "0.1", "1", "5")),
             *(f"Unlikelihood alpha={alpha}" for alpha in ("0.05", "0.1", "0.5", "1")),

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from exptilt.errors import ConfigError
-from exptilt.losses.catalogue import entries
+from exptilt.settings.objectives import entries
 from exptilt.settings.recipe import Recipe
 from exptilt.verbs.config import commented_yaml, keys_of, print_keys, scalar
 

@@ -11,7 +11,7 @@ from exptilt.errors import CheckpointError, ConfigError, DataError, ModelError
 from exptilt.policies.adapters import with_adapter
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.scoring import score
-from exptilt.reports import write_report
+from exptilt.reports.page import write_report
 from exptilt.reports.tables.evaluation_table import print_summary
 from exptilt.run_folder.folder import RunFolder
 from exptilt.settings.data_settings import DataConfig

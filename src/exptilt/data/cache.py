@@ -18,7 +18,7 @@ from exptilt.data.read import hub
 from exptilt.data.read.sources import is_on_hub
 from exptilt.data.table import GroupTable
 from exptilt.settings.data_settings import DataConfig, SourceConfig
-from exptilt.settings.load import as_dict
+from exptilt.settings.declaration import as_dict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

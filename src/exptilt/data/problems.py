@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from exptilt.errors import DataError
+from exptilt.settings.data_settings import POLICY_CHOICES
 
 Severity = Literal["error", "warning", "info"]
 MAX_EXAMPLES = 5
@@ -263,17 +264,3 @@ class Ledger:
         return Finding(
             code=code, severity=severity, count=self._counts[code], examples=tuple(examples), message=message, fix=fix
         )
-
-
-POLICY_CHOICES: dict[str, tuple[str, ...]] = {
-    "on_invalid": ("drop",),
-    "on_empty": ("drop", "keep"),
-    "on_identical": ("drop", "keep"),
-    "on_tie": ("keep", "drop"),
-    "on_duplicate": ("drop", "keep"),
-    "on_conflict": ("soft", "drop", "keep"),
-    "on_leak": ("drop", "keep"),
-    "on_too_long": ("drop", "trim_prompt_start", "trim_completion_end"),
-    "on_missing_end": ("append", "keep"),
-}
-"""What each policy can be besides `error`."""

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 from exptilt.evaluation.result import Panel
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
 
 Floats = NDArray[np.float64]
 Prompts = Sequence[Any] | NDArray[Any]

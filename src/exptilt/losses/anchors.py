@@ -20,11 +20,10 @@ from exptilt.losses.base import (
     log_ratios,
     mean_log_ratios,
     negative_log_likelihood,
-    require_at_least_zero,
-    require_positive,
 )
 from exptilt.losses.sppo import squares_to_targets
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative, Positive
 from exptilt.types import LogProbs, Pair, PairLoss
 
 Level = Literal["mean", "sum"]
@@ -92,7 +91,7 @@ class HingeAnchor(Loss):
     """
 
     name: Literal["anchor_hinge"] = "anchor_hinge"
-    tau: float = 0.1
+    tau: NonNegative = 0.1
     """Threshold in nats, >= 0."""
     level: Level = "mean"
     """Per token, or of the whole completion."""
@@ -100,9 +99,6 @@ class HingeAnchor(Loss):
     kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_at_least_zero("tau", self.tau)
 
     def __call__(self, policy: Pair, reference: Pair | None = None) -> PairLoss:
         """Loss and log-probabilities as rewards of each pair, (B,) nats."""
@@ -133,16 +129,13 @@ class ReferenceHingeAnchor(Loss):
     """
 
     name: Literal["anchor_reference_hinge"] = "anchor_reference_hinge"
-    tau: float = 0.0
+    tau: NonNegative = 0.0
     """Distance from the reference in nats, >= 0."""
     level: Level = "mean"
     """Per token, or of the whole completion."""
 
     kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_at_least_zero("tau", self.tau)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and log-ratios as rewards of each pair, (B,) nats."""
@@ -243,16 +236,13 @@ class CalAnchor(Loss):
     """
 
     name: Literal["anchor_cal"] = "anchor_cal"
-    beta: float = 0.5
+    beta: Positive = 0.5
     """The targets are +-1 / (2 * beta); > 0."""
     level: Level = "mean"
     """Per token, or of the whole completion."""
 
     kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,)."""

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, check_pair, log_ratios, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, check_pair, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive
 from exptilt.types import Pair, PairLoss
 
 
@@ -43,16 +44,13 @@ class AOT(Loss):
     """
 
     name: Literal["aot"] = "aot"
-    beta: float = 0.01
+    beta: Positive = 0.01
     """Scale of the log-ratios, > 0."""
     paired: bool = True
     """Compare differences inside pairs (True) or the two sides apart (False)."""
 
     kind: ClassVar = PAIR
     couples_batch: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss at the pair of the first sorted term, and implicit rewards of each pair, (B,) nats."""

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from exptilt.kinds import PAIR, UNPAIRED
-from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive
 from exptilt.types import CompletionLoss, LogProbs, Pair, PairLoss
 
 
@@ -37,13 +38,10 @@ class APOZero(Loss):
     """
 
     name: Literal["apo_zero"] = "apo_zero"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,)."""
@@ -76,13 +74,10 @@ class APODown(Loss):
     """
 
     name: Literal["apo_down"] = "apo_down"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,)."""
@@ -117,15 +112,12 @@ class APOZeroUnpaired(Loss):
     """
 
     name: Literal["apo_zero_unpaired"] = "apo_zero_unpaired"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
     balanced: bool = True
     """Mean over each label apart (True), or over all rows (False)."""
 
     kind: ClassVar = UNPAIRED
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     @property
     def couples_batch(self) -> bool:  # type: ignore[override]

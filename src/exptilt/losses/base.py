@@ -84,29 +84,6 @@ class Loss:
         return "mismatched" in self.inputs
 
 
-def require_positive(name: str, value: float) -> None:
-    """Refuse a hyper-parameter that must be > 0 (and finite)."""
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be > 0 and finite, got {value}")
-
-
-def require_at_least_zero(name: str, value: float) -> None:
-    """Refuse a hyper-parameter that must be >= 0 (and finite)."""
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be >= 0 and finite, got {value}")
-
-
-def require_between(
-    name: str, value: float, low: float, high: float, *, low_open: bool = False, high_open: bool = False
-) -> None:
-    """Refuse a hyper-parameter outside [low, high]; `low_open` and `high_open` leave out an end."""
-    above = low < value if low_open else low <= value
-    below = value < high if high_open else value <= high
-    if not (above and below):
-        interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
-        raise ValueError(f"{name} must be in {interval}, got {value}")
-
-
 def check_pair(policy: Pair, reference: Pair | None = None) -> None:
     """Refuse sides that do not belong together, and say which."""
     if len(policy.chosen) != len(policy.rejected):

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from exptilt.kinds import PAIR, UNPAIRED
-from exptilt.losses.base import Loss, State, check_column, log_ratio, log_ratios, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, State, check_column, log_ratio, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive
 from exptilt.types import CompletionLoss, LogProbs, Pair, PairLoss
 
 
@@ -43,15 +44,12 @@ class BCO(Loss):
     """
 
     name: Literal["bco"] = "bco"
-    beta: float = 0.01
+    beta: Positive = 0.01
     """Strength of the pull toward the reference, > 0."""
     threshold: Literal["running_mean", "zero"] = "running_mean"
     """Where the classifier's threshold lies: the mean reward of the run so far, or zero."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     @property
     def couples_batch(self) -> bool:  # type: ignore[override]
@@ -109,15 +107,12 @@ class BCOUnpaired(Loss):
     """
 
     name: Literal["bco_unpaired"] = "bco_unpaired"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
 
     kind: ClassVar = UNPAIRED
     couples_batch: ClassVar[bool] = True
     is_stateful: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def initial_state(self) -> State:
         """Before the first step."""

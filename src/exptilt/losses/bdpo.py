@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, log_ratios, require_between, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive, Range
 from exptilt.types import Pair, PairLoss
 
 
@@ -39,16 +40,12 @@ class BDPO(Loss):
     """
 
     name: Literal["bdpo"] = "bdpo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
-    lam: float = 0.5
+    lam: Annotated[float, Range(gt=0, le=1)] = 0.5
     """Share of the policy in the mixture, in (0, 1]; 1 is DPO."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_between("lam", self.lam, 0, 1, low_open=True)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and the rewards it compares, (B,) nats."""

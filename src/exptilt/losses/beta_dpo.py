@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, State, log_ratios, require_at_least_zero, require_between, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, State, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative, Positive, Range
 from exptilt.types import Pair, PairLoss
 
 SMALLEST_BETA = 1e-3
@@ -45,13 +46,13 @@ class BetaDPO(Loss):
     """
 
     name: Literal["beta_dpo"] = "beta_dpo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Base strength of the pull toward the reference, > 0."""
-    alpha: float = 0.6
+    alpha: NonNegative = 0.6
     """How strongly beta follows the gap, >= 0."""
-    filter: float = 0.2
+    filter: Annotated[float, Range(ge=0, lt=1)] = 0.2
     """Share of each batch left out, in [0, 1)."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 0.9
     """Decay of the running mean and spread, in [0, 1)."""
     seed: int = 0
     """Seed of the draw."""
@@ -59,12 +60,6 @@ class BetaDPO(Loss):
     kind: ClassVar = PAIR
     couples_batch: ClassVar[bool] = True
     is_stateful: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_at_least_zero("alpha", self.alpha)
-        require_between("filter", self.filter, 0, 1, high_open=True)
-        require_between("momentum", self.momentum, 0, 1, high_open=True)
 
     def initial_state(self) -> State:
         """Before the first step."""

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from exptilt.kinds import REWARD
-from exptilt.losses.base import Loss, check_column, require_at_least_zero
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, check_column
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative
 from exptilt.types import PairLoss, at_least_float32
 
 
@@ -37,14 +38,11 @@ class BradleyTerry(Loss):
     """
 
     name: Literal["bradley_terry"] = "bradley_terry"
-    centering: float = 0.0
+    centering: NonNegative = 0.0
     """Weight of the squared sum of both rewards, >= 0; 0.01 is used."""
 
     kind: ClassVar = REWARD
     needs_reference: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        require_at_least_zero("centering", self.centering)
 
     def __call__(self, chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> PairLoss:
         """Loss of each pair, (B,) nats, from (B,) rewards."""

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 from torch.nn.functional import logsigmoid, relu
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, log_ratios, require_at_least_zero, require_positive
+from exptilt.losses.base import Loss, log_ratios
 from exptilt.losses.sppo import squares_to_targets
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative, Positive
 from exptilt.types import Pair, PairLoss
 
 
@@ -38,16 +39,12 @@ class CalDPO(Loss):
     """
 
     name: Literal["cal_dpo"] = "cal_dpo"
-    beta: float = 1e-3
+    beta: Positive = 1e-3
     """The targets of the log-ratios are +-1 / (2 * beta); > 0."""
-    weight: float = 1.0
+    weight: NonNegative = 1.0
     """Weight of the squares, >= 0: 1 in the paper, 0.5 in the authors' code."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_at_least_zero("weight", self.weight)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,)."""
@@ -83,19 +80,14 @@ class CalHingeDPO(Loss):
     """
 
     name: Literal["cal_hinge_dpo"] = "cal_hinge_dpo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
-    alpha: float = 1.0
+    alpha: NonNegative = 1.0
     """Weight of the hinge, >= 0."""
-    tau: float = 0.0
+    tau: NonNegative = 0.0
     """Reward the chosen completion is held above, >= 0."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_at_least_zero("alpha", self.alpha)
-        require_at_least_zero("tau", self.tau)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats."""

@@ -1,67 +1,75 @@
-"""The catalogue as data, read from the losses themselves: for the documentation page and for `exptilt config`.
+"""The catalogue's documents, generated from the losses: what recipes are checked against, and the documentation page.
 
-Nothing is typed twice. One line, formula, advice and source come from a loss's docstring, defaults and their help from its fields,
-needs from its class attributes. `python -m exptilt.losses.catalogue` prints the page.
+Nothing is typed twice. One line, formula, advice and source come from a loss's docstring, defaults, ranges and help from its fields,
+needs from its class attributes. `python -m exptilt.losses.catalogue` (`make docs`) writes both documents.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
+import json
 import re
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
-from exptilt.kinds import KINDS
-from exptilt.losses import AnyLoss, AnyRewardLoss, Loss, Term
-from exptilt.settings.load import schema
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
 
-SECTIONS = {kind.name: kind.title for kind in KINDS}
+from exptilt.kinds import PAIR
+from exptilt.losses import AnyLoss, AnyRewardLoss, Loss
+from exptilt.losses.mixture import Term, WeightedSum
+from exptilt.settings.declaration import as_dict
+from exptilt.settings.objectives import LABELS, PATH, SECTIONS, CatalogueEntry, document, entries
+
 BYPRODUCTS = {
     "divergence": "full distributions (KL to the reference)",
     "log_sum_squares": "full distribution (sum of squares)",
     "entropy": "full distribution (entropy)",
 }
-LABELS = ("Use when", "Known failure", "Source", "Example")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One hyper-parameter."""
+class _Generator(GenerateJsonSchema):
+    """Pydantic's JSON Schema; which losses another loss may hold is added when all definitions are together."""
 
-    name: str
-    default: Any
-    help: str
+    def is_instance_schema(self, schema: Any) -> dict[str, Any]:
+        return {}
 
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One loss as the catalogue shows it."""
-
-    name: str
-    class_name: str
-    kind: str
-    summary: str
-    formula: str
-    definition: str
-    """Markdown: what the symbols mean, the formula, and what follows from it."""
-    use_when: str
-    known_failure: str
-    source: str
-    needs: tuple[str, ...]
-    settings: tuple[Setting, ...]
+    def encode_default(self, dft: Any) -> Any:
+        return [as_dict(item) for item in dft] if isinstance(dft, tuple) else dft
 
 
-def entries() -> tuple[Entry, ...]:
-    """Every loss of the catalogue, in its order.
+def objectives_document() -> dict[str, Any]:
+    """The content of `settings/objectives.json`: what a recipe is checked against without torch, and what `exptilt config` shows."""
+    policy, reward = get_args(AnyLoss), get_args(AnyRewardLoss)
+    definitions: dict[str, Any] = {}
+    for cls in (*policy, *reward):
+        described = TypeAdapter(cls).json_schema(schema_generator=_Generator)
+        definitions |= described.pop("$defs", {})
+        definitions[cls.__name__] = described | {
+            "description": re.split(r"\n+Example:", inspect.getdoc(cls) or "")[0],
+            "x-objective": _facts(cls()),
+        }
+    pairs = [cls for cls in policy if cls.kind == PAIR and not issubclass(cls, WeightedSum)]
+    definitions[Term.__name__]["properties"]["loss"] |= {"oneOf": [_reference(cls) for cls in pairs]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$comment": "Generated from the losses by `make docs`; do not edit.",
+        "title": "Objective of a recipe",
+        "oneOf": [_reference(cls) for cls in policy],
+        "x-reward-models": [_reference(cls) for cls in reward],
+        "$defs": definitions,
+    }
 
-    Example:
-        >>> entry = next(entry for entry in entries() if entry.name == "simpo")
-        >>> entry.needs, [(setting.name, setting.default) for setting in entry.settings]
-        (('lengths',), [('beta', 2.0), ('gamma', 1.0)])
-    """
-    members = (*get_args(get_args(AnyLoss)[0]), *get_args(get_args(AnyRewardLoss)[0]))
-    return tuple(_entry(member()) for member in members)
+
+def write_documents(root: Path) -> None:
+    """Write `settings/objectives.json` and the page `docs/objectives.md` of a checkout."""
+    PATH.write_text(json.dumps(objectives_document(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    document.cache_clear()
+    (root / "docs" / "objectives.md").write_text(catalogue_markdown(), encoding="utf-8")
+
+
+def _reference(cls: type[Any]) -> dict[str, str]:
+    return {"$ref": f"#/$defs/{cls.__name__}"}
 
 
 def catalogue_markdown() -> str:
@@ -70,7 +78,7 @@ def catalogue_markdown() -> str:
         "# Objectives",
         "",
         "Every objective, its formula, what it needs, its defaults, its source, when to use it and how it fails.",
-        "This page is generated from the code: `python -m exptilt.losses.catalogue > docs/objectives.md`.",
+        "This page is generated from the code: `make docs`.",
         "How the formulas relate to the papers, and where circulating ones differ, is in [papers.md](papers.md).",
         "",
         "Choose one in a recipe by its name: `loss: ipo`, or `loss: {name: ipo, beta: 0.2}`.",
@@ -84,7 +92,7 @@ def catalogue_markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _section(entry: Entry) -> list[str]:
+def _section(entry: CatalogueEntry) -> list[str]:
     lines = ["", f"### {entry.name}", "", f"{entry.summary} (`exptilt.losses.{entry.class_name}`)"]
     lines += ["", entry.definition, "", f"- Needs: {', '.join(entry.needs) or 'log-probabilities only'}."]
     advice = (entry.use_when, entry.known_failure, entry.source)
@@ -97,21 +105,18 @@ def _section(entry: Entry) -> list[str]:
     return lines
 
 
-def _entry(loss: Loss) -> Entry:
+def _facts(loss: Loss) -> dict[str, Any]:
     paragraphs = _paragraphs(type(loss))
-    return Entry(
-        name=loss.name,
-        class_name=type(loss).__name__,
-        kind=loss.kind.name,
-        summary=paragraphs["summary"],
-        formula=paragraphs["formula"],
-        definition=paragraphs["definition"],
-        use_when=paragraphs["Use when"],
-        known_failure=paragraphs["Known failure"],
-        source=paragraphs["Source"],
-        needs=_needs(loss),
-        settings=_settings(loss),
-    )
+    return {
+        "kind": loss.kind.name,
+        "summary": paragraphs["summary"],
+        "formula": paragraphs["formula"],
+        "definition": paragraphs["definition"],
+        "use_when": paragraphs["Use when"],
+        "known_failure": paragraphs["Known failure"],
+        "source": paragraphs["Source"],
+        "needs": _needs(loss),
+    }
 
 
 def _paragraphs(cls: type[Loss]) -> dict[str, str]:
@@ -128,7 +133,7 @@ def _paragraphs(cls: type[Loss]) -> dict[str, str]:
     return found
 
 
-def _needs(loss: Loss) -> tuple[str, ...]:
+def _needs(loss: Loss) -> list[str]:
     flags = {
         "reference": loss.needs_reference,
         "lengths": loss.needs_lengths,
@@ -137,27 +142,19 @@ def _needs(loss: Loss) -> tuple[str, ...]:
         "state": loss.is_stateful,
     }
     full = [BYPRODUCTS[name] for name in loss.byproducts]
-    return (*(name for name, needed in flags.items() if needed), *full, *loss.inputs)
-
-
-def _settings(loss: Loss) -> tuple[Setting, ...]:
-    described = schema(type(loss))["properties"]
-    names = [field.name for field in dataclasses.fields(loss) if field.name != "name"]  # type: ignore[arg-type]
-    return tuple(
-        Setting(name=name, default=getattr(loss, name), help=described[name].get("description", "")) for name in names
-    )
+    return [*(name for name, needed in flags.items() if needed), *full, *loss.inputs]
 
 
 def _plain(value: Any) -> str:
     """A default as it is written in a recipe."""
-    if isinstance(value, tuple):
+    if isinstance(value, list):
         return "[" + ", ".join(_plain(item) for item in value) + "]"
-    if isinstance(value, Term):
-        return f"{{weight: {value.weight:g}, loss: {value.loss.name}}}"
+    if isinstance(value, dict):
+        return f"{{weight: {value['weight']:g}, loss: {value['loss']['name']}}}"
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":
-    print(catalogue_markdown(), end="")
+    write_documents(Path(__file__).parents[3])

@@ -12,10 +12,9 @@ from exptilt.losses.base import (
     Normalization,
     check_pair,
     negative_log_likelihood,
-    require_at_least_zero,
-    require_positive,
 )
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative, Positive
 from exptilt.types import Pair, PairLoss
 
 
@@ -43,9 +42,9 @@ class CPO(Loss):
     """
 
     name: Literal["cpo"] = "cpo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Scale of the log-probabilities, > 0."""
-    nll_weight: float = 1.0
+    nll_weight: NonNegative = 1.0
     """Weight of the NLL on the chosen completion, >= 0."""
     normalization: Normalization = "token"
     """NLL per token of the batch, per completion by its mean (sequence), or as a sum."""
@@ -53,10 +52,6 @@ class CPO(Loss):
     kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_at_least_zero("nll_weight", self.nll_weight)
 
     @property
     def couples_batch(self) -> bool:  # type: ignore[override]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch.nn.functional import logsigmoid, softplus
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, log_ratios, require_between, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive, Range
 from exptilt.types import Pair, PairLoss
 
 
@@ -36,16 +37,12 @@ class DiscoPOP(Loss):
     """
 
     name: Literal["discopop"] = "discopop"
-    beta: float = 0.05
+    beta: Positive = 0.05
     """Strength of the pull toward the reference, > 0."""
-    tau: float = 0.05
+    tau: Annotated[float, Range(gt=0, le=1)] = 0.05
     """Temperature of the blend, in (0, 1]; above 1 the loss explodes for negative margins."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_between("tau", self.tau, 0, 1, low_open=True)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,)."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch.nn.functional import logsigmoid, softplus
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, log_ratios, require_between, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive, Range
 from exptilt.types import Pair, PairLoss
 
 
@@ -39,16 +40,12 @@ class DPO(Loss):
     """
 
     name: Literal["dpo"] = "dpo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0; larger stays closer."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(ge=0, lt=0.5)] = 0.0
     """Assumed probability that a label is flipped (cDPO), in [0, 0.5)."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_between("label_smoothing", self.label_smoothing, 0, 0.5, high_open=True)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats."""
@@ -82,16 +79,12 @@ class RobustDPO(Loss):
     """
 
     name: Literal["robust_dpo"] = "robust_dpo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
-    label_smoothing: float = 0.1
+    label_smoothing: Annotated[float, Range(ge=0, lt=0.5)] = 0.1
     """Probability that a label is flipped, in [0, 0.5)."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_between("label_smoothing", self.label_smoothing, 0, 0.5, high_open=True)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats."""

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 from torch.nn.functional import logsigmoid, relu
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, log_ratios, require_at_least_zero, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative, Positive
 from exptilt.types import Pair, PairLoss
 
 
@@ -37,16 +38,12 @@ class DPOP(Loss):
     """
 
     name: Literal["dpop"] = "dpop"
-    beta: float = 0.3
+    beta: Positive = 0.3
     """Strength of the pull toward the reference, > 0."""
-    lam: float = 50.0
+    lam: NonNegative = 50.0
     """Weight of the penalty, >= 0."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_at_least_zero("lam", self.lam)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats."""

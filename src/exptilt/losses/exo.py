@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import LIST, PAIR
-from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios, require_between, require_positive
+from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios
 from exptilt.losses.lists import log_softmax_rows, rows_of
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive, Range
 from exptilt.types import ListLoss, LogProbs, Pair, PairLoss
 
 
@@ -41,16 +42,12 @@ class EXO(Loss):
     """
 
     name: Literal["exo"] = "exo"
-    beta: float = 0.5
+    beta: Positive = 0.5
     """Scale of the log-ratios (the paper's beta_pi), > 0."""
-    label_smoothing: float = 1e-3
+    label_smoothing: Annotated[float, Range(gt=0, lt=0.5)] = 1e-3
     """Probability given to the rejected completion, in (0, 0.5); zero has no finite loss."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_between("label_smoothing", self.label_smoothing, 0, 0.5, low_open=True, high_open=True)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats."""
@@ -84,17 +81,13 @@ class EXOList(Loss):
     """
 
     name: Literal["exo_list"] = "exo_list"
-    beta: float = 0.5
+    beta: Positive = 0.5
     """Scale of the log-ratios (beta_pi), > 0."""
-    score_temperature: float = 0.5
+    score_temperature: Positive = 0.5
     """What scores are divided by (beta_r), > 0."""
 
     kind: ClassVar = LIST
     inputs: ClassVar[tuple[str, ...]] = ("scores",)
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_positive("score_temperature", self.score_temperature)
 
     def __call__(self, policy: LogProbs, reference: LogProbs | None, sizes: Tensor, scores: Tensor) -> ListLoss:
         """Loss of each group, (G,) nats, and rewards of all completions."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, log_ratios, require_between, require_positive
+from exptilt.losses.base import Loss, log_ratios
 from exptilt.losses.stable import expm1_with_linear_tail
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive, Range
 from exptilt.types import Pair, PairLoss
 
 
@@ -42,18 +43,14 @@ class FDPO(Loss):
     """
 
     name: Literal["f_dpo"] = "f_dpo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "js"
     """Which divergence holds the policy to the reference."""
-    alpha: float = 0.5
+    alpha: Annotated[float, Range(gt=0, lt=1)] = 0.5
     """Order of the alpha-divergence, in (0, 1); read only with divergence alpha."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_between("alpha", self.alpha, 0, 1, low_open=True, high_open=True)
 
     def _slope(self, log_u: Tensor) -> Tensor:
         # Constants are left out: they cancel between the two sides.

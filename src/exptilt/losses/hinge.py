@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 from torch.nn.functional import relu
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, log_ratios, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive
 from exptilt.types import Pair, PairLoss
 
 
@@ -38,16 +39,12 @@ class Hinge(Loss):
     """
 
     name: Literal["hinge"] = "hinge"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Scale of the log-ratios, > 0 (RSO's gamma; 0.05 to 0.1 are used)."""
-    margin: float = 1.0
+    margin: Positive = 1.0
     """Constant margin, > 0, in units of beta * log-ratio."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_positive("margin", self.margin)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,)."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, log_ratios, mean_log_ratios, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, log_ratios, mean_log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive
 from exptilt.types import Pair, PairLoss
 
 
@@ -39,15 +40,12 @@ class IPO(Loss):
     """
 
     name: Literal["ipo"] = "ipo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """The paper's tau, > 0: the target of the log-ratio difference is 1 / (2 * beta)."""
     length_normalized: bool = False
     """Use means per token instead of sums."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     @property
     def needs_lengths(self) -> bool:  # type: ignore[override]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from exptilt.kinds import UNPAIRED
-from exptilt.losses.base import Loss, check_column, log_ratio, require_at_least_zero, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, check_column, log_ratio
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative, Positive
 from exptilt.types import CompletionLoss, LogProbs
 
 
@@ -43,21 +44,16 @@ class KTO(Loss):
     """
 
     name: Literal["kto"] = "kto"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
-    desirable_weight: float = 1.0
+    desirable_weight: NonNegative = 1.0
     """Weight of desirable rows, >= 0."""
-    undesirable_weight: float = 1.0
+    undesirable_weight: NonNegative = 1.0
     """Weight of undesirable rows, >= 0."""
 
     kind: ClassVar = UNPAIRED
     inputs: ClassVar[tuple[str, ...]] = ("mismatched", "mismatched_reference")
     couples_batch: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_at_least_zero("desirable_weight", self.desirable_weight)
-        require_at_least_zero("undesirable_weight", self.undesirable_weight)
 
     @staticmethod
     def reference_point(mismatched: LogProbs | None, mismatched_reference: LogProbs | None) -> Tensor:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, check_pair, require_between, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, check_pair
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive, Range
 from exptilt.types import LogProbs, Pair, PairLoss, at_least_float32
 
 
@@ -40,9 +41,9 @@ class LDDPO(Loss):
     """
 
     name: Literal["ld_dpo"] = "ld_dpo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
-    alpha: float = 0.5
+    alpha: Annotated[float, Range(ge=0, le=1)] = 0.5
     """Weight of the tokens beyond the shorter length, in [0, 1]."""
     discount_reference: bool = True
     """Discount the reference as well as the policy."""
@@ -50,10 +51,6 @@ class LDDPO(Loss):
     kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
     needs_tokens: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_between("alpha", self.alpha, 0, 1)
 
     def _log_ratio(self, policy: LogProbs, reference: LogProbs, shorter: Tensor) -> Tensor:
         ours, theirs = at_least_float32(policy.tokens()), at_least_float32(reference.tokens())

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, log_ratios, mean_log_ratios, require_at_least_zero, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, log_ratios, mean_log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative, Positive
 from exptilt.types import Pair, PairLoss
 
 
@@ -37,17 +38,13 @@ class RDPO(Loss):
     """
 
     name: Literal["r_dpo"] = "r_dpo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
-    alpha: float = 0.01
+    alpha: NonNegative = 0.01
     """Price of a token in units of reward, >= 0."""
 
     kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_at_least_zero("alpha", self.alpha)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats."""
@@ -82,14 +79,11 @@ class LengthNormalizedDPO(Loss):
     """
 
     name: Literal["length_normalized_dpo"] = "length_normalized_dpo"
-    beta: float = 5.0
+    beta: Positive = 5.0
     """Strength of the pull toward the reference per token, > 0."""
 
     kind: ClassVar = PAIR
     needs_lengths: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards per token of each pair, (B,) nats."""

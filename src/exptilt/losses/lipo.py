@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from exptilt.kinds import LIST
-from exptilt.losses.base import Loss, check_column, log_ratio, require_positive
+from exptilt.losses.base import Loss, check_column, log_ratio
 from exptilt.losses.lists import rows_of
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive
 from exptilt.types import ListLoss, LogProbs
 
 
@@ -40,14 +41,11 @@ class LiPO(Loss):
     """
 
     name: Literal["lipo"] = "lipo"
-    beta: float = 0.05
+    beta: Positive = 0.05
     """Strength of the pull toward the reference, > 0."""
 
     kind: ClassVar = LIST
     inputs: ClassVar[tuple[str, ...]] = ("scores",)
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def __call__(self, policy: LogProbs, reference: LogProbs | None, sizes: Tensor, scores: Tensor) -> ListLoss:
         """Loss of each group, (G,) nats, and rewards of all completions."""

@@ -2,71 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator
 from torch import Tensor
 
 from exptilt.kinds import PAIR
-from exptilt.losses.anchors import NLL, CalAnchor, HingeAnchor, LinearAnchor, LogSumExpAnchor, ReferenceHingeAnchor
-from exptilt.losses.aot import AOT
-from exptilt.losses.apo import APODown, APOZero
-from exptilt.losses.base import Loss, State, require_at_least_zero, require_positive
+from exptilt.losses.anchors import NLL, LinearAnchor
+from exptilt.losses.base import Loss, State
 from exptilt.losses.bco import BCO
-from exptilt.losses.bdpo import BDPO
-from exptilt.losses.beta_dpo import BetaDPO
-from exptilt.losses.cal_dpo import CalDPO, CalHingeDPO
-from exptilt.losses.cpo import CPO
-from exptilt.losses.discopop import DiscoPOP
-from exptilt.losses.dpo import DPO, RobustDPO
-from exptilt.losses.dpop import DPOP
-from exptilt.losses.exo import EXO
-from exptilt.losses.f_dpo import FDPO
-from exptilt.losses.hinge import Hinge
-from exptilt.losses.ipo import IPO
-from exptilt.losses.ld_dpo import LDDPO
-from exptilt.losses.length_aware import RDPO, LengthNormalizedDPO
-from exptilt.losses.nca import NCA
-from exptilt.losses.odpo import ODPO
-from exptilt.losses.orpo import ORPO
-from exptilt.losses.sampo import SamPO
-from exptilt.losses.simpo import AlphaPO, SimPO
-from exptilt.losses.slic import SLiC
-from exptilt.losses.sppo import SPPO, SPPOHard
-from exptilt.losses.tdpo import TDPO1, TDPO2
-from exptilt.losses.unlikelihood import Unlikelihood
-from exptilt.losses.wpo import WPO
-from exptilt.losses.xpo import XPO
-from exptilt.settings.load import config
+from exptilt.losses.dpo import DPO
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Finite, NonNegative, NotEmpty, Positive
 from exptilt.types import Pair, PairLoss
-
-# fmt: off
-Pairwise = (
-    DPO | RobustDPO | IPO | Hinge | FDPO | EXO | NCA | BCO | SPPO | SPPOHard | CalDPO | CalHingeDPO | BDPO | DPOP
-    | RDPO | LengthNormalizedDPO | LDDPO | SamPO | ODPO | TDPO1 | TDPO2 | BetaDPO | WPO | AOT | APOZero | APODown
-    | DiscoPOP | XPO
-    | SimPO | AlphaPO | CPO | ORPO | SLiC | Unlikelihood
-    | NLL | HingeAnchor | ReferenceHingeAnchor | LogSumExpAnchor | LinearAnchor | CalAnchor
-)
-# fmt: on
-PairwiseLoss = Annotated[Pairwise, Discriminator("name")]
-"""Every loss on pairs that is not itself a sum."""
 
 
 @config
 class Term:
     """One term of a sum."""
 
-    loss: PairwiseLoss
+    loss: Loss
     """A loss on pairs, or an anchor."""
-    weight: float = 1.0
+    weight: Finite = 1.0
     """Its weight, finite; negative only if you mean to push the other way."""
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.weight):
-            raise ValueError(f"weight must be finite, got {self.weight}")
+        if self.loss.kind != PAIR or isinstance(self.loss, WeightedSum):
+            raise ValueError(f"loss must be a loss on pairs or an anchor, and no sum itself, got {self.loss.name}")
 
 
 class WeightedSum(Loss):
@@ -145,7 +107,8 @@ class WeightedSum(Loss):
             wanted: dict[str, Any] = {name: inputs.get(name) for name in term.loss.inputs}
             if term.loss.is_stateful and state is not None:
                 wanted["state"] = _state_of(place, state)
-            out = term.loss(policy, reference, **wanted)
+            loss: Any = term.loss
+            out: PairLoss = loss(policy, reference, **wanted)
             total = term.weight * out.loss if total is None else total + term.weight * out.loss
             first = first or out
         if total is None or first is None:
@@ -180,12 +143,10 @@ class Mixture(WeightedSum):
     """
 
     name: Literal["mixture"] = "mixture"
-    terms: tuple[Term, ...] = (Term(loss=DPO()), Term(loss=NLL()))
+    terms: Annotated[tuple[Term, ...], NotEmpty("loss")] = (Term(loss=DPO()), Term(loss=NLL()))
     """Terms of the sum, each {weight, loss}; the first gives the reported rewards."""
 
     def __post_init__(self) -> None:
-        if not self.terms:
-            raise ValueError("terms must hold at least one loss, got none")
         if any(isinstance(term.loss, LinearAnchor) and not term.loss.allow_unbounded for term in self.terms):
             warnings.warn(
                 "anchor_linear is not an anchor: it has no finite optimum and only rewards the margin without end; "
@@ -220,19 +181,14 @@ class MPO(WeightedSum):
     """
 
     name: Literal["mpo"] = "mpo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
-    preference_weight: float = 0.8
+    preference_weight: NonNegative = 0.8
     """Weight of DPO, >= 0."""
-    quality_weight: float = 0.2
+    quality_weight: NonNegative = 0.2
     """Weight of BCO, >= 0."""
-    generation_weight: float = 1.0
+    generation_weight: NonNegative = 1.0
     """Weight of the NLL of the chosen completion, >= 0."""
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        for name in ("preference_weight", "quality_weight", "generation_weight"):
-            require_at_least_zero(name, getattr(self, name))
 
     def parts(self) -> tuple[Term, ...]:
         """The terms of the sum."""

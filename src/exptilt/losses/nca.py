@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from exptilt.kinds import LIST, PAIR
-from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios, require_positive
+from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios
 from exptilt.losses.lists import Rows, log_softmax_rows, rows_of
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive
 from exptilt.types import ListLoss, LogProbs, Pair, PairLoss
 
 
@@ -39,13 +40,10 @@ class NCA(Loss):
     """
 
     name: Literal["nca"] = "nca"
-    beta: float = 0.01
+    beta: Positive = 0.01
     """Strength of the pull toward the reference, > 0."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats."""
@@ -78,17 +76,13 @@ class NCAList(Loss):
     """
 
     name: Literal["nca_list"] = "nca_list"
-    beta: float = 0.01
+    beta: Positive = 0.01
     """Strength of the pull toward the reference, > 0."""
-    score_temperature: float = 1e-4
+    score_temperature: Positive = 1e-4
     """What scores are divided by before the softmax, > 0; the authors' 1e-4 makes the target one-hot."""
 
     kind: ClassVar = LIST
     inputs: ClassVar[tuple[str, ...]] = ("scores",)
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_positive("score_temperature", self.score_temperature)
 
     def __call__(self, policy: LogProbs, reference: LogProbs | None, sizes: Tensor, scores: Tensor) -> ListLoss:
         """Loss of each group, (G,) nats, and rewards of all completions."""
@@ -124,17 +118,13 @@ class InfoNCA(Loss):
     """
 
     name: Literal["info_nca"] = "info_nca"
-    beta: float = 0.01
+    beta: Positive = 0.01
     """Strength of the pull toward the reference, > 0."""
-    score_temperature: float = 1e-4
+    score_temperature: Positive = 1e-4
     """What scores are divided by before the softmax, > 0; the authors' 1e-4 makes the target one-hot."""
 
     kind: ClassVar = LIST
     inputs: ClassVar[tuple[str, ...]] = ("scores",)
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_positive("score_temperature", self.score_temperature)
 
     def __call__(self, policy: LogProbs, reference: LogProbs | None, sizes: Tensor, scores: Tensor) -> ListLoss:
         """Loss of each group, (G,) nats, and rewards of all completions."""

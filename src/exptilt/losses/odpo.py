@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, check_column, log_ratios, require_at_least_zero, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, check_column, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative, Positive
 from exptilt.types import Pair, PairLoss
 
 
@@ -38,19 +39,15 @@ class ODPO(Loss):
     """
 
     name: Literal["odpo"] = "odpo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
-    alpha: float = 1.0
+    alpha: NonNegative = 1.0
     """Weight of the offset, >= 0."""
     scale: Literal["log", "identity"] = "log"
     """How a score gap becomes an offset."""
 
     kind: ClassVar = PAIR
     inputs: ClassVar[tuple[str, ...]] = ("margin",)
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_at_least_zero("alpha", self.alpha)
 
     def __call__(self, policy: Pair, reference: Pair | None, margin: Tensor) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats; `margin` is (B,) and > 0."""

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, Normalization, check_pair, negative_log_likelihood, require_at_least_zero
+from exptilt.losses.base import Loss, Normalization, check_pair, negative_log_likelihood
 from exptilt.losses.stable import log_odds
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative
 from exptilt.types import Pair, PairLoss
 
 
@@ -37,7 +38,7 @@ class ORPO(Loss):
     """
 
     name: Literal["orpo"] = "orpo"
-    lam: float = 0.1
+    lam: NonNegative = 0.1
     """Weight of the odds-ratio term, >= 0."""
     normalization: Normalization = "sequence"
     """NLL per token of the batch, per completion by its mean (sequence), or as a sum."""
@@ -45,9 +46,6 @@ class ORPO(Loss):
     kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_at_least_zero("lam", self.lam)
 
     @property
     def couples_batch(self) -> bool:  # type: ignore[override]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from exptilt.kinds import LIST, REWARD_LIST
-from exptilt.losses.base import Loss, check_column, log_ratio, require_positive
+from exptilt.losses.base import Loss, check_column, log_ratio
 from exptilt.losses.lists import Rows, rows_of
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive
 from exptilt.types import ListLoss, LogProbs, at_least_float32
 
 Ties = Literal["average", "breslow"]
@@ -45,16 +46,13 @@ class PlackettLuce(Loss):
     """
 
     name: Literal["plackett_luce"] = "plackett_luce"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
     ties: Ties = "average"
     """What equal ranks mean: the average over their orders, or Breslow's approximation."""
 
     kind: ClassVar = LIST
     inputs: ClassVar[tuple[str, ...]] = ("ranks",)
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def __call__(self, policy: LogProbs, reference: LogProbs | None, sizes: Tensor, ranks: Tensor) -> ListLoss:
         """Loss of each group, (G,) nats, and rewards of all completions."""

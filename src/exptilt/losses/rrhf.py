@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from exptilt.kinds import LIST
-from exptilt.losses.base import Loss, check_column, require_at_least_zero
+from exptilt.losses.base import Loss, check_column
 from exptilt.losses.lists import Rows, rows_of
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative
 from exptilt.types import ListLoss, LogProbs
 
 
@@ -37,16 +38,13 @@ class RRHF(Loss):
     """
 
     name: Literal["rrhf"] = "rrhf"
-    rank_weight: float = 1.0
+    rank_weight: NonNegative = 1.0
     """Weight of the ranking term, >= 0."""
 
     kind: ClassVar = LIST
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]] = ("scores",)
-
-    def __post_init__(self) -> None:
-        require_at_least_zero("rank_weight", self.rank_weight)
 
     def __call__(self, policy: LogProbs, reference: LogProbs | None, sizes: Tensor, scores: Tensor) -> ListLoss:
         """Loss of each group, (G,) nats; rewards are the mean log-probabilities."""
@@ -85,16 +83,13 @@ class PRO(Loss):
     """
 
     name: Literal["pro"] = "pro"
-    sft_weight: float = 0.05
+    sft_weight: NonNegative = 0.05
     """Weight of the NLL (a sum) of the best completion, times (K - 1)^2; >= 0."""
 
     kind: ClassVar = LIST
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]] = ("scores",)
-
-    def __post_init__(self) -> None:
-        require_at_least_zero("sft_weight", self.sft_weight)
 
     def __call__(self, policy: LogProbs, reference: LogProbs | None, sizes: Tensor, scores: Tensor) -> ListLoss:
         """Loss of each group, (G,) nats; rewards are the mean log-probabilities."""

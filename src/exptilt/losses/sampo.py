@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, State, check_pair, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, State, check_pair
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive
 from exptilt.types import LogProbs, Pair, PairLoss, at_least_float32
 
 
@@ -42,7 +43,7 @@ class SamPO(Loss):
     """
 
     name: Literal["sampo"] = "sampo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
     seed: int = 0
     """Seed of the draws."""
@@ -53,9 +54,6 @@ class SamPO(Loss):
     needs_lengths: ClassVar[bool] = True
     needs_tokens: ClassVar[bool] = True
     is_stateful: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def initial_state(self) -> State:
         """Before the first step."""

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from exptilt.kinds import COMPLETION
 from exptilt.losses.base import Loss, Normalization
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
 from exptilt.types import CompletionLoss, LogProbs
 
 

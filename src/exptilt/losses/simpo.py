@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, check_pair, require_at_least_zero, require_positive
+from exptilt.losses.base import Loss, check_pair
 from exptilt.losses.stable import expm1_with_linear_tail
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative, Positive, Range
 from exptilt.types import Pair, PairLoss
 
 
@@ -37,18 +38,14 @@ class SimPO(Loss):
     """
 
     name: Literal["simpo"] = "simpo"
-    beta: float = 2.0
+    beta: Positive = 2.0
     """Scale of the mean log-probabilities, > 0; 2.0 to 2.5, up to 10."""
-    gamma: float = 1.0
+    gamma: NonNegative = 1.0
     """Target margin in units of reward, >= 0; half of beta is where to start."""
 
     kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_at_least_zero("gamma", self.gamma)
 
     def __call__(self, policy: Pair, reference: Pair | None = None) -> PairLoss:
         """Loss and rewards beta * mean log-probability of each pair, (B,) nats."""
@@ -82,22 +79,16 @@ class AlphaPO(Loss):
     """
 
     name: Literal["alphapo"] = "alphapo"
-    beta: float = 2.5
+    beta: Positive = 2.5
     """Scale of the rewards, > 0."""
-    gamma: float = 0.1
+    gamma: NonNegative = 0.1
     """Target margin in units of beta * r, >= 0."""
-    alpha: float = 0.25
+    alpha: Annotated[float, Range(ge=-1, le=1, other_than=0)] = 0.25
     """Curvature of the reward; not 0, which is SimPO."""
 
     kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_at_least_zero("gamma", self.gamma)
-        if self.alpha == 0 or not abs(self.alpha) <= 1:
-            raise ValueError(f"alpha must be in [-1, 1] and not 0 (use simpo for 0), got {self.alpha}")
 
     def _reward(self, mean: Tensor) -> Tensor:
         return -self.beta * expm1_with_linear_tail(-self.alpha * mean) / self.alpha

@@ -12,10 +12,9 @@ from exptilt.losses.base import (
     Normalization,
     check_pair,
     negative_log_likelihood,
-    require_at_least_zero,
-    require_positive,
 )
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative, Positive
 from exptilt.types import Pair, PairLoss
 
 
@@ -42,19 +41,15 @@ class SLiC(Loss):
     """
 
     name: Literal["slic"] = "slic"
-    delta: float = 1.0
+    delta: Positive = 1.0
     """Margin in nats, > 0."""
-    lam: float = 0.1
+    lam: NonNegative = 0.1
     """Weight of the NLL on the chosen completion, >= 0."""
     normalization: Normalization = "sum"
     """NLL per token of the batch, per completion by its mean (sequence), or as a sum."""
 
     kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        require_positive("delta", self.delta)
-        require_at_least_zero("lam", self.lam)
 
     @property
     def couples_batch(self) -> bool:  # type: ignore[override]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, check_column, log_ratios, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, check_column, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive
 from exptilt.types import Pair, PairLoss
 
 
@@ -41,14 +42,11 @@ class SPPO(Loss):
     """
 
     name: Literal["sppo"] = "sppo"
-    beta: float = 1e-3
+    beta: Positive = 1e-3
     """One over the paper's eta, > 0: a sure win has the target 1 / (2 * beta)."""
 
     kind: ClassVar = PAIR
     inputs: ClassVar[tuple[str, ...]] = ("chosen_score", "rejected_score")
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def __call__(self, policy: Pair, reference: Pair | None, chosen_score: Tensor, rejected_score: Tensor) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,); the scores are win probabilities in [0, 1]."""
@@ -89,13 +87,10 @@ class SPPOHard(Loss):
     """
 
     name: Literal["sppo_hard"] = "sppo_hard"
-    beta: float = 1e-3
+    beta: Positive = 1e-3
     """The targets of the log-ratios are +-1 / (2 * beta); > 0."""
 
     kind: ClassVar = PAIR
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,)."""

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, log_ratios, require_at_least_zero, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative, Positive
 from exptilt.types import LogProbs, Pair, PairLoss
 
 
@@ -37,15 +38,12 @@ class TDPO1(Loss):
     """
 
     name: Literal["tdpo1"] = "tdpo1"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
 
     kind: ClassVar = PAIR
     needs_tokens: ClassVar[bool] = True
     byproducts: ClassVar[tuple[str, ...]] = ("divergence",)
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats."""
@@ -80,18 +78,14 @@ class TDPO2(Loss):
     """
 
     name: Literal["tdpo2"] = "tdpo2"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
-    alpha: float = 0.5
+    alpha: NonNegative = 0.5
     """Weight of the KL difference, >= 0."""
 
     kind: ClassVar = PAIR
     needs_tokens: ClassVar[bool] = True
     byproducts: ClassVar[tuple[str, ...]] = ("divergence",)
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_at_least_zero("alpha", self.alpha)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, check_pair, require_at_least_zero
+from exptilt.losses.base import Loss, check_pair
 from exptilt.losses.stable import log_one_minus_exp
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative
 from exptilt.types import Pair, PairLoss, at_least_float32
 
 
@@ -40,16 +41,13 @@ class Unlikelihood(Loss):
     """
 
     name: Literal["unlikelihood"] = "unlikelihood"
-    alpha: float = 0.5
+    alpha: NonNegative = 0.5
     """Weight of the rejected completion, >= 0; the DPO paper sweeps 0.05 to 1."""
     level: Literal["sequence", "token"] = "sequence"
     """Lower the rejected log-likelihood, or raise log(1 - p) of each of its tokens."""
 
     kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        require_at_least_zero("alpha", self.alpha)
 
     @property
     def needs_tokens(self) -> bool:  # type: ignore[override]

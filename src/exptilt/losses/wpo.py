@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, log_ratios, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import Positive
 from exptilt.types import LogProbs, Pair, PairLoss, at_least_float32
 
 
@@ -39,7 +40,7 @@ class WPO(Loss):
     """
 
     name: Literal["wpo"] = "wpo"
-    beta: float = 0.01
+    beta: Positive = 0.01
     """Strength of the pull toward the reference, > 0."""
     cap: bool = True
     """Cap the weight of a pair at 1."""
@@ -48,9 +49,6 @@ class WPO(Loss):
     needs_lengths: ClassVar[bool] = True
     needs_tokens: ClassVar[bool] = True
     byproducts: ClassVar[tuple[str, ...]] = ("log_sum_squares",)
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats."""

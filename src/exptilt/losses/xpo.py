@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, check_column, log_ratios, require_at_least_zero, require_positive
-from exptilt.settings.load import config
+from exptilt.losses.base import Loss, check_column, log_ratios
+from exptilt.settings.declaration import config
+from exptilt.settings.ranges import NonNegative, Positive
 from exptilt.types import Pair, PairLoss
 
 
@@ -39,17 +40,13 @@ class XPO(Loss):
     """
 
     name: Literal["xpo"] = "xpo"
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull toward the reference, > 0."""
-    alpha: float = 1e-5
+    alpha: NonNegative = 1e-5
     """Weight of the exploration term, >= 0."""
 
     kind: ClassVar = PAIR
     inputs: ClassVar[tuple[str, ...]] = ("chosen_is_policy",)
-
-    def __post_init__(self) -> None:
-        require_positive("beta", self.beta)
-        require_at_least_zero("alpha", self.alpha)
 
     def __call__(self, policy: Pair, reference: Pair | None, chosen_is_policy: Tensor) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats."""

@@ -9,6 +9,7 @@ from itertools import chain
 
 import torch
 
+from exptilt.losses.from_choice import build_loss
 from exptilt.planning.arithmetic import Load, Manner, forward_flops, step_flops
 from exptilt.planning.devices import Fleet
 from exptilt.planning.model_size import ModelSize
@@ -141,7 +142,7 @@ def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: Rows, load: 
     spent, at_once = {"training": training}, recipe.batch.at_once
     some = rows.test[:_LOOKED_AT]
     held_out = Load.of(some).times(rows.num_test / len(some)) if len(some) else Load(0, 0, 0, 0)
-    if recipe.loss.needs_reference and not recipe.reference.move_every:
+    if build_loss(recipe.loss).needs_reference and not recipe.reference.move_every:
         spent["reference, once"] = costs.scoring(load.times(rows.num_train / load.groups) + held_out, at_once)
     if checks_reference(recipe):
         spent["check of the reference"] = costs.drawing(min(NUM_PROMPTS, rows.num_train), _CHECK_TOKENS)

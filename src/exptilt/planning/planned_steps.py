@@ -9,6 +9,7 @@ from itertools import accumulate, chain
 
 from exptilt.data.batching import Batches, pack
 from exptilt.data.groups import Group
+from exptilt.losses.from_choice import build_loss
 from exptilt.planning.arithmetic import Load
 from exptilt.planning.phases import steps_of
 from exptilt.planning.planned_rows import Rows
@@ -31,7 +32,7 @@ class Steps:
     @classmethod
     def of(cls, recipe: Recipe, rows: Rows) -> Steps:
         """All steps of a short run, else the first of them."""
-        batches, objective = Batches(rows.train, recipe.batch, seed=recipe.seed), Objective(recipe.loss)
+        batches, objective = Batches(rows.train, recipe.batch, seed=recipe.seed), Objective(build_loss(recipe.loss))
         most = min(_MOST_STEPS, max(1, _MOST_ROWS // recipe.batch.size))
         count = min(most, steps_of(recipe, rows.num_train))
         more = max(1.0, min(recipe.batch.size, rows.num_train) / len(rows.train))

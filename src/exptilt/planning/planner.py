@@ -16,6 +16,7 @@ import psutil
 import torch
 
 from exptilt.kinds import Kind
+from exptilt.losses.from_choice import build_loss
 from exptilt.planning.advice import changes_of
 from exptilt.planning.arithmetic import Manner, Storage, memory_parts, step_flops
 from exptilt.planning.devices import Fleet
@@ -29,7 +30,6 @@ from exptilt.runs.run_models import Setup, setup_of
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.token_budget import MOST_TOKENS
 from exptilt.settings.recipe import Recipe
-from exptilt.training.objective import Objective
 
 _LEAST_TOKENS = 256
 _KEPT_ROWS = 16
@@ -102,7 +102,7 @@ class Planner:
 
     def setup(self, recipe: Recipe) -> Setup:
         """How the run would set up its models on this fleet."""
-        return setup_of(recipe, Objective(recipe.loss).loss, self.fleet.count, on_gpu=self._gpu)
+        return setup_of(recipe, build_loss(recipe.loss), self.fleet.count, on_gpu=self._gpu)
 
     def weights(self, recipe: Recipe) -> torch.dtype:
         """Of the model as it is trained."""
@@ -240,7 +240,7 @@ class Planner:
             weights=self.weights(recipe),
             device="cuda" if self._gpu else "cpu",
             optimizer=recipe.optim,
-            loss=recipe.loss,
+            loss=build_loss(recipe.loss),
             small=[[groups] for groups in steps.samples(sample // 4)],
             large=large,
             accumulates=steps.largest > tokens * self.fleet.count and all(len(step) == 1 for step in large),
@@ -250,7 +250,7 @@ class Planner:
         )
 
     def _manner(self, recipe: Recipe) -> Manner:
-        return Manner.of(self.setup(recipe), Objective(recipe.loss).loss)
+        return Manner.of(self.setup(recipe), build_loss(recipe.loss))
 
     def _disk(self, size: ModelSize) -> float:
         """Checkpoints with weights and optimizer, and the model."""

@@ -23,6 +23,19 @@ _CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 """Variables by which somebody tells glibc what to do."""
 
 
+def set_torch_defaults() -> None:
+    """Set what torch reads of the environment at its first allocation; what is set already stays.
+
+    Call it before torch and transformers are imported: some of their modules allocate.
+    """
+    # Huge pages where the system grants them on request. Large tensors come and go with every step, and on a CPU the faults
+    # of their small pages cost more than much of what is done with them.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # oneDNN keeps the code it makes for each shape of a product, 1024 by default. Packed rows have new shapes in every
+    # step, so most of that code is not used again, and a tiny model's memory grew with every step.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+
+
 def keep_freed() -> None:
     """From now on this process keeps memory for reuse; what the environment says of that stays. Without glibc nothing."""
     libc = _glibc()

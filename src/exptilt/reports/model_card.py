@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from exptilt.run_folder.folder import RunFolder
-from exptilt.settings.load import as_dict, load
+from exptilt.settings.declaration import as_dict
+from exptilt.settings.load import load
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.yaml_source import to_yaml
 

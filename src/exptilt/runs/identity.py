@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from exptilt.settings.load import as_dict
+from exptilt.settings.declaration import as_dict
 from exptilt.settings.recipe import Recipe
 
 _NO_EFFECT = ("output", "evaluate.", "train.log_", "train.report_", "train.eval_", "train.save_", "train.keep_",

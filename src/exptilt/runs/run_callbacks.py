@@ -12,12 +12,13 @@ import torch
 from exptilt.data.groups import Group
 from exptilt.evaluation.held_out_samples import distinct_prompts, room_for
 from exptilt.losses.at_zero import loss_at_zero
+from exptilt.losses.from_choice import build_loss
 from exptilt.policies.saving import save_model
 from exptilt.processes.world import World
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.run_models import Models
 from exptilt.sampling.sampling_law import SamplingLaw
-from exptilt.settings.load import as_dict
+from exptilt.settings.declaration import as_dict
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.training_settings import parse_best
 from exptilt.training.callbacks.best import Best
@@ -84,7 +85,7 @@ class Watched:
 
     def _facts(self) -> Facts:
         """With dropout the first losses scatter, and against another reference they begin anywhere."""
-        recipe, loss = self.recipe, self.recipe.loss
+        recipe, loss = self.recipe, build_loss(self.recipe.loss)
         at_zero = recipe.reference.model is None and not recipe.model.dropout
         start = loss_at_zero(loss) if at_zero else None
         return Facts(loss.name, getattr(loss, "beta", None), start, recipe.optim.max_grad_norm)

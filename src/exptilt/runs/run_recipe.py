@@ -15,8 +15,8 @@ from exptilt.policies.models import load_model
 from exptilt.processes.interrupt import losing_no_process
 from exptilt.processes.launch import joined
 from exptilt.processes.world import World, local_device
-from exptilt.reports import write_report
 from exptilt.reports.model_card import write_card
+from exptilt.reports.page import write_report
 from exptilt.run_folder.folder import RunFolder, manifest
 from exptilt.runs.run_models import reference_model
 from exptilt.runs.session import Session, open_session

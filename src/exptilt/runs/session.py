@@ -14,6 +14,7 @@ from exptilt.data.account.data_terminal import print_report
 from exptilt.data.batching import Batches, pack, shares
 from exptilt.data.groups import Group, digest_of
 from exptilt.data.prepare import Prepared
+from exptilt.losses.from_choice import build_loss
 from exptilt.policies.engine.forward import evaluating
 from exptilt.policies.policy import Policy
 from exptilt.policies.reference.references import TableReference
@@ -131,7 +132,7 @@ def open_session(
         callbacks: the caller's own, beside those of the recipe.
     """
     require_trackers(recipe.train.report_to)
-    objective = Objective(recipe.loss)
+    objective = Objective(build_loss(recipe.loss))
     setup = setup_of(recipe, objective.loss, world.size)
     tokenizer = world.first_before_others(lambda: find_tokenizer(recipe.model, recipe.data, folder.path))
     models = models_of(recipe.model, recipe.reference, setup, tokenizer, world)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Protocol
 
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
 
 
 class HasEos(Protocol):

@@ -6,8 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from exptilt.data.problems import POLICY_CHOICES
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
 
 Format = Literal[
     "auto",
@@ -54,6 +53,20 @@ Format = Literal[
     "question",
     "prompt_only",
 ]
+
+
+POLICY_CHOICES: dict[str, tuple[str, ...]] = {
+    "on_invalid": ("drop",),
+    "on_empty": ("drop", "keep"),
+    "on_identical": ("drop", "keep"),
+    "on_tie": ("keep", "drop"),
+    "on_duplicate": ("drop", "keep"),
+    "on_conflict": ("soft", "drop", "keep"),
+    "on_leak": ("drop", "keep"),
+    "on_too_long": ("drop", "trim_prompt_start", "trim_completion_end"),
+    "on_missing_end": ("append", "keep"),
+}
+"""What each policy can be besides `error`."""
 
 
 @config

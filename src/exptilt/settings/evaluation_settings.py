@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field
 
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
 
 
 @config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
 
 
 @config

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from exptilt.losses import DPO, SFT, AnyLoss
 from exptilt.settings.data_settings import BatchConfig, DataConfig
+from exptilt.settings.declaration import config
 from exptilt.settings.evaluation_settings import EvaluateConfig
-from exptilt.settings.load import config
+from exptilt.settings.loss_choice import AnyLossChoice, LossChoice, choice_of
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig, ReferenceConfig
 from exptilt.settings.training_settings import OptimConfig, ParallelConfig, TrainConfig
 
@@ -41,7 +41,7 @@ class Recipe:
     """Fine-tune on the chosen completions first (for models that never saw such text); none skips it."""
     adapter: AdapterConfig | None = None
     """Train a low-rank adapter (LoRA) and leave the model's weights alone; none trains all weights."""
-    loss: AnyLoss = DPO()
+    loss: AnyLossChoice = LossChoice.of("dpo")
     """The objective; `exptilt config` lists them all."""
     batch: BatchConfig = BatchConfig()
     """How rows are put together."""
@@ -59,6 +59,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
+        object.__setattr__(self, "loss", choice_of(self.loss))  # Python code may give the loss itself
         self._check_weights()
 
     def _check_weights(self) -> None:
@@ -95,7 +96,7 @@ class Recipe:
             sft=None,
             adapter=None if self.model.path is None else self.adapter,  # a model from scratch is trained whole first
             data=replace(self.data, drop_highest_ches=0.0),  # of preferences, not of completions to imitate
-            loss=SFT(),
+            loss=LossChoice.of("sft"),
             batch=self.sft.batch,
             optim=self.sft.optim,
             train=self.sft.train,

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import Literal
 
-from exptilt.settings.load import config
+from exptilt.settings.declaration import config
 
 _CONDITION = re.compile(r"\s*([\w/]+)\s*(<|>)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*")
 _BEST = re.compile(r"\s*(min|max)\s+([\w/]+)\s*")

@@ -54,14 +54,29 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+_NUMBERS_OF_YAML_1_1 = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+"""There `1_0` is 10, `010` is 8 and `1:30` is 90; the dumper still quotes them, for other readers."""
 for _kind in (_Loader, _Dumper):
-    _kind.yaml_implicit_resolvers = {key: list(pairs) for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    _kind.yaml_implicit_resolvers = {
+        key: [pair for pair in pairs if _kind is _Dumper or pair[0] not in _NUMBERS_OF_YAML_1_1]
+        for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:int", re.compile(r"^(?:[-+]?[0-9]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+    )
     _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+        re.compile(
+            r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
         list("-+0123456789."),
     )
     _kind.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:none|None)$"), ["n", "N"])
+
+
+_Loader.add_constructor(
+    "tag:yaml.org,2002:int", lambda loader, node: int(str(node.value), 16 if str(node.value).startswith("0x") else 10)
+)
 
 
 def to_yaml(value: Any, *, flow: bool = False) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,36 +16,19 @@ from rich.console import Console
 from exptilt.data.encode.tokens import encode_prompts
 from exptilt.data.groups import TokenIds
 from exptilt.errors import Stopped
-from exptilt.losses import SFT
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.sampling.generate import sample
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.data_settings import DataConfig
-from exptilt.settings.load import config
+from exptilt.settings.grid_settings import LabelConfig
+from exptilt.settings.loss_choice import LossChoice
 from exptilt.settings.model_settings import ModelConfig, SmallModel
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.training_settings import OptimConfig, TrainConfig
 from exptilt.studies.bench import Reward
 from exptilt.testbed.reviews import label_pairs
-
-
-@config
-class LabelConfig:
-    """How the known reward decides which of two completions is preferred."""
-
-    by: Literal["bradley_terry", "deterministic"] = "bradley_terry"
-    """bradley_terry: a coin with P = sigmoid(scale * difference of rewards); deterministic: the higher reward, as in the
-    DPO paper, where the loss has no minimum and the run ends where it is stopped."""
-    scale: float = 2.0
-    """Sharpness of the coin, > 0; DPO's optimum is then that of beta / scale."""
-    pairs: Literal["neighbours", "all"] = "neighbours"
-    """Which pairs the samples of a prompt make: each sample in one pair, or every two (6 from 4, as in the paper)."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale < float("inf"):
-            raise ValueError(f"scale must be > 0 and finite, got {self.scale}")
 
 
 @dataclass(frozen=True)
@@ -142,7 +125,7 @@ def train_reference(
         seed=seed,
         model=ModelConfig(config=size, tokenizer=None if tokenizer is None else str(tokenizer)),
         data=DataConfig(train=str(data), on_duplicate="keep", on_too_long="drop"),
-        loss=SFT(),
+        loss=LossChoice.of("sft"),
         optim=OptimConfig(learning_rate=2e-3),
         train=train,
     )

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from exptilt.errors import ConfigError
-from exptilt.losses.catalogue import SECTIONS, Entry, entries
-from exptilt.settings.load import as_dict, schema
+from exptilt.settings.declaration import as_dict
+from exptilt.settings.load import schema
+from exptilt.settings.objectives import SECTIONS, CatalogueEntry, entries
 from exptilt.settings.yaml_source import to_yaml
 
 _LOSS = "loss"
@@ -164,7 +165,7 @@ def _different(section: str, twin: str, keys: Sequence[Key]) -> str:
     )
 
 
-def _print_catalogue(objectives: Sequence[Entry], console: Console, defaults: bool) -> None:
+def _print_catalogue(objectives: Sequence[CatalogueEntry], console: Console, defaults: bool) -> None:
     console.print(
         Text.assemble((_LOSS, "bold"), "  The objective: loss: NAME, or keys of it: loss: {name: NAME, beta: 0.2}.")
     )
@@ -180,7 +181,7 @@ def _print_catalogue(objectives: Sequence[Entry], console: Console, defaults: bo
             console.print(table)
 
 
-def _print_objective(entry: Entry, keys: Sequence[Key], console: Console) -> None:
+def _print_objective(entry: CatalogueEntry, keys: Sequence[Key], console: Console) -> None:
     console.print(Text.assemble((f"{_LOSS}: {entry.name}", "bold"), f"  {entry.summary}\n"))
     console.print(Text(textwrap.indent(entry.formula, "    ") + "\n"))
     table = _table(("key", "default", "meaning"))

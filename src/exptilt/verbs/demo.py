@@ -15,19 +15,20 @@ from rich.console import Console
 
 from exptilt.losses import DPO, IPO, SFT, AnyLoss
 from exptilt.policies.models import load_model, load_tokenizer
-from exptilt.reports import write_report
+from exptilt.reports.page import write_report
 from exptilt.reports.report_terminal import frontier_table
 from exptilt.run_folder.folder import RunFolder
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.data_settings import BatchConfig
 from exptilt.settings.evaluation_settings import EvaluateConfig
+from exptilt.settings.grid_settings import LabelConfig, WorldTask
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.training_settings import OptimConfig, TrainConfig
 from exptilt.studies.bench import Yardstick
-from exptilt.studies.labels_by_reward import Bench, LabelConfig, finish
+from exptilt.studies.labels_by_reward import Bench, finish
 from exptilt.studies.study import FrontierStudy, PolicyPoint, ReferencePool
-from exptilt.studies.tasks.reviews_task import WorldTask
+from exptilt.studies.tasks.reviews_task import prepare_world
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class _Demo:
         self.output.mkdir(parents=True, exist_ok=True)
         self._say(f"write {self.size.num_reviews} film reviews, train a small model on them: the reference")
         self._say("then it speaks, and its samples are paired and labelled by a noisy coin")
-        bench = self._task().prepare(self.output, self.seed, LAW, self.size.num_prompts)
+        bench = prepare_world(self._task(), self.output, self.seed, LAW, self.size.num_prompts)
         for name, (loss, title) in METHODS.items():
             self._say(f"train {title}")
             finish(self._method(name, loss, bench))

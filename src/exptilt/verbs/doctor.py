@@ -16,7 +16,10 @@ from exptilt.data.prepare import Prepared, prepare
 from exptilt.errors import ConfigError, ModelError
 from exptilt.kinds import PAIR, Kind, kind_for
 from exptilt.settings.data_settings import BatchConfig, DataConfig
-from exptilt.settings.load import config, load
+from exptilt.settings.declaration import config
+from exptilt.settings.load import load
+from exptilt.settings.model_settings import ModelConfig
+from exptilt.settings.recipe import Recipe
 
 _FIRST_ROWS = 256
 """Rows that tell what kind of data a source holds."""
@@ -109,7 +112,7 @@ class _Subject:
 
 
 def _subject(source: str, overrides: Sequence[str], model: str | None) -> _Subject:
-    given = _named(model) if model else None
+    given = ModelConfig(path=model) if model else None
     if Path(source).suffix in (".yaml", ".yml"):
         return _of_recipe(source, overrides, given)
     wrong = [item for item in overrides if not item.startswith("data.")]
@@ -126,18 +129,10 @@ def _subject(source: str, overrides: Sequence[str], model: str | None) -> _Subje
     )
 
 
-def _named(model: str) -> Any:
-    from exptilt.settings.model_settings import ModelConfig
-
-    return ModelConfig(path=model)
-
-
-def _of_recipe(source: str, overrides: Sequence[str], given: Any) -> _Subject:
+def _of_recipe(source: str, overrides: Sequence[str], given: ModelConfig | None) -> _Subject:
+    recipe = load(Recipe, source, overrides)  # first: a mistake in a recipe does not wait for torch
     from exptilt.runs.run_tokenizer import named_tokenizer
-    from exptilt.settings.model_settings import ModelConfig
-    from exptilt.settings.recipe import Recipe
 
-    recipe = load(Recipe, source, overrides)
     named = given or recipe.model
     has_tokenizer = named.path is not None or named.tokenizer is not None
     reference, sft_first = named, given is None and (recipe.sft is not None or recipe.loss.kind.imitates)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,8 +17,9 @@ from rich.console import Console
 from exptilt.data.account.data_terminal import print_report
 from exptilt.data.groups import Group
 from exptilt.data.prepare import Prepared, prepare
-from exptilt.errors import CheckpointError, ConfigError, DataError
+from exptilt.errors import CheckpointError, DataError
 from exptilt.evaluation.held_out import Measured, Wanted, detectable_line, measure_policy
+from exptilt.losses.from_choice import build_loss
 from exptilt.policies.adapters import adapter_fingerprint, base_of, has_adapter, is_adapter
 from exptilt.policies.engine.forward import causal_lm, context_length
 from exptilt.policies.fingerprint import fingerprint
@@ -29,7 +29,7 @@ from exptilt.processes.world import local_device
 from exptilt.reports.tables.evaluation_table import evaluation_table, gainers_text
 from exptilt.run_folder.folder import RunFolder, manifest
 from exptilt.runs.run_models import reference_model
-from exptilt.settings.load import load
+from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
 from exptilt.training.objective import Objective
@@ -53,12 +53,12 @@ def evaluate(
         output: where the files go; by default into the run, or beside the model.
     """
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    named = [] if reference is None else [f"reference.model={json.dumps(reference)}"]
-    if (Path(what) / "config.yaml").is_file():
-        return evaluate_run(Path(what), [*overrides, *named], policy, output)
+    overrides = with_reference(overrides, reference)
+    if is_run(what):
+        return evaluate_run(Path(what), overrides, policy, output)
     if policy is not None:
         raise CheckpointError(f"{what}: is not a run folder (it has no config.yaml), and --policy needs a run")
-    return evaluate_model(what, [*overrides, *named], output)
+    return evaluate_model(what, overrides, output)
 
 
 def evaluate_run(
@@ -78,10 +78,7 @@ def evaluate_run(
     Raises:
         ExptiltError: no run there, no held-out rows, no finished model, or the reference is no longer what it was.
     """
-    folder = RunFolder(run)
-    if not (run / "config.yaml").is_file():
-        raise CheckpointError(f"{run}: is not a run folder (it has no config.yaml)")
-    recipe = replace(load(Recipe, run / "config.yaml", _instead(overrides)), output=str(run))
+    folder, recipe = RunFolder(run), recipe_of_run(run, overrides)
     if policy is None and not any((folder.model / name).exists() for name in ("config.json", "adapter_config.json")):
         raise CheckpointError(f"{folder.model}: there is no model; finish the run with `exptilt train` first")
     start = recipe if recipe.sft is None else recipe.after_sft(recipe.sft_recipe().folder / "model")
@@ -92,7 +89,7 @@ def evaluate_run(
         raise DataError(
             f"{recipe.data.train}: no held-out rows; name some with data.test=... or data.test_fraction=0.1"
         )
-    held_out = Objective(recipe.loss).prepare(rows.test)
+    held_out = Objective(build_loss(recipe.loss)).prepare(rows.test)
     Console().print(detectable_line(held_out, recipe.evaluate.level), highlight=False, soft_wrap=True)
     table = None
     if not recipe.loss.kind.imitates:
@@ -100,7 +97,7 @@ def evaluate_run(
         table = _table(start, reference, held_out)
         if not any(item.startswith("reference.model=") for item in overrides):
             table = _require_same(folder, reference, table)
-    wanted = Wanted.of(recipe.loss, recipe.evaluate, recipe.batch.at_once, recipe.seed)
+    wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed)
     found = measure_policy(model, partial(reference_model, start, tokenizer), tokenizer, held_out, table, wanted)
     name = _name_of(recipe, overrides, policy)
     return _kept(RunFolder(output or run), name, found, table)
@@ -119,14 +116,8 @@ def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = No
     Raises:
         ExptiltError: no such model, no rows, or rows that are no pairs.
     """
-    _require_model(what)
-    given, stated = _rows_named(what, overrides), f"model.path={json.dumps(what)}"
-    folder = RunFolder(output or _beside(what, given))
-    recipe = load(Recipe, None, [f"output={json.dumps(str(folder.path))}", stated, *given])
-    if not recipe.loss.kind.is_paired:
-        raise ConfigError(
-            f"loss: {recipe.loss.name} is not trained on pairs, and only pairs are evaluated without a run"
-        )
+    recipe = recipe_of_model(what, overrides, output)
+    folder = RunFolder(recipe.folder)
     model, tokenizer = _loaded(recipe.model)
     rows = _prepared(recipe, model, tokenizer)
     held_out = list(rows.test or rows.train)
@@ -141,7 +132,7 @@ def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = No
         start = partial(reference_model, recipe, tokenizer)
         table = _table(recipe, start(), held_out)
     has_beta = any(item.startswith("loss") for item in overrides)
-    wanted = Wanted.of(recipe.loss, recipe.evaluate, recipe.batch.at_once, recipe.seed, has_beta=has_beta)
+    wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed, has_beta=has_beta)
     found = measure_policy(model, start, tokenizer, held_out, table, wanted)
     _begin(folder, recipe, what, overrides, table)
     folder.write("data.json", rows.report.as_dict())
@@ -231,45 +222,6 @@ def _begin(
         "command": shlex.join(["exptilt", "evaluate", what, *told, *chosen, "--output", str(folder.path)]),
     }
     folder.write("run.json", card)
-
-
-def _instead(overrides: Sequence[str]) -> list[str]:
-    """Held-out rows named on the command line stand instead of the share the run held out."""
-    names_rows = any(item.startswith(("data.test=", "data.test_split=")) for item in overrides)
-    return [*(["data.test_fraction=0"] if names_rows else []), *overrides]
-
-
-def _require_model(what: str) -> None:
-    """Tell a place that is neither apart from a hub id."""
-    path = Path(what).expanduser()
-    if path.exists() and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise CheckpointError(
-            f"{what}: is not a run folder (config.yaml) and not a model folder (config.json or adapter_config.json)"
-        )
-
-
-def _rows_named(what: str, overrides: Sequence[str]) -> list[str]:
-    """Overrides with rows in `data.train`: where only `data.test` is given, these are the rows.
-
-    Raises:
-        ConfigError: none are named.
-    """
-    names = {item.partition("=")[0] for item in overrides}
-    if "data.train" in names or "data" in names:
-        return list(overrides)
-    if "data.test" not in names:
-        raise ConfigError(f"{what}: is not a run folder; for a model, name the rows too, e.g. data.train=pairs.jsonl")
-    return [item.replace("data.test", "data.train", 1) if item.startswith("data.test=") else item for item in overrides]
-
-
-def _beside(what: str, overrides: Sequence[str]) -> Path:
-    """A folder named after model and rows: beside a model's folder, here for a hub id."""
-    source = next(item.partition("=")[2] for item in overrides if item.startswith(("data.train=", "data=")))
-    rows = Path(source.strip("\"'")).name.split(".")[0] or "rows"
-    folder = Path(what).expanduser()
-    if folder.is_dir():
-        return folder.resolve().parent / f"{folder.resolve().name}-on-{rows}"
-    return Path(f"{folder.name}-on-{rows}")
 
 
 def _name_of(recipe: Recipe, overrides: Sequence[str], policy: str | None) -> str:

@@ -7,13 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from exptilt.errors import CheckpointError, ConfigError, ModelError
-from exptilt.policies.adapters import is_adapter
-from exptilt.policies.engine.forward import causal_lm
-from exptilt.policies.models import load_model, load_tokenizer
-from exptilt.policies.saving import save_model
 from exptilt.reports.model_card import write_card
 from exptilt.run_folder.folder import RunFolder
 from exptilt.settings.model_settings import ModelConfig
@@ -33,7 +27,6 @@ def export_run(run: Path, *, merge: bool = False, output: Path | None = None, ca
         ConfigError: the output is in use.
         ModelError: there is no adapter to merge, or its base is gone.
     """
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = _finished(run)
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output}: is not an empty folder; choose another --output")
@@ -58,6 +51,14 @@ def merge_adapter(source: Path, target: Path) -> None:
     Raises:
         ModelError: the folder holds no adapter, its base is gone, or the target cannot be written.
     """
+    import transformers
+
+    from exptilt.policies.adapters import is_adapter
+    from exptilt.policies.engine.forward import causal_lm
+    from exptilt.policies.models import load_model, load_tokenizer
+    from exptilt.policies.saving import save_model
+
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if not is_adapter(source):
         raise ModelError(f"{source}: is a whole model already, there is no adapter to merge; leave out --merge")
     settings = ModelConfig(path=str(source))

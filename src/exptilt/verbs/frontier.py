@@ -29,13 +29,15 @@ from rich.console import Console
 
 from exptilt.errors import ConfigError, ExptiltError
 from exptilt.policies.models import load_model, load_tokenizer
-from exptilt.reports import write_report
+from exptilt.reports.page import write_report
 from exptilt.reports.report_terminal import frontier_table
 from exptilt.run_folder.folder import RunFolder
 from exptilt.sampling.generate import samples_as_groups
-from exptilt.settings.load import as_dict, dump, load
+from exptilt.settings.declaration import as_dict
+from exptilt.settings.grid_settings import GridRecipe, GridRun
+from exptilt.settings.load import dump, load
 from exptilt.studies.bench import Measurement, Yardstick
-from exptilt.studies.grid import Entry, GridRecipe
+from exptilt.studies.grid import bench_of, law_of
 from exptilt.studies.grid_weights import digest_of_file, keep_weights, kept_weights, step_of, with_weights
 from exptilt.studies.labels_by_reward import Bench, finish
 from exptilt.studies.proposals import Proposals
@@ -65,7 +67,7 @@ def run_grid(recipe: GridRecipe, console: Console | None = None) -> dict[str, An
     if recipe.jobs > 1:
         _in_processes(recipe, console)
     else:
-        for entry in recipe.entries:
+        for entry in recipe.runs:
             console.print(f"train and measure {entry.title}", highlight=False)
             grid.run(entry)
     study = grid.collect()
@@ -88,8 +90,7 @@ class Grid:
     @cached_property
     def bench(self) -> Bench:
         """Reference, preferences, prompts and reward."""
-        recipe = self.recipe
-        return recipe.task.prepare(recipe.folder, recipe.seed, recipe.law, recipe.measure.num_prompts)
+        return bench_of(self.recipe)
 
     @cached_property
     def yardstick(self) -> Yardstick:
@@ -100,7 +101,7 @@ class Grid:
             tokenizer=tokenizer,
             prompts=self.bench.prompts,
             reward=self.bench.reward,
-            law=self.recipe.law.ending_at(tokenizer),
+            law=law_of(self.recipe.measure).ending_at(tokenizer),
             seed=self.recipe.seed + 10,
         )
 
@@ -115,9 +116,9 @@ class Grid:
         arrays = {name: np.asarray(kept[name], dtype=np.float64) for name in ("rewards", "log_probs")}
         return ReferencePool(**(kept | arrays | {"law": self.yardstick.law}))
 
-    def run(self, entry: Entry) -> None:
+    def run(self, entry: GridRun) -> None:
         """Train one run if it is not finished, and measure those of its checkpoints that are not measured."""
-        run = finish(self.recipe.recipe(entry, self.bench))
+        run = finish(self.recipe.recipe(entry, self.bench.reference, self.bench.data))
         keep_weights(run.path, self.recipe.measure.every, self._model)
         for weights in self._weights(entry):
             self._measured(entry, weights)
@@ -126,7 +127,7 @@ class Grid:
         """Place every measured checkpoint, run by run in order of steps."""
         proposals = self._proposals()
         study = FrontierStudy(self.pool, self.bench.reward_name, proposals, self._proxies(proposals))
-        for entry in self.recipe.entries:
+        for entry in self.recipe.runs:
             kept = self._weights(entry)
             for weights in kept:
                 loss = entry.method.loss
@@ -144,7 +145,7 @@ class Grid:
 
     def _proposals(self) -> Proposals | None:
         """The policies that ended with the highest rewards, from the file they are kept in or drawn now."""
-        ends = {entry.slug: (entry, self._weights(entry)[-1]) for entry in self.recipe.entries}
+        ends = {entry.slug: (entry, self._weights(entry)[-1]) for entry in self.recipe.runs}
         reward = {slug: float(np.mean(self._measured(*end).reward)) for slug, end in ends.items()}
         best = [ends[slug] for slug in sorted(ends, key=lambda slug: -reward[slug])[: self.recipe.measure.proposals]]
         if not best:
@@ -169,7 +170,7 @@ class Grid:
             proxies[self.recipe.measure.proxy.partition(":")[2]] = values.reshape(self.pool.rewards.shape)
         return proxies
 
-    def _measured(self, entry: Entry, weights: Path) -> Measurement:
+    def _measured(self, entry: GridRun, weights: Path) -> Measurement:
         """Samples of one policy as numbers, from the file they are kept in or drawn now."""
         folder, name = RunFolder(self.recipe.folder / "points"), f"{entry.slug}-{weights.stem}.json"
         stream = 1 + zlib.crc32(name.encode()) % 1_000_000
@@ -189,7 +190,7 @@ class Grid:
     def _policy(self, weights: Path) -> Any:
         return with_weights(self._model(), weights)
 
-    def _weights(self, entry: Entry) -> list[Path]:
+    def _weights(self, entry: GridRun) -> list[Path]:
         return kept_weights(self.recipe.folder / "runs" / entry.slug, self.recipe.measure.every)
 
     def _digest(self, *what: Any) -> str:
@@ -233,27 +234,27 @@ def _in_processes(recipe: GridRecipe, console: Console) -> None:
     threads = max(1, (os.cpu_count() or 1) // recipe.jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
 
-    def start(entry: Entry) -> int:
+    def start(entry: GridRun) -> int:
         console.print(f"train and measure {entry.title}", highlight=False)
         command = [sys.executable, "-m", _MODULE, str(recipe.folder / "frontier.yaml"), entry.slug]
         return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own interpreter
 
     with ThreadPoolExecutor(recipe.jobs) as pool:
         try:
-            codes = list(pool.map(start, recipe.entries))
+            codes = list(pool.map(start, recipe.runs))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    failed = [entry.title for entry, code in zip(recipe.entries, codes, strict=True) if code]
+    failed = [entry.title for entry, code in zip(recipe.runs, codes, strict=True) if code]
     if failed:
-        raise ExptiltError(f"{len(failed)} of {len(recipe.entries)} runs failed, see above: {', '.join(failed)}")
+        raise ExptiltError(f"{len(failed)} of {len(recipe.runs)} runs failed, see above: {', '.join(failed)}")
 
 
 def _main(arguments: Sequence[str]) -> int:
     """One run of a study: what `_in_processes` starts."""
     path, slug = arguments
     recipe = load(GridRecipe, path)
-    entry = next(entry for entry in recipe.entries if entry.slug == slug)
+    entry = next(entry for entry in recipe.runs if entry.slug == slug)
     try:
         Grid(recipe).run(entry)
     except ExptiltError as error:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import transformers
@@ -15,16 +13,14 @@ from rich.table import Table
 from exptilt.planning.devices import parse_fleet
 from exptilt.planning.phases import Plan
 from exptilt.planning.planner import Planner
-from exptilt.settings.load import load
 from exptilt.settings.recipe import Recipe
 
 
-def plan_recipe(path: Path, overrides: Sequence[str], gpus: str | None, as_json: bool) -> int:
+def plan_recipe(recipe: Recipe, gpus: str | None, as_json: bool) -> int:
     """Plan a recipe and print it.
 
     Args:
-        path: the recipe.
-        overrides: `key=value`.
+        recipe: the run.
         gpus: "8xH100-80GB", "cpu"; None is this machine.
         as_json: print JSON instead of tables.
 
@@ -32,7 +28,7 @@ def plan_recipe(path: Path, overrides: Sequence[str], gpus: str | None, as_json:
         0, or 1 if it would not fit.
     """
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    plan = Planner(load(Recipe, path, overrides), parse_fleet(gpus)).plan()
+    plan = Planner(recipe, parse_fleet(gpus)).plan()
     if as_json:
         print(plan_json(plan))
     else:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from exptilt.reports import write_report
+from exptilt.reports.page import write_report
 from exptilt.reports.report_inputs import read_run
 from exptilt.reports.tables.paired import paired_differences
 

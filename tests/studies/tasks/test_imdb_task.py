@@ -15,10 +15,11 @@ from exptilt.losses import DPO
 from exptilt.policies.models import load_tokenizer
 from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.rewards.text_classifier import TextClassifier
+from exptilt.settings.grid_settings import GridRecipe, ImdbTask, LabelConfig, MeasureConfig, Method
 from exptilt.settings.model_settings import ModelConfig, SmallModel
-from exptilt.studies.grid import GridRecipe, MeasureConfig, Method
-from exptilt.studies.labels_by_reward import LabelConfig, Labeller
-from exptilt.studies.tasks.imdb_task import PREFIX, ImdbTask, cut, read_reviews, split
+from exptilt.studies.grid import law_of
+from exptilt.studies.labels_by_reward import Labeller
+from exptilt.studies.tasks.imdb_task import PREFIX, cut, read_reviews, split
 from exptilt.verbs.frontier import Grid
 
 DATA = Path(os.environ.get("EXPTILT_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -130,7 +131,7 @@ def test_missing_data_is_said(tmp_path, monkeypatch):
 
 
 def test_noisy_labels_follow_the_coin_and_deterministic_ones_the_reward():
-    law = GridRecipe(output="x", task=ImdbTask(name="imdb"), methods=[Method(loss=DPO())]).law
+    law = law_of(GridRecipe(output="x", task=ImdbTask(name="imdb"), methods=[Method(loss=DPO())]).measure)
     scores = np.array([0.0, 1.0] * 2000)
     for by, expected in (("deterministic", 1.0), ("bradley_terry", 1 / (1 + np.exp(-2.0)))):
         labeller = Labeller(ModelConfig(path="x"), lambda prompts, said: scores, LabelConfig(by=by, scale=2.0), law)

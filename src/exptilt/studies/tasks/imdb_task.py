@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,48 +28,19 @@ from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.rewards.text_classifier import TextClassifier
 from exptilt.run_folder.folder import RunFolder
 from exptilt.sampling.sampling_law import SamplingLaw
-from exptilt.settings.load import config
-from exptilt.settings.model_settings import ModelConfig, SmallModel
+from exptilt.settings.grid_settings import ImdbTask
+from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.training_settings import TrainConfig
-from exptilt.studies.labels_by_reward import Bench, LabelConfig, Labeller, pair_files, train_reference
+from exptilt.studies.labels_by_reward import Bench, Labeller, pair_files, train_reference
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 PREFIX = (2, 8)
 """Tokens in a prompt, both ends included."""
 
 
-@config
-class ImdbTask:
-    """Real film reviews; the reward is a classifier's probability that prefix and continuation are positive."""
-
-    name: Literal["imdb"]
-    data: str | None = None
-    """Folder with sentiment/imdb.train.jsonl.gz and imdb.test.jsonl.gz; null takes EXPTILT_DATA."""
-    num_reviews: int | None = None
-    """Reviews of each split to use, from its start; null is all."""
-    excerpts: int = 2
-    """Excerpts of each review the reference learns from, >= 1."""
-    words: int = 36
-    """Longest excerpt, words; it ends with a sentence."""
-    sft_epochs: float = 2.0
-    """Passes of the reference over the excerpts."""
-    model: SmallModel = SmallModel(hidden_size=128, num_layers=3, num_heads=4, max_positions=128, vocab_size=3000)
-    """The reference's architecture, and the size of its vocabulary."""
-    num_prompts: int = 2000
-    """Training prefixes the reference answers."""
-    samples_per_prompt: int = 4
-    """Answers to each, made into pairs."""
-    labels: LabelConfig = LabelConfig(by="deterministic", pairs="all", scale=8.0)
-    """How pairs are labelled; deterministic and all pairs as in the paper."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("excerpts", 1), ("words", 8), ("num_prompts", 1), ("samples_per_prompt", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
-
-    def prepare(self, folder: Path, seed: int, law: SamplingLaw, num_prompts: int) -> Bench:
-        """Train classifier and reference, label the reference's samples; what is there already is kept."""
-        return _Imdb(self, folder, seed).bench(law, num_prompts)
+def prepare_imdb(task: ImdbTask, folder: Path, seed: int, law: SamplingLaw, num_prompts: int) -> Bench:
+    """Train classifier and reference, label the reference's samples; what is there already is kept."""
+    return _Imdb(task, folder, seed).bench(law, num_prompts)
 
 
 class Review(NamedTuple):

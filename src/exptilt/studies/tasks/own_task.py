@@ -9,55 +9,38 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from exptilt.data.prepare import prepare
 from exptilt.errors import ConfigError, DataError
 from exptilt.policies.engine.forward import context_length
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.sampling.sampling_law import SamplingLaw
-from exptilt.settings.data_settings import DataConfig
-from exptilt.settings.load import config
-from exptilt.settings.model_settings import ModelConfig
+from exptilt.settings.grid_settings import OwnTask
 from exptilt.studies.bench import Reward
 from exptilt.studies.labels_by_reward import Bench
 
 
-@config
-class OwnTask:
-    """A reference model, preferences with a held-out part, and a reward written in Python."""
-
-    name: Literal["own"]
-    model: ModelConfig
-    """The reference; every run starts from it."""
-    data: DataConfig
-    """Preferences to train on; the prompts of the held-out part are the ones measured on."""
-    reward: str
-    """`module:function`, called as function(prompt, completion) -> float; the module may lie in the current folder."""
-
-    def prepare(self, folder: Path, seed: int, law: SamplingLaw, num_prompts: int) -> Bench:
-        """Read the held-out prompts and find the reward."""
-        function = find_function(self.reward)
-        tokenizer = load_tokenizer(self.model)
-        context = context_length(load_model(self.model, tokenizer))
-        rows = prepare(self.data, tokenizer, "pair", context).test
-        prompts = list({group.prompt.tobytes(): group.prompt for group in rows if len(group.prompt)}.values())
-        if not prompts:
-            raise DataError(
-                f"{self.data.train}: no held-out prompts to measure on; set data.test or data.test_fraction"
-            )
-        fitting = [prompt for prompt in prompts if context is None or len(prompt) + law.max_new_tokens <= context]
-        if len(fitting) < min(num_prompts, len(prompts)):
-            raise DataError(
-                f"only {len(fitting)} of {len(prompts)} held-out prompts leave room for {law.max_new_tokens} new tokens "
-                f"in the model's context of {context}; lower measure.max_new_tokens or measure.num_prompts"
-            )
-
-        source = hashlib.blake2b(Path(inspect.getfile(function)).read_bytes(), digest_size=8).hexdigest()
-        name = function.__name__.replace("_", " ")
-        return Bench(
-            self.model, self.data, fitting[:num_prompts], rewarding(self.reward), name, {"reward's source": source}
+def prepare_own(task: OwnTask, law: SamplingLaw, num_prompts: int) -> Bench:
+    """Read the held-out prompts and find the reward."""
+    function = find_function(task.reward)
+    tokenizer = load_tokenizer(task.model)
+    context = context_length(load_model(task.model, tokenizer))
+    rows = prepare(task.data, tokenizer, "pair", context).test
+    prompts = list({group.prompt.tobytes(): group.prompt for group in rows if len(group.prompt)}.values())
+    if not prompts:
+        raise DataError(f"{task.data.train}: no held-out prompts to measure on; set data.test or data.test_fraction")
+    fitting = [prompt for prompt in prompts if context is None or len(prompt) + law.max_new_tokens <= context]
+    if len(fitting) < min(num_prompts, len(prompts)):
+        raise DataError(
+            f"only {len(fitting)} of {len(prompts)} held-out prompts leave room for {law.max_new_tokens} new tokens "
+            f"in the model's context of {context}; lower measure.max_new_tokens or measure.num_prompts"
         )
+
+    source = hashlib.blake2b(Path(inspect.getfile(function)).read_bytes(), digest_size=8).hexdigest()
+    name = function.__name__.replace("_", " ")
+    return Bench(
+        task.model, task.data, fitting[:num_prompts], rewarding(task.reward), name, {"reward's source": source}
+    )
 
 
 def rewarding(name: str) -> Reward:

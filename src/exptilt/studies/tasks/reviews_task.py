@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -12,52 +11,33 @@ from exptilt.data.encode.tokens import encode_prompts
 from exptilt.policies.models import load_tokenizer
 from exptilt.policies.tokenizers import train_word_tokenizer
 from exptilt.sampling.sampling_law import SamplingLaw
-from exptilt.settings.load import config
+from exptilt.settings.grid_settings import WorldTask
 from exptilt.settings.model_settings import SmallModel
 from exptilt.settings.training_settings import TrainConfig
-from exptilt.studies.labels_by_reward import Bench, LabelConfig, Labeller, pair_files, train_reference
+from exptilt.studies.labels_by_reward import Bench, Labeller, pair_files, train_reference
 from exptilt.testbed.reviews import FilmReviews
 
 
-@config
-class WorldTask:
-    """Film reviews from a grammar; the reward is their exact sentiment, in [-3, 3]."""
+def prepare_world(task: WorldTask, folder: Path, seed: int, law: SamplingLaw, num_prompts: int) -> Bench:
+    """Train the reference, label its samples; what is there already is kept."""
+    world = FilmReviews(seed)
+    size = SmallModel(hidden_size=task.width, num_layers=task.num_layers, num_heads=4, max_positions=64)
+    words = folder / "tokenizer"
+    if not words.exists():
+        train_word_tokenizer([" ".join(world.vocabulary)]).save_pretrained(words)
+    rows = (
+        {"prompt": opening, "completion": " " + text} for opening, text in world.corpus(task.num_reviews, seed=seed + 1)
+    )
+    length = TrainConfig(epochs=task.sft_epochs, save_every=100_000)
+    reference = train_reference(folder, seed, rows, words, size, length)
 
-    name: Literal["world"] = "world"
-    num_reviews: int = 8000
-    """Reviews the reference learns from."""
-    sft_epochs: float = 3.0
-    """Passes of the reference over them."""
-    width: int = 96
-    """Width of the model."""
-    num_layers: int = 3
-    """Layers of the model."""
-    samples_per_prompt: int = 24
-    """Reference samples per training prompt, made into pairs."""
-    labels: LabelConfig = LabelConfig()
-    """How pairs are labelled."""
+    def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        return [world.reward(f"{prompt} {said}") for prompt, said in zip(prompts, completions, strict=True)]
 
-    def prepare(self, folder: Path, seed: int, law: SamplingLaw, num_prompts: int) -> Bench:
-        """Train the reference, label its samples; what is there already is kept."""
-        world = FilmReviews(seed)
-        size = SmallModel(hidden_size=self.width, num_layers=self.num_layers, num_heads=4, max_positions=64)
-        words = folder / "tokenizer"
-        if not words.exists():
-            train_word_tokenizer([" ".join(world.vocabulary)]).save_pretrained(words)
-        rows = (
-            {"prompt": opening, "completion": " " + text}
-            for opening, text in world.corpus(self.num_reviews, seed=seed + 1)
-        )
-        length = TrainConfig(epochs=self.sft_epochs, save_every=100_000)
-        reference = train_reference(folder, seed, rows, words, size, length)
-
-        def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-            return [world.reward(f"{prompt} {said}") for prompt, said in zip(prompts, completions, strict=True)]
-
-        labeller = Labeller(reference, reward, self.labels, law, lead=" ")
-        for split, num_samples, held_out in (("train", self.samples_per_prompt, False), ("test", 4, True)):
-            prompts = list(dict.fromkeys(world.prompts(len(world.openings), seed, held_out=held_out)))
-            path = folder / f"preferences-{split}.jsonl"
-            labeller.write(path, prompts, num_samples, seed + 2 + held_out, np.array([seed, held_out]))
-        asked = encode_prompts(load_tokenizer(reference), world.prompts(num_prompts, seed, held_out=True))
-        return Bench(reference, pair_files(folder), asked, reward, "sentiment", {})
+    labeller = Labeller(reference, reward, task.labels, law, lead=" ")
+    for split, num_samples, held_out in (("train", task.samples_per_prompt, False), ("test", 4, True)):
+        prompts = list(dict.fromkeys(world.prompts(len(world.openings), seed, held_out=held_out)))
+        path = folder / f"preferences-{split}.jsonl"
+        labeller.write(path, prompts, num_samples, seed + 2 + held_out, np.array([seed, held_out]))
+    asked = encode_prompts(load_tokenizer(reference), world.prompts(num_prompts, seed, held_out=True))
+    return Bench(reference, pair_files(folder), asked, reward, "sentiment", {})

@@ -1,0 +1,93 @@
+"""`@config`: a settings dataclass is declared once, with its defaults, its ranges and its help."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar, dataclass_transform
+
+from exptilt.settings.ranges import check_ranges
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config(cls: type[T]) -> type[T]:
+    """Make a class a frozen, keyword-only settings dataclass that can be read from a recipe.
+
+    Ranges of single fields are declared on the field (`exptilt.settings.ranges`), others are checked in `__post_init__` as
+    `ValueError`; both hold in Python as well as in YAML. In YAML a number is a number: `true`, `1_0` and `"3"` are refused. The
+    string under a field is its only help text.
+
+    Example:
+        >>> @config
+        ... class Shape:
+        ...     width: int = 3
+        >>> Shape(width=4)
+        Shape(width=4)
+    """
+    own_checks = getattr(cls, "__post_init__", None)
+
+    def __post_init__(self: Any) -> None:
+        check_ranges(self)
+        if own_checks is not None:
+            own_checks(self)
+
+    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    made.__pydantic_config__ = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+        "arbitrary_types_allowed": True,
+    }
+    made.__get_pydantic_core_schema__ = classmethod(_with_plain_numbers)
+    result: type[T] = made
+    return result
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """A settings dataclass, or a loss, as plain mappings, lists and scalars."""
+    plain: dict[str, Any] = _plain(settings)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _with_plain_numbers(cls: type[Any], source: Any, handler: Any) -> Any:
+    """Pydantic's own schema of a dataclass, but no text or boolean is taken for a number, and no number for a boolean."""
+    reference = handler(source)
+    _refuse_lookalikes(handler.resolve_ref_schema(reference))
+    return reference
+
+
+def _refuse_lookalikes(node: Any) -> None:
+    """Change a pydantic core schema in place: strict booleans, floats and integers; 1e3 and 64.0 stay integers."""
+    if isinstance(node, list | tuple):
+        for part in node:
+            _refuse_lookalikes(part)
+    if not isinstance(node, dict):
+        return
+    if node.get("type") == "int":
+        inner = dict(node, strict=True)
+        node.clear()
+        node.update(
+            {"type": "function-before", "function": {"type": "no-info", "function": _whole_number}, "schema": inner}
+        )
+    elif node.get("type") in ("float", "bool"):
+        node["strict"] = True
+    else:
+        for name in _PARTS:
+            _refuse_lookalikes(node.get(name))
+
+
+_PARTS = ("schema", "fields", "choices", "items_schema", "keys_schema", "values_schema")
+"""Where a core schema holds others."""
+
+
+def _whole_number(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,203 @@
+"""`loss:` of a recipe: a name and hyper-parameters, checked without torch.
+
+For every loss there is a settings class of the same fields, defaults and ranges, made from `objectives.json` when it is first asked for.
+`exptilt.losses.build_loss` makes the loss itself of a choice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Union
+
+from pydantic import Discriminator, Field, TypeAdapter
+from pydantic_core import PydanticKnownError, core_schema
+
+from exptilt.errors import ConfigError
+from exptilt.kinds import Kind, kind_of
+from exptilt.settings.declaration import as_dict, config
+from exptilt.settings.load import build
+from exptilt.settings.objectives import definition, document
+from exptilt.settings.ranges import NotEmpty, Range
+from exptilt.settings.yaml_source import Source
+
+
+class NamedLoss(Protocol):
+    """What a choice and the loss itself have in common: Python code may give a recipe either."""
+
+    @property
+    def name(self) -> str:
+        """What the loss is called in a recipe."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the loss is called with."""
+
+
+class LossChoice:
+    """Base of the settings classes of losses; `LossChoice.of("dpo", beta=0.2)` makes one.
+
+    Example:
+        >>> LossChoice.of("dpo", beta=0.2)
+        DPO(name='dpo', beta=0.2, label_smoothing=0.0)
+        >>> LossChoice.of("dpo").kind.name
+        'pair'
+    """
+
+    name: str
+    kind: ClassVar[Kind]
+
+    @staticmethod
+    def of(loss: str, **settings: Any) -> LossChoice:
+        """A loss by its name.
+
+        Raises:
+            ConfigError: there is no such loss, or a setting is wrong.
+        """
+        return choice_of({"name": loss, **settings})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return choice_of, (as_dict(self),)
+
+
+def choice_of(loss: Any) -> LossChoice:
+    """The choice that names a loss: of a choice itself, a name, a mapping, or a loss object of the catalogue.
+
+    Raises:
+        ConfigError: it is none of these, or a setting is wrong.
+    """
+    if isinstance(loss, LossChoice):
+        return loss
+    wanted = as_dict(loss) if dataclasses.is_dataclass(loss) else loss
+    name = wanted.get("name") if isinstance(wanted, Mapping) else wanted
+    if dataclasses.is_dataclass(loss) and (name not in policy_names() or _title(str(name)) != type(loss).__name__):
+        raise ConfigError(f"loss: {type(loss).__name__} is not in the catalogue; `exptilt config loss` lists what is")
+    built: LossChoice = build(_Holder, Source(label="recipe", values={"loss": wanted})).loss  # type: ignore[assignment]
+    return built
+
+
+@dataclass(frozen=True)
+class OneLossOf:
+    """Marks a settings field that holds one loss of several, by its name; pydantic asks it what is allowed."""
+
+    names: tuple[str, ...]
+
+    def choose(self, written: Any) -> LossChoice:
+        """Read what stands in a recipe: a name, or a mapping with a name."""
+        if isinstance(written, LossChoice):
+            written = as_dict(written)
+        written = {"name": written} if isinstance(written, str) else written
+        if not isinstance(written, Mapping):
+            raise PydanticKnownError("dataclass_type", {"class_name": "loss"})
+        if "name" not in written:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": "'name'"})
+        if written["name"] not in self.names:
+            known = ", ".join(repr(name) for name in self.names)
+            context = {"discriminator": "'name'", "tag": str(written["name"]), "expected_tags": known}
+            raise PydanticKnownError("union_tag_invalid", context)
+        chosen: LossChoice = _reader(written["name"]).validate_python(written)
+        return chosen
+
+    def settings_class(self, written: Any) -> type[LossChoice] | None:
+        """The class of what stands in a recipe; None where the name is missing or wrong."""
+        name = written.get("name") if isinstance(written, Mapping) else written
+        return loss_class(name) if name in self.names else None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.choose, serialization=core_schema.plain_serializer_function_ser_schema(as_dict)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        members: Any = Union[tuple(loss_class(name) for name in self.names)]  # noqa: UP007 - made at run time
+        one_of: Any = Annotated[members, Discriminator("name")]
+        return handler(TypeAdapter(one_of).core_schema)
+
+
+@cache
+def policy_names() -> tuple[str, ...]:
+    """Names of all losses a policy can be trained with, in the catalogue's order."""
+    return tuple(_names(document()))
+
+
+@cache
+def loss_class(name: str) -> type[LossChoice]:
+    """The settings class of a loss of the catalogue."""
+    for described in document()["$defs"].values():
+        if described["properties"].get("name", {}).get("const") == name:
+            return _settings_class(described, (LossChoice,), {"kind": kind_of(described["x-objective"]["kind"])})
+    raise KeyError(name)
+
+
+@cache
+def _reader(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(loss_class(name))
+
+
+def _title(name: str) -> str:
+    return loss_class(name).__name__
+
+
+@cache
+def _part_class(title: str) -> type[Any]:
+    """The settings class of a part of a loss, such as the term of a mixture."""
+    return _settings_class(document()["$defs"][title], (), {})
+
+
+def _settings_class(described: Mapping[str, Any], bases: tuple[type, ...], facts: Mapping[str, Any]) -> type[Any]:
+    """A settings class from its JSON Schema."""
+    annotations: dict[str, Any] = {}
+    members: dict[str, Any] = dict(facts)
+    for name, field in described["properties"].items():
+        annotations[name] = _annotation(field)
+        if "default" in field:
+            members[name] = _default(field)
+    inside = {"__annotations__": annotations, "__module__": __name__, "__doc__": described["description"], **members}
+    made: Any = config(type(described["title"], bases, inside))
+    made.__pydantic_config__ = {"extra": "forbid"}  # the help is in the annotations, there is no source to read
+    return made  # type: ignore[no-any-return]
+
+
+def _annotation(field: Mapping[str, Any]) -> Any:
+    kind: Any = _type_of(field)
+    constraints: list[Any] = []
+    if field.get("type") == "number":
+        constraints.append(Range.of_schema(field))
+    if "minItems" in field:
+        constraints.append(NotEmpty(field["x-item"]))
+    return Annotated[kind, *constraints, Field(description=field.get("description"))]
+
+
+def _type_of(field: Mapping[str, Any]) -> Any:
+    if "oneOf" in field:
+        return Annotated[LossChoice, OneLossOf(tuple(_names(field)))]
+    if "const" in field or "enum" in field:
+        return Literal[tuple(field.get("enum", (field.get("const"),)))]
+    if "$ref" in field:
+        return _part_class(field["$ref"].rsplit("/", 1)[-1])
+    if field["type"] == "array":
+        return tuple[_type_of(field["items"]), ...]  # type: ignore[misc]
+    return {"number": float, "integer": int, "boolean": bool}[field["type"]]
+
+
+def _names(node: Mapping[str, Any]) -> Sequence[str]:
+    content = document()
+    return [definition(member, content)["properties"]["name"]["const"] for member in node["oneOf"]]
+
+
+def _default(field: Mapping[str, Any]) -> Any:
+    value = field["default"]
+    return TypeAdapter(_type_of(field)).validate_python(value) if isinstance(value, list | dict) else value
+
+
+AnyLossChoice = Annotated[NamedLoss, OneLossOf(policy_names())]
+"""Type of a settings field that holds any loss a policy can be trained with."""
+
+
+@config
+class _Holder:
+    """A recipe's loss alone, so that a mistake in Python reads as a mistake in a recipe."""
+
+    loss: AnyLossChoice
