@@ -182,11 +182,11 @@ def test_what_is_not_finite_ends_all_processes_with_one_error_before_anything_mo
     said, row = all_found[0]["said"], all_found[0]["row"]
     assert "no weight was moved" in said
     if fault == "weight":
-        assert "the log-probability of 8 row(s) is not finite" in said
+        assert "the log-probability of 8 rows is not finite" in said
     elif fault == "slope":
         assert (
             f"the gradient is not finite (nan); no weight was moved. Rows with a non-finite gradient of their own: {row}. "
             in said
         )
     else:
-        assert f"the log-probability of 1 row(s) is not finite, no weight was moved: {row}. Look" in said
+        assert f"the log-probability of 1 row is not finite, no weight was moved: {row}. Look" in said

@@ -141,7 +141,7 @@ def test_what_is_no_model_is_one_line(folder, tmp_path, tokenizer) -> None:
 def test_missing_weights_are_fatal(folder, tokenizer) -> None:
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 2}))
-    with pytest.raises(ModelError, match=r"9 weights are missing .*first: model\.layers\.1\."):
+    with pytest.raises(ModelError, match=r"lacks 9 weights, which .*first: model\.layers\.1\."):
         load_model(ModelConfig(path=str(folder)), tokenizer)
 
 

@@ -161,12 +161,6 @@ class RowError(DataError):
         self.detail = detail
 
 
-def first_line(error: BaseException) -> str:
-    """What another library's error says, in its first line; its name where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One problem of a data set, counted."""

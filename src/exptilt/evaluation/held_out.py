@@ -24,6 +24,7 @@ from exptilt.policies.scorer import Scorer
 from exptilt.policies.scoring import score_all
 from exptilt.settings.evaluation_settings import EvaluateConfig
 from exptilt.types import LogProbs
+from exptilt.wording import counted
 
 _MARGIN_BINS = 40
 _HIGHEST = 5
@@ -130,7 +131,7 @@ def detectable_line(groups: Sequence[Group], level: float = 0.95) -> str:
     alone = minimum_detectable_difference(count, correlation=0.5, level=level)  # one model against a number
     two = minimum_detectable_difference(count, level=level)
     return (
-        f"{count} prompt{'s' if count > 1 else ''}: to be told apart (4 times in 5), "
+        f"{counted(count, 'prompt')}: to be told apart (4 times in 5), "
         f"an accuracy must be {alone:.3f} from chance, two models {two:.3f} apart"
     )
 

@@ -6,7 +6,6 @@ assumption for every device we have not measured on, and says so.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import torch
 
 from exptilt.errors import ConfigError
 from exptilt.processes.memory import free_memory
+from exptilt.wording import nearest
 
 _SHARE = 0.40
 """Of the peak, for whole training steps: what well-made trainers report for models of 1 to 10 billion weights."""
@@ -101,8 +101,8 @@ def parse_fleet(text: str | None) -> Fleet:
     known = {key.lower(): key for key in GPUS}
     found = known.get(name.lower()) or known.get(f"{name.lower()}-80gb")
     if found is None or count < 1:
-        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
-        meant = f"; did you mean {known[near[0]]!r}?" if near else ""
+        near = nearest(name, GPUS)
+        meant = f"; did you mean {near!r}?" if near else ""
         raise ConfigError(
             f"--gpus {text!r}: unknown device{meant} (known: {', '.join(GPUS)}, cpu; write it as 8xH100-80GB)"
         )

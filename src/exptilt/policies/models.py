@@ -27,6 +27,7 @@ from exptilt.policies.engine.product import prefer_onednn
 from exptilt.processes.allocator import keep_freed
 from exptilt.processes.world import local_device
 from exptilt.settings.model_settings import ModelConfig, SmallModel
+from exptilt.wording import counted, first_line
 
 _AUTO: Any = AutoModelForCausalLM
 """Untyped in transformers."""
@@ -86,7 +87,7 @@ def load_tokenizer(settings: ModelConfig) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except Exception as error:  # transformers, tokenizers and the hub each raise their own kinds
-        raise ModelError(f"{path}: cannot load a tokenizer ({_first_line(error)})") from error
+        raise ModelError(f"{path}: cannot load a tokenizer ({first_line(error)})") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"{path}: the tokenizer has no end token (eos_token), so no completion could ever end; set one"
@@ -157,11 +158,11 @@ def _from_path(settings: ModelConfig, path: str) -> PreTrainedModel:
     except ModelError:
         raise
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
-        raise ModelError(f"{path}: cannot load a causal language model ({_first_line(error)})") from error
+        raise ModelError(f"{path}: cannot load a causal language model ({first_line(error)})") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
-            f"{path}: {len(missing)} weights are missing from the folder and would start random (first: {missing[0]}); "
+            f"{path}: the folder lacks {counted(len(missing), 'weight')}, which would start random (first: {missing[0]}); "
             "it is not a complete causal language model"
         )
     return model  # type: ignore[no-any-return]
@@ -214,8 +215,3 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             f"the tokenizer has {len(tokenizer)} tokens, the model only {known}; they do not belong together, "
             "or tokens were added without resizing the model's embeddings"
         )
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

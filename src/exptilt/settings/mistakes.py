@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 import typing
@@ -11,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exptilt.settings.yaml_source import Source
+from exptilt.wording import did_you_mean
 
 
 def explain(cls: type[Any], source: Source, problem: Mapping[str, Any]) -> str:
@@ -21,11 +21,11 @@ def explain(cls: type[Any], source: Source, problem: Mapping[str, Any]) -> str:
     where = source.where(path)
     shown = ".".join(path) or "recipe"
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{where}: {shown}: unknown key{_meant(path[-1], _known_keys(cls, source.values, path[:-1]))}"
+        return f"{where}: {shown}: unknown key{did_you_mean(path[-1], _known_keys(cls, source.values, path[:-1]))}"
     if kind == "union_tag_invalid":
         allowed = str(problem["ctx"]["expected_tags"]).replace("'", "").split(", ")
         tag = str(problem["ctx"]["tag"])
-        return f"{where}: {shown}.name: unknown name {tag!r}{_meant(tag, allowed)}"
+        return f"{where}: {shown}.name: unknown name {tag!r}{did_you_mean(tag, allowed)}"
     if kind == "union_tag_not_found":
         return f"{where}: {shown}.name: missing; it says which kind this is"
     if kind in ("missing", "missing_argument"):
@@ -101,8 +101,3 @@ def _section(hint: Any, values: Any) -> Any:
     name = values.get("name") if isinstance(values, Mapping) else None
     named = [section for section in sections if name in typing.get_args(typing.get_type_hints(section).get("name"))]
     return next(iter(named or sections), None)
-
-
-def _meant(given: str, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else (f" (known: {', '.join(allowed)})" if allowed else "")

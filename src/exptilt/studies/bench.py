@@ -17,6 +17,7 @@ from exptilt.policies.divergence import sequence_kl
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.sampling.generate import Sample, sample, samples_as_groups
 from exptilt.sampling.sampling_law import SamplingLaw
+from exptilt.wording import counted
 
 Reward = Callable[[Sequence[str], Sequence[str]], ArrayLike]
 """N prompts and N completions, as text, to N rewards."""
@@ -94,7 +95,7 @@ class Yardstick:
         bad = np.flatnonzero(~np.isfinite(found))
         if len(bad):
             raise DataError(
-                f"the reward of {len(bad)} sample(s) is not finite; the first is {found[bad[0]]} for "
+                f"the reward of {counted(len(bad), 'sample')} is not finite; the first is {found[bad[0]]} for "
                 f"{prompts[bad[0]]!r} + {completions[bad[0]]!r}"
             )
         return found

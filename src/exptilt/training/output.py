@@ -10,6 +10,7 @@ from torch import Tensor
 from exptilt.data.groups import Group
 from exptilt.errors import NonFiniteError
 from exptilt.training.sums import Sums
+from exptilt.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ def not_finite(faults: Sequence[tuple[str, str]]) -> NonFiniteError:
     """The error that names rows; where log-probabilities are at fault, losses only follow them."""
     what = min((what for what, _ in faults), key=("log-probability", "loss").index, default="loss")
     named = list(dict.fromkeys(row for kind, row in faults if kind == what))
-    rows = f"{what} of {len(named)} row(s)" if named else "sum of the loss over rows"
+    rows = f"{what} of {counted(len(named), 'row')}" if named else "sum of the loss over rows"
     return NonFiniteError(
         f"the {rows} is not finite, no weight was moved{': ' if named else ''}{', '.join(named[:5])}. "
         "Look at these rows with `exptilt doctor`, lower optim.learning_rate, or use model.dtype=float32"

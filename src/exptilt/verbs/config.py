@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from exptilt.settings.declaration import as_dict
 from exptilt.settings.load import schema
 from exptilt.settings.objectives import SECTIONS, CatalogueEntry, entries
 from exptilt.settings.yaml_source import to_yaml
+from exptilt.wording import SURE, TYPO, nearest
 
 _LOSS = "loss"
 _COMMENT_WIDTH = 116
@@ -124,9 +124,9 @@ def _under(prefix: str, keys: Sequence[Key]) -> list[Key]:
 def _unknown(prefix: str, keys: Sequence[Key]) -> str:
     parent = prefix.rpartition(".")[0]
     beside = [key.path for key in keys if key.parent == parent] or [key.path for key in keys]
-    near = difflib.get_close_matches(prefix, beside, n=1, cutoff=0.75 if parent else 0.5)
+    near = nearest(prefix, beside, SURE if parent else TYPO)  # paths that share a section are alike by nature
     if near:
-        return f"{prefix}: no key of a recipe; did you mean {near[0]!r}?"
+        return f"{prefix}: no key of a recipe; did you mean {near!r}?"
     return f"{prefix}: no key of a recipe; `exptilt config{f' {parent}' if parent else ''}` lists them"
 
 

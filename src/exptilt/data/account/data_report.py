@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from exptilt.data.groups import Completion, Group, TokenIds
 from exptilt.data.problems import Finding
+from exptilt.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -124,7 +125,7 @@ class DataReport:
         """Why a run would refuse these data; empty if it would take them."""
         count = len(self.errors)
         if count:
-            return f"{count} kind{'s' if count > 1 else ''} of error"
+            return counted(count, "kind of error", "kinds of error")
         nothing_left = any(split.kept == 0 for split in (self.train, self.test) if split is not None)
         return "nothing is left to use" if nothing_left else ""
 
@@ -166,9 +167,9 @@ def _split_from(said: Mapping[str, Any]) -> SplitReport:
 def _pieces(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, bool]]:
     """Stretches of tokens that all count, or all do not."""
     edges = np.flatnonzero(np.diff(completion.counted.astype(np.int8))) + 1
-    for ids, counted in zip(np.split(completion.ids, edges), np.split(completion.counted, edges), strict=True):
+    for ids, counts in zip(np.split(completion.ids, edges), np.split(completion.counted, edges), strict=True):
         if len(ids):
-            yield decoded(tokenizer, ids), bool(counted[0])
+            yield decoded(tokenizer, ids), bool(counts[0])
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: TokenIds) -> str:

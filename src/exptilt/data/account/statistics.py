@@ -10,6 +10,7 @@ from exptilt.data.problems import Ledger
 from exptilt.data.records import Preference, Rating, Record, Text, words_of
 from exptilt.kinds import Kind
 from exptilt.labels import Desirable
+from exptilt.wording import counted
 
 _FEW = 100
 """Fewer examples than this are worth a word."""
@@ -84,7 +85,7 @@ class Tally:
     def note(self, kind: Kind, ledger: Ledger) -> None:
         """Put into the ledger what is worth a word about the training examples."""
         if 0 < self.examples < _FEW:
-            detail = f"there {'is' if self.examples == 1 else 'are'} only {self.examples} example{'s' * (self.examples > 1)} to train on"
+            detail = f"only {counted(self.examples, 'example')} to train on"
             ledger.note("few", detail=detail, count=self.examples)
         if self.pairs >= _FEW:
             self._note_bias(ledger)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from exptilt.data.formats.known_formats import ADAPTERS, ALWAYS, Adapter, Row
 from exptilt.errors import DataError
+from exptilt.wording import SURE, nearest
 
 __all__ = ["ADAPTERS", "Adapter", "also_fitting", "find", "known_columns"]
 
@@ -47,19 +47,19 @@ def known_columns() -> frozenset[str]:
 
 def _unknown(columns: Mapping[str, Any], source: str) -> str:
     known = sorted({"prompt", "chosen", "rejected", "completion", "completions", "messages", "label"} - columns.keys())
-    guesses = {column: difflib.get_close_matches(column, known, n=1, cutoff=0.8) for column in columns}
-    meant = [f"{near[0]}: {column}" for column, near in guesses.items() if near]
+    guesses = {column: near for column in columns if (near := nearest(column, known, SURE))}
+    meant = [f"{near}: {column}" for column, near in guesses.items()]
     hint = f"; did you mean 'data.columns={{{', '.join(meant)}}}'?" if meant else ""
-    likely = {*columns, *(near[0] for near in guesses.values() if near)}
-    nearest = [
+    likely = {*columns, *guesses.values()}
+    likeliest = [
         adapter for adapter in sorted(ADAPTERS, key=lambda one: -_likeness(one, likely)) if _likeness(adapter, likely)
     ]
     common = [adapter for adapter in ADAPTERS if adapter.name in _COMMON]
-    formats = "; ".join(f"{adapter.name}: {adapter.shape}" for adapter in (nearest or common)[:5])
+    formats = "; ".join(f"{adapter.name}: {adapter.shape}" for adapter in (likeliest or common)[:5])
     found = " ".join(", ".join(columns).split())[:300] or "none"
     return (
         f"{source}: no known format has its columns ({found}){hint}; rename them with data.columns; "
-        f"the {'nearest' if nearest else 'most common'} formats: {formats} (of {len(ADAPTERS)}; data.format names them)"
+        f"the {'nearest' if likeliest else 'most common'} formats: {formats} (of {len(ADAPTERS)}; data.format names them)"
     )
 
 

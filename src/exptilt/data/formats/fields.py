@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exptilt.data.problems import RowError
 from exptilt.data.records import Message, Text, as_turns
+from exptilt.wording import SURE, nearest
 
 ROLES = {
     "system": "system",
@@ -40,8 +40,8 @@ def need(row: Mapping[str, Any], column: str) -> Any:
     if value is None and column in row:
         raise RowError("missing_column", f"column {column!r} is null")
     if value is None:
-        near = difflib.get_close_matches(column, [name for name in row if isinstance(name, str)], n=1, cutoff=0.75)
-        instead = f"; the row has {near[0]!r}" if near else ""
+        near = nearest(column, (name for name in row if isinstance(name, str)), SURE)
+        instead = f"; the row has {near!r}" if near else ""
         raise RowError("missing_column", f"column {column!r} is missing{instead}")
     return value
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import difflib
 import gzip
 import json
 import sys
@@ -15,10 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
-from exptilt.data.problems import MAX_EXAMPLES, RowError, first_line
+from exptilt.data.problems import MAX_EXAMPLES, RowError
 from exptilt.data.read import hub
 from exptilt.data.read.json_array import array_items
 from exptilt.errors import DataError
+from exptilt.wording import SURE, first_line, nearest
 
 Rows = Iterator[tuple[str, dict[str, Any] | RowError]]
 
@@ -217,11 +217,11 @@ def _after(number: int) -> str:
 def meant(path: Path) -> str:
     """`; did you mean ...?` where a file nearby has a similar name."""
     try:
-        names = [entry.name for entry in path.parent.iterdir()]
+        names = sorted(entry.name for entry in path.parent.iterdir())
     except OSError:
         return ""
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
-    return f"; did you mean {path.parent / near[0]}?" if near else ""
+    near = nearest(path.name, names, SURE)
+    return f"; did you mean {path.parent / near}?" if near else ""
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

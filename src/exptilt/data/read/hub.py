@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from exptilt.data.problems import first_line
 from exptilt.errors import DataError
+from exptilt.wording import first_line
 
 _SECONDS = 5.0
 """How long to wait for an answer, whatever it is."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from exptilt.data.read.sources import Row, read_rows
 from exptilt.data.records import Record
 from exptilt.errors import DataError
 from exptilt.settings.data_settings import SourceConfig
+from exptilt.wording import nearest
 
 _NUM_SAMPLE_ROWS = 64
 """Rows looked at to tell the format."""
@@ -135,8 +135,8 @@ def _refuse_unknown(source: SourceConfig) -> None:
     known = formats.known_columns()
     for name in source.columns:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
+            near = nearest(name, known)
+            meant = f"; did you mean {near!r}?" if near else ""
             raise DataError(f"{source.path}: data.columns.{name}: no format reads a column of that name{meant}")
 
 
@@ -145,8 +145,8 @@ def _refuse_unseen(part: Part) -> None:
     for key, names in (("columns", part.source.columns.values()), ("where", part.source.where)):
         for name in names:
             if name in part.unseen and part.columns:
-                near = difflib.get_close_matches(name, part.columns, n=1)
-                meant = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(sorted(part.columns))}"
+                near = nearest(name, part.columns)
+                meant = f"; did you mean {near!r}?" if near else f"; it has {', '.join(sorted(part.columns))}"
                 raise DataError(f"{part.source.path}: data.{key} names {name!r}, and no row has such a column{meant}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import uuid
@@ -13,6 +12,7 @@ from typing import Any
 
 from exptilt.errors import ConfigError, TrainingError
 from exptilt.training.callbacks.callback import Callback, Progress
+from exptilt.wording import did_you_mean, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,8 @@ def require_trackers(names: Sequence[str]) -> None:
     available = {str(kind) for kind in get_available_trackers()}
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
-            near = difflib.get_close_matches(name, LOGGER_TYPE_TO_CLASS, n=1)
-            meant = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}"
-            raise ConfigError(f"train.report_to: unknown tracker {name!r}; {meant}")
+            meant = did_you_mean(name, sorted(LOGGER_TYPE_TO_CLASS))
+            raise ConfigError(f"train.report_to: unknown tracker {name!r}{meant}")
         if name in LoggerType.list() and name not in available:
             package = f"'exptilt[{name}]'" if name in EXTRAS else name
             raise ConfigError(
@@ -75,7 +74,7 @@ class Trackers(Callback):
                 self.trackers[name] = self._begin(name, progress.step)
             except Exception as error:  # whatever a foreign service raises
                 raise TrainingError(
-                    f"train.report_to: {name} cannot begin ({_first_line(error)}); take it out, or set what it needs"
+                    f"train.report_to: {name} cannot begin ({first_line(error)}); take it out, or set what it needs"
                     f"{' (WANDB_MODE=offline needs no network)' if name == 'wandb' else ''}"
                 ) from error
 
@@ -116,7 +115,7 @@ class Trackers(Callback):
                     "train.report_to: %s failed at step %s (%s) and gets nothing more of this run; metrics.jsonl goes on",
                     name,
                     progress.step,
-                    _first_line(error),
+                    first_line(error),
                 )
                 del self.trackers[name]
 
@@ -126,7 +125,7 @@ class Trackers(Callback):
             try:
                 tracker.finish()
             except Exception as error:
-                logger.warning("train.report_to: %s did not finish properly (%s)", name, _first_line(error))
+                logger.warning("train.report_to: %s did not finish properly (%s)", name, first_line(error))
         self.trackers.clear()
 
     def state(self) -> dict[str, Any]:
@@ -159,7 +158,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value if isinstance(value, bool | int | float | str) else str(value)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
