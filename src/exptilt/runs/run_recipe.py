@@ -11,10 +11,11 @@ import transformers
 from rich.console import Console
 
 from exptilt.evaluation.held_out import Wanted, detectable_line, measure_policy
+from exptilt.policies.device import on_device
 from exptilt.policies.models import load_model
 from exptilt.processes.interrupt import losing_no_process
 from exptilt.processes.launch import joined
-from exptilt.processes.world import World, local_device
+from exptilt.processes.world import World
 from exptilt.reports.model_card import write_card
 from exptilt.reports.page import write_report
 from exptilt.run_folder.folder import RunFolder, manifest
@@ -108,9 +109,7 @@ def _measure(session: Session) -> None:
         return
     session.console.print(detectable_line(held_out, recipe.evaluate.level), soft_wrap=True, highlight=False)
     saved = replace(recipe.model, path=str(folder.model), config=None, revision=None)
-    policy = load_model(saved, tokenizer)
-    if recipe.model.quantize == "none":
-        policy = policy.to(local_device())  # type: ignore[arg-type]
+    policy = on_device(load_model(saved, tokenizer))
     found = measure_policy(
         policy,
         lambda: reference_model(recipe, tokenizer),

@@ -21,11 +21,11 @@ from exptilt.errors import CheckpointError, DataError
 from exptilt.evaluation.held_out import Measured, Wanted, detectable_line, measure_policy
 from exptilt.losses.from_choice import build_loss
 from exptilt.policies.adapters import adapter_fingerprint, base_of, has_adapter, is_adapter
-from exptilt.policies.engine.forward import causal_lm, context_length
+from exptilt.policies.device import is_quantized, on_device
+from exptilt.policies.engine.forward import context_length
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.reference.references import START, TableReference, table_reference
-from exptilt.processes.world import local_device
 from exptilt.reports.tables.evaluation_table import evaluation_table, gainers_text
 from exptilt.run_folder.folder import RunFolder, manifest
 from exptilt.runs.run_models import reference_model
@@ -146,8 +146,7 @@ def _loaded(where: ModelConfig) -> tuple[Any, Any]:
     path = str(where.path)
     own = is_adapter(path) and not (Path(path).expanduser() / "tokenizer_config.json").is_file()
     tokenizer = load_tokenizer(replace(where, path=base_of(path)) if own else where)
-    model: Any = load_model(where, tokenizer)
-    return (model if where.quantize != "none" else model.to(local_device())), tokenizer
+    return on_device(load_model(where, tokenizer)), tokenizer
 
 
 def _prepared(recipe: Recipe, model: Any, tokenizer: Any) -> Prepared:
@@ -179,7 +178,7 @@ def _require_same(folder: RunFolder, reference: Any, table: TableReference) -> T
 def _identities(reference: Any) -> set[str]:
     """What training may have called these weights: as they are, in float32, and with an adapter's settings."""
     found = {fingerprint(reference)}
-    if getattr(causal_lm(reference), "quantization_method", None) is None:
+    if not is_quantized(reference):
         found.add(fingerprint(reference.float()))
     if has_adapter(reference):
         settings = adapter_fingerprint(reference)

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
 from exptilt.errors import ConfigError, ExptiltError
+from exptilt.policies.device import on_device
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.reports.page import write_report
 from exptilt.reports.report_terminal import frontier_table
@@ -184,8 +184,7 @@ class Grid:
         return found
 
     def _model(self) -> Any:
-        model: Any = load_model(self.bench.reference, load_tokenizer(self.bench.reference))
-        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return on_device(load_model(self.bench.reference, load_tokenizer(self.bench.reference)))
 
     def _policy(self, weights: Path) -> Any:
         return with_weights(self._model(), weights)
