@@ -151,7 +151,7 @@ def test_numbers_against_another_reference_are_refused(study):
     recipe, content = study
     grid = Grid(recipe)
     placed = FrontierStudy(grid.pool, "sentiment")
-    found = grid._measured(recipe.runs[0], grid._weights(recipe.runs[0])[-1])
+    found = grid._measurement_of(recipe.runs[0], grid._weights(recipe.runs[0])[-1])
     point = PolicyPoint("dpo", "DPO", 0.05, 1, run="x")
     with pytest.raises(ValueError, match="compares against reference"):
         placed.add(point, found, replace(grid.yardstick.provenance, reference="another"))

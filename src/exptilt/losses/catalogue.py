@@ -100,7 +100,8 @@ def _section(entry: CatalogueEntry) -> list[str]:
     if entry.settings:
         lines += ["", "| setting | default | meaning |", "|---|---|---|"]
         lines += [
-            f"| `{s.name}` | `{_plain(s.default)}` | {s.help.replace('|', chr(92) + '|')} |" for s in entry.settings
+            f"| `{s.name}` | `{_default_in_yaml(s.default)}` | {s.help.replace('|', chr(92) + '|')} |"
+            for s in entry.settings
         ]
     return lines
 
@@ -145,10 +146,10 @@ def _needs(loss: Loss) -> list[str]:
     return [*(name for name, needed in flags.items() if needed), *full, *loss.inputs]
 
 
-def _plain(value: Any) -> str:
+def _default_in_yaml(value: Any) -> str:
     """A default as it is written in a recipe."""
     if isinstance(value, list):
-        return "[" + ", ".join(_plain(item) for item in value) + "]"
+        return "[" + ", ".join(_default_in_yaml(item) for item in value) + "]"
     if isinstance(value, dict):
         return f"{{weight: {value['weight']:g}, loss: {value['loss']['name']}}}"
     if isinstance(value, bool):

@@ -76,7 +76,7 @@ class Planner:
         else:
             found = [self._rehearsed(part, count) for part, count in zip(parts, tokens, strict=True)]
             phases = [self._phase(part, *one) for part, one in zip(parts, zip(tokens, found, strict=True), strict=True)]
-            memories = [self._measured(*one) for one in zip(memories, tokens, found, strict=True)]
+            memories = [self._with_measured_rest(*one) for one in zip(memories, tokens, found, strict=True)]
         made = Plan(
             output=recipe.output,
             fleet=self.fleet,
@@ -193,7 +193,7 @@ class Planner:
         subject = self._subject(recipe, tokens)
         return subject, rehearse(subject)
 
-    def _measured(self, counted: dict[str, float], tokens: int, rehearsed: _Rehearsed) -> dict[str, float]:
+    def _with_measured_rest(self, counted: dict[str, float], tokens: int, rehearsed: _Rehearsed) -> dict[str, float]:
         """What was counted, and on a processor as the rest what the process was measured to take beside it."""
         if rehearsed is None or self._gpu:
             return counted

@@ -138,10 +138,10 @@ def adapter_fingerprint(model: Any) -> str:
     kept = {name: one.to_dict() for name, one in model.peft_config.items()}
     ignored = {"base_model_name_or_path", "inference_mode", "lora_dropout", "revision", "peft_version"}
     settings = {name: {key: value for key, value in one.items() if key not in ignored} for name, one in kept.items()}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=_plain).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=_json_value).encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else str(value)
 
 

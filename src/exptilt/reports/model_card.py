@@ -40,7 +40,7 @@ def write_card(run: RunFolder, target: Path | None = None, *, repository: str | 
 
     folder = target or run.model
     recipe = load(Recipe, run.path / "config.yaml")
-    info, measured = run.read("run.json"), list(_measured(run.read("evaluation.json")))
+    info, measured = run.read("run.json"), list(_measures_with_intervals(run.read("evaluation.json")))
     merged = target is not None and target.resolve() != run.model.resolve()
     adapter = not merged and (folder / "adapter_config.json").is_file()
     base = _hub_id(recipe.model.path)
@@ -108,7 +108,7 @@ def _summary(recipe: Recipe, base: str | None) -> str:
     return f"Trained {start} with the objective `{recipe.loss.name}`{strength}{first}, by exptilt."
 
 
-def _measured(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _measures_with_intervals(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for words, kind, place in _MEASURES:
         found: Any = evaluation
         for key in place:

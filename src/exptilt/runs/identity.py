@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from exptilt.settings.declaration import as_dict
+from exptilt.settings.declaration import as_dict, dotted
 from exptilt.settings.recipe import Recipe
 
 _NO_EFFECT = ("output", "evaluate.", "train.log_", "train.report_", "train.eval_", "train.save_", "train.keep_",
@@ -18,7 +16,7 @@ _NO_EFFECT = ("output", "evaluate.", "train.log_", "train.report_", "train.eval_
 
 def identity(recipe: Recipe, **content: str) -> dict[str, str]:
     """What must be equal for a resume: every key that moves a weight, and fingerprints of what they point at."""
-    flat = dict(_flatten(as_dict(recipe)))
+    flat = _written_values(recipe)
     start = Path(recipe.model.path or "")
     if start.is_relative_to(recipe.folder):  # the supervised phase's model moves with the run
         flat["model.path"] = json.dumps(str(start.relative_to(recipe.folder)))
@@ -27,16 +25,13 @@ def identity(recipe: Recipe, **content: str) -> dict[str, str]:
 
 def changed_keys(old: Recipe, new: Recipe) -> list[str]:
     """Keys in which two recipes differ and that move a weight, those of the supervised phase among them."""
-    one, other = (dict(_flatten(as_dict(recipe))) for recipe in (old, new))
+    one, other = (_written_values(recipe) for recipe in (old, new))
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     if (old.sft is None) != (new.sft is None):
         keys = ["sft", *(key for key in keys if not key.startswith("sft"))]
     return [key for key in keys if not key.removeprefix("sft.").startswith(_NO_EFFECT)]
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", json.dumps(value)
+def _written_values(recipe: Recipe) -> dict[str, str]:
+    """Every key of a recipe and its value as JSON; an empty section says nothing."""
+    return {key: json.dumps(value) for key, value in dotted(as_dict(recipe)).items() if value != {}}

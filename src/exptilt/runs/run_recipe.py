@@ -68,7 +68,7 @@ def _run(
     if world.first(folder.is_finished_run_of(recipe)):
         console.print(f"{folder.path}: this run is finished; its model is in {folder.model}")
         return Outcome(folder, folder.read("run.json")["steps"], finished=True), None
-    world.first_alone(partial(_begin, recipe, folder, world))
+    world.first_alone(partial(_begin_folder, recipe, folder, world))
     if recipe.sft is not None:
         first, session = _run(recipe.sft_recipe(), console, world)
         if not first.finished:
@@ -81,7 +81,7 @@ def _run(
     return Outcome(folder, progress.step, finished=progress.is_last), session
 
 
-def _begin(recipe: Recipe, folder: RunFolder, world: World) -> None:
+def _begin_folder(recipe: Recipe, folder: RunFolder, world: World) -> None:
     folder.begin(recipe)
     known = manifest(recipe) | folder.read("run.json")
     folder.write("run.json", known | {"status": "running", "processes": world.size})

@@ -91,7 +91,7 @@ def tokens_to_fit(
     with _scratch(model, device):
         give_back()
         free = free_memory(device) - optimizer_bytes(model, optimizer)
-        measured = _measured(samples, lambda some: _rise(policy, objective, some, device))
+        measured = _rise_by_tokens(samples, lambda some: _rise(policy, objective, some, device))
     if not measured:
         raise TrainingError(
             f"not even the longest row ({samples[0][0].id}, {samples[0][0].num_tokens} tokens) fits in memory; set "
@@ -126,7 +126,7 @@ def settle_tokens(
     """
     if batch.tokens != "auto":
         return batch.limit, ""
-    device = _name_of(next(policy.model.parameters()).device)
+    device = _device_name(next(policy.model.parameters()).device)
     kept = world.first(folder.read("run.json").get("token_budget", {}))
     if kept.get("device") == device and kept.get("processes") == world.size:
         tokens, words = (
@@ -140,7 +140,7 @@ def settle_tokens(
     return tokens, words
 
 
-def _name_of(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
@@ -200,7 +200,7 @@ def scored_now(model: Any, groups: Sequence[Group]) -> Scorer:
     return ScorerFunction(lambda some: LogProbs.cat([table[id(group)] for group in some]).to(device))
 
 
-def _measured(samples: Sequence[list[Group]], rise_of: Callable[[list[Group]], int]) -> list[tuple[int, int]]:
+def _rise_by_tokens(samples: Sequence[list[Group]], rise_of: Callable[[list[Group]], int]) -> list[tuple[int, int]]:
     """(tokens, bytes) of each sample, the smallest first, up to the first that does not fit."""
     measured: list[tuple[int, int]] = []
     for some in samples:

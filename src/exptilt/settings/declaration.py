@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, TypeVar, dataclass_transform
 
 from exptilt.settings.ranges import check_ranges
@@ -48,6 +49,20 @@ def as_dict(settings: Any) -> dict[str, Any]:
     """A settings dataclass, or a loss, as plain mappings, lists and scalars."""
     plain: dict[str, Any] = _plain(settings)
     return plain
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with the dotted keys people write on the command line; an empty mapping is a value.
+
+    Example:
+        >>> dotted({"loss": {"name": "dpo", "beta": 0.1}, "seed": 0, "data": {"where": {}}})
+        {'loss.name': 'dpo', 'loss.beta': 0.1, 'seed': 0, 'data.where': {}}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        flat |= dotted(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
+    return flat
 
 
 def _plain(value: Any) -> Any:

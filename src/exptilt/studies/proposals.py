@@ -56,7 +56,7 @@ class Proposals:
         parts = [list(own), *(samples_as_groups(samples) for samples in drawn)]
 
         def under(model: Any) -> NDArray[np.float64]:
-            return np.concatenate([_sums(model, part, num) for part in parts], axis=1)
+            return np.concatenate([_sample_logps(model, part, num) for part in parts], axis=1)
 
         return cls(
             names=list(policies),
@@ -124,7 +124,7 @@ class Proposals:
             return cls(names=kept["names"].tolist(), **arrays)
 
 
-def _sums(model: Any, groups: Sequence[Group], num_prompts: int) -> NDArray[np.float64]:
+def _sample_logps(model: Any, groups: Sequence[Group], num_prompts: int) -> NDArray[np.float64]:
     """(X, samples) log-probabilities of whole samples."""
     sums = LogProbs.cat(score_all(model, groups, progress="pooled samples")).sum()
     return np.asarray(sums.double().numpy()).reshape(num_prompts, -1)

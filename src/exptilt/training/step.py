@@ -57,7 +57,7 @@ def accumulate(
     world = world or World.alone()
     outputs = _accumulate_losses(micro_batches, objective, (policy, reference), world)
     gradients = _gradients([weights for weights in model.parameters() if weights.requires_grad], world)
-    sums = _sums(outputs, micro_batches, world, policy.balance)
+    sums = _sums_of_step(outputs, micro_batches, world, policy.balance)
     torch._foreach_div_(gradients, sums.totals["loss"][1])
     return sums
 
@@ -82,7 +82,7 @@ def clipped_gradient(
     outputs = _accumulate_losses(micro_batches, objective, scorers, world)
     gradients = _gradients(weights, world)
     norm = _norm(gradients)
-    sums = _sums(outputs, micro_batches, world, scorers[0].balance)
+    sums = _sums_of_step(outputs, micro_batches, world, scorers[0].balance)
     total = sums.totals["loss"][1]
     size = float(norm) / total
     if not math.isfinite(size):
@@ -106,7 +106,9 @@ def _accumulate_losses(
     return form(micro_batches, objective, *scorers, world)
 
 
-def _sums(outputs: Sequence[Output], micro_batches: MicroBatches, world: World, balance: Balance | None) -> Sums:
+def _sums_of_step(
+    outputs: Sequence[Output], micro_batches: MicroBatches, world: World, balance: Balance | None
+) -> Sums:
     """Of all processes, with a weight and a finite loss; here the device is waited for."""
     mine, sums = Sums(), Sums()
     for output in outputs:

@@ -43,7 +43,7 @@ class Key:
 def keys_of(cls: type[Any]) -> list[Key]:
     """All keys, section by section; those of a choice (`loss`) stand under `loss.NAME`."""
     whole = schema(cls)
-    return list(_walk(whole, whole.get("$defs", {}), "", {}))
+    return list(_keys_below(whole, whole.get("$defs", {}), "", {}))
 
 
 def print_keys(cls: type[Any], prefix: str = "", console: Console | None = None) -> None:
@@ -220,7 +220,7 @@ def _brief(value: Any) -> str:
     return scalar(value) if isinstance(value, bool | int | float | str) else "..."
 
 
-def _walk(
+def _keys_below(
     node: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any]
 ) -> Iterator[Key]:
     for name, entry in node.get("properties", {}).items():
@@ -244,7 +244,7 @@ def _walk(
             if tag:
                 summary = str(section.get("description", "")).split("\n")[0]
                 yield Key(f"{path}.{tag}", "section", "", summary, is_section=True)
-            yield from _walk(section, definitions, f"{path}.{tag}." if tag else f"{path}.", inside)
+            yield from _keys_below(section, definitions, f"{path}.{tag}." if tag else f"{path}.", inside)
 
 
 def _follow(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -99,7 +99,7 @@ def evaluate_run(
             table = _require_same(folder, reference, table)
     wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed)
     found = measure_policy(model, partial(reference_model, start, tokenizer), tokenizer, held_out, table, wanted)
-    name = _name_of(recipe, overrides, policy)
+    name = _evaluation_file(recipe, overrides, policy)
     return _kept(RunFolder(output or run), name, found, table)
 
 
@@ -134,7 +134,7 @@ def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = No
     has_beta = any(item.startswith("loss") for item in overrides)
     wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed, has_beta=has_beta)
     found = measure_policy(model, start, tokenizer, held_out, table, wanted)
-    _begin(folder, recipe, what, overrides, table)
+    _begin_folder(folder, recipe, what, overrides, table)
     folder.write("data.json", rows.report.as_dict())
     if found.samples:
         folder.write_lines("samples.jsonl", found.samples)
@@ -203,7 +203,7 @@ def _kept(folder: RunFolder, name: str, found: Measured, table: TableReference |
     return evaluation
 
 
-def _begin(
+def _begin_folder(
     folder: RunFolder, recipe: Recipe, what: str, overrides: Sequence[str], table: TableReference | None
 ) -> None:
     """Make the folder, with a card that says what was measured."""
@@ -223,7 +223,7 @@ def _begin(
     folder.write("run.json", card)
 
 
-def _name_of(recipe: Recipe, overrides: Sequence[str], policy: str | None) -> str:
+def _evaluation_file(recipe: Recipe, overrides: Sequence[str], policy: str | None) -> str:
     if not overrides and policy is None:
         return "evaluation.json"
     parts = [Path(recipe.data.test or recipe.data.train).name.split(".")[0]]

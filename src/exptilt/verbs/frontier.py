@@ -111,7 +111,7 @@ class Grid:
         folder, wanted = RunFolder(self.recipe.folder), self._digest(self.recipe.measure.pool, "with tokens")
         kept = folder.read("reference.json")
         if kept.pop("measured_with", None) != wanted:
-            kept = _plain(ReferencePool.draw(self.yardstick, self.recipe.measure.pool))
+            kept = _plain_columns(ReferencePool.draw(self.yardstick, self.recipe.measure.pool))
             folder.write("reference.json", kept | {"measured_with": wanted})
         arrays = {name: np.asarray(kept[name], dtype=np.float64) for name in ("rewards", "log_probs")}
         return ReferencePool(**(kept | arrays | {"law": self.yardstick.law}))
@@ -121,7 +121,7 @@ class Grid:
         run = finish(self.recipe.recipe(entry, self.bench.reference, self.bench.data))
         keep_weights(run.path, self.recipe.measure.every, self._model)
         for weights in self._weights(entry):
-            self._measured(entry, weights)
+            self._measurement_of(entry, weights)
 
     def collect(self) -> FrontierStudy:
         """Place every measured checkpoint, run by run in order of steps."""
@@ -140,13 +140,13 @@ class Grid:
                     seed=entry.seed,
                     final=weights == kept[-1],
                 )
-                study.add(point, self._measured(entry, weights), self.yardstick.provenance)
+                study.add(point, self._measurement_of(entry, weights), self.yardstick.provenance)
         return study
 
     def _proposals(self) -> Proposals | None:
         """The policies that ended with the highest rewards, from the file they are kept in or drawn now."""
         ends = {entry.slug: (entry, self._weights(entry)[-1]) for entry in self.recipe.runs}
-        reward = {slug: float(np.mean(self._measured(*end).reward)) for slug, end in ends.items()}
+        reward = {slug: float(np.mean(self._measurement_of(*end).reward)) for slug, end in ends.items()}
         best = [ends[slug] for slug in sorted(ends, key=lambda slug: -reward[slug])[: self.recipe.measure.proposals]]
         if not best:
             return None
@@ -170,7 +170,7 @@ class Grid:
             proxies[self.recipe.measure.proxy.partition(":")[2]] = values.reshape(self.pool.rewards.shape)
         return proxies
 
-    def _measured(self, entry: GridRun, weights: Path) -> Measurement:
+    def _measurement_of(self, entry: GridRun, weights: Path) -> Measurement:
         """Samples of one policy as numbers, from the file they are kept in or drawn now."""
         folder, name = RunFolder(self.recipe.folder / "points"), f"{entry.slug}-{weights.stem}.json"
         stream = 1 + zlib.crc32(name.encode()) % 1_000_000
@@ -207,7 +207,7 @@ class Grid:
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _plain(pool: ReferencePool) -> dict[str, Any]:
+def _plain_columns(pool: ReferencePool) -> dict[str, Any]:
     kept = {name: value for name, value in vars(pool).items() if name != "law"}
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in kept.items()}
 

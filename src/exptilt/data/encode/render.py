@@ -92,7 +92,7 @@ class Renderer:
             return self._chat(turns, True, args or {})
         if args and args.get("tools"):
             raise RowError("template_refused", "tools need a chat template, and none is used")
-        return _plain(turns) + "\n\nAssistant:"
+        return _transcript(turns) + "\n\nAssistant:"
 
     def uses_template(self, prompt: Text) -> bool:
         """Whether a prompt goes through the chat template."""
@@ -108,7 +108,7 @@ class Renderer:
     def _plain_whole(self, start: str, reply: tuple[Message, ...]) -> Whole:
         text, spans = start, []
         for position, turn in enumerate(reply):
-            written = _plain((turn,))
+            written = _transcript((turn,))
             head = len(f"\n\n{PLAIN_NAMES[turn['role']]}:")
             if position == 0:
                 written = written[head:]
@@ -153,7 +153,7 @@ class Renderer:
         return str(text)
 
 
-def _plain(turns: tuple[Message, ...]) -> str:
+def _transcript(turns: tuple[Message, ...]) -> str:
     for turn in turns:
         if turn.get("tool_calls"):
             raise RowError("template_refused", "tool calls need a chat template, and none is used")

@@ -50,7 +50,7 @@ def ches(chosen: ArrayLike, chosen_mask: ArrayLike, rejected: ArrayLike, rejecte
         >>> found.score.tolist(), found.normalised.tolist()
         ([-2.0], [-0.5])
     """
-    return ches_of_sums(*_sums(chosen, chosen_mask, "chosen"), *_sums(rejected, rejected_mask, "rejected"))
+    return ches_of_sums(*_state_sums(chosen, chosen_mask, "chosen"), *_state_sums(rejected, rejected_mask, "rejected"))
 
 
 def ches_of_sums(chosen: ArrayLike, num_chosen: ArrayLike, rejected: ArrayLike, num_rejected: ArrayLike) -> Ches:
@@ -76,7 +76,7 @@ def ches_of_sums(chosen: ArrayLike, num_chosen: ArrayLike, rejected: ArrayLike, 
     return Ches(score=product - square, normalised=product / (num_won * num_lost) - square / num_won**2)
 
 
-def _sums(states: ArrayLike, mask: ArrayLike, what: str) -> tuple[Floats, NDArray[np.int64]]:
+def _state_sums(states: ArrayLike, mask: ArrayLike, what: str) -> tuple[Floats, NDArray[np.int64]]:
     """(N, D) sums of the counted states and (N,) how many they are."""
     array, counted = np.asarray(states, dtype=np.float64), np.asarray(mask, dtype=np.bool_)
     if array.ndim != 3 or counted.shape != array.shape[:2]:

@@ -120,19 +120,19 @@ def stretches_of(spans: Sequence[Span], window: int | None = None) -> list[Stret
 
 def _fits(some: Sequence[Span], span: Span, window: int | None) -> bool:
     """Whether a span can join its neighbours: it brings its prompt, or they have it."""
-    begin, same = _begin(some[0]), span.prompt == some[0].prompt
+    begin, same = _first_position(some[0]), span.prompt == some[0].prompt
     holds = span.prompt >= begin
     whole = window is None or max(some[0].total, span.total) <= window
     return whole and span.end - begin <= _TOGETHER and (holds if some[0].first else same)
 
 
-def _begin(span: Span) -> int:
+def _first_position(span: Span) -> int:
     return span.prompt if span.first else span.start
 
 
 def _stretch(some: Sequence[Span], window: int | None) -> Stretch:
     first = some[0]
-    begin, end, lead = _begin(first), some[-1].end, 0 if first.first else first.prompt_length
+    begin, end, lead = _first_position(first), some[-1].end, 0 if first.first else first.prompt_length
     if len(some) == 1:
         return Stretch(begin, end, first.prompt, lead, window=window)
     hidden = torch.full((end - begin, end - begin), float("-inf"))

@@ -14,6 +14,7 @@ from exptilt.reports.words.frontier_words import gained, is_trusted
 from exptilt.reports.words.numbers import duration, estimate, number, plain
 from exptilt.run_folder.evaluation_record import Estimate, Evaluation, RunInfo, Sample, estimates
 from exptilt.run_folder.frontier_record import Frontier
+from exptilt.settings.declaration import dotted
 
 FIRST_SAMPLES, OTHER_SAMPLES = 12, 3
 _SETTINGS = {
@@ -108,7 +109,7 @@ def _card(run: RunFolder) -> dict[str, Any]:
 
 def differences(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
     """Recipe keys whose values differ between runs."""
-    flat = [dict(_flat(run.config)) for run in runs]
+    flat = [dotted(run.config) for run in runs]
     keys = list(dict.fromkeys(key for one in flat for key in one))
     rows = [(key, [plain(one.get(key)) for one in flat]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
@@ -247,12 +248,6 @@ def _name(key: str) -> str:
 def _cell(column: str, value: Any) -> str:
     is_share = "accuracy" in column and value is not None
     return estimate(Estimate.model_validate(value), percent=True) if is_share else plain(value)
-
-
-def _flat(node: Any, path: str = "") -> list[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        return [pair for key, child in node.items() for pair in _flat(child, f"{path}.{key}" if path else str(key))]
-    return [(path, node)]
 
 
 def _value(given: Estimate | None) -> float | None:

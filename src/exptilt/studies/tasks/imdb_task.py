@@ -137,7 +137,7 @@ def read_reviews(path: Path, limit: int | None) -> list[Review]:
     except FileNotFoundError:
         raise DataError(f"{path}: is not there; task.data or EXPTILT_DATA must name the folder above it") from None
     order = np.random.default_rng(0).permutation(len(rows))[:limit]
-    return [Review(_plain(rows[index]["text"]), int(rows[index]["label"])) for index in order]
+    return [Review(_ascii_text(rows[index]["text"]), int(rows[index]["label"])) for index in order]
 
 
 def cut(text: str, words: int) -> list[str]:
@@ -174,6 +174,6 @@ def split(tokenizer: Any, excerpts: Iterable[str], rng: np.random.Generator) -> 
             yield tokenizer.decode(ids[:place]), tokenizer.decode(ids[place:])
 
 
-def _plain(text: str) -> str:
+def _ascii_text(text: str) -> str:
     bare = text.replace("<br />", " ").encode("ascii", "ignore").decode()
     return " ".join(bare.split())

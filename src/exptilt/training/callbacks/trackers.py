@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from exptilt.errors import ConfigError, TrainingError
+from exptilt.settings.declaration import dotted
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.wording import did_you_mean, first_line
 
@@ -71,14 +72,14 @@ class Trackers(Callback):
         require_trackers(self.names)
         for name in self.names:
             try:
-                self.trackers[name] = self._begin(name, progress.step)
+                self.trackers[name] = self._start_tracker(name, progress.step)
             except Exception as error:  # whatever a foreign service raises
                 raise TrainingError(
                     f"train.report_to: {name} cannot begin ({first_line(error)}); take it out, or set what it needs"
                     f"{' (WANDB_MODE=offline needs no network)' if name == 'wandb' else ''}"
                 ) from error
 
-    def _begin(self, name: str, step: int) -> Any:
+    def _start_tracker(self, name: str, step: int) -> Any:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         kind = LOGGER_TYPE_TO_CLASS[name]
@@ -91,7 +92,11 @@ class Trackers(Callback):
         if name == "mlflow":
             self.mlflow_run = tracker.tracker.info.run_id
         if not step:
-            tracker.store_init_configuration(dict(_flat(self.recipe)))
+            flat = dotted(self.recipe)
+            plain = {
+                key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat.items()
+            }
+            tracker.store_init_configuration(plain)
         return tracker
 
     def _settings(self, name: str, step: int) -> dict[str, Any]:
@@ -150,11 +155,3 @@ def _look_alone() -> None:
         PartialState(cpu=True)
     finally:
         os.environ.update(hidden)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value if isinstance(value, bool | int | float | str) else str(value)

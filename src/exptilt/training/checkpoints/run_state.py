@@ -98,7 +98,7 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     A frozen base under an adapter is not among them: the recipe names it, and its fingerprint is part of the identity.
     """
     reshard(model)
-    weights = {_plain(name): weights for name, weights in model.named_parameters() if weights.requires_grad}
+    weights = {_uncompiled_name(name): weights for name, weights in model.named_parameters() if weights.requires_grad}
     return {name: tensor.detach() for name, tensor in [*weights.items(), *_kept_buffers(model)]}
 
 
@@ -136,7 +136,7 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     np.random.set_state({"bit_generator": "MT19937", "state": {"key": words, "pos": position}})  # noqa: NPY002
 
 
-def _plain(name: str) -> str:
+def _uncompiled_name(name: str) -> str:
     return name.replace("_orig_mod.", "")
 
 
@@ -144,7 +144,7 @@ def _kept_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for place, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
-                yield _plain(f"{place}.{name}" if place else name), buffer
+                yield _uncompiled_name(f"{place}.{name}" if place else name), buffer
 
 
 def _callback_states(callbacks: Sequence[Callback]) -> list[list[Any]]:
@@ -162,7 +162,7 @@ def _restore_callbacks(callbacks: Sequence[Callback], states: list[list[Any]]) -
 
 
 def _names(model: nn.Module) -> dict[Tensor, str]:
-    return {weights: _plain(name) for name, weights in model.named_parameters()}
+    return {weights: _uncompiled_name(name) for name, weights in model.named_parameters()}
 
 
 def _optimizer_state(run: Run) -> dict[str, Any]:
