@@ -1,1 +1,1 @@
-"""`exptilt plan`: the memory and time of a run before anything is spent."""
+"""Planning: a run's memory and time, counted, looked up or rehearsed."""

@@ -1,4 +1,4 @@
-"""What could be changed about a run that does not fit, from the least to the most that is given up."""
+"""Changes to a recipe that make a run smaller, the cheapest first."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _KEYS: dict[str, Change] = {
     "model.quantize=nf4": _four_bits,
 }
 _TOGETHER = ((0,), (1,), (0, 1), (2,), (0, 2), (0, 1, 2), (2, 3), (0, 2, 3))
-"""Which of these at once, in the order in which they are offered."""
+"""Combinations of the keys above, by index, in the order they are offered."""
 
 
 def changes_of(recipe: Recipe, devices: int) -> list[tuple[str, Recipe]]:
-    """Changed recipes, each with the keys to write, the recipe as it is first; what is set already or cannot be is left out.
+    """Recipes with their changed keys, the unchanged recipe first; changes already made or impossible are left out.
 
     Example:
         >>> from exptilt.settings.load import load
@@ -46,19 +46,19 @@ def changes_of(recipe: Recipe, devices: int) -> list[tuple[str, Recipe]]:
         >>> [keys for keys, _ in changes_of(run, devices=1)][:3]
         ['', 'train.gradient_checkpointing=true', 'adapter.rank=16']
     """
-    found = [("", recipe)]
+    changed_recipes = [("", recipe)]
     keys = list(_KEYS)
-    for places in _TOGETHER:
-        if 1 in places and devices == 1:
+    for indices in _TOGETHER:
+        if 1 in indices and devices == 1:
             continue
         changed = recipe
         try:
-            for place in places:
-                if _KEYS[keys[place]](changed) == changed:
+            for index in indices:
+                if _KEYS[keys[index]](changed) == changed:
                     break
-                changed = _KEYS[keys[place]](changed)
+                changed = _KEYS[keys[index]](changed)
             else:
-                found.append((" ".join(keys[place] for place in places), changed))
+                changed_recipes.append((" ".join(keys[index] for index in indices), changed))
         except ValueError:  # an adapter beside weights from scratch, shards of 4-bit weights
             continue
-    return found
+    return changed_recipes

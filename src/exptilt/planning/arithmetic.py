@@ -1,4 +1,4 @@
-"""The arithmetic of a plan: operations and bytes of a training step, from counts alone."""
+"""Operations and bytes of a training step, computed from counts of weights, tokens and attention pairs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SPARE = 3
 
 @dataclass(frozen=True)
 class Load:
-    """What is fed and asked for."""
+    """The work of a batch: groups, tokens, scored tokens and attention pairs."""
 
     groups: float
     tokens: float
@@ -53,18 +53,18 @@ class Load:
         return cls(groups=len(groups), tokens=tokens, counted=counted, pairs=pairs)
 
     def __add__(self, other: Load) -> Load:
-        """Both."""
+        """The sum of two loads."""
         return Load(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
     def times(self, factor: float) -> Load:
-        """So many times as much."""
+        """The load scaled by a factor."""
         scaled = {name: value * factor for name, value in vars(self).items()}
         return Load(**scaled)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manner:
-    """How a step is taken, as far as it costs something."""
+    """Features of a step that change its cost."""
 
     checkpointing: bool = False
     coupled: bool = False
@@ -74,7 +74,7 @@ class Manner:
 
     @classmethod
     def of(cls, setup: Setup, loss: Loss) -> Manner:
-        """As a run with this setup and objective computes."""
+        """The features of a run with this setup and objective."""
         return cls(
             checkpointing=setup.checkpointing,
             coupled=loss.couples_batch,
@@ -83,18 +83,18 @@ class Manner:
 
     @property
     def extra_forwards(self) -> int:
-        """Whole forward passes beside the one with a graph."""
+        """Number of whole forward passes without a graph."""
         return int(self.coupled) + int(self.live_reference)
 
 
 def forward_flops(size: ModelSize, load: Load) -> float:
-    """A forward pass: two operations for each weight and token, four for each pair, head and layer."""
+    """Operations of a forward pass: two per weight and token, four per attention pair, head and layer."""
     blocks = 2 * (size.body + size.adapter) * load.tokens + 4 * size.layers * size.attention * load.pairs
     return blocks + 2 * size.head * load.counted
 
 
 def step_flops(size: ModelSize, load: Load, manner: Manner) -> float:
-    """Forward and backward. A frozen weight passes the gradient on and has none of its own.
+    """Operations of forward and backward; a frozen weight passes the gradient on and has none of its own.
 
     Attention's backward forms the scores again: ten operations for each pair.
     """
@@ -108,7 +108,7 @@ def step_flops(size: ModelSize, load: Load, manner: Manner) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """How weights are kept on each device."""
+    """Storage of weights on each device."""
 
     weights: torch.dtype
     products: torch.dtype
@@ -127,7 +127,7 @@ class Storage:
 def memory_parts(
     size: ModelSize, kept: Kept, storage: Storage, *, tokens: float, micro_batches: float, checkpointing: bool
 ) -> dict[str, float]:
-    """Bytes on each device at the peak of a step, by what they are for.
+    """Bytes on each device at the peak of a step, by purpose.
 
     With several micro-batches a step, activations lie beside a whole gradient. With one, the gradient grows while
     activations go: the larger of the two counts.
@@ -158,7 +158,7 @@ def memory_parts(
 
 
 def _gathered(size: ModelSize, storage: Storage) -> float:
-    """Fully sharded: two blocks whole in the products' precision, one block's gradient, and all that is in no block."""
+    """Bytes gathered under full sharding: two whole blocks, one block's gradient, and all weights outside blocks."""
     block = size.body / size.layers
     rest = size.total - size.body - size.adapter
     return storage.products.itemsize * (2 * block + rest) + 4 * (block if size.body_trained else 0)

@@ -1,4 +1,4 @@
-"""What a plan knows of processors: how much they hold and how fast they multiply.
+"""Processors a plan knows: their memory and their speed of multiplication.
 
 Peaks are dense (no sparsity), from the manufacturers' data sheets; the share of the peak that training reaches is an
 assumption for every device we have not measured on, and says so.
@@ -132,7 +132,7 @@ def _nearest(name: str) -> Device | None:
 
 
 def _cpu() -> Device:
-    """This machine's processor; what it reaches is measured by a probe, so its peaks are never asked."""
+    """This machine's processor; a rehearsal measures its speed, so its peaks are not used."""
     cores = torch.get_num_threads()
     return Device(
         name=f"CPU ({cores} of {os.cpu_count()} cores)",

@@ -1,7 +1,7 @@
-"""What a model costs, counted without holding it: weights by what is done with them, and what backward keeps of a token.
+"""The size of a model, counted without allocating it: weights by role, and bytes that backward keeps per token.
 
-Weights are counted on torch's meta device. What backward keeps is counted by running the real engine on fake tensors,
-which have shapes and no content, through twins of the model with one and two blocks.
+Weights are counted on torch's meta device. The bytes backward keeps are counted by running the real engine on fake tensors
+(shapes without content) through copies of the model with one and two blocks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _AUTO: Any = AutoModelForCausalLM
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """How many weights a model has, by what a token does with them."""
+    """Numbers of weights of a model, by role."""
 
     architecture: str
     layers: int
@@ -127,7 +127,7 @@ class Kept:
     """False where the architecture could not be run on fake tensors and a formula for dense models stands in."""
 
     def of(self, tokens: float, layers: int) -> float:
-        """Bytes in all."""
+        """Total bytes."""
         return self.fixed + tokens * (self.base + layers * self.block)
 
 
@@ -139,7 +139,7 @@ def kept_bytes(
     weights: torch.dtype,
     products: torch.dtype,
 ) -> Kept:
-    """Count what backward keeps, on fake tensors.
+    """Count the bytes that backward keeps, on fake tensors.
 
     Args:
         architecture: of the model.
@@ -194,7 +194,7 @@ def _on_meta(architecture: PreTrainedConfig, adapter: AdapterConfig | None) -> A
 
 
 def _share_in_use(text: Any, weight: Tensor) -> float:
-    """Of a block's experts, which lie in one tensor, the share a token passes through; 1 for what is no expert."""
+    """The share of an expert tensor that one token passes through; 1 for other weights."""
     experts: int | None = next((n for key in _EXPERTS if (n := getattr(text, key, None))), None)
     if experts is None or weight.ndim != 3 or weight.shape[0] != experts:
         return 1.0

@@ -1,4 +1,4 @@
-"""A plan and its phases: how many steps, and what their time is spent on."""
+"""The plan and its phases: numbers of steps, and seconds by activity."""
 
 from __future__ import annotations
 
@@ -46,19 +46,26 @@ class Costs:
     """One new token, by how many completions get one."""
 
     @classmethod
-    def measured(cls, size: ModelSize, manner: Manner, subject: Subject, found: Rehearsal, devices: int) -> Costs:
+    def measured(cls, size: ModelSize, manner: Manner, subject: Subject, rehearsal: Rehearsal, devices: int) -> Costs:
         """From a rehearsal on one device."""
         sizes = (subject.small, subject.large)
-        stepped, scored = ([_each(some[1:]) for some in sizes], [_each(some[1 : TURNS + 1]) for some in sizes])
-        step = Line.through([(step_flops(size, load, manner), t) for load, t in zip(stepped, found.step, strict=True)])
-        forward = Line.through([(forward_flops(size, load), t) for load, t in zip(scored, found.forward, strict=True)])
+        stepped, scored = (
+            [_mean_load(some[1:]) for some in sizes],
+            [_mean_load(some[1 : TURNS + 1]) for some in sizes],
+        )
+        step = Line.through(
+            [(step_flops(size, load, manner), t) for load, t in zip(stepped, rehearsal.step, strict=True)]
+        )
+        forward = Line.through(
+            [(forward_flops(size, load), t) for load, t in zip(scored, rehearsal.forward, strict=True)]
+        )
         rows = max(1, len(subject.prompts))
-        draw = found.draw if subject.prompts else forward.at(forward_flops(size, Load(1, 1, 1, 0)))
+        draw = rehearsal.draw if subject.prompts else forward.at(forward_flops(size, Load(1, 1, 1, 0)))
         return cls(
             size=size,
             step=Line(step.start, step.slope / devices),  # micro-batches are counted on each device
             forward=Line(forward.start / devices, forward.slope / devices),
-            update=found.update,
+            update=rehearsal.update,
             draw=Line(0.0, draw / rows / devices),
         )
 
@@ -83,13 +90,13 @@ class Costs:
         )
 
     def scoring(self, load: Load, at_once: int) -> float:
-        """Seconds to score so much, so many tokens at once."""
+        """Seconds to score a load in micro-batches of `at_once` tokens."""
         return math.ceil(load.tokens / at_once) * self.forward.start + self.forward.slope * forward_flops(
             self.size, load
         )
 
     def drawing(self, rows: int, new_tokens: int) -> float:
-        """Seconds to draw so many tokens for each of so many rows at once."""
+        """Seconds to draw `new_tokens` tokens for each of `rows` rows at once."""
         return new_tokens * self.draw.at(rows) if rows else 0.0
 
 
@@ -111,14 +118,14 @@ class Phase:
     """By what they are spent on."""
 
 
-def _each(steps: Sequence[MicroBatches]) -> Load:
-    """Of a micro-batch, the mean."""
-    found = list(chain.from_iterable(steps))
-    return Load.of(list(chain.from_iterable(found))).times(1 / len(found))
+def _mean_load(steps: Sequence[MicroBatches]) -> Load:
+    """Mean load of a micro-batch."""
+    micro_batches = list(chain.from_iterable(steps))
+    return Load.of(list(chain.from_iterable(micro_batches))).times(1 / len(micro_batches))
 
 
 def steps_of(recipe: Recipe, rows: int) -> int:
-    """Optimizer steps of a run on so many rows.
+    """Number of optimizer steps of a run on `rows` rows.
 
     Example:
         >>> from exptilt.settings.load import load
@@ -130,7 +137,7 @@ def steps_of(recipe: Recipe, rows: int) -> int:
 
 
 def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: Rows, load: Load) -> dict[str, float]:
-    """What a phase spends its time on.
+    """Seconds of a phase, by activity.
 
     Args:
         recipe: of the phase.
@@ -170,7 +177,7 @@ def checks_reference(recipe: Recipe) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run would take."""
+    """The plan of a run."""
 
     output: str
     fleet: Fleet
@@ -189,15 +196,15 @@ class Plan:
 
     @property
     def peak(self) -> float:
-        """Bytes on each device."""
+        """Peak bytes on each device."""
         return sum(self.memory.values())
 
     @property
     def fits(self) -> bool:
-        """Whether each device has that much."""
+        """Whether the peak fits each device, with a margin."""
         return self.peak <= SHARE * self.fleet.device.memory
 
     @property
     def seconds(self) -> float:
-        """Of everything."""
+        """Seconds of all phases."""
         return sum(sum(phase.seconds.values()) for phase in self.phases)

@@ -1,4 +1,4 @@
-"""What a plan knows of the rows: how many, and how long, from those in the cache or from a sample."""
+"""Rows of a planned run: their number and lengths, from the cache or from a sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SAMPLE = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows to train and to test on, all or a sample of them, and how many there are in all."""
+    """Training and test rows, all or a sample, and their full numbers."""
 
     train: Sequence[Group]
     test: Sequence[Group]
@@ -30,12 +30,12 @@ class Rows:
 
     @property
     def sampled(self) -> bool:
-        """Whether lengths come from a part of the rows."""
+        """Whether `train` is only a sample."""
         return len(self.train) < self.num_train
 
 
 def rows_of(settings: DataConfig, tokenizer: Any, kind: Kind, context: int | None) -> Rows:
-    """All rows where they are in the cache, else the first ones, and the number of all by checks on text alone.
+    """All rows if they are in the cache; else the first rows tokenised, and the full number from checks on text.
 
     Raises:
         DataError: there is no row to look at.

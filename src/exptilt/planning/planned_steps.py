@@ -1,4 +1,4 @@
-"""The steps a plan looks at: the first of the run, with the rows they will really have."""
+"""First steps of a planned run, with the rows they will really have."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Steps:
 
     @classmethod
     def of(cls, recipe: Recipe, rows: Rows) -> Steps:
-        """All steps of a short run, else the first of them."""
+        """All steps of a short run, or the first steps of a long one."""
         batches, objective = Batches(rows.train, recipe.batch, seed=recipe.seed), Objective(build_loss(recipe.loss))
         most = min(_MOST_STEPS, max(1, _MOST_ROWS // recipe.batch.size))
         count = min(most, steps_of(recipe, rows.num_train))
@@ -40,30 +40,30 @@ class Steps:
 
     @property
     def load(self) -> Load:
-        """Of one step, the mean."""
+        """Mean load of a step."""
         return Load.of(list(chain.from_iterable(self.groups))).times(self.more / len(self.groups))
 
     @property
     def largest(self) -> float:
-        """Tokens of the largest: memory is what that one takes, not the mean."""
+        """Tokens of the largest step, which decides about memory."""
         return self.more * max(_tokens(step) for step in self.groups)
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest group, which no budget cuts."""
+        """Tokens of the longest group, which is never split."""
         return max(group.num_tokens for step in self.groups for group in step)
 
     def micro_batches(self, tokens: int) -> float:
-        """In a step, the mean, with so many tokens at most in each."""
+        """Mean number of micro-batches in a step, with at most `tokens` tokens in each."""
         return self.more * sum(len(pack(step, tokens)) for step in self.groups) / len(self.groups)
 
     def rehearsed(self, tokens: int, most: int, sample: int) -> list[list[list[Group]]]:
-        """Steps to take before the run: its own first, or micro-batches of a `sample` where those would take long.
+        """Steps for a rehearsal: the first of the run, or micro-batches of `sample` tokens where those would take long.
 
         Args:
-            tokens: of a micro-batch of the run, at most.
-            most: of all its steps that may be taken.
-            sample: of a micro-batch.
+            tokens: most tokens of a micro-batch of the run.
+            most: most tokens of all rehearsed steps.
+            sample: tokens of a sampled micro-batch.
         """
         count = bisect_right(list(accumulate(_tokens(step) for step in self.groups)), most)
         if self.more > 1 or count < min(TURNS + 1, len(self.groups)):
@@ -71,12 +71,12 @@ class Steps:
         return [pack(self.groups[turn % count], tokens) for turn in range(max(TURNS + 1, count))]
 
     def samples(self, tokens: int) -> list[list[Group]]:
-        """Micro-batches, filled with groups as they come, over and over; the shortest where none is so short."""
+        """Micro-batches of at most `tokens` tokens, filled with groups in turn; the shortest group alone where none fits."""
         groups = list(chain.from_iterable(self.groups))
         short = [group for group in groups if group.num_tokens <= tokens] or [
             min(groups, key=lambda one: one.num_tokens)
         ]
-        found, begin = list[list[Group]](), 0
+        micro_batches, begin = list[list[Group]](), 0
         for _ in range(TURNS + 1):
             chosen = [short[begin % len(short)]]
             room, begin = tokens - chosen[0].num_tokens, begin + 1
@@ -86,8 +86,8 @@ class Steps:
                     chosen.append(group)
                     room -= group.num_tokens
             begin += len(chosen) - 1
-            found.append(chosen)
-        return found
+            micro_batches.append(chosen)
+        return micro_batches
 
 
 def _tokens(groups: Sequence[Group]) -> int:

@@ -1,4 +1,4 @@
-"""`exptilt plan`: the memory and time of a run before anything is spent.
+"""The planner: one recipe on one fleet, put together into a plan of memory, time and advice.
 
 Memory is counted (weights on the meta device, activations on fake tensors); time is operations divided by the share of a
 data sheet's peak that training reaches. Where the run would be on this machine, and fits, both come from a rehearsal; on
@@ -44,12 +44,12 @@ _Rehearsed = tuple[Subject, Rehearsal] | None
 
 
 class Planner:
-    """One recipe on one fleet; its parts are counted once.
+    """Plans one recipe on one fleet; every part is counted once and remembered.
 
     Args:
-        recipe: of the run.
-        fleet: where it would be.
-        cpu_time: measure the processor's time instead of the clock's, where other work runs beside.
+        recipe: the run to plan.
+        fleet: the devices it would run on.
+        cpu_time: measure processor time instead of wall time, for a machine with other work.
     """
 
     def __init__(self, recipe: Recipe, fleet: Fleet, *, cpu_time: bool = False) -> None:
@@ -64,7 +64,7 @@ class Planner:
         self._kept: dict[Any, tuple[ModelSize, Kept]] = {}
 
     def plan(self) -> Plan:
-        """Count, and measure where the run would be here and fits."""
+        """The plan; time is measured by a rehearsal if the fleet is this machine and the run fits."""
         recipe = self.recipe
         parts = [recipe] if recipe.sft is None else [recipe.sft_recipe(), recipe]
         tokens = [self.micro_batch(part) for part in parts]
@@ -92,7 +92,7 @@ class Planner:
         return made if made.fits else replace(made, advice=self.advice())
 
     def rows(self, recipe: Recipe) -> Rows:
-        """Of the recipe's kind, read once."""
+        """Rows of the recipe, as its objective's kind reads them."""
         kind, process = recipe.loss.kind, psutil.Process()
         if kind not in self._rows:
             before = process.memory_info().rss
@@ -101,11 +101,11 @@ class Planner:
         return self._rows[kind]
 
     def setup(self, recipe: Recipe) -> Setup:
-        """How the run would set up its models on this fleet."""
+        """The setup of the run's models on this fleet."""
         return setup_of(recipe, build_loss(recipe.loss), self.fleet.count, on_gpu=self._gpu)
 
     def weights(self, recipe: Recipe) -> torch.dtype:
-        """Of the model as it is trained."""
+        """The dtype of the model's weights in training."""
         if recipe.model.dtype == "bfloat16":
             return torch.bfloat16
         own = getattr(self.architecture, "dtype", None) if recipe.model.path is not None else torch.float32
@@ -113,7 +113,7 @@ class Planner:
         return torch.float32 if keeps or own is None else own
 
     def counted(self, recipe: Recipe) -> tuple[ModelSize, Kept]:
-        """The model's weights, and what backward keeps."""
+        """Counts of the model's weights, and of the bytes that backward keeps."""
         weights, products = self.weights(recipe), self.setup(recipe).products
         key = (recipe.adapter, weights, products, recipe.loss.kind)
         if key not in self._kept:
@@ -123,7 +123,7 @@ class Planner:
         return self._kept[key]
 
     def micro_batch(self, recipe: Recipe) -> int:
-        """Tokens of the largest micro-batch: what the recipe says, or what auto would find; never more than a step has."""
+        """Tokens of the largest micro-batch: the recipe's number or the one auto would find, at most a whole step."""
         steps = self.steps(recipe)
         per_device = math.ceil(steps.largest / self.fleet.count)
         limit = recipe.batch.limit or per_device
@@ -132,7 +132,7 @@ class Planner:
         return max(min(limit, per_device), steps.longest)
 
     def largest(self, recipe: Recipe) -> int:
-        """The token budget that would just fit; 0 or less if none does."""
+        """The largest token budget that fits; 0 or less if none does."""
         small, large = (
             sum(self.memory(recipe, n, micro_batches=2).values()) for n in (_LEAST_TOKENS, 2 * _LEAST_TOKENS)
         )
@@ -142,7 +142,7 @@ class Planner:
         return min(found // _LEAST_TOKENS * _LEAST_TOKENS, most)
 
     def memory(self, recipe: Recipe, tokens: int, micro_batches: float | None = None) -> dict[str, float]:
-        """Bytes on each device, by what they are for."""
+        """Bytes on each device, by purpose."""
         size, kept = self.counted(recipe)
         setup = self.setup(recipe)
         storage = Storage(
@@ -162,7 +162,7 @@ class Planner:
         )
 
     def advice(self) -> list[str]:
-        """What to change so that it fits, each with its number; the changes that cost least come first."""
+        """Changes that make the run fit, each with its peak; the cheapest first."""
         found, room = [], SHARE * self.fleet.device.memory
         for keys, change in changes_of(self.recipe, self.fleet.count):
             tokens = self.micro_batch(change)
@@ -194,7 +194,7 @@ class Planner:
         return subject, rehearse(subject)
 
     def _with_measured_rest(self, counted: dict[str, float], tokens: int, rehearsed: _Rehearsed) -> dict[str, float]:
-        """What was counted, and on a processor as the rest what the process was measured to take beside it."""
+        """The counted memory; on a CPU, activations are the measured peak less the counted rest."""
         if rehearsed is None or self._gpu:
             return counted
         subject, found = rehearsed
@@ -227,7 +227,7 @@ class Planner:
         )
 
     def _subject(self, recipe: Recipe, tokens: int) -> Subject:
-        """What is rehearsed here: steps as the run has them, or smaller ones where those would take long."""
+        """The subject of the rehearsal: steps of the run, or smaller ones where those would take long."""
         steps, manner, device = self.steps(recipe), self._manner(recipe), "cuda" if self._gpu else "cpu"
         each = step_flops(self.counted(recipe)[0], steps.load, manner) / steps.load.tokens
         sample = int(min(tokens, max(_LEAST_TOKENS, _FLOPS[device] / each)))
@@ -253,7 +253,7 @@ class Planner:
         return Manner.of(self.setup(recipe), build_loss(recipe.loss))
 
     def _disk(self, size: ModelSize) -> float:
-        """Checkpoints with weights and optimizer, and the model."""
+        """Bytes on disk: checkpoints with weights and optimizer state, and the model."""
         copies = self.recipe.train.keep_checkpoints * (2 if self.recipe.sft is not None else 1)
         return 4.0 * (copies * (size.total + 2 * size.trained) + size.total)
 

@@ -1,4 +1,4 @@
-"""What a run costs on this machine, measured before it: a rehearsal with the model's shapes and rows of the run.
+"""The rehearsal: seconds and memory of a few steps on this machine, with the model's shapes and rows of the run.
 
 A process of its own, as a run will be, makes the model with random weights, does once what a run does before step 1, and
 takes steps: small ones, then the run's own first, or smaller where those would take long. Seconds of a micro-batch are
@@ -54,18 +54,18 @@ _NEW_TOKENS = (1, 6)
 
 @dataclass(frozen=True)
 class Line:
-    """Something that grows evenly."""
+    """A line: value = start + slope * size."""
 
     start: float
     slope: float
 
     def at(self, size: float) -> float:
-        """Its value there."""
+        """The value at a size."""
         return self.start + self.slope * size
 
     @classmethod
     def through(cls, points: Sequence[tuple[float, float]], least: float = 0.0) -> Line:
-        """Two points (size, value), never falling and never below `least`; through the larger and that where they are close.
+        """The line through two points (size, value), never falling; through the larger point and `least` where the sizes are close.
 
         Example:
             >>> Line.through([(10, 25.0), (30, 45.0)]), Line.through([(9, 19.0), (10, 20.0)])
@@ -80,7 +80,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is rehearsed."""
+    """The subject of a rehearsal, pickled for the new process."""
 
     architecture: PreTrainedConfig
     setup: Setup
@@ -113,14 +113,14 @@ class Subject:
 
 
 def rehearsed(setup: Setup) -> Setup:
-    """A run's setup as one process rehearses it: not sharded, not compiled, not quantised, an adapter new."""
+    """The setup of a rehearsal in one process: not sharded, not compiled, not quantised, with a new adapter."""
     adapter = None if setup.adapter is None else replace(setup.adapter, path=None)
     return replace(setup, adapter=adapter, parallel=ParallelConfig(kind="none"), compiles=False, on_device=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """What was measured; each pair is that of the smaller and of the larger micro-batches, the mean."""
+    """Measurements of a rehearsal; each pair holds the means of the smaller and of the larger micro-batches."""
 
     step: tuple[float, float]
     """Seconds of forward, loss and backward."""
@@ -136,7 +136,7 @@ class Rehearsal:
     """The same when steps of each size were taken; the larger includes the smaller."""
 
     def peak_with(self, tokens: int, subject: Subject) -> float:
-        """Most bytes with so many tokens in the largest micro-batch."""
+        """Peak bytes with `tokens` tokens in the largest micro-batch."""
         small, large = (
             max(_tokens(groups) for step in some for groups in step) for some in (subject.small, subject.large)
         )
@@ -145,7 +145,7 @@ class Rehearsal:
 
 
 def rehearse(subject: Subject) -> Rehearsal:
-    """`rehearsal` in a new process.
+    """Run `rehearsal` in a new process.
 
     Raises:
         ModelError: it could not be done, most likely for want of memory.
@@ -161,18 +161,18 @@ def rehearse(subject: Subject) -> Rehearsal:
 
 
 def main() -> None:
-    """The new process: a pickled `Subject` comes in, JSON goes out."""
+    """Entry point of the new process: reads a pickled `Subject`, prints JSON."""
     subject: Subject = pickle.loads(sys.stdin.buffer.read())  # noqa: S301 - written by `rehearse`
     torch.set_num_threads(subject.threads)
     print(json.dumps(asdict(rehearsal(subject, time.process_time if subject.cpu_time else time.perf_counter))))
 
 
 def rehearsal(subject: Subject, clock: Callable[[], float]) -> Rehearsal:
-    """Do in this process what a run does, in its order, the smaller work first.
+    """Take the steps of a run in this process, in its order, the smaller ones first.
 
     Args:
-        subject: what.
-        clock: seconds.
+        subject: the model and the steps.
+        clock: returns seconds.
     """
     base = psutil.Process().memory_info().rss
     models = subject.models()
@@ -208,7 +208,7 @@ class _Watch:
     clock: Callable[[], float]
 
     def seconds(self, work: Callable[..., Any], *given: Any) -> float:
-        """What the work takes."""
+        """Seconds of a call."""
         self._wait()
         began = self.clock()
         work(*given)
@@ -257,7 +257,7 @@ def _tokens(groups: Sequence[Group]) -> int:
 
 
 def _update(subject: Subject, model: nn.Module) -> Callable[[], None]:
-    """Clipping the gradient and moving the weights, next to nowhere; the gradient stays."""
+    """A function that clips the gradient and takes an optimizer step with a tiny learning rate; the gradient stays."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = build_optimizer(replace(subject.optimizer, learning_rate=1e-12), model)
 

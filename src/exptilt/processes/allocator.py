@@ -1,4 +1,4 @@
-"""What the C library does with memory that torch frees on a CPU: keep it for the next step, or give it back.
+"""Freed memory of a CPU process: the C library keeps it for the next step, or gives it back to the system.
 
 Every step takes and frees the same gigabytes. glibc gives large blocks back to the system at once, and the system hands
 them out again page by page, zeroed: a sixth of a step in bfloat16 went there. So steps keep what they free, and work whose
@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from functools import cache
 
 _TRIM, _MMAP = -1, -3
-"""What glibc's mallopt calls its two thresholds: of free memory at the heap's end, and of blocks beside the heap."""
+"""The names of mallopt's two thresholds: free memory at the heap's end, and blocks beside the heap."""
 _KEEP = 2**31 - 1
 _SOON = 4 << 20
 _USUAL = 32 << 20
-"""What glibc itself settles on, and the most that older versions take."""
-_CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
-"""Variables by which somebody tells glibc what to do."""
+"""The threshold glibc itself settles on, and the largest that older versions accept."""
+_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+"""Environment variables that set glibc's thresholds."""
 
 
 def set_torch_defaults() -> None:
@@ -37,9 +37,9 @@ def set_torch_defaults() -> None:
 
 
 def keep_freed() -> None:
-    """From now on this process keeps memory for reuse; what the environment says of that stays. Without glibc nothing."""
+    """Let this process keep freed memory for reuse; settings in the environment win. Without glibc, nothing happens."""
     libc = _glibc()
-    if libc is None or _told():
+    if libc is None or _thresholds_are_set():
         return
     libc.mallopt(_TRIM, _KEEP)
     if not libc.mallopt(_MMAP, _KEEP):
@@ -47,7 +47,7 @@ def keep_freed() -> None:
 
 
 def give_back() -> None:
-    """Return what is free now."""
+    """Give all free memory back to the system now."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
@@ -55,13 +55,13 @@ def give_back() -> None:
 
 @contextmanager
 def given_back() -> Iterator[None]:
-    """Inside, large blocks go back to the system as soon as they are free; at the end, all that is still kept.
+    """While this context lasts, large blocks go back to the system as soon as they are free; at its end, everything free does.
 
     Sampling frees and takes blocks that grow a little with every token. Kept for reuse they fit nothing: a process with a
     model of 28 million weights held 2 GB afterwards instead of 0.4 GB.
     """
     libc = _glibc()
-    if libc is None or _told():
+    if libc is None or _thresholds_are_set():
         yield
         return
     libc.mallopt(_MMAP, _SOON)
@@ -72,13 +72,13 @@ def given_back() -> Iterator[None]:
         give_back()
 
 
-def _told() -> bool:
-    return any(name in os.environ for name in _CHOSEN)
+def _thresholds_are_set() -> bool:
+    return any(name in os.environ for name in _SETTINGS)
 
 
 @cache
 def _glibc() -> ctypes.CDLL | None:
-    """Linux's usual C library; None where there is another."""
+    """The C library, if it is glibc; else None."""
     try:
         libc = ctypes.CDLL("libc.so.6")
     except OSError:

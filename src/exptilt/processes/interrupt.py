@@ -1,4 +1,4 @@
-"""How a run is interrupted: SIGINT and SIGTERM ask it to stop after the step; a process that died ends all others."""
+"""Interruptions of a run: SIGINT and SIGTERM ask it to stop after the step; a process that died ends all others."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from exptilt.processes.world import World
 from exptilt.wording import first_line
 
 _BROKEN = ("gloo", "nccl", "connection", "socket", "timed out", "process group")
-"""What torch's errors of a broken exchange speak of; many are plain RuntimeErrors."""
+"""Words in torch's errors about a broken exchange; many of these errors are plain RuntimeErrors."""
 
 
 @dataclass
 class StopRequest:
-    """Whether, and by which signal, the run was asked to stop."""
+    """A request to stop the run, with the signal that made it."""
 
     signal_name: str | None = None
 
@@ -56,7 +56,7 @@ def graceful_stop() -> Iterator[StopRequest]:
 
 @contextmanager
 def losing_no_process(world: World) -> Iterator[None]:
-    """Turn torch's errors of an exchange that broke off into one for a person.
+    """Turn torch's error about a broken exchange between processes into a message for a person.
 
     A process that was killed is noticed at the next exchange; a machine that vanished, after the timeout of the group.
 

@@ -1,4 +1,4 @@
-"""Processes and sharding, by torch's own engine: whoever started the processes, the run joins them.
+"""The process group of a run: any launcher starts the processes, and the run joins them through torch.distributed.
 
     torchrun --nproc-per-node 8 -m exptilt train recipe.yaml parallel.kind=fsdp
 

@@ -1,4 +1,4 @@
-"""How much memory a device has left, and how far some work makes it rise."""
+"""Memory of a device: bytes that are free, the rise during some work, and the peak of this process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INTERVAL = 0.001
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes this process may still take: of a GPU, or of main memory within its container's limit."""
+    """Bytes this process can still allocate: on a GPU, or of main memory within its container's limit."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
@@ -30,7 +30,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _left(limit: Path, used: Path) -> int | None:
-    """What a container may still take; None where it has no limit."""
+    """Bytes a container can still allocate; None where it has no limit."""
     try:
         return max(0, int(limit.read_text()) - int(used.read_text()))
     except (OSError, ValueError):  # no such file, or the word "max"
@@ -38,7 +38,7 @@ def _left(limit: Path, used: Path) -> int | None:
 
 
 class Rise:
-    """How many bytes the work inside takes at its peak, above what was taken before.
+    """The peak of the work inside this context, in bytes above the memory held before.
 
     On a GPU by torch's own account and on Linux by the kernel's, both exact, and both forget what was highest before.
     Elsewhere by looking at the process again and again, so that what is held for a moment only goes unseen. On a CPU
@@ -94,7 +94,7 @@ class Rise:
 
 
 def _forget_peak() -> bool:
-    """Let the kernel count this process's peak from now on; False where it does not let itself be told."""
+    """Reset the kernel's peak for this process; False where the kernel cannot."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -110,9 +110,9 @@ def peak_memory() -> dict[str, float]:
 
 
 def peak_bytes() -> int:
-    """The most bytes of main memory this process held, ever or since the kernel was told to forget its peak.
+    """Peak of this process's main memory in bytes, since its start or since the last reset.
 
-    Linux hands a parent's own peak down in what `getrusage` says, so there the kernel's other account is read.
+    On Linux `getrusage` includes the peak of the parent process, so /proc is read instead.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,4 +1,4 @@
-"""The processes that share a run: sums and decisions over all of them, and nothing else."""
+"""The processes that share a run, with sums and decisions over all of them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class World:
         return self.rank == 0
 
     def gather(self, mine: T) -> list[T]:
-        """Everybody's object, by rank; each process gets all of them."""
+        """The objects of all processes, by rank; every process gets the list."""
         if self.size == 1:
             return [mine]
         everyone: list[T | None] = [None] * self.size
@@ -60,7 +60,7 @@ class World:
         return box[0]
 
     def any(self, *mine: bool) -> list[bool]:
-        """Which of these are true for at least one process; all get one answer, by one small exchange."""
+        """Whether each flag is true in at least one process; one small exchange gives all processes the same answer."""
         if self.size == 1:
             return list(mine)
         flags = torch.tensor(mine, dtype=torch.int32, device=local_device())
@@ -68,7 +68,7 @@ class World:
         return [bool(flag) for flag in flags.tolist()]
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process has reached this call."""
         if self.size > 1:
             dist.barrier()
 
@@ -93,7 +93,7 @@ class World:
         return result
 
     def first_before_others(self, work: Callable[[], T]) -> T:
-        """Run `work` in process 0, then in all others, which find on disk what it has left there."""
+        """Run `work` in process 0, then in all others, which find the files of process 0 on disk."""
         result = self.first_alone(work)
         return result if self.is_first else work()  # type: ignore[return-value]
 

@@ -1,1 +1,1 @@
-"""Memory of large data: records on disk, digests instead of texts."""
+"""Large data in little memory: records spill to disk, digests stand for texts."""

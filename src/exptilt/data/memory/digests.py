@@ -1,4 +1,4 @@
-"""Digests of many texts in 16 bytes each, to find those that are the same."""
+"""Digests of many texts, 16 bytes each, to find equal texts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SIZE = 16
 
 
 def digest(said: str) -> Digest:
-    """Digest of a text; half a surrogate pair, which no file can hold, counts as it is."""
+    """Digest of a text, also of one with half a surrogate pair, which UTF-8 cannot encode."""
     return blake2b(said.encode("utf-8", "surrogatepass"), digest_size=_SIZE).digest()
 
 
 class Digests:
-    """Digests in the order they came.
+    """A growing list of digests that groups equal ones.
 
     Example:
         >>> found = Digests()
@@ -32,7 +32,7 @@ class Digests:
         self._bytes = bytearray()
 
     def add(self, one: Digest) -> None:
-        """Put a digest at the end."""
+        """Append a digest."""
         self._bytes += one
 
     def __len__(self) -> int:
@@ -42,11 +42,11 @@ class Digests:
         return bytes(self._bytes[at * _SIZE : (at + 1) * _SIZE])
 
     def repeated(self) -> Iterator[list[int]]:
-        """Positions of digests that occur more than once: each group in order, groups by their first."""
+        """Positions of digests that occur more than once: one ascending list per digest, in order of first positions."""
         return self.groups(2)
 
     def groups(self, least: int = 1) -> Iterator[list[int]]:
-        """Positions of equal digests that occur at least so often: each group in order, groups by their first."""
+        """Positions of digests that occur at least `least` times: one ascending list per digest, in order of first positions."""
         if not len(self):
             return
         order, starts = self._sorted()
@@ -55,7 +55,7 @@ class Digests:
             yield order[starts[at] : starts[at + 1]].tolist()
 
     def _sorted(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions in an order that puts equal digests side by side, and where each group begins and the last ends."""
+        """Positions sorted by digest, and the bounds of each run of equal digests."""
         keys = np.frombuffer(self._bytes, dtype=np.uint64).reshape(-1, 2)
         order = np.lexsort((keys[:, 1], keys[:, 0]))
         in_order = keys[order]
@@ -65,7 +65,7 @@ class Digests:
 
 
 class Counts:
-    """How often each of some known digests was counted, in twelve bytes a digest.
+    """A counter for a fixed set of digests, twelve bytes each.
 
     Example:
         >>> counts = Counts([digest("a"), digest("b"), digest("a")])
@@ -82,7 +82,7 @@ class Counts:
         return int(self._counts[self._place(one)])
 
     def add(self, one: Digest) -> None:
-        """Count a digest, one of the known."""
+        """Count one occurrence; the digest must be in the set."""
         self._counts[self._place(one)] += 1
 
     def _place(self, one: Digest) -> int:

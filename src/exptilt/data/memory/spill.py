@@ -1,4 +1,4 @@
-"""Records that stay in memory while they are few and lie on disk where they are many."""
+"""Sequences of records that spill to a temporary file when they grow long."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ T = TypeVar("T")
 _CHUNK = 256
 """Records written and read at a time."""
 MOST_IN_MEMORY = 20_000
-"""More records than this go to a temporary file, which ends with the shelf."""
+"""Longer sequences go to a temporary file, which is deleted with the shelf."""
 
 
 class Shelf(Sequence[T], Generic[T]):
-    """Records, or rows, in the order they came; going through them in order reads the file once.
+    """An append-only sequence of records or rows; iterating over it reads its file once.
 
     Example:
         >>> from exptilt.data.records import Demonstration
@@ -33,7 +33,7 @@ class Shelf(Sequence[T], Generic[T]):
 
     def __init__(self, records: Iterable[T] = ()) -> None:
         self._full: list[list[T] | int] = []
-        """Chunks, or where they begin in the file."""
+        """Full chunks: a list in memory, or the offset in the file."""
         self._last: list[T] = []
         self._file: IO[bytes] | None = None
         self._open: tuple[int, list[T]] = (-1, [])
@@ -41,7 +41,7 @@ class Shelf(Sequence[T], Generic[T]):
             self.append(record)
 
     def append(self, record: T) -> None:
-        """Put a record at the end."""
+        """Append a record."""
         self._last.append(record)
         if len(self._last) == _CHUNK:
             self._full.append(self._last)
@@ -91,7 +91,7 @@ class Shelf(Sequence[T], Generic[T]):
 
 
 class Selection(Sequence[Record]):
-    """Some records of a sequence, in some order, a few of them changed, some of them copies; eight bytes a record."""
+    """A view of a sequence of records: chosen, reordered, a few replaced, some repeated; eight bytes a record."""
 
     def __init__(
         self,
@@ -102,11 +102,11 @@ class Selection(Sequence[Record]):
     ) -> None:
         self.records = records
         self.positions = positions
-        """Places in `records`."""
+        """Indices into `records`."""
         self.changed = dict(changed or {})
-        """By place in the selection."""
+        """Replacements by index in the selection."""
         self.copies = copies
-        """Which copy of a record each is, 0 the record itself; None where all are."""
+        """The number of the copy, 0 for the record itself; None where there are no copies."""
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -1,4 +1,4 @@
-"""Files and hub data sets as rows with ids. One bad row is a `RowError`; a bad file is a `DataError`."""
+"""Rows with ids from files and hub data sets. A bad row is given as a `RowError`; a bad file raises a `DataError`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BLOCK = 1 << 18
 
 
 def kind_of(path: Path) -> str | None:
-    """The file type its name states, `.gz` set aside; None where it states none we read."""
+    """The suffix that names the file type, without `.gz`; None for an unknown type."""
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     return suffix if suffix in _READERS else None
 
@@ -136,7 +136,7 @@ def _read_parquet(path: Path) -> Rows:
 
 
 def _rows_of(batch: Any) -> Iterable[dict[str, Any] | RowError]:
-    """Rows of an Arrow batch; one whose text is no UTF-8 spoils no other."""
+    """Rows of an Arrow batch; a row with invalid UTF-8 becomes a `RowError` of its own."""
     try:
         rows: list[dict[str, Any]] = batch.to_pylist()
         return rows
@@ -181,7 +181,7 @@ def read_hub(source: str, split: str, subset: str | None, revision: str | None) 
 
 
 def licence_of(source: str, subset: str | None, revision: str | None) -> str | None:
-    """What a folder saved by datasets, or a hub data set, says of its licence; None where it says nothing."""
+    """The licence that a folder saved by datasets, or a hub data set, states; None where it states none."""
     path = Path(source).expanduser()
     if path.is_file() or not source:
         return None
@@ -210,7 +210,7 @@ def _numbered(name: str, rows: Any) -> Rows:
 
 
 def _after(number: int) -> str:
-    """Where a file stops to be readable, in words."""
+    """The last readable row, as the start of a message."""
     return f"after row {number}: " if number else ""
 
 
@@ -225,12 +225,12 @@ def meant(path: Path) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines from 1, unpacked if the file is gzip whatever its name says, without a byte order mark."""
+    """Numbered lines from 1, unpacked if the content is gzip, without a byte order mark."""
     yield from _parts(path, lambda file: file, "line {:,}")
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """As `_lines`, in blocks of one size, which no line that is too long can make large."""
+    """Blocks of a fixed size, unpacked, without a byte order mark; memory is bounded whatever the length of lines."""
     return (
         block
         for _, block in _parts(
@@ -260,7 +260,7 @@ def _open(path: Path) -> AbstractContextManager[IO[bytes]]:
 
 
 def _text_lines(path: Path, undecoded: list[RowError]) -> Iterator[str]:
-    """Lines as text; of one that is no UTF-8 what is wrong is put into a list, before the line is given."""
+    """Lines as text; for a line with invalid UTF-8, an error is appended to `undecoded` before the line is given."""
     for number, line in _lines(path):
         try:
             yield line.decode("utf-8")

@@ -1,4 +1,4 @@
-"""Data sets on the Hugging Face hub, and whether it can be reached: asked once, without the minute of retries of its client."""
+"""Data sets on the Hugging Face hub; one quick request tells whether it can be reached, without the client's minute of retries."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def is_reachable() -> bool:
 
 
 def is_id(source: str) -> bool:
-    """Whether a source is spelled like a data set on the hub, `owner/name`."""
+    """Whether a source has the form of a hub id, `owner/name`."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
 
 
 @cache
 def data_set(source: str, split: str, subset: str | None, revision: str | None) -> Any:
-    """A data set of the hub, asked for once a process, so that the rows read are those whose content was looked at.
+    """A data set of the hub, loaded once per process, so that every reader sees the same content.
 
     Raises:
         DataError: if neither the hub nor its cache has it.
@@ -61,5 +61,5 @@ def data_set(source: str, split: str, subset: str | None, revision: str | None) 
 
 
 def files_of(loaded: Any) -> tuple[Path, ...]:
-    """The files that hold all its rows, as the hub's client keeps them; none where they are in memory alone."""
+    """Local files that hold the rows of a data set, in the hub client's cache; empty where the rows are only in memory."""
     return tuple(Path(file["filename"]) for file in getattr(loaded, "cache_files", ()))

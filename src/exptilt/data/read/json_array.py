@@ -1,4 +1,4 @@
-"""The items of a JSON array one by one, so that a large file need not fit into memory."""
+"""Items of a JSON array, one by one, so that a large file need not fit into memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DECODER = json.JSONDecoder()
 
 
 class _Text:
-    """Decoded text that is read on as it is needed, and forgotten as it is used."""
+    """A window of decoded text, which reads ahead on demand and drops the text that was used."""
 
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._blocks = iter(blocks)
@@ -28,10 +28,10 @@ class _Text:
         self.at = 0
         self.ended = False
         self._line, self._column = 1, 1
-        """Of the first character of `text`."""
+        """Position of the first character of `text`."""
 
     def more(self, least: int) -> None:
-        """Read at least so many bytes more, and forget what was used."""
+        """Read at least `least` more bytes, and drop the text before `at`."""
         self._line, self._column = self.place(self.at)
         size, parts = 0, [self.text[self.at :]]
         self.at = 0
@@ -67,7 +67,7 @@ class _Text:
             self.more(_BLOCK)
 
     def wrong(self, what: str, at: int | None = None) -> RowError:
-        """What is no JSON, and where."""
+        """An error with its line and column."""
         line, column = self.place(self.at if at is None else at)
         return RowError("invalid_json", f"invalid JSON: {what} at line {line} column {column}")
 
@@ -76,7 +76,7 @@ def array_items(blocks: Iterable[bytes]) -> Iterator[Any]:
     """Items of an array.
 
     Raises:
-        RowError: where it is no JSON, once everything before has been given.
+        RowError: at the first fault, after all items before it have been given.
 
     Example:
         >>> list(array_items([b'[1, {"a": ', b'"b"}]']))
@@ -127,5 +127,5 @@ def _item(text: _Text) -> Any:
 
 
 def _is_cut(error: json.JSONDecodeError, length: int) -> bool:
-    """Whether there would be no error if the text went on."""
+    """Whether the error may come from the end of the window."""
     return error.msg.startswith("Unterminated string") or length - error.pos < _EDGE

@@ -1,4 +1,4 @@
-"""One source as records, with an account of every row."""
+"""Records of one source, with a count of every row that was left out and why."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Named = tuple[str, Row | RowError]
 
 @dataclass(kw_only=True)
 class Part:
-    """The records of one source."""
+    """Account of one source: its format, and the rows and columns that were not used."""
 
     source: SourceConfig
     format: str
@@ -37,14 +37,14 @@ class Part:
     columns_not_read: tuple[str, ...] = ()
     licence: str | None = None
     num_records: int = 0
-    """How many records its rows became."""
+    """Number of records made of the rows."""
     unseen: set[str] = field(default_factory=set)
-    """Columns the settings name that no row has had so far."""
+    """Columns that the settings name and no row has shown so far."""
     columns: set[str] = field(default_factory=set)
-    """Of the first rows, under the source's own names."""
+    """Columns of the first rows, under the source's own names."""
 
     def leave_out(self, ledger: Ledger, row_id: str, error: RowError) -> None:
-        """Account for a row that is not used."""
+        """Count a row that is left out."""
         ledger.leaves_out(error.code, row_id, error.detail)
         self.rows_left_out[error.code] += 1
 
@@ -53,8 +53,8 @@ def read_part(source: SourceConfig, records: Shelf[Record], ledger: Ledger, pref
     """Read one source.
 
     Args:
-        source: where it is and how its rows look.
-        records: where its records are put.
+        source: its path and the format of its rows.
+        records: its records are appended here.
         ledger: counts rows that cannot be used.
         prefix: put before row ids, where two sources have files of one name.
 
@@ -64,7 +64,7 @@ def read_part(source: SourceConfig, records: Shelf[Record], ledger: Ledger, pref
     part = Part(source=source, format=source.format, unseen={*source.columns.values(), *source.where})
     _refuse_unknown(source)
     before = len(records)
-    rows = _wanted(part, ledger, prefix)
+    rows = _selected_rows(part, ledger, prefix)
     sample: list[Named] = []
     readable: list[Row] = []
     for row_id, row in rows:
@@ -85,7 +85,7 @@ def read_part(source: SourceConfig, records: Shelf[Record], ledger: Ledger, pref
         if other is not None:
             more = f"format {adapter.name} does not read {', '.join(other[1])}; data.format={other[0].name} does"
             ledger.note("other_format", detail=more)
-        rows_or_groups = _gathered(named, adapter, part, ledger) if adapter.gather else named
+        rows_or_groups = _merged_rows(named, adapter, part, ledger) if adapter.gather else named
         _read(part, adapter, rows_or_groups, records, ledger)
     else:
         for row_id, row in named:
@@ -112,8 +112,8 @@ def _read(part: Part, adapter: formats.Adapter, named: Iterable[Named], records:
             part.leave_out(ledger, row_id, error)
 
 
-def _wanted(part: Part, ledger: Ledger, prefix: str) -> Iterator[Named]:
-    """Rows under our names for the columns, without those that `where` leaves out."""
+def _selected_rows(part: Part, ledger: Ledger, prefix: str) -> Iterator[Named]:
+    """Rows with columns renamed as `columns` says, filtered by `where`."""
     source = part.source
     rows = read_rows(source.path, source.split, subset=source.subset, revision=source.revision, limit=source.limit)
     for row_id, row in rows:
@@ -141,7 +141,7 @@ def _refuse_unknown(source: SourceConfig) -> None:
 
 
 def _refuse_unseen(part: Part) -> None:
-    """Settings that name a column which no row has are a mistake, whatever the rows hold besides."""
+    """Refuse settings that name a column no row has."""
     for key, names in (("columns", part.source.columns.values()), ("where", part.source.where)):
         for name in names:
             if name in part.unseen and part.columns:
@@ -154,8 +154,8 @@ def _same(value: Any, wanted: object) -> bool:
     return value == wanted or str(value).lower() == str(wanted).lower()
 
 
-def _gathered(named: Iterable[Named], adapter: formats.Adapter, part: Part, ledger: Ledger) -> Iterator[Named]:
-    """Rows of one key as one row, where the first of them stood."""
+def _merged_rows(named: Iterable[Named], adapter: formats.Adapter, part: Part, ledger: Ledger) -> Iterator[Named]:
+    """Rows with an equal key, merged into one row at the position of the first."""
     kept, keys = Shelf[tuple[str, Row]](), Digests()
     for row_id, row in named:
         try:
@@ -184,7 +184,7 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
 
 
 def _row_id(row_id: str, row: Row) -> str:
-    """The place of the row, and the source's own id where it has one."""
+    """The id of a row: its file and number, with the source's own id where there is one."""
     own = row.get("id")
     if not isinstance(own, str | int | float):
         return row_id
@@ -193,7 +193,7 @@ def _row_id(row_id: str, row: Row) -> str:
 
 
 def template_args(row: Row) -> dict[str, Any]:
-    """What the row gives the chat template: the columns `tools` and `chat_template_kwargs`, as values or as JSON."""
+    """Arguments for the chat template: the columns `tools` and `chat_template_kwargs`, as values or as JSON."""
     found: dict[str, Any] = {}
     given = _decoded(row.get("chat_template_kwargs"), "chat_template_kwargs")
     if given is not None:

@@ -1,4 +1,4 @@
-"""Where rows come from, and everything a recipe can say about its data."""
+"""Sources of rows: a file, a saved folder or a hub data set, read by one function."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def read_rows(
 
 
 def is_on_hub(source: str) -> bool:
-    """Whether a source is taken for a hub id: spelled like one, no path that is there, and no kind of file."""
+    """Whether a source is read from the hub: it has the form of a hub id, is no existing path and has no suffix of a file type."""
     path = Path(source).expanduser()
     return hub.is_id(source) and not path.exists() and files.kind_of(path) is None
 
