@@ -12,8 +12,6 @@ import random
 import runpy
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -64,6 +62,19 @@ def fatal(source, target):
 
 os.replace = fatal
 run_recipe(load(Recipe, RECIPE), Console(quiet=True), page=False)
+"""
+
+COMMAND = """
+import os, sys
+import torch
+
+os.environ["EXPTILT_CACHE"] = CACHE
+torch.set_num_threads(1)
+sys.argv = WORDS
+sys.stdout = sys.stderr = open(SAID, "w", buffering=1)
+from exptilt.cli import main
+
+main()
 """
 
 
@@ -229,20 +240,22 @@ def stopped_somewhere(whole: Recipe, cut: Recipe, metrics_of: Callable[..., Any]
 LONG = {**DROPPED, "train": {"max_steps": 60, "save_every": 1000, "eval_every": 0}}
 
 
-def test_sigterm_on_the_command_line(recipe_of, metrics_of, tmp_path):
+def test_sigterm_on_the_command_line(recipe_of, metrics_of, forks, tmp_path):
     """Exit status 0, a checkpoint of the step it stopped at, and a word on how to go on."""
     whole, cut = recipe_of(DPO(), "whole", **LONG), recipe_of(DPO(), "cut", **LONG)
     path = tmp_path / "recipe.yaml"
     path.write_text(dump(cut))
-    command = [sys.executable, "-m", "exptilt.cli", "train", str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    wait_for(cut.folder / "metrics.jsonl", 3, lambda: process.poll() is None)
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    script, said = tmp_path / "command.py", tmp_path / "said"
+    script.write_text(COMMAND)
+    names = {"WORDS": ["exptilt", "train", str(path)], "SAID": str(said), "CACHE": os.environ["EXPTILT_CACHE"]}
+    process = forks.Process(target=runpy.run_path, args=(str(script), names))
+    process.start()
+    wait_for(cut.folder / "metrics.jsonl", 3, process.is_alive)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(120)
+    assert process.exitcode == 0, said.read_text()
     step = stopped_somewhere(whole, cut, metrics_of)
-    assert f"stopped at step {step}; to go on: exptilt train {path}" in output
+    assert f"stopped at step {step}; to go on: exptilt train {path}" in said.read_text()
 
 
 def test_sigint(recipe_of, metrics_of, spawn):

@@ -10,14 +10,15 @@ from exptilt.verbs import demo
 from exptilt.verbs.demo import METHODS, DemoSize, run_demo
 
 SMALL = DemoSize(
-    num_reviews=1600,
+    num_reviews=800,
     sft_epochs=2.0,
     samples_per_prompt=8,
     epochs=1.0,
-    pool=32,
+    pool=16,
     policy_samples=8,
+    num_prompts=40,
     width=48,
-    num_layers=2,
+    num_layers=1,
 )
 KEPT = ("preferred-ft", "dpo-beta-0.1")
 
