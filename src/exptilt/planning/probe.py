@@ -115,7 +115,7 @@ class Subject:
 def rehearsed(setup: Setup) -> Setup:
     """The setup of a rehearsal in one process: not sharded, not compiled, not quantised, with a new adapter."""
     adapter = None if setup.adapter is None else replace(setup.adapter, path=None)
-    return replace(setup, adapter=adapter, parallel=ParallelConfig(kind="none"), compiles=False, on_device=True)
+    return replace(setup, adapter=adapter, parallel=ParallelConfig(kind="none"), compiles=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ def is_quantized(model: Any) -> bool:
     return _quantization(model) is not None
 
 
-def on_device(model: Any, device: torch.device | None = None) -> Any:
+def model_on_device(model: Any, device: torch.device | None = None) -> Any:
     """The model, moved to its device; bitsandbytes loads 4-bit weights where they run, and there they stay.
 
     Args:

@@ -17,6 +17,7 @@ import torch
 
 from exptilt.losses import Loss
 from exptilt.policies.adapters import adapter_fingerprint, with_adapter
+from exptilt.policies.device import model_on_device
 from exptilt.policies.engine.balance import Balance, asks
 from exptilt.policies.engine.forward import causal_lm, packable
 from exptilt.policies.engine.inside import set_precision
@@ -43,8 +44,6 @@ class Setup:
     """Arithmetic of forward and backward."""
     widens: bool = False
     """Whether weights are held in float32, wider than they were loaded."""
-    on_device: bool = True
-    """Whether weights are moved to this process's device; quantised ones are there already."""
     checkpointing: bool = False
     compiles: bool = False
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -72,7 +71,6 @@ def setup_of(recipe: Recipe, loss: Loss, world_size: int = 1, *, on_gpu: bool | 
         adapter=recipe.adapter,
         products=products,
         widens=trains_in_float32(recipe.model, recipe.adapter, products),
-        on_device=recipe.model.quantize == "none",
         checkpointing=recipe.train.gradient_checkpointing,
         compiles=recipe.train.compile,
         parallel=recipe.parallel.resolved(world_size),
@@ -158,8 +156,7 @@ def set_up(base: Any, setup: Setup, *, other: Any = None, source: str = START) -
 
 def _made_ready(model: Any, setup: Setup, *, trained: bool) -> Any:
     """On its device, checked, and wrapped as the setup says."""
-    if setup.on_device:
-        model = model.to(local_device())
+    model = model_on_device(model)
     packable(model)
     set_precision(model, setup.products)
     inner = causal_lm(model)
@@ -177,7 +174,7 @@ def start_model(model: ModelConfig, adapter: AdapterConfig | None, tokenizer: An
     start: Any = load_model(model, tokenizer, seed=seed)
     if adapter is not None and adapter.path is not None:
         start = with_adapter(start, adapter).eval()
-    return start if model.quantize != "none" else start.to(local_device())
+    return model_on_device(start)
 
 
 def other_model(path: str, dtype: Literal["auto", "float32", "bfloat16"] = "auto") -> Any:
@@ -188,7 +185,7 @@ def other_model(path: str, dtype: Literal["auto", "float32", "bfloat16"] = "auto
 def reference_model(recipe: Recipe, tokenizer: Any) -> Any:
     """The reference as one model on this process's device: the one a recipe names, else the weights the run starts from."""
     if recipe.reference.model is not None:
-        return other_model(recipe.reference.model, recipe.model.dtype).to(local_device())
+        return model_on_device(other_model(recipe.reference.model, recipe.model.dtype))
     return start_model(recipe.model, recipe.adapter, tokenizer, recipe.seed).eval().requires_grad_(False)
 
 

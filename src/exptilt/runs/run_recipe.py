@@ -11,7 +11,7 @@ import transformers
 from rich.console import Console
 
 from exptilt.evaluation.held_out import Wanted, detectable_line, measure_policy
-from exptilt.policies.device import on_device
+from exptilt.policies.device import model_on_device
 from exptilt.policies.models import load_model
 from exptilt.processes.interrupt import losing_no_process
 from exptilt.processes.launch import joined
@@ -109,7 +109,7 @@ def _measure(session: Session) -> None:
         return
     session.console.print(detectable_line(held_out, recipe.evaluate.level), soft_wrap=True, highlight=False)
     saved = replace(recipe.model, path=str(folder.model), config=None, revision=None)
-    policy = on_device(load_model(saved, tokenizer))
+    policy = model_on_device(load_model(saved, tokenizer))
     found = measure_policy(
         policy,
         lambda: reference_model(recipe, tokenizer),

@@ -21,7 +21,7 @@ from exptilt.errors import CheckpointError, DataError
 from exptilt.evaluation.held_out import Measured, Wanted, detectable_line, measure_policy
 from exptilt.losses.from_choice import build_loss
 from exptilt.policies.adapters import adapter_fingerprint, base_of, has_adapter, is_adapter
-from exptilt.policies.device import is_quantized, on_device
+from exptilt.policies.device import is_quantized, model_on_device
 from exptilt.policies.engine.forward import context_length
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.models import load_model, load_tokenizer
@@ -146,7 +146,7 @@ def _loaded(where: ModelConfig) -> tuple[Any, Any]:
     path = str(where.path)
     own = is_adapter(path) and not (Path(path).expanduser() / "tokenizer_config.json").is_file()
     tokenizer = load_tokenizer(replace(where, path=base_of(path)) if own else where)
-    return on_device(load_model(where, tokenizer)), tokenizer
+    return model_on_device(load_model(where, tokenizer)), tokenizer
 
 
 def _prepared(recipe: Recipe, model: Any, tokenizer: Any) -> Prepared:

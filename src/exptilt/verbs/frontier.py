@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from exptilt.errors import ConfigError, ExptiltError
-from exptilt.policies.device import on_device
+from exptilt.policies.device import model_on_device
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.reports.page import write_report
 from exptilt.reports.report_terminal import frontier_table
@@ -184,7 +184,7 @@ class Grid:
         return found
 
     def _model(self) -> Any:
-        return on_device(load_model(self.bench.reference, load_tokenizer(self.bench.reference)))
+        return model_on_device(load_model(self.bench.reference, load_tokenizer(self.bench.reference)))
 
     def _policy(self, weights: Path) -> Any:
         return with_weights(self._model(), weights)
