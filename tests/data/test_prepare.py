@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import json
 
+import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from exptilt.data.groups import scores_of
 from exptilt.data.prepare import prepare, prepare_records
+from exptilt.data.problems import CATALOGUE
 from exptilt.data.records import Preference, Ranking
 from exptilt.data.splits import read_records
 from exptilt.errors import DataError
@@ -275,3 +279,115 @@ def test_a_format_that_reads_more_is_named(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"text": "good film", "label": 1}])
     said = [one.message for one in prepare(DataConfig(train=path), None, "completion").report.findings]
     assert "format text does not read label; data.format=rated_text does" in said
+
+
+CALLS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}"
+    "{{ c.function | tojson }}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Writes calls, but no tools."""
+
+
+def called(name, arguments, question):
+    call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    return {"messages": turns}
+
+
+def counted(tokenizer, group):
+    return [tokenizer.decode(completion.ids[completion.counted]) for completion in group.completions]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved"])
+def test_nulls_that_arrow_added_are_not_trained_on(tmp_path, make_tokenizer, kind):
+    rows = [called("weather", {"city": "Paris"}, "Q"), called("add", {"x": 1}, "R")]
+    table = pyarrow.Table.from_pylist(rows)
+    assert table.to_pylist()[1]["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"city": None, "x": 1}
+    if kind == "parquet":
+        pyarrow.parquet.write_table(table, tmp_path / "data.parquet")
+    else:
+        datasets.Dataset(table).save_to_disk(str(tmp_path / "data.parquet"))
+    tokenizer = make_tokenizer(bos=True, chat=CALLS)
+    done = prepare(DataConfig(train=str(tmp_path / "data.parquet")), tokenizer, "completion")
+    assert [counted(tokenizer, group) for group in done.train] == [
+        ['{"name": "weather", "arguments": {"city": "Paris"}}<|im_end|>'],
+        ['{"name": "add", "arguments": {"x": 1}}<|im_end|>'],
+    ]
+
+
+def test_arguments_as_json_text_and_as_values_are_the_same_row(tmp_path, make_tokenizer):
+    rows = [called("weather", '{"city": "Paris"}', "Q"), called("weather", {"city": "Paris"}, "Q")]
+    config = DataConfig(train=write(tmp_path / "a.jsonl", rows), on_duplicate="drop")
+    tokenizer = make_tokenizer(bos=True, chat=CALLS)
+    done = prepare(config, tokenizer, "completion")
+    assert [counted(tokenizer, group) for group in done.train] == [
+        ['{"name": "weather", "arguments": {"city": "Paris"}}<|im_end|>']
+    ]
+    assert done.report.train.rows_left_out == {"duplicate": 1}
+
+
+def test_tools_that_a_template_does_not_write_are_reported(tmp_path, make_tokenizer):
+    row = called("weather", {"city": "Paris"}, "Q") | {"tools": [{"type": "function", "function": {"name": "weather"}}]}
+    config = DataConfig(train=write(tmp_path / "a.jsonl", [row]))
+    with pytest.raises(DataError, match=r"a\.jsonl:1: the rendered row lacks the tool 'weather'"):
+        prepare(config, make_tokenizer(bos=True, chat=CALLS), "completion")
+
+
+def test_pairs_that_differ_in_reasoning_alone_are_trained_on(tmp_path, make_tokenizer):
+    def side(thought):
+        return [{"role": "assistant", "content": "4", "reasoning_content": thought}]
+
+    row = {"prompt": [{"role": "user", "content": "2+2?"}], "chosen": side("two and two"), "rejected": side("a guess")}
+    block = "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+    thinks = CALLS.replace("{{ m.content }}", block + "{{ m.content }}")
+    tokenizer = make_tokenizer(bos=True, chat=thinks)
+    (group,) = prepare(DataConfig(train=write(tmp_path / "a.jsonl", [row])), tokenizer, "pair").train
+    assert counted(tokenizer, group) == ["<think>two and two</think>4<|im_end|>", "<think>a guess</think>4<|im_end|>"]
+    with pytest.raises(DataError, match="lacks the reasoning 'two and two', and 1 more"):
+        prepare(DataConfig(train=write(tmp_path / "a.jsonl", [row])), make_tokenizer(bos=True, chat=CALLS), "pair")
+
+
+def test_a_run_names_its_template_its_arguments_and_where_a_system_turn_goes(tmp_path, chat_tokenizer):
+    turns = [("system", "S"), ("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    path = write(tmp_path / "a.jsonl", [row])
+    settings = {"chat_template": "qwen3", "template_args": {"enable_thinking": False}}
+    (group,) = prepare(DataConfig(train=path, **settings), chat_tokenizer, "completion").train
+    assert chat_tokenizer.decode(group.prompt).endswith(
+        "user\nQ<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+    assert counted(chat_tokenizer, group) == ["A<|im_end|>B<|im_end|>"]
+    refuses = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + chat_tokenizer.chat_template
+    )
+    (tmp_path / "mine.jinja").write_text(refuses)
+    with pytest.raises(DataError, match=r"refuses the turns \(system, user\): no; data\.fold_system=true"):
+        prepare(DataConfig(train=path, chat_template=str(tmp_path / "mine.jinja")), chat_tokenizer, "completion")
+    mine = DataConfig(train=path, chat_template=str(tmp_path / "mine.jinja"), fold_system=True)
+    (group,) = prepare(mine, chat_tokenizer, "completion").train
+    assert chat_tokenizer.decode(group.prompt) == "<|im_start|>user\nS\n\nQ<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_misspelt_argument_for_the_template_stops_the_run(tmp_path, chat_tokenizer):
+    config = DataConfig(train=write(tmp_path / "a.jsonl", [pair(1)]), template_args={"enable_thinking": False})
+    with pytest.raises(DataError, match=r"data\.template_args\.enable_thinking: the chat template reads nothing"):
+        prepare(config, chat_tokenizer, "pair")
+
+
+def test_no_advice_is_to_go_without_the_template():
+    assert not [code for code, problem in CATALOGUE.items() if "template=plain" in problem.message + problem.fix]
+
+
+def test_a_row_whose_turns_cannot_be_rendered_is_a_row_and_not_the_end(tmp_path, make_tokenizer):
+    good = called("weather", {"city": "Paris"}, "Q")
+    wrong_call, wrong_switch, wrong_tools = (called("weather", {"city": "Paris"}, str(at)) for at in range(3))
+    wrong_call["messages"][1]["tool_calls"] = ["weather"]
+    wrong_switch["messages"][1]["weight"] = 0.5
+    wrong_tools["tools"] = [{"name": "weather", "parameters": "none"}]
+    config = DataConfig(
+        train=write(tmp_path / "a.jsonl", [good, wrong_call, wrong_switch, wrong_tools]), on_invalid="drop"
+    )
+    tokenizer = make_tokenizer(bos=True, chat="{% for t in tools or [] %}{{ t | tojson }}{% endfor %}" + CALLS)
+    done = prepare(config, tokenizer, "completion")
+    assert [group.id for group in done.train] == ["a.jsonl:1", "a.jsonl:4"]
+    assert done.report.train.examples_left_out == {"wrong_type": 1, "bad_value": 1}

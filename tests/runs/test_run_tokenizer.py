@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from transformers import AutoTokenizer
 
 from exptilt.errors import ModelError
 from exptilt.runs.run_tokenizer import find_tokenizer
@@ -49,3 +50,16 @@ def test_a_tokenizer_that_is_none_names_its_key(make_recipe, tmp_path, settings,
         find_tokenizer(model, make_recipe().data)
     assert expected.replace("EMPTY", empty) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_template_of_the_recipe_goes_into_the_folder_of_the_model(make_recipe, tmp_path):
+    recipe = make_recipe()
+    recipe.folder.mkdir()
+    find_tokenizer(recipe).save_pretrained(tmp_path / "base")
+    model = ModelConfig(config=recipe.model.config, tokenizer=str(tmp_path / "base"))
+    with_template = replace(recipe, model=model, data=replace(recipe.data, chat_template="gemma"))
+    find_tokenizer(with_template).save_pretrained(tmp_path / "trained")
+    turns = [{"role": "user", "content": "Q"}]
+    saved = AutoTokenizer.from_pretrained(tmp_path / "trained")
+    text = saved.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert text == "<bos><start_of_turn>user\nQ<end_of_turn>\n<start_of_turn>model\n"

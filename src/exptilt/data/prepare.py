@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from exptilt.data.account.data_report import DataReport, Example, Lengths, Sourc
 from exptilt.data.account.statistics import Tally
 from exptilt.data.cache import Cached, DataCache
 from exptilt.data.checks.record_checks import template_mark
+from exptilt.data.checks.rendered_rows import RenderedRows, Settlement, is_identical_only_rendered, settled
+from exptilt.data.encode.chat_templates import refuse_unread, template_of, with_chat_template
+from exptilt.data.encode.fewer_turns import fewer_turns, has_turns
 from exptilt.data.encode.fit import fit
 from exptilt.data.encode.tokens import Encoded, Encoder
 from exptilt.data.groups import Group
@@ -22,6 +26,7 @@ from exptilt.data.splits import Examples, Split, check_splits, read_splits, refu
 from exptilt.data.table import GroupTable, TableBuilder
 from exptilt.errors import DataError
 from exptilt.kinds import Kind, kind_of
+from exptilt.labels import Preferred
 from exptilt.settings.data_settings import DataConfig
 
 if TYPE_CHECKING:
@@ -87,6 +92,8 @@ def prepare(
             nothing is left.
     """
     kind = kind_of(kind)
+    if tokenizer is not None:
+        tokenizer = with_chat_template(tokenizer, config.chat_template)
     cached = DataCache.of(config, tokenizer, kind.name, max_tokens)
     found = cached.read() if cached is not None else None
     if found is None:
@@ -120,6 +127,7 @@ def prepare_records(
         max_tokens: what the model can hold.
     """
     config = config or DataConfig(train="records")
+    tokenizer = with_chat_template(tokenizer, config.chat_template)
     ledger = Ledger(config.policies)
     train = Split(source="records", format="records", rows=len(records), records=list(records))
     held_out = Split(source="records", format="records", rows=len(test), records=list(test)) if test else None
@@ -131,8 +139,18 @@ def _work(
 ) -> _Work:
     encoder, own_marks = None, ""
     if tokenizer is not None:
-        encoder = Encoder(tokenizer, ledger=ledger, template=config.template, boundary=config.boundary)
-        own_marks = " ".join([*encoder.renderer.special_tokens, str(tokenizer.chat_template or "")])
+        template = template_of(tokenizer)
+        if config.template_args:
+            refuse_unread(template, config.template_args)
+        encoder = Encoder(
+            tokenizer,
+            ledger=ledger,
+            template=config.template,
+            boundary=config.boundary,
+            template_args=config.template_args,
+            fold_system=config.fold_system,
+        )
+        own_marks = " ".join([*encoder.renderer.special_tokens, template or ""])
     limits = [limit for limit in (config.max_tokens, max_tokens) if limit is not None]
     return _Work(
         config=config,
@@ -215,6 +233,7 @@ def _grouped(examples: Examples, work: _Work) -> _Done:
     from tqdm import tqdm
 
     builder, tally, left_out = TableBuilder(), Tally(), Counter[str]()
+    rendered = RenderedRows()
     doing = "tokenising" if work.encoder else "checking"
     rows = tqdm(examples, desc=doing, total=len(examples.split.records), unit=" rows", disable=None, delay=2)
     kept = iter(rows)
@@ -232,16 +251,48 @@ def _grouped(examples: Examples, work: _Work) -> _Done:
             if isinstance(fitted, str):
                 left_out[fitted] += 1
             else:
+                group = _group(record, fitted)
                 tally.add(record)
-                builder.add(_group(record, fitted))
-    return _Done(groups=builder.table(), tally=tally, left_out=left_out)
+                builder.add(group)
+                rendered.add(record, group)
+    done = _Done(groups=builder.table(), tally=tally, left_out=left_out)
+    settlement = rendered.settle(done.groups, work.ledger)
+    return _settled(done, settlement, examples) if settlement.left_out else done
+
+
+def _settled(done: _Done, settlement: Settlement, examples: Examples) -> _Done:
+    """What is left once examples that are the same as tokens are settled; the text is counted once more."""
+    groups = GroupTable.of(settled(done.groups, settlement))
+    labels = {group.id: group.label for group in groups}
+    again = replace(
+        examples,
+        split=replace(examples.split, rows_left_out=Counter()),
+        ledger=examples.ledger.like(),
+        left_out=Counter(),
+    )
+    tally = Tally()
+    for record in again:
+        if record.id not in labels:
+            continue
+        label = labels[record.id]
+        if isinstance(record, Preference) and isinstance(label, Preferred):
+            record = replace(record, p_chosen=label.p_chosen)
+        tally.add(record)
+    return _Done(groups=groups, tally=tally, left_out=done.left_out + Counter(settlement.left_out.values()))
 
 
 def _fit(record: Record, encoded: Encoded | RowError, work: _Work) -> Encoded | str:
     if isinstance(encoded, RowError):
-        work.ledger.decide(encoded.code, record.id, encoded.detail)
+        if encoded.code != "content_lost":  # which the encoder has decided about
+            work.ledger.decide(encoded.code, record.id, encoded.detail)
         return encoded.code
-    return fit(encoded, record.id, work.max_tokens, work.ledger)
+    if is_identical_only_rendered(record, encoded):
+        detail = "identical once it is rendered: the chat template leaves out what differs"
+        if work.ledger.leaves_out("identical", record.id, detail):
+            return "identical"
+    encoder = work.encoder
+    fewer = partial(fewer_turns, encoder, record) if encoder and has_turns(encoder, record) else None
+    return fit(encoded, record.id, work.max_tokens, work.ledger, fewer)
 
 
 def _group(record: Record, encoded: Encoded) -> Group:

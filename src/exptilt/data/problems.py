@@ -48,12 +48,19 @@ CATALOGUE: dict[str, Problem] = {
     "unjudged": Problem("a judgement failed, so there is no preference", "on_invalid", fix="judge the row again"),
     "alone": Problem("a prompt has only one completion to compare", "on_invalid", fix="leave the row out"),
     "template_refused": Problem(
-        "the chat template cannot render the turns", "on_invalid", fix="set data.template=plain or repair the row"
+        "the chat template cannot render the turns",
+        "on_invalid",
+        fix="repair the row, or name another template in data.chat_template",
     ),
     "template_not_prefix": Problem(
         "the rendered prompt is not a prefix of prompt and completion rendered together",
         "on_invalid",
-        fix="set data.template=plain, or use a template that renders a prompt the same with and without its reply",
+        fix="every turn must look the same whatever follows it",
+    ),
+    "content_lost": Problem(
+        "the chat template leaves out something that the row says",
+        "on_lost",
+        fix="repair the row, name another template in data.chat_template, or set data.fold_system=true for a system turn",
     ),
     # one example is not worth training on as it stands
     "empty": Problem("a completion is empty or only white space", "on_empty", fix=_REPAIR),
@@ -109,6 +116,18 @@ CATALOGUE: dict[str, Problem] = {
     "template_in_text": Problem(
         "the text holds the mark of a chat template",
         fix="it may have been rendered for another model; give turns as messages, so that this model's template is used",
+    ),
+    "text_beside_template": Problem(
+        "the row is plain text and is trained on as it stands, but the model has a chat template",
+        fix="data.template=chat puts text through the template; data.template=messages says that text is meant as it stands",
+    ),
+    "template_args_unread": Problem(
+        "the row has arguments for the chat template that nothing reads",
+        fix="see the names it reads, or leave them out",
+    ),
+    "empty_think": Problem(
+        "an empty think block counts, so the model learns to answer without thinking",
+        fix="data.template_args={enable_thinking: false} puts it into the prompt where the template can; or give reasoning",
     ),
     "unknown_tokens": Problem("the tokenizer knows no token for part of the text", fix="use another tokenizer"),
     "boundary": Problem(
@@ -237,6 +256,10 @@ class Ledger:
     def leaves_out(self, code: str, row_id: str, detail: str = "") -> bool:
         """Count a problem and return whether its row is left out."""
         return self.decide(code, row_id, detail) in ("error", "drop")
+
+    def like(self) -> Ledger:
+        """An empty ledger with the same policies, for trying something out."""
+        return Ledger(self._policies)
 
     def findings(self) -> tuple[Finding, ...]:
         """All findings, in the order of the catalogue."""

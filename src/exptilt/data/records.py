@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from exptilt.data.turns import Message as Message
+from exptilt.data.turns import said_by
 from exptilt.labels import Desirable, Preferred, Ranked
-
-Message = Mapping[str, Any]
-"""One chat turn: `role`, `content`, and what the template understands besides (`tool_calls`, `name`)."""
 
 Text = str | tuple[Message, ...]
 """Plain text, or a list of chat turns."""
@@ -149,5 +148,5 @@ def align(prompt: Text, completions: tuple[Text, ...]) -> tuple[Text, tuple[Text
 
 
 def words_of(text: Text) -> str:
-    """What is said, without roles: for comparing, hashing and measuring."""
-    return text if isinstance(text, str) else "\n".join(turn["content"] for turn in text)
+    """What is said, reasoning and tool calls with it, without roles: for comparing, hashing and measuring."""
+    return text if isinstance(text, str) else "\n".join(said_by(turn) for turn in text)

@@ -8,24 +8,16 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-BOS, EOS, PAD, UNKNOWN = "<bos>", "<eos>", "<pad>", "<unk>"
+from exptilt.data.encode.chat_templates import SCRATCH
 
-CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
-    "{{ eos_token if message['role'] == 'assistant' else '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
-)
-"""Each turn begins with its role on a line of its own; an assistant's turn ends with the end token."""
+BOS, EOS, PAD, UNKNOWN = "<bos>", "<eos>", "<pad>", "<unk>"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer: any text can be encoded, and decodes to itself.
 
     Encoding text puts BOS first, so that the first token of a text can be predicted; nothing else is added.
-    Its chat template is `CHAT_TEMPLATE`.
+    Its chat template is `exptilt.data.encode.chat_templates.SCRATCH`.
 
     Args:
         texts: what to learn merges from.
@@ -52,7 +44,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> PreTrainedT
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
-    return _wrap(core, chat_template=CHAT_TEMPLATE)
+    return _wrap(core, chat_template=SCRATCH)
 
 
 def train_word_tokenizer(texts: Iterable[str], vocab_size: int | None = None) -> PreTrainedTokenizerFast:

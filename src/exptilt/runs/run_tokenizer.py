@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from exptilt.data.records import Record, Text
+from exptilt.data.encode.chat_templates import with_chat_template
+from exptilt.data.records import Record
 from exptilt.data.splits import read_records
+from exptilt.data.turns import said_by
 from exptilt.errors import ModelError
 from exptilt.policies.models import load_tokenizer
 from exptilt.policies.tokenizers import train_tokenizer
@@ -18,11 +20,17 @@ from exptilt.settings.model_settings import ModelConfig
 def find_tokenizer(model: ModelConfig, data: DataConfig, keep_in: Path | None = None) -> Any:
     """The tokenizer that settings name, or one trained on the training text.
 
+    It has the chat template of `data.chat_template`, which so goes into the folder of the trained model.
+
     Args:
         model: names a tokenizer, or the size of one to train.
         data: the text to train on.
         keep_in: the run folder; a tokenizer that was trained is kept there, and taken from there again. None keeps nothing.
     """
+    return with_chat_template(_tokenizer_of(model, data, keep_in), data.chat_template)
+
+
+def _tokenizer_of(model: ModelConfig, data: DataConfig, keep_in: Path | None) -> Any:
     if model.path is not None or (model.config is not None and model.tokenizer is not None):
         return named_tokenizer(model)
     if model.config is None:
@@ -54,11 +62,4 @@ def named_tokenizer(model: ModelConfig) -> Any:
 def _texts(records: Iterable[Record]) -> Iterator[str]:
     for record in records:
         for text in (record.prompt, *record.completions):
-            yield from _strings(text)
-
-
-def _strings(text: Text) -> Iterator[str]:
-    if isinstance(text, str):
-        yield text
-    else:
-        yield from (str(message.get("content") or "") for message in text)
+            yield from ([text] if isinstance(text, str) else (said_by(turn) for turn in text))

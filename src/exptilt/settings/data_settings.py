@@ -57,6 +57,7 @@ Format = Literal[
 
 POLICY_CHOICES: dict[str, tuple[str, ...]] = {
     "on_invalid": ("drop",),
+    "on_lost": ("drop", "keep"),
     "on_empty": ("drop", "keep"),
     "on_identical": ("drop", "keep"),
     "on_tie": ("keep", "drop"),
@@ -149,8 +150,15 @@ class DataConfig:
     """How often each row of `train` is used where there are other sources: 0.5 a fixed half of them, 2 each twice."""
     mixture: tuple[SourceConfig, ...] = ()
     """More sources to train on besides `train`, each with its weight, format and columns."""
-    template: Literal["auto", "chat", "plain"] = "auto"
-    """auto: messages by the chat template, or Human/Assistant where there is none; chat: text too; plain: neither."""
+    template: Literal["auto", "chat", "messages", "plain"] = "auto"
+    """auto: messages by the chat template, or Human/Assistant where there is none; chat: text too; messages: as auto, and
+    text is meant as it stands; plain: no template."""
+    chat_template: str | None = None
+    """Chat template to use: a name in the tokenizer's folder, a .jinja file, or ours (gemma, mistral, phi3, qwen3)."""
+    template_args: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
+    """What the chat template is given for every row: `{enable_thinking: false}`; a row's own go before it."""
+    fold_system: bool = False
+    """Put a system turn's text before the first user's, for chat templates without a system turn."""
     boundary: Literal["split", "merge"] = "split"
     """Where prompt and completion share a token: split keeps the prompt's own tokens, merge those of the whole."""
     max_tokens: int | None = None
@@ -166,6 +174,8 @@ class DataConfig:
     training starts from, which are the likeliest to push probability away from both sides; 0 keeps all."""
     on_invalid: Literal["error", "drop"] = "error"
     """A row that cannot be read: broken JSON, a missing column, a wrong type, an impossible order of turns."""
+    on_lost: Literal["error", "drop", "keep"] = "error"
+    """Text, reasoning, a tool or a tool call that the chat template leaves out; keep trains on what is left."""
     on_empty: Literal["error", "drop", "keep"] = "error"
     """A completion that is empty or only white space; keep trains its end token."""
     on_identical: Literal["error", "drop", "keep"] = "error"

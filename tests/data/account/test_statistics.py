@@ -90,3 +90,13 @@ def test_fewer_examples_ask_for_a_larger_beta_and_learning_rate():
     assert rates == sorted(rates, reverse=True)
     assert "8 steps of 64" in said[0]
     assert "beta" not in suggestion("completion", 1000)
+
+
+@pytest.mark.parametrize("unit", ["\n", " \n", "\t", "<a", "1", "|", "- \n"])
+def test_marks_are_counted_in_time_that_grows_with_the_text(unit):
+    # Half a million characters: a count whose time grows with the square would run into the time limit of a test.
+    assert num_marks(unit * 500_000) in (0, 1, 500_000)
+
+
+def test_marks_stand_at_the_beginning_of_their_own_line():
+    assert num_marks("\n\n  - a\n\n\t2. b\n* c") == 3

@@ -172,3 +172,44 @@ def test_real_transcripts(real_data):
         "prompt_repeated": 2,
         "nearly_identical": 3,
     }
+
+
+def spoken(text, **more):
+    return ({"role": "assistant", "content": text, **more},)
+
+
+def test_reasoning_and_calls_take_part_in_every_comparison():
+    good, bad = spoken("4", reasoning="two and two are four"), spoken("4", reasoning_content="a guess")
+    book = ledger()
+    assert check_record(pair(chosen=good, rejected=bad), book) is None
+    assert found(book) == {}
+    assert longer_side(pair(chosen=good, rejected=bad)) == 1
+    rows = [
+        pair("f:1", chosen=good, rejected=bad),
+        pair("f:2", chosen=bad, rejected=good),
+        pair("f:3", chosen=bad, rejected=spoken("4")),
+    ]
+    _, left_out = check_across(rows, book)
+    assert left_out == {"conflict": 2}
+    call = {"function": {"name": "f", "arguments": '{"a": 1}'}}
+    same = {"function": {"name": "f", "arguments": {"a": 1}}}
+    assert (
+        check_record(pair(chosen=spoken("", tool_calls=[call]), rejected=spoken("", tool_calls=[same])), ledger())
+        == "identical"
+    )
+    assert check_record(Demonstration(id="f:1", prompt="Q", completion=spoken("", thinking="so")), ledger()) is None
+
+
+def test_a_prompt_is_told_by_its_calls_too():
+    def asked(city):
+        call = {"function": {"name": "weather", "arguments": {"city": city}}}
+        return (
+            {"role": "user", "content": "Q"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            *spoken("A"),
+        )
+
+    keys = {
+        prompt_key(Demonstration(id="f:1", prompt=asked(city), completion="A")) for city in ("Bern", "Paris", "Bern")
+    }
+    assert len(keys) == 2

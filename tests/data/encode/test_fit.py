@@ -79,3 +79,26 @@ def test_sides_that_a_cut_makes_equal_are_identical():
 def test_a_completion_of_which_nothing_counts_is_left_out():
     encoded = Encoded(np.array([1], dtype=np.int32), (part(5, 6, counted=[False, False]),), 1)
     assert fitted(encoded, None)[0] == "nothing_counted"
+
+
+def test_the_end_of_a_completion_of_several_turns_is_cut_between_turns():
+    # Counted: 20 21 2 and 31 32 2; the header of the user's turn between them (28 29) and what it says do not count.
+    ids, counted = [20, 21, 2, 28, 29, 30, 31, 32, 2], [True] * 3 + [False] * 3 + [True] * 3
+    several = Encoded(np.array([1, 10], dtype=np.int32), (part(*ids, counted=counted),), 1)
+    for max_tokens, expected in ((10, ids[:3]), (8, ids[:3]), (6, ids[:3]), (5, ids[:3]), (4, ids[:2])):
+        result, _ = fitted(several, max_tokens, on_too_long="trim_completion_end")
+        assert ids_of(result) == ([1, 10], [expected])
+        assert result.completions[0].counted.all()
+
+
+def test_a_prompt_of_turns_is_never_cut_between_tokens():
+    asked = []
+
+    def fewer(max_tokens):
+        asked.append(max_tokens)
+        return pair([1, 12], [20, 21, 2])
+
+    ledger = Ledger(DataConfig(train="x", on_too_long="trim_prompt_start").policies)
+    assert ids_of(fit(LONG, "f:1", 8, ledger, fewer)) == ([1, 12], [[20, 21, 2]])
+    assert asked == [8]
+    assert fit(LONG, "f:1", 8, ledger, lambda _: None) == "does_not_fit"

@@ -70,7 +70,7 @@ def test_a_template_without_an_end_token_is_noticed(make_tokenizer):
 def test_a_template_whose_prompt_is_no_prefix_is_refused(make_tokenizer):
     template = "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"
     template += "{% if add_generation_prompt %}<think>{% endif %}"
-    with pytest.raises(RowError, match=r"'<think>' alone, 'A<\|im_end\|>' with the reply") as caught:
+    with pytest.raises(RowError, match=r"'<think>' alone, 'A<\|im_end\|>' then; .*data.chat_template") as caught:
         Renderer(make_tokenizer(chat=template)).render(demo((user("Q"),), (bot("A"),)))
     assert caught.value.code == "template_not_prefix"
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from exptilt.data.encode.tokens import Encoder, encode_prompts
 from exptilt.data.problems import Ledger
 from exptilt.data.records import Demonstration, Preference
+from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.settings.data_settings import DataConfig
 
 PLAIN_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30).filter(lambda text: "<" not in text)
@@ -184,3 +185,67 @@ def test_texts_that_occur_twice_are_tokenised_once_and_on_every_core(base_tokeni
     assert switch == ["true", "false"]  # off is the command line's own, false a person's
     alone, _ = encode(base_tokenizer, records[1])
     assert [part.ids.tolist() for part in found[1].completions] == [part.ids.tolist() for part in alone[0].completions]
+
+
+def test_turns_that_are_switched_off_do_not_count(chat_tokenizer, base_tokenizer):
+    turns = (
+        {"role": "assistant", "content": "A1", "weight": 0},
+        {"role": "user", "content": "Q2"},
+        {"role": "assistant", "content": "A2", "weight": 1},
+        {"role": "user", "content": "Q3"},
+        {"role": "assistant", "content": "A3", "train": False},
+    )
+    record = Demonstration(id="f:1", prompt=({"role": "user", "content": "Q1"},), completion=turns)
+    for tokenizer, expected in ((chat_tokenizer, "A2<|im_end|>"), (base_tokenizer, " A2")):
+        ((_, (completion,), _),), found = encode(tokenizer, record)
+        assert counted(tokenizer, completion) == expected
+        assert found == {}
+
+
+def test_an_end_that_is_added_behind_a_turn_that_is_switched_off_does_not_count(base_tokenizer):
+    turns = ({"role": "assistant", "content": "A1", "weight": 0},)
+    ((_, (completion,), _),), _ = encode(
+        base_tokenizer, Demonstration(id="f:1", prompt=({"role": "user", "content": "Q"},), completion=turns)
+    )
+    assert completion.length == 0
+
+
+def test_text_beside_a_chat_template_is_asked_about_once_and_can_be_meant(chat_tokenizer, base_tokenizer):
+    for tokenizer, template, expected in (
+        (chat_tokenizer, "auto", {"text_beside_template": 1}),
+        (chat_tokenizer, "messages", {}),
+        (chat_tokenizer, "plain", {}),
+        (chat_tokenizer, "chat", {}),
+        (base_tokenizer, "auto", {}),
+    ):
+        assert encode(tokenizer, text("Q", "A"), template=template)[1] == expected
+
+
+def test_a_tokenizer_trained_here_is_not_asked_about():
+    tokenizer = train_tokenizer(["the answer to the question"], vocab_size=300)
+    assert encode(tokenizer, text("Q", "A"))[1] == {}
+
+
+def test_tools_on_a_text_row_are_used_or_refused(make_tokenizer):
+    tools = "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
+    tokenizer = make_tokenizer(chat=tools + "{% for m in messages %}{{ m.content }}<eos>{% endfor %}")
+    record = Demonstration(id="f:1", prompt="Q", completion="A", template_args={"tools": [{"name": "f"}]})
+    (refused,), _ = encode(tokenizer, record)
+    assert (refused.code, "data.template=chat puts text through it" in refused.detail) == ("template_refused", True)
+    (used,), _ = encode(tokenizer, record, template="chat")
+    assert tokenizer.decode(used.prompt) == '{"name": "f"}Q<eos>'
+
+
+def test_an_empty_think_block_that_counts_is_noted(make_tokenizer):
+    block = "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<eos>"
+    tokenizer = make_tokenizer(chat="{% for m in messages %}" + block + "{% endfor %}")
+    turns = ({"role": "user", "content": "Q"},), ({"role": "assistant", "content": "A"},)
+    assert encode(tokenizer, text(*turns))[1] == {"empty_think": 1}
+    history = (*turns[0], *turns[1], *turns[0])
+    assert encode(tokenizer, text(history, ({"role": "assistant", "content": "A", "weight": 0},)))[1] == {}
+
+
+def test_arguments_of_a_row_that_nothing_reads_are_noted(chat_tokenizer):
+    turns = ({"role": "user", "content": "Q"},), ({"role": "assistant", "content": "A"},)
+    record = Demonstration(id="f:1", prompt=turns[0], completion=turns[1], template_args={"enable_thinking": False})
+    assert encode(chat_tokenizer, record)[1] == {"template_args_unread": 1}

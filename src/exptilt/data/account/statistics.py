@@ -16,7 +16,7 @@ _FEW = 100
 """Fewer examples than this are worth a word."""
 _BIAS = 0.1
 """How far from one half a share is worth a word."""
-_MARKUP = re.compile(r"\*\*|^#{1,6} |^\s*[-*] |^\s*\d+\. |```|^\|.*\||</?[a-z]+ ?/?>", re.MULTILINE)
+_MARKUP = re.compile(r"\*\*|^#{1,6} |^[^\S\n]*[-*] |^[^\S\n]*\d+\. |```|^\|.*\||</?[a-z]+ ?/?>", re.MULTILINE)
 """Bold, headings, list items, code fences, table rows and tags."""
 _STEP = 64
 """Pairs in a step, where the number of steps is spoken of."""

@@ -49,7 +49,7 @@ def check_across(records: Sequence[Record], ledger: Ledger) -> tuple[Sequence[Re
     rows, prompts, labels = Digests(), Digests(), Digests()
     last = ""
     for position, record in enumerate(records):
-        rows.add(_unlabelled_key(record))
+        rows.add(unlabelled_key(record))
         labels.add(digest(repr(_label(record))))
         source_row = _OF_PAIR.sub("", record.id)
         asks = words_of(record.prompt) and source_row != last
@@ -126,7 +126,8 @@ def _label(record: Record) -> object:
     return None
 
 
-def _unlabelled_key(record: Record) -> Digest:
+def unlabelled_key(record: Record) -> Digest:
+    """Digest of a prompt and its completions in any order, with what the chat template is given besides."""
     context = repr(sorted(record.template_args.items())) if record.template_args else ""
     said = sorted(stripped(text) for text in record.completions)
     return digest("\x1d".join([context, stripped(record.prompt), *said]))

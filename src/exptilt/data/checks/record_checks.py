@@ -9,7 +9,8 @@ from itertools import pairwise
 
 from exptilt.data.memory.digests import Digest, digest
 from exptilt.data.problems import Ledger
-from exptilt.data.records import Message, Preference, Ranking, Record, Text, words_of
+from exptilt.data.records import Preference, Ranking, Record, Text, words_of
+from exptilt.data.turns import calls_of, content_of, reasoning_of, said_by
 
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
 _TEMPLATE_MARK = re.compile(
@@ -85,7 +86,7 @@ def _noted(record: Record) -> Iterator[tuple[str, str]]:
     if isinstance(record, Preference):
         yield from _noted_of_pair(record)
     prompt = _last_words(record.prompt)
-    repeats = [name for name, completion in _named(record) if words_of(completion).lstrip().startswith(prompt)]
+    repeats = [name for name, completion in _named(record) if _first_words(completion).startswith(prompt)]
     all_do = len(repeats) == len(record.completions) > 1
     if repeats and prompt and (all_do or len(prompt) >= _MANY_CHARACTERS):
         yield "prompt_repeated", f"{repeats[0]} begins with its own prompt"
@@ -140,7 +141,7 @@ def _letters(text: str) -> str:
 def _has_marker(completion: Text) -> bool:
     if isinstance(completion, str):
         return bool(_MARKER.search(completion))
-    return any(_MARKER.search(turn["content"]) for turn in completion if turn["role"] == "assistant")
+    return any(_MARKER.search(said_by(turn)) for turn in completion if turn["role"] == "assistant")
 
 
 def longer_side(record: Preference) -> int:
@@ -162,24 +163,26 @@ def _named(record: Record) -> Iterator[tuple[str, Text]]:
 def _is_empty(completion: Text) -> bool:
     if isinstance(completion, str):
         return not completion.strip()
-    return any(_says_nothing(turn) for turn in completion if turn["role"] == "assistant")
-
-
-def _says_nothing(turn: Message) -> bool:
-    return not turn["content"].strip() and not turn.get("tool_calls")
+    return any(not said_by(turn).strip() for turn in completion if turn["role"] == "assistant")
 
 
 def stripped(text: Text) -> str:
-    """What completions are compared by: their words and roles, without white space around them."""
+    """What completions are compared by: roles, reasoning, words and tool calls, without white space around them."""
     if isinstance(text, str):
         return text.strip()
     return "\x1e".join(
-        f"{turn['role']}\x1f{turn['content'].strip()}\x1f{turn.get('tool_calls') or ''}" for turn in text
+        f"{turn['role']}\x1f{reasoning_of(turn).strip()}\x1f{content_of(turn).strip()}\x1f{calls_of(turn) or ''}"
+        for turn in text
     )
 
 
 def _last_words(prompt: Text) -> str:
-    return prompt.strip() if isinstance(prompt, str) else (prompt[-1]["content"].strip() if prompt else "")
+    return prompt.strip() if isinstance(prompt, str) else (content_of(prompt[-1]).strip() if prompt else "")
+
+
+def _first_words(completion: Text) -> str:
+    said = completion if isinstance(completion, str) else (content_of(completion[0]) if completion else "")
+    return said.lstrip()
 
 
 def _same_role_twice(text: Text) -> bool:

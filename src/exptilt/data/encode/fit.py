@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from exptilt.data.encode.tokens import Encoded
+from exptilt.data.groups import Completion
 from exptilt.data.problems import Ledger
 
+Fewer = Callable[[int], Encoded | None]
+"""What a row of turns becomes without its oldest, so that it has at most so many tokens; None where it cannot."""
 
-def fit(encoded: Encoded, row_id: str, max_tokens: int | None, ledger: Ledger) -> Encoded | str:
+
+def fit(
+    encoded: Encoded, row_id: str, max_tokens: int | None, ledger: Ledger, fewer_turns: Fewer | None = None
+) -> Encoded | str:
     """Make an example fit.
 
     Args:
@@ -16,12 +24,13 @@ def fit(encoded: Encoded, row_id: str, max_tokens: int | None, ledger: Ledger) -
         row_id: for the ledger.
         max_tokens: longest prompt and one completion together; None: no limit.
         ledger: counts, and knows the policy.
+        fewer_turns: for a prompt of turns, which is only cut between turns; a prompt of text is cut between tokens.
 
     Returns:
         The example, cut if need be, or the code of the reason why it is left out. A cut completion has no end token.
     """
     if max_tokens is not None:
-        cut = _cut(encoded, row_id, max_tokens, ledger)
+        cut = _cut(encoded, row_id, max_tokens, ledger, fewer_turns)
         if isinstance(cut, str):
             return cut
         made_identical = cut is not encoded and _identical(cut) and not _identical(encoded)
@@ -34,7 +43,7 @@ def fit(encoded: Encoded, row_id: str, max_tokens: int | None, ledger: Ledger) -
     return encoded
 
 
-def _cut(encoded: Encoded, row_id: str, max_tokens: int, ledger: Ledger) -> Encoded | str:
+def _cut(encoded: Encoded, row_id: str, max_tokens: int, ledger: Ledger, fewer_turns: Fewer | None) -> Encoded | str:
     num_prompt = len(encoded.prompt)
     longest = max(len(completion.ids) for completion in encoded.completions)
     if num_prompt + longest <= max_tokens:
@@ -49,9 +58,10 @@ def _cut(encoded: Encoded, row_id: str, max_tokens: int, ledger: Ledger) -> Enco
     policy = ledger.decide(code, row_id, detail)
     if policy in ("error", "drop"):
         return code
-    fitted = (
-        _trim_prompt(encoded, max_tokens - longest) if policy == "trim_prompt_start" else _trim_end(encoded, max_tokens)
-    )
+    if policy == "trim_completion_end":
+        fitted = _trim_end(encoded, max_tokens)
+    else:
+        fitted = fewer_turns(max_tokens) if fewer_turns else _trim_prompt(encoded, max_tokens - longest)
     if fitted is None:
         ledger.note("does_not_fit", row_id, f"{detail}; {policy} cannot make it fit, so it is left out")
         return "does_not_fit"
@@ -68,11 +78,21 @@ def _trim_prompt(encoded: Encoded, room: int) -> Encoded | None:
 
 
 def _trim_end(encoded: Encoded, max_tokens: int) -> Encoded | None:
-    """Cut every completion at one and the same length."""
+    """Cut every completion at one and the same length, and one of several turns behind its last whole turn there."""
     room = max_tokens - len(encoded.prompt)
     if room < 1:
         return None
-    return encoded._replace(completions=tuple(part.cut(room) for part in encoded.completions))
+    return encoded._replace(completions=tuple(_first_tokens(part, room) for part in encoded.completions))
+
+
+def _first_tokens(part: Completion, room: int) -> Completion:
+    """At most so many tokens, up to the end of the last turn that counts and is whole; without one, whatever fits."""
+    if len(part.ids) <= room:
+        return part
+    ends = np.flatnonzero(np.diff(part.counted.astype(np.int8)) == -1) + 1
+    whole_turns = ends[ends <= room]
+    room = int(whole_turns[-1]) if len(whole_turns) else room
+    return part.cut(room)
 
 
 def _identical(encoded: Encoded) -> bool:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from exptilt.data.encode.applied_template import AppliedTemplate
+from exptilt.data.encode.chat_templates import template_of
+from exptilt.data.encode.conservation import lost_of_prompt, lost_of_turn
 from exptilt.data.problems import RowError
-from exptilt.data.records import Message, Record, TemplateArgs, Text, align, as_turns
+from exptilt.data.records import Record, TemplateArgs, Text, align, as_turns
+from exptilt.data.turns import Message, calls_of, content_of, is_trained
 from exptilt.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Template = Literal["auto", "chat", "plain"]
+Template = Literal["auto", "chat", "messages", "plain"]
 Span = tuple[int, int]
 PLAIN_NAMES = {"system": "System", "user": "Human", "assistant": "Assistant", "tool": "Tool"}
 """What a turn begins with where there is no chat template."""
+
+
+class TurnText(NamedTuple):
+    """One turn of a completion and where in the whole text it stands."""
+
+    turn: Message
+    span: Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +40,18 @@ class Whole:
     """Character ranges of `text` that count; None: everything after the prompt."""
     ended: bool
     """Whether the text itself ends with an end token."""
+    turns: tuple[TurnText, ...] = ()
+    """The assistant's turns of the completion, where it has turns."""
+
+    @property
+    def end_counts(self) -> bool:
+        """Whether an end token that is added counts: not behind a turn that is switched off."""
+        return not self.turns or is_trained(self.turns[-1].turn)
+
+    def counted(self, prompt: str) -> Iterator[str]:
+        """The parts of the text that count."""
+        for first, last in self.spans if self.spans is not None else ((len(prompt), len(self.text)),):
+            yield self.text[first:last]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +62,8 @@ class Rendered:
     wholes: tuple[Whole, ...]
     by_template: bool
     """Made by a chat template, which sets BOS and the end of turns itself."""
+    lost: tuple[str, ...] = ()
+    """What the record says that is not in the text, in words."""
 
 
 class Renderer:
@@ -47,14 +73,28 @@ class Renderer:
     `template="plain"`, each turn becomes `\n\nHuman: ...`, `\n\nAssistant: ...`, `\n\nSystem: ...` or
     `\n\nTool: ...`, as in HH-RLHF, and the prompt ends in `\n\nAssistant:`, so that the space before the reply
     belongs to the reply.
+
+    Args:
+        tokenizer: with the chat template, if it has one.
+        template: what goes through the chat template; `messages` is `auto`, said on purpose.
+        template_args: for the chat template of every row; a row's own go before them.
+        fold_system: put a system turn into the first user's, where the template has no system turn.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template = "auto") -> None:
-        has_template = bool(getattr(tokenizer, "chat_template", None))
-        if template == "chat" and not has_template:
-            raise DataError("data.template=chat, but the tokenizer has no chat template; use auto or plain")
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Template = "auto",
+        template_args: TemplateArgs | None = None,
+        *,
+        fold_system: bool = False,
+    ) -> None:
+        self.template_text = template_of(tokenizer)
+        if template == "chat" and self.template_text is None:
+            raise DataError("data.template=chat, but the tokenizer has no chat template; set data.chat_template")
         self._tokenizer = tokenizer
-        self._chat_messages = has_template and template != "plain"
+        self._template = AppliedTemplate(tokenizer, template_args or {}, fold_system=fold_system)
+        self._chat_messages = self.template_text is not None and template != "plain"
         self._chat_text = template == "chat"
         specials = getattr(tokenizer, "all_special_tokens", [])
         added = getattr(tokenizer, "added_tokens_decoder", {})
@@ -69,30 +109,31 @@ class Renderer:
         """
         prompt, completions = align(record.prompt, record.completions)
         if isinstance(prompt, str) and not self._chat_text:
-            wholes = tuple(self._text_whole(prompt, str(completion)) for completion in completions)
-            return Rendered(prompt, wholes, by_template=False)
+            start = self.prompt(prompt, record.template_args)
+            return Rendered(start, tuple(self._text_whole(start, str(one)) for one in completions), by_template=False)
         turns = as_turns(prompt, "user")
         replies = [as_turns(completion, "assistant") for completion in completions]
         for reply in replies:
             _check_order(turns, reply)
-        by_template = self._chat_messages
         start = self.prompt(turns, record.template_args)
-        if not by_template:
+        if not self._chat_messages:
             wholes = tuple(self._plain_whole(start, reply) for reply in replies)
         else:
             wholes = tuple(self._chat_whole(turns, start, reply, record.template_args) for reply in replies)
-        return Rendered(start, wholes, by_template=by_template)
+        lost = list(lost_of_prompt(turns, record.template_args.get("tools"), start, self.special_tokens))
+        for reply, whole in zip(replies, wholes, strict=True):
+            lost += self._lost(start, reply, whole)
+        return Rendered(start, wholes, by_template=self._chat_messages, lost=tuple(lost))
 
     def prompt(self, prompt: Text, args: TemplateArgs | None = None) -> str:
         """The text the model sees before it writes; `args` are the row's own for the chat template."""
-        if isinstance(prompt, str) and not self._chat_text:
-            return prompt
-        turns = as_turns(prompt, "user")
-        if self._chat_messages:
-            return self._chat(turns, True, args or {})
+        is_text = isinstance(prompt, str) and not self._chat_text
+        if self._chat_messages and not is_text:
+            return self._template.render(as_turns(prompt, "user"), True, args or {})
         if args and args.get("tools"):
-            raise RowError("template_refused", "tools need a chat template, and none is used")
-        return _transcript(turns) + "\n\nAssistant:"
+            way = "data.template=chat puts text through it" if self.template_text else "name one in data.chat_template"
+            raise RowError("template_refused", f"tools need a chat template, and none is used for this row; {way}")
+        return prompt if isinstance(prompt, str) else _transcript(prompt) + "\n\nAssistant:"
 
     def uses_template(self, prompt: Text) -> bool:
         """Whether a prompt goes through the chat template."""
@@ -106,7 +147,7 @@ class Renderer:
         return bool(end) and text.endswith(str(end))
 
     def _plain_whole(self, start: str, reply: tuple[Message, ...]) -> Whole:
-        text, spans = start, []
+        text, said = start, []
         for position, turn in enumerate(reply):
             written = _transcript((turn,))
             head = len(f"\n\n{PLAIN_NAMES[turn['role']]}:")
@@ -114,52 +155,49 @@ class Renderer:
                 written = written[head:]
                 head = 0
             if turn["role"] == "assistant":
-                spans.append((len(text) + head, len(text) + len(written)))
+                said.append(TurnText(turn, (len(text) + head, len(text) + len(written))))
             text += written
-        return Whole(text, None if len(reply) == 1 else tuple(spans), self._is_ended(text))
+        return _whole(text, said, reply, self._is_ended(text))
 
     def _chat_whole(
         self, turns: tuple[Message, ...], start: str, reply: tuple[Message, ...], args: TemplateArgs
     ) -> Whole:
-        text = self._chat((*turns, *reply), False, args)
-        spans: list[Span] = []
+        text = self._template.render((*turns, *reply), False, args)
+        said: list[TurnText] = []
         ended = False
         for position, turn in enumerate(reply):
             if turn["role"] != "assistant":
                 continue
-            before = start if position == 0 else self._chat((*turns, *reply[:position]), True, args)
-            after = text if position == len(reply) - 1 else self._chat((*turns, *reply[: position + 1]), False, args)
-            if not (text.startswith(before) and text.startswith(after)) or len(after) < len(before):
-                raise RowError("template_not_prefix", _not_prefix(before, text))
-            said = after[len(before) :]
-            stripped = said.rstrip()
+            is_last = position == len(reply) - 1
+            before = start if position == 0 else self._template.render((*turns, *reply[:position]), True, args)
+            after = text if is_last else self._template.render((*turns, *reply[: position + 1]), False, args)
+            for part in (before, after):
+                if not text.startswith(part) or len(after) < len(before):
+                    raise RowError("template_not_prefix", f"{_not_prefix(part, text)}; {self._template.advice()}")
+            spoken = after[len(before) :]
+            stripped = spoken.rstrip()
             ended = stripped.endswith(self._ends)
-            spans.append((len(before), len(before) + len(stripped if ended else said)))
-        text = text[: spans[-1][1]]
-        return Whole(text, None if len(reply) == 1 else tuple(spans), ended)
+            said.append(TurnText(turn, (len(before), len(before) + len(stripped if ended else spoken))))
+        return _whole(text[: said[-1].span[1]], said, reply, ended)
 
-    def _chat(self, turns: tuple[Message, ...], reply_next: bool, args: TemplateArgs) -> str:
-        import jinja2
+    def _lost(self, start: str, reply: tuple[Message, ...], whole: Whole) -> Iterator[str]:
+        spans = iter(said.span for said in whole.turns)
+        for turn in reply:
+            first, last = next(spans) if turn["role"] == "assistant" else (len(start), len(whole.text))
+            yield from lost_of_turn(turn, whole.text[first:last], self.special_tokens)
 
-        conversation: list[dict[str, Any]] = [dict(turn) for turn in turns]
-        try:
-            text = self._tokenizer.apply_chat_template(
-                conversation, **{**args, "tokenize": False, "add_generation_prompt": reply_next}
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
-            roles = ", ".join(turn["role"] for turn in turns) or "no turn at all"
-            reason = " ".join(str(error).split())
-            raise RowError("template_refused", f"the chat template refuses the turns ({roles}): {reason}") from None
-        return str(text)
+
+def _whole(text: str, said: list[TurnText], reply: tuple[Message, ...], ended: bool) -> Whole:
+    trained = tuple(one.span for one in said if is_trained(one.turn))
+    everything = len(reply) == 1 and len(trained) == 1
+    return Whole(text, None if everything else trained, ended, tuple(said))
 
 
 def _transcript(turns: tuple[Message, ...]) -> str:
-    for turn in turns:
-        if turn.get("tool_calls"):
-            raise RowError("template_refused", "tool calls need a chat template, and none is used")
-    return "".join(
-        f"\n\n{PLAIN_NAMES[turn['role']]}:{' ' if turn['content'] else ''}{turn['content']}" for turn in turns
-    )
+    if any(calls_of(turn) for turn in turns):
+        raise RowError("template_refused", "tool calls need a chat template, and none is used for this row")
+    said = ((PLAIN_NAMES[turn["role"]], content_of(turn)) for turn in turns)
+    return "".join(f"\n\n{name}:{' ' if content else ''}{content}" for name, content in said)
 
 
 def _check_order(turns: tuple[Message, ...], reply: tuple[Message, ...]) -> None:
@@ -170,9 +208,9 @@ def _check_order(turns: tuple[Message, ...], reply: tuple[Message, ...]) -> None
         raise RowError("bad_roles", "a system turn can only be the first")
 
 
-def _not_prefix(prompt: str, whole: str) -> str:
-    same = next((at for at, (one, other) in enumerate(zip(prompt, whole, strict=False)) if one != other), len(whole))
+def _not_prefix(part: str, whole: str) -> str:
+    same = next((at for at, (one, other) in enumerate(zip(part, whole, strict=False)) if one != other), len(whole))
     return (
-        "the chat template renders the prompt otherwise when its reply follows: "
-        f"{prompt[same : same + 30]!r} alone, {whole[same : same + 30]!r} with the reply"
+        "the chat template renders a turn otherwise when more follows: "
+        f"{part[same : same + 30]!r} alone, {whole[same : same + 30]!r} then"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from exptilt.data.encode.chat_templates import SCRATCH, reads
 from exptilt.data.encode.render import Rendered, Renderer, Span, Template, Whole
 from exptilt.data.groups import Completion, TokenIds
 from exptilt.data.problems import Ledger, RowError
 from exptilt.data.records import Record, TemplateArgs, Text
+from exptilt.data.turns import said_by
 from exptilt.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 Boundary = Literal["split", "merge"]
 _SWITCH = "TOKENIZERS_PARALLELISM"
+_EMPTY_THOUGHT = re.compile(r"<think>\s*</think>|\[THINK\]\s*\[/THINK\]")
 _SWITCHED_OFF = "off"
 """What the command line sets it to; people write `false` or `0`."""
 
@@ -60,8 +64,11 @@ class Encoder:
         ledger: Ledger,
         template: Template = "auto",
         boundary: Boundary = "split",
+        template_args: TemplateArgs | None = None,
+        fold_system: bool = False,
     ) -> None:
-        self.renderer = Renderer(tokenizer, template)
+        self.renderer = Renderer(tokenizer, template, template_args, fold_system=fold_system)
+        self._asks_about_text = template == "auto" and self.renderer.template_text not in (None, SCRATCH)
         self._tokenizer = tokenizer
         self._ledger = ledger
         self._boundary = boundary
@@ -94,11 +101,34 @@ class Encoder:
         pairs = zip(prompts, ids, strict=True)
         return [_array(self._with_bos(part, self.renderer.uses_template(prompt))) for prompt, part in pairs]
 
+    def on_trial(self) -> Encoder:
+        """The same encoder, whose findings count nowhere."""
+        other = copy.copy(self)
+        other._ledger = self._ledger.like()
+        return other
+
     def _render(self, record: Record) -> Rendered | RowError:
         try:
-            return self.renderer.render(record)
+            rendered = self.renderer.render(record)
         except RowError as error:
             return error
+        if rendered.lost:
+            detail = f"the rendered row lacks the {rendered.lost[0]}{_more(len(rendered.lost) - 1)}"
+            if self._ledger.leaves_out("content_lost", record.id, detail):
+                return RowError("content_lost", "")
+        self._note_rendering(record, rendered)
+        return rendered
+
+    def _note_rendering(self, record: Record, rendered: Rendered) -> None:
+        thoughts = (_EMPTY_THOUGHT.search(part) for whole in rendered.wholes for part in whole.counted(rendered.prompt))
+        if any(thoughts):
+            self._ledger.note("empty_think", record.id)
+        if isinstance(record.prompt, str) and not rendered.by_template and self._asks_about_text:
+            self._ledger.note("text_beside_template", record.id)
+        template = self.renderer.template_text if rendered.by_template else ""
+        unread = [name for name in record.template_args if name != "tools" and not reads(template or "", name)]
+        if unread:
+            self._ledger.note("template_args_unread", record.id, f"nothing reads {unread[0]!r} of chat_template_kwargs")
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -179,7 +209,7 @@ class Encoder:
             add = self._ledger.decide("missing_end", record.id) == "append" and self._eos is not None
         if not add or self._eos is None:
             return piece
-        return piece._replace(ids=[*piece.ids, self._eos], counted=[*piece.counted, True])
+        return piece._replace(ids=[*piece.ids, self._eos], counted=[*piece.counted, whole.end_counts])
 
     def _with_bos(self, ids: list[int], by_template: bool) -> list[int]:
         if by_template or (self._bos and ids[: len(self._bos)] == self._bos):
@@ -230,7 +260,11 @@ def _spoken(record: Record) -> Iterator[str]:
         if isinstance(text, str):
             yield text
         else:
-            yield from (turn["content"] for turn in text)
+            yield from (said_by(turn) for turn in text)
+
+
+def _more(count: int) -> str:
+    return f", and {count} more" if count else ""
 
 
 def _leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -17,6 +17,14 @@ def digest(said: str) -> Digest:
     return blake2b(said.encode("utf-8", "surrogatepass"), digest_size=_SIZE).digest()
 
 
+def digest_bytes(parts: Iterable[bytes]) -> Digest:
+    """Digest of several pieces; where one ends and the next begins counts."""
+    made = blake2b(digest_size=_SIZE)
+    for part in parts:
+        made.update(len(part).to_bytes(8, "big") + part)
+    return made.digest()
+
+
 class Digests:
     """A growing list of digests that groups equal ones.
 

@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 from exptilt.data.problems import MAX_EXAMPLES, RowError
 from exptilt.data.read import hub
 from exptilt.data.read.json_array import array_items
+from exptilt.data.turns import without_added_nulls
 from exptilt.errors import DataError
 from exptilt.wording import SURE, first_line, nearest
 
@@ -138,8 +139,7 @@ def _read_parquet(path: Path) -> Rows:
 def _rows_of(batch: Any) -> Iterable[dict[str, Any] | RowError]:
     """Rows of an Arrow batch; a row with invalid UTF-8 becomes a `RowError` of its own."""
     try:
-        rows: list[dict[str, Any]] = batch.to_pylist()
-        return rows
+        return [without_added_nulls(row) for row in batch.to_pylist()]
     except UnicodeDecodeError as error:
         if batch.num_rows == 1:
             return [_not_utf8(error, "of its text")]
@@ -204,7 +204,7 @@ def _numbered(name: str, rows: Any) -> Rows:
     number = 0
     try:
         for number, row in enumerate(rows, start=1):
-            yield f"{name}:{number}", row
+            yield f"{name}:{number}", without_added_nulls(row)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name}: {_after(number)}damaged: {first_line(error)}") from None
 

@@ -1,0 +1,115 @@
+"""Examples that say the same once they are rendered, though their rows do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from exptilt.data.checks.across_records import unlabelled_key
+from exptilt.data.checks.record_checks import stripped
+from exptilt.data.encode.tokens import Encoded
+from exptilt.data.groups import Completion, Group
+from exptilt.data.memory.digests import Digest, Digests, digest_bytes
+from exptilt.data.problems import Ledger
+from exptilt.data.records import Record
+from exptilt.labels import Preferred, Ranked
+
+
+def is_identical_only_rendered(record: Record, encoded: Encoded) -> bool:
+    """Whether two completions of a row differ in words, and not in the tokens they became."""
+    said = {stripped(completion) for completion in record.completions}
+    made = {_bytes_of(completion) for completion in encoded.completions}
+    return len(made) < len(said)
+
+
+@dataclass
+class RenderedRows:
+    """Digests of examples in the order they came, 32 bytes each."""
+
+    made: Digests = field(default_factory=Digests)
+    """Of prompt and completions as tokens."""
+    said: Digests = field(default_factory=Digests)
+    """Of the same as the record has them; rows that are equal here were compared before."""
+
+    def add(self, record: Record, group: Group) -> None:
+        """Put an example at the end."""
+        self.made.add(digest_bytes([group.prompt.tobytes(), *sorted(map(_bytes_of, group.completions))]))
+        self.said.add(unlabelled_key(record))
+
+    def settle(self, groups: Sequence[Group], ledger: Ledger) -> Settlement:
+        """Decide about examples that are equal as tokens and not as records."""
+        settlement = Settlement()
+        for positions in self.made.repeated():
+            by_words: dict[Digest, list[int]] = {}
+            for position in positions:
+                by_words.setdefault(self.said[position], []).append(position)
+            if len(by_words) > 1:
+                _settle(list(by_words.values()), groups, ledger, settlement)
+        return settlement
+
+
+@dataclass
+class Settlement:
+    """What becomes of examples that are the same once rendered."""
+
+    left_out: dict[int, str] = field(default_factory=dict)
+    """Positions, and the code of the reason."""
+    p_chosen: dict[int, float] = field(default_factory=dict)
+    """Positions of pairs that stand for several with opposite labels, and the mean of these."""
+
+
+def _settle(classes: list[list[int]], groups: Sequence[Group], ledger: Ledger, settlement: Settlement) -> None:
+    firsts = [groups[positions[0]] for positions in classes]
+    if len({_label(group) for group in firsts}) > 1:
+        policy = _decide_conflict(firsts, ledger)
+        if policy == "soft" and isinstance(firsts[0].label, Preferred):
+            settlement.p_chosen |= dict.fromkeys(classes[0], _mean_p_chosen(firsts))
+            settlement.left_out |= {at: "conflict" for positions in classes[1:] for at in positions}
+        elif policy in ("error", "drop"):
+            settlement.left_out |= {at: "conflict" for positions in classes for at in positions}
+        return
+    for positions, group in zip(classes[1:], firsts[1:], strict=True):
+        if ledger.leaves_out("duplicate", group.id, f"repeats {firsts[0].id} once it is rendered"):
+            settlement.left_out |= dict.fromkeys(positions, "duplicate")
+
+
+def _decide_conflict(firsts: Sequence[Group], ledger: Ledger) -> str:
+    policy = ""
+    for group in firsts:
+        other = next(one for one in firsts if _label(one) != _label(group))
+        policy = ledger.decide("conflict", group.id, f"has the opposite label of {other.id} once it is rendered")
+    return policy
+
+
+def _label(group: Group) -> object:
+    """What rows of the same tokens can disagree about."""
+    made = [_bytes_of(completion) for completion in group.completions]
+    if isinstance(group.label, Preferred):
+        return None if made[0] == made[1] else made[group.label.best]
+    if isinstance(group.label, Ranked):
+        return tuple(sorted(zip(made, group.label.ranks, strict=True)))
+    return group.label
+
+
+def _mean_p_chosen(votes: Sequence[Group]) -> float:
+    """The mean probability that the side chosen in the first is better."""
+    chosen = _bytes_of(votes[0].completions[0])
+    shares = [
+        vote.label.p_chosen if _bytes_of(vote.completions[0]) == chosen else 1 - vote.label.p_chosen
+        for vote in votes
+        if isinstance(vote.label, Preferred)
+    ]
+    return sum(shares) / len(shares)
+
+
+def _bytes_of(completion: Completion) -> bytes:
+    return completion.ids.tobytes() + completion.counted.tobytes()
+
+
+def settled(groups: Sequence[Group], settlement: Settlement) -> list[Group]:
+    """The groups that stay, with their new labels."""
+    return [
+        replace(group, label=Preferred(settlement.p_chosen[at])) if at in settlement.p_chosen else group
+        for at, group in enumerate(groups)
+        if at not in settlement.left_out
+    ]

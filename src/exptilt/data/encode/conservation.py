@@ -1,0 +1,155 @@
+"""Whether what a row says is found in what it became: a template can leave out calls, results or reasoning silently."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from exptilt.data.turns import MEDIA, Message, calls_of, content_of, is_trained, reasoning_of, tool_name, tools_of
+
+_END_OF_THOUGHT = "</think>"
+_SHOWN = 40
+"""Characters of lost content that a message shows."""
+
+
+class Remaining:
+    """A text in which content is looked for; what was found is not found twice.
+
+    Args:
+        text: rendered.
+        marks: special tokens, in whose spelling no content is looked for: the text `end` is not in `<|im_end|>`.
+    """
+
+    def __init__(self, text: str, marks: Sequence[str]) -> None:
+        self._whole = text
+        self._marks = [mark for mark in marks if mark and mark in text]
+        for mark in self._marks:
+            text = text.replace(mark, "\0")
+        self._text = text
+
+    def takes(self, content: str) -> bool:
+        """Whether a text is there, as it is or as JSON writes it; it is taken out."""
+        if any(mark in content for mark in self._marks):
+            return any(spelling in self._whole for spelling in _spellings(content))
+        for spelling in _spellings(content):
+            if spelling in self._text:
+                self._text = self._text.replace(spelling, "\0", 1)
+                return True
+        return False
+
+    def has(self, value: Any) -> bool:
+        """Whether a name or a value of a call is there."""
+        return any(spelling in self._text for spelling in _value_spellings(value))
+
+
+def lost_of_prompt(turns: Sequence[Message], tools: Any, text: str, marks: Sequence[str]) -> Iterator[str]:
+    """What is not in a rendered prompt, in words; reasoning of earlier turns is left out by many templates on purpose."""
+    remaining = Remaining(text, marks)
+    contents = [(turn["role"], _answer(turn)) for turn in turns]
+    for role, content in _longest_first(contents):
+        if not remaining.takes(content):
+            yield _named(f"text of the {role}'s turn in the prompt", content)
+    for turn in turns:
+        yield from _lost_calls(turn, remaining, " in the prompt")
+        yield from _lost_media(turn)
+    for tool in tools_of(tools) if tools else ():
+        name = tool_name(tool)
+        if name and not remaining.has(name):
+            yield _named("tool", name)
+
+
+def lost_of_turn(turn: Message, text: str, marks: Sequence[str]) -> Iterator[str]:
+    """What a turn of a completion says that is not in its text, in words.
+
+    Args:
+        turn: of any role; reasoning is only looked for in turns that are trained on.
+        text: the part of the completion that is this turn's, and for an assistant's turn the part that counts.
+        marks: special tokens.
+    """
+    remaining = Remaining(text, marks)
+    is_reply = turn["role"] == "assistant"
+    parts = [("text" if is_reply else f"{turn['role']}'s text", content_of(turn).strip())]
+    if is_reply and is_trained(turn):
+        parts.append(("reasoning", reasoning_of(turn).strip()))
+    for name, content in _longest_first(parts):
+        if remaining.takes(content):
+            continue
+        inner = _thought_and_answer(content, is_trained(turn)) if is_reply else []
+        for part, said in _longest_first(inner) or [(name, content)]:
+            if not (inner and remaining.takes(said)):
+                yield _named(part, said)
+    yield from _lost_calls(turn, remaining, "")
+    yield from _lost_media(turn)
+
+
+def _longest_first(parts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """A short text may be a part of a longer one, which must be looked for before it; empty ones say nothing."""
+    return sorted((part for part in parts if part[1]), key=lambda part: -len(part[1]))
+
+
+def _thought_and_answer(content: str, with_thought: bool) -> list[tuple[str, str]]:
+    """What stands before and behind the end of a think block; nothing where there is none."""
+    thought, end, answer = content.rpartition(_END_OF_THOUGHT)
+    if not end:
+        return []
+    return [("reasoning", thought.replace("<think>", "").strip() if with_thought else ""), ("text", answer.strip())]
+
+
+def _answer(turn: Message) -> str:
+    """The content of a turn behind what it thinks."""
+    said = content_of(turn)
+    behind = said.rpartition(_END_OF_THOUGHT)[2] if turn["role"] == "assistant" else said
+    return behind.strip()
+
+
+def _lost_calls(turn: Message, remaining: Remaining, where: str) -> Iterator[str]:
+    for call in calls_of(turn):
+        if not remaining.has(call["name"]):
+            yield _named(f"tool call{where}", call["name"])
+            continue
+        missing = next((value for value in _leaves(call["arguments"]) if not remaining.has(value)), None)
+        if missing is not None:
+            yield _named(f"argument of the tool call {call['name']}{where}", str(missing))
+
+
+def _lost_media(turn: Message) -> Iterator[str]:
+    """Pictures and the like beside the text of a turn; only text is trained on here."""
+    return (_named(f"{key} of a turn", str(turn[key])) for key in MEDIA if turn.get(key))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Names and values inside the arguments of a call."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield key
+            yield from _leaves(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _leaves(inner)
+    elif value is not None:
+        yield value
+
+
+def _spellings(content: str) -> Iterator[str]:
+    """A text as it is, and as JSON writes it."""
+    yield content
+    for ascii_only in (False, True):
+        written = json.dumps(content, ensure_ascii=ascii_only)[1:-1]
+        if written != content:
+            yield written
+
+
+def _value_spellings(value: Any) -> Iterator[str]:
+    """A value as JSON and as Python write it."""
+    if isinstance(value, str):
+        yield from _spellings(value)
+        yield from _spellings(value.strip())
+    else:
+        yield json.dumps(value, default=str)
+        yield str(value)
+
+
+def _named(what: str, content: str) -> str:
+    said = " ".join(content.split())
+    return f"{what} {said[:_SHOWN]!r}{'...' if len(said) > _SHOWN else ''}"

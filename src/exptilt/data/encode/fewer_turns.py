@@ -1,0 +1,50 @@
+"""A row of turns made shorter: whole exchanges leave the beginning of its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from exptilt.data.encode.tokens import Encoded, Encoder
+from exptilt.data.problems import RowError
+from exptilt.data.records import Record, Text, align
+
+
+def has_turns(encoder: Encoder, record: Record) -> bool:
+    """Whether a record is rendered turn by turn, so that it is only cut between turns."""
+    prompt, _ = align(record.prompt, record.completions)
+    return not isinstance(prompt, str) or encoder.renderer.uses_template(prompt)
+
+
+def fewer_turns(encoder: Encoder, record: Record, max_tokens: int) -> Encoded | None:
+    """A record without the oldest turns of its prompt, as few of them as make it fit.
+
+    What is left begins with a user's turn. The system turn stays, and so do the headers of turns, which a cut between
+    tokens would take.
+
+    Args:
+        encoder: of the run; what it finds in the attempts is not counted.
+        record: whose prompt has turns.
+        max_tokens: longest prompt and one completion together.
+
+    Returns:
+        None where even the last exchange does not fit, or cannot be rendered alone.
+    """
+    on_trial = encoder.on_trial()
+    for prompt in _shorter(record.prompt):
+        (encoded,) = on_trial.encode([replace(record, prompt=prompt)])
+        if isinstance(encoded, RowError):
+            return None
+        if len(encoded.prompt) + max(len(part.ids) for part in encoded.completions) <= max_tokens:
+            return encoded
+    return None
+
+
+def _shorter(prompt: Text) -> Iterator[Text]:
+    """Prompts with ever fewer turns, each from a user's turn on, behind the system turn."""
+    if isinstance(prompt, str):
+        return
+    lead = prompt[:1] if prompt and prompt[0]["role"] == "system" else ()
+    for at in range(len(lead) + 1, len(prompt)):
+        if prompt[at]["role"] == "user":
+            yield (*lead, *prompt[at:])

@@ -1,0 +1,202 @@
+"""What one chat turn says: its text, its reasoning, its tool calls, and whether it is trained on. Never imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from exptilt.data.problems import RowError
+
+Message = Mapping[str, Any]
+"""One chat turn: `role`, `content`, and what the template understands besides (`tool_calls`, `name`)."""
+
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Keys under which data sets and chat templates keep what the assistant thought before it answered."""
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+"""Keys of what is no text."""
+SWITCHES = ("weight", "train", "training", "loss")
+"""Keys that say whether a turn is trained on: OpenAI's, Axolotl's two, ms-swift's."""
+
+
+def content_of(turn: Message) -> str:
+    """The text of a turn; parts of text are joined.
+
+    Raises:
+        RowError: where a part is a picture or anything else that is no text.
+    """
+    content = turn.get("content")
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, Sequence):
+        raise RowError("wrong_type", f"the content of a turn must be text, got {type(content).__name__}")
+    return "".join(_text_of(part) for part in content)
+
+
+def _text_of(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+    if kind != "text" or not isinstance(part.get("text"), str):
+        raise RowError("not_text", f"a turn holds a part of type {kind!r}; only text can be trained on here")
+    return str(part["text"])
+
+
+def reasoning_of(turn: Message) -> str:
+    """What the assistant thought, where the turn keeps it apart from its content."""
+    return next((said for key in REASONING if isinstance(said := turn.get(key), str) and said), "")
+
+
+def calls_of(turn: Message) -> list[dict[str, Any]]:
+    """The tool calls of a turn, each as `name` and `arguments`, with arguments as values and not as JSON text.
+
+    What is no call is its own name here, so that rows can be compared; `for_template` refuses it.
+
+    Example:
+        >>> call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+        >>> calls_of({"role": "assistant", "content": "", "tool_calls": [call]})
+        [{'name': 'add', 'arguments': {'a': 1}}]
+    """
+    calls = [call.get("function", call) if isinstance(call, Mapping) else call for call in _raw_calls(turn)]
+    return [
+        {"name": str(call.get("name", "")), "arguments": decoded(call.get("arguments"))}
+        if isinstance(call, Mapping)
+        else {"name": str(call), "arguments": None}
+        for call in calls
+    ]
+
+
+def _raw_calls(turn: Message) -> list[Any]:
+    calls = decoded(turn.get("tool_calls")) or []
+    old = turn.get("function_call")
+    is_list = isinstance(calls, Sequence) and not isinstance(calls, str)
+    return [*(calls if is_list else [calls]), *([{"type": "function", "function": old}] if old else [])]
+
+
+def decoded(value: Any) -> Any:
+    """JSON text of an object or a list as its value; anything else as it is.
+
+    The arguments of a call are JSON text by OpenAI's specification, and values by that of chat templates, which would
+    write the text as a string inside quotes. Text that is no JSON, which a rejected call may well be, stays text.
+    """
+    if not isinstance(value, str) or not value.strip().startswith(("{", "[")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def is_trained(turn: Message) -> bool:
+    """Whether an assistant's turn counts: yes, unless it says `weight: 0`, `train: false` or the like.
+
+    Raises:
+        RowError: where a switch is neither on nor off, such as a weight of 0.5.
+    """
+    for key in SWITCHES:
+        value = turn.get(key)
+        if value is None:
+            continue
+        if isinstance(value, str):
+            value = {"true": True, "false": False, "1": True, "0": False}.get(value.strip().lower(), value)
+        if isinstance(value, str) or value not in (0, 1):
+            raise RowError("bad_value", f"{key!r} of a turn must be 0 or 1 (true or false), got {turn[key]!r}")
+        if not value:
+            return False
+    return True
+
+
+def said_by(turn: Message) -> str:
+    """Everything a turn says, in one text: reasoning, content and calls."""
+    calls = [f"{call['name']}({json.dumps(call['arguments'], sort_keys=True, default=str)})" for call in calls_of(turn)]
+    return "\n".join(part for part in (reasoning_of(turn), content_of(turn), *calls) if part)
+
+
+def for_template(turn: Message, tools: Sequence[Any] = (), *, arguments_as_text: bool = False) -> dict[str, Any]:
+    """A turn as chat templates expect it.
+
+    Switches are taken out, reasoning stands under every name that templates read, a `function_call` of OpenAI's first
+    form is a tool call, and arguments are values, or JSON text for the templates that were written for text.
+
+    Raises:
+        RowError: where a part of the content is no text, or a call has no name.
+    """
+    gone = {*SWITCHES, "function_call", "tool_calls"}
+    made: dict[str, Any] = {key: value for key, value in turn.items() if key not in gone and value is not None}
+    made["content"] = content_of(turn)
+    if reasoning := reasoning_of(turn):
+        made |= dict.fromkeys(REASONING, reasoning)
+    calls = _raw_calls(turn)
+    if calls:
+        made["tool_calls"] = [_call(call, tools, arguments_as_text) for call in calls]
+    return made
+
+
+def _call(call: Any, tools: Sequence[Any], arguments_as_text: bool) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise RowError("wrong_type", f"a tool call must be an object with a name and arguments, got {str(call)[:60]!r}")
+    arguments = decoded(function.get("arguments"))
+    if isinstance(arguments, Mapping) and not isinstance(function.get("arguments"), str):
+        arguments = _declared(arguments, str(function.get("name", "")), tools)
+    if arguments_as_text and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False, default=str)
+    written = {**function, **({} if arguments is None else {"arguments": arguments})}
+    return {**call, "function": written} if "function" in call else written
+
+
+def _declared(arguments: Message, name: str, tools: Sequence[Any]) -> dict[str, Any]:
+    """Arguments without the nulls under names that the tool has not: another tool's, added to make one table of all."""
+    tool = next((tool for tool in tools if tool_name(tool) == name), None)
+    known = _under(_under(tool.get("function", tool), "parameters"), "properties") if tool is not None else None
+    return {key: value for key, value in arguments.items() if value is not None or known is None or key in known}
+
+
+def tool_name(tool: Any) -> str | None:
+    """The name of a tool as it is declared; None where it has none, as text and tools of another form have not."""
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def _under(value: Any, key: str) -> Mapping[str, Any]:
+    inner = value.get(key) if isinstance(value, Mapping) else None
+    return inner if isinstance(inner, Mapping) else {}
+
+
+def tools_of(value: Any) -> list[Any]:
+    """Tools as templates expect them: JSON text as values, without nulls that no JSON schema knows.
+
+    Example:
+        >>> tools_of(['{"name": "f", "parameters": {"properties": {"a": {"default": null, "enum": null}, "b": null}}}'])
+        [{'name': 'f', 'parameters': {'properties': {'a': {'default': None}}}}]
+    """
+    tools = decoded(value)
+    if not isinstance(tools, Sequence) or isinstance(tools, str):
+        raise RowError("wrong_type", "tools must be a list of tools")
+    return [_schema(decoded(tool)) for tool in tools]
+
+
+def _schema(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _schema(one) for key, one in value.items() if one is not None or key in ("default", "const")}
+    return [_schema(one) if one is not None else None for one in value] if isinstance(value, list) else value
+
+
+def without_added_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of an Arrow table without the nulls inside its values.
+
+    Arrow has one schema for all rows, so an object gets every key that any row's object has there, as null. Columns
+    themselves stay, so that a missing value can be told.
+
+    Example:
+        >>> without_added_nulls({"id": None, "tools": [{"name": "f", "unit": None}]})
+        {'id': None, 'tools': [{'name': 'f'}]}
+    """
+    return {key: _bare(value) for key, value in row.items()}
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _bare(one) for key, one in value.items() if one is not None}
+    return [_bare(one) for one in value] if isinstance(value, list) else value
