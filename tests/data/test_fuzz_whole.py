@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from exptilt.data.account.data_report import DataReport
 from exptilt.data.account.data_terminal import print_report, show_examples
 from exptilt.data.formats import ADAPTERS
 from exptilt.data.prepare import prepare
@@ -24,6 +23,7 @@ from exptilt.data.problems import POLICY_CHOICES
 from exptilt.errors import ExptiltError
 from exptilt.labels import Preferred
 from exptilt.reports.doctor_page import render_doctor_page
+from exptilt.run_folder.data_record import DataReport
 from exptilt.settings.data_settings import DataConfig
 
 ODD = ["", " ", "\n", "\u00a0", "\u200b", "<bos>", "<eos>", "<|im_end|>", "[UNK]", "[SEP]", "\n\nHuman: a", "a\u0301",

@@ -21,6 +21,7 @@ from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.reference.references import table_reference
 from exptilt.policies.scoring import score_all
 from exptilt.policies.tokenizers import train_word_tokenizer
+from exptilt.run_folder.evaluation_record import ChesSummary
 from exptilt.run_folder.folder import RunFolder
 from exptilt.sampling.generate import sample, samples_as_groups
 from exptilt.sampling.sampling_law import SamplingLaw
@@ -77,7 +78,7 @@ def test_ches_is_of_the_weights_the_run_started_from_and_names_rows(evaluated):
     )
     assert {row["id"] for row in found["highest"]} <= set(ids)
     trained = measure_ches(load_model(ModelConfig(path=str(folder.model))), groups, 8192, Resampling())
-    assert trained["score"]["value"] != found["score"]["value"]
+    assert trained.score.value != found["score"]["value"]
     assert found["score"]["n"] == len({group.prompt.tobytes() for group in groups})
 
 
@@ -123,7 +124,7 @@ def test_gainers_are_fresh_samples_with_their_log_ratio_the_highest_first(evalua
     policy, start = (load_model(ModelConfig(path=str(path))) for path in (folder.model, folder.path / "sft" / "model"))
     settings = EvaluateConfig(num_prompts=3, num_samples=4, max_new_tokens=6)
     found = measure_samples(policy, start, tokenizer, held_out(recipe), settings, seed=1, beta=0.5)
-    values = [row["log_ratio"] for row in found.gainers]
+    values = [row.log_ratio for row in found.gainers]
     assert values == sorted(values, reverse=True)
     assert len(values) == 5
     drawn = sample(
@@ -134,13 +135,13 @@ def test_gainers_are_fresh_samples_with_their_log_ratio_the_highest_first(evalua
     ratio = [LogProbs.cat(score_all(model, groups)).sum() for model in (policy, start)]
     ratio = (ratio[0] - ratio[1]).tolist()
     assert values[0] == pytest.approx(max(ratio), abs=1e-4)
-    assert found.gainers[0]["completion"] == drawn[int(np.argmax(ratio))].text(tokenizer)
+    assert found.gainers[0].completion == drawn[int(np.argmax(ratio))].text(tokenizer)
     lengths = [len(one.ids) for one in drawn]
     if np.ptp(lengths):
         slope, _ = np.polyfit(lengths, 0.5 * np.array(ratio), 1)
-        assert found.content["reward_on_length"]["samples"]["slope"]["value"] == pytest.approx(slope, abs=1e-5)
+        assert found.evaluation.reward_on_length["samples"].slope.value == pytest.approx(slope, abs=1e-5)
     else:
-        assert found.content["reward_on_length"]["samples"] is None
+        assert found.evaluation.reward_on_length["samples"] is None
 
 
 def test_without_a_reference_only_what_needs_none_is_measured(evaluated):
@@ -150,11 +151,12 @@ def test_without_a_reference_only_what_needs_none_is_measured(evaluated):
     found = measure_policy(
         load_model(where), None, tokenizer, held_out(recipe), None, Wanted.of(recipe.loss, recipe.evaluate, 4096, 0)
     )
-    assert list(found.evaluation["accuracy"]) == ["without_reference"]
-    assert not {"kl", "calibration", "displacement", "margins", "reward_on_length"} & found.evaluation.keys()
-    assert set(found.evaluation["lengths"]) == {"chosen", "rejected", "policy_samples"}
-    assert {row["log_ratio"] for row in found.margins} == {None}
-    assert {row["reference"] for row in found.samples} == {None}
+    evaluation = found.evaluation.as_dict()
+    assert list(evaluation["accuracy"]) == ["without_reference"]
+    assert not {"kl", "calibration", "displacement", "margins", "reward_on_length"} & evaluation.keys()
+    assert set(evaluation["lengths"]) == {"chosen", "rejected", "policy_samples"}
+    assert {row.log_ratio for row in found.margins} == {None}
+    assert {row.reference for row in found.samples} == {None}
 
 
 def test_sections_are_weighted_as_the_recipe_says_and_else_as_the_benchmark(evaluated):
@@ -163,25 +165,25 @@ def test_sections_are_weighted_as_the_recipe_says_and_else_as_the_benchmark(eval
     logps = LogProbs.cat(score_all(load_model(ModelConfig(path=str(folder.model))), groups))
     wins = (logps.sum()[::2] > logps.sum()[1::2]).double().numpy()
     how, half = Resampling(num_resamples=100), len(groups) // 2
-    assert measure_sections(logps, None, groups, {}, how) == {}
+    assert measure_sections(logps, None, groups, {}, how) is None
     named = [replace(group, section="easy" if at < half else "hard") for at, group in enumerate(groups)]
     named[-1] = replace(named[-1], section=None)
     easy, hard = wins[:half].mean(), wins[half:-1].mean()
-    plain = measure_sections(logps, None, named, {}, how)["sections"]
+    plain = measure_sections(logps, None, named, {}, how).as_dict()
     assert {name: one["value"] for name, one in plain["sections"].items()} == pytest.approx(
         {"easy": easy, "hard": hard}
     )
     assert plain["overall"]["value"] == pytest.approx((easy + hard) / 2)
     assert (plain["num_pairs"], plain["num_without_label"]) == (len(groups) - 1, 1)
-    weighed = measure_sections(logps, None, named, {"all": {"easy": 3.0, "hard": 1.0}}, how)["sections"]
+    weighed = measure_sections(logps, None, named, {"all": {"easy": 3.0, "hard": 1.0}}, how).as_dict()
     assert weighed["overall"]["value"] == pytest.approx((3 * easy + hard) / 4)
     bench = [replace(group, section="hep-go" if at < half else "math-prm") for at, group in enumerate(groups)]
-    found = measure_sections(logps, None, bench, {}, how)["sections"]
+    found = measure_sections(logps, None, bench, {}, how).as_dict()
     assert list(found["sections"]) == ["Reasoning"]
     assert found["sections"]["Reasoning"]["value"] == pytest.approx((164 * easy + 984 * wins[half:].mean()) / 1148)
     many = [replace(groups[at % len(groups)], section=str(at)) for at in range(101)]
     logps = LogProbs.cat(score_all(load_model(ModelConfig(path=str(folder.model))), many))
-    assert "101 different labels" in measure_sections(logps, None, many, {}, how)["sections"]["not_measured"]
+    assert "101 different labels" in measure_sections(logps, None, many, {}, how).not_measured
 
 
 def test_one_pass_for_each_model_scores_a_thousand_real_pairs_with_and_without_reference(tmp_path, monkeypatch):
@@ -211,13 +213,13 @@ def test_one_pass_for_each_model_scores_a_thousand_real_pairs_with_and_without_r
     settings = EvaluateConfig(num_prompts=0)
     table = table_reference(start, groups)
     monkeypatch.setattr(
-        "exptilt.evaluation.held_out.measure_ches", lambda *given: {}
+        "exptilt.evaluation.held_out.measure_ches", lambda *given: ChesSummary()
     )  # a pass over 512 pairs of its own
     found = measure_policy(
         policy, lambda: start, tokenizer, groups, table, Wanted.of(DPO(), settings, 4096, 0)
     ).evaluation
     whole = sum(group.num_tokens for group in groups) - 2 * len(groups)  # nothing is asked of a completion's last token
     assert fed == {id(policy.base_model): whole, id(start.base_model): whole}
-    assert found["num_pairs"] == 1000
-    assert {form for family in found["accuracy"].values() for form in family} == {"sum", "mean", "shared_length"}
-    assert list(found["accuracy"]) == ["with_reference", "without_reference"]
+    assert found.num_pairs == 1000
+    assert {form for family in found.accuracy.values() for form in family} == {"sum", "mean", "shared_length"}
+    assert list(found.accuracy) == ["with_reference", "without_reference"]

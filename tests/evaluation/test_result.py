@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exptilt.evaluation.intervals import Estimate
 from exptilt.evaluation.result import Panel
+from exptilt.run_folder.estimate_record import Estimate
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Outer(Panel):
 
 
 def test_nested_results_become_json():
-    inner = Inner(Estimate(0.5, -math.inf, 0.75, 0.95, 3), np.bool_(True))
+    inner = Inner(Estimate(value=0.5, low=-math.inf, high=0.75, level=0.95, n=3), np.bool_(True))
     found = json.loads(json.dumps(Outer({"a": (inner,)}, np.array([1.0, np.nan])).as_dict()))
     assert found == {
         "parts": {"a": [{"share": {"value": 0.5, "low": None, "high": 0.75, "level": 0.95, "n": 3}, "flag": True}]},

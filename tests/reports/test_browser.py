@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from exptilt.data.account.data_report import DataReport, Example, SplitReport
 from exptilt.reports.doctor_page import write_doctor_page
 from exptilt.reports.page import write_report
+from exptilt.run_folder.data_record import DataReport, Example, SplitReport
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 QUIET = [

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from exptilt.data.account.data_report import DataReport, Example, Lengths, SourceReport, SplitReport
-from exptilt.data.problems import Finding
 from exptilt.errors import CheckpointError
 from exptilt.reports.doctor_page import render_doctor_page, write_doctor_page
-from exptilt.run_folder import evaluation_record
+from exptilt.run_folder.data_record import DataReport, Example, Finding, Lengths, SourceReport, SplitReport
 
 ATTACK = "</p><script>alert(1)</script><img src=http://evil.test/x onerror=alert(2)>\u202e{{ 7*7 }}"
 LENGTHS = Lengths(least=3, median=12.0, p95=40.0, most=1234, total=56789)
@@ -52,7 +49,7 @@ def words(html: str) -> str:
 
 
 def test_the_account_the_lengths_and_the_findings_are_on_the_page() -> None:
-    text = words(render_doctor_page(replace(REPORT, test=replace(TRAIN, kept=55))))
+    text = words(render_doctor_page(REPORT.updated(test=TRAIN.updated(kept=55))))
     assert "A run would refuse these data: 1 kind of error" in text
     assert "983 examples are left to train on, 55 held out" in text
     assert "1,000 2 invalid json, 11 duplicate 987 4 too long 983" in text
@@ -67,9 +64,9 @@ def test_the_account_the_lengths_and_the_findings_are_on_the_page() -> None:
 
 
 def test_data_a_run_would_take() -> None:
-    text = words(render_doctor_page(replace(REPORT, findings=(WARNING,))))
+    text = words(render_doctor_page(REPORT.updated(findings=(WARNING,))))
     assert "A run would take these data. 983 examples to train on." in text
-    nothing = words(render_doctor_page(replace(REPORT, findings=(), train=replace(TRAIN, kept=0))))
+    nothing = words(render_doctor_page(REPORT.updated(findings=(), train=TRAIN.updated(kept=0))))
     assert "A run would refuse these data: nothing is left to use" in nothing
     assert "Nothing to report." in nothing
 
@@ -84,13 +81,13 @@ def test_tokens_that_count_are_marked_apart_from_those_that_do_not() -> None:
     ]
     assert re.findall(r'<span class="uncounted">([^<]*)</span>', shown) == ["&lt;|user|&gt;And?"]
     assert re.findall(r'<span class="tag">(\w+)</span>', shown) == ["chosen", "rejected"]
-    rated = replace(EXAMPLE, completions=EXAMPLE.completions[:1])
-    html = render_doctor_page(replace(REPORT, kind="unpaired", examples=(rated,)))
+    rated = EXAMPLE.updated(completions=EXAMPLE.completions[:1])
+    html = render_doctor_page(REPORT.updated(kind="unpaired", examples=(rated,)))
     assert '<span class="tag">completion</span>' in html
 
 
 def test_without_a_tokenizer_the_page_says_how_to_see_examples() -> None:
-    text = words(render_doctor_page(replace(REPORT, examples=(), train=replace(TRAIN, lengths={}))))
+    text = words(render_doctor_page(REPORT.updated(examples=(), train=TRAIN.updated(lengths={}))))
     assert "with --model" in text
     assert "Median" not in text
 
@@ -99,9 +96,8 @@ def test_hostile_text_stays_text_wherever_it_comes_from() -> None:
     finding = Finding(
         code=ATTACK, severity="error", count=1, examples=(ATTACK,), message=f"`{ATTACK}`", fix=f"x {ATTACK}"
     )
-    source = replace(TRAIN.sources[0], path=ATTACK, format=ATTACK, licence=ATTACK)
-    split = replace(
-        TRAIN,
+    source = TRAIN.sources[0].updated(path=ATTACK, format=ATTACK, licence=ATTACK)
+    split = TRAIN.updated(
         source=ATTACK,
         format=ATTACK,
         rows_left_out={ATTACK: 1},
@@ -131,12 +127,3 @@ def test_the_same_report_gives_the_same_bytes_and_a_bad_place_is_one_line(tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"cannot be written: .*; name another place with --html"):
         write_doctor_page(REPORT, tmp_path / "file" / "a.html")
-
-
-def test_the_run_report_knows_every_key_of_the_data_report() -> None:
-    read = evaluation_record.DataReport.model_validate(replace(REPORT, test=TRAIN).as_dict())
-    parts = [read, *read.splits.values(), *(one for split in read.splits.values() for one in split.sources)]
-    assert {name for part in parts for name in part.model_extra or {}} == {"train", "test"}  # read as splits
-    assert not any(finding.model_extra for finding in read.findings)
-    split = read.splits["train"]
-    assert (split.more_markup_chosen, split.p_chosen, split.sources[0].licence) == (0.7, (0.5, 0.9, 1.0), "MIT")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from exptilt.data.account.data_report import DataReport, Example, SourceReport, SplitReport
-from exptilt.data.problems import Finding
+from exptilt.data.problems import finding_of
 from exptilt.errors import CheckpointError
 from exptilt.reports.page import write_report
+from exptilt.run_folder.data_record import DataReport, Example, SourceReport, SplitReport
 
 MakeRun = Callable[..., Path]
 ATTACK = "</p><script>alert(1)</script><img src=http://evil.test/x onerror=alert(2)>\u202e{{ 7*7 }}"
@@ -60,9 +60,9 @@ def test_the_page_says_of_the_data_all_that_the_data_report_says(make_run: MakeR
         sources=(SourceReport(path="b.jsonl", format="shp", rows=90, records=80, weight=0.5, licence=None),),
     )
     found = [
-        Finding.of("batches", "micro-batches are 91 % full", 50),
-        Finding.of("familiarity", "the model gives the chosen text -3 nats", 32),
-        Finding.of("few", "there are only 983 examples", 983),
+        finding_of("batches", "micro-batches are 91 % full", 50),
+        finding_of("familiarity", "the model gives the chosen text -3 nats", 32),
+        finding_of("few", "there are only 983 examples", 983),
     ]
     example = Example(id="a.jsonl:1", prompt="Is it <b>red</b>?", completions=((("Yes", True),), (("No", False),)))
     report = DataReport(kind="pair", train=account, test=None, findings=tuple(found), examples=(example,))

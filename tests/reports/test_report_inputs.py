@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from exptilt.errors import CheckpointError
-from exptilt.reports.report_inputs import read_inputs, read_run
-from exptilt.run_folder.evaluation_record import DataReport, Evaluation, estimates
+from exptilt.reports.report_inputs import read_inputs
+from exptilt.run_folder.data_record import DataReport
+from exptilt.run_folder.evaluation_record import Evaluation
+from exptilt.run_folder.run_contents import read_run
 
 
 def test_training_and_evaluation_lines_of_a_step_become_one_point(make_run: Callable[..., Path]) -> None:
@@ -106,17 +108,18 @@ def test_an_optimum_must_be_a_curve(frontier_folder: Path, frontier: dict[str, A
 
 
 def test_left_out_before_and_after_conversion_in_both_spellings() -> None:
-    spelled_out = DataReport.model_validate(
+    spelled_out = DataReport.from_dict(
         {"train": {"rows_left_out": {"invalid_json": 2, "tie": 1}, "examples_left_out": {"tie": 3}}, "test": None}
     )
     train = spelled_out.splits["train"]
     assert (train.rows_left_out, train.examples_left_out) == ({"invalid_json": 2, "tie": 1}, {"tie": 3})
-    short = DataReport.model_validate({"splits": {"train": {"rows": 9, "left_out": {"tie": 4}}}})
+    short = DataReport.from_dict({"splits": {"train": {"rows": 9, "left_out": {"tie": 4}}}})
     assert short.splits["train"].rows_left_out == {"tie": 4}
 
 
 def test_a_bare_number_is_an_estimate_without_interval() -> None:
-    evaluation = Evaluation.model_validate({"kl": 2.5, "displacement": {"chosen": {"value": -1, "low": -2, "high": 0}}})
+    evaluation = Evaluation.from_dict({"kl": 2.5, "displacement": {"chosen": {"value": -1, "low": -2, "high": 0}}})
     assert evaluation.kl is not None
     assert (evaluation.kl.value, evaluation.kl.interval) == (2.5, None)
-    assert estimates(evaluation.displacement)["chosen"].interval == (-2, 0)
+    assert evaluation.displacement.chosen is not None
+    assert evaluation.displacement.chosen.interval == (-2, 0)

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from exptilt.errors import CheckpointError
 from exptilt.reports.report_terminal import frontier_table, run_summary
+from exptilt.run_folder.frontier_record import Frontier
+from exptilt.run_folder.record_reader import checked
 
 
 def printed(table: Any) -> str:
@@ -22,7 +24,7 @@ def printed(table: Any) -> str:
 
 def test_the_frontier_table_has_a_row_for_each_policy(frontier: dict[str, Any]) -> None:
     frontier["points"][0]["name"] = "[bold]DPO[/bold]"
-    text = printed(frontier_table(frontier))
+    text = printed(frontier_table(Frontier.from_dict(frontier)))
     assert "[bold]DPO[/bold]" in text  # a name is text, not markup
     row = next(line for line in text.splitlines() if line.startswith("DPO beta=0.1"))
     assert "0.860 [0.846, 0.874]" in row
@@ -33,7 +35,7 @@ def test_the_frontier_table_has_a_row_for_each_policy(frontier: dict[str, Any]) 
 
 def test_a_frontier_that_is_none_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"frontier: points\.0\.kl"):
-        frontier_table({"points": [{"name": "x", "reward": 1}]})
+        checked(Frontier, {"points": [{"name": "x", "reward": 1}]}, "frontier")
 
 
 def test_the_summary_answers_the_questions(make_run: Callable[..., Path]) -> None:

@@ -98,6 +98,6 @@ def test_a_broken_manifest_is_one_line(tmp_path, text, wrong):
 
 
 def test_no_number_that_is_none_is_ever_written(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        RunFolder(tmp_path).write("run.json", {"loss": float("nan")})
+    with pytest.raises(ValueError, match="finite number"):
+        RunFolder(tmp_path).update_manifest(seconds=float("nan"))
     assert RunFolder(tmp_path).read("run.json") == {}

@@ -169,8 +169,8 @@ def test_estimates_from_samples_agree_with_the_exact_values_of_the_same_models(b
     study.add(PolicyPoint("dpo", "DPO", BETA, STEPS, run="x"), found, yardstick.provenance)
     (kl, gained), point = bench.exact(where), study.points[0]
     noise = {name: found.by_prompt(name).std(axis=1).mean() / np.sqrt(len(found.kl)) for name in ("kl", "reward")}
-    assert point["kl"]["value"] == pytest.approx(kl, abs=4 * noise["kl"])
-    assert point["reward"]["value"] == pytest.approx(gained, abs=4 * noise["reward"])
+    assert point.kl.value == pytest.approx(kl, abs=4 * noise["kl"])
+    assert point.reward.value == pytest.approx(gained, abs=4 * noise["reward"])
     assert found.by_prompt("kl").std() < 0.5 * found.by_prompt("k1").std()
 
     rewards = np.tile(WORLD.rewards(completions(WORLD)), (len(LETTERS), 1))
@@ -179,5 +179,5 @@ def test_estimates_from_samples_agree_with_the_exact_values_of_the_same_models(b
         assert study.optimum.reward_at(at).value == pytest.approx(exact.reward_at(at).value, abs=0.06)
     true = exact.fraction(kl, gained)
     assert 0.6 < true.reward_fraction.value < 1
-    assert point["fraction"]["value"] == pytest.approx(true.reward_fraction.value, abs=0.05)
-    assert point["gap"]["value"] == pytest.approx(exact.gap(exact.beta_at(kl), kl, gained).value, abs=0.05)
+    assert point.fraction.value == pytest.approx(true.reward_fraction.value, abs=0.05)
+    assert point.gap.value == pytest.approx(exact.gap(exact.beta_at(kl), kl, gained).value, abs=0.05)

@@ -13,6 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from exptilt.cli import app
+from exptilt.data.groups import Completion, Group
 from exptilt.errors import ConfigError, DataError, ExptiltError
 from exptilt.evaluation.frontier.best_of_n import kl_bound
 from exptilt.evaluation.frontier.tilting import mixture_log_base
@@ -20,7 +21,6 @@ from exptilt.losses import DPO, IPO, SFT, Unlikelihood
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.models import load_model
 from exptilt.policies.scoring import score_all
-from exptilt.sampling.generate import samples_as_groups
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.declaration import as_dict
 from exptilt.settings.grid_settings import GridRecipe, MeasureConfig, Method, OwnTask, WorldTask
@@ -79,9 +79,11 @@ def test_the_optimum_stands_on_samples_of_both_and_their_weights_are_exact(study
     assert content["log_m"] is None
     # The one pooled sample scored by hand: the reference's log-probability and the policy's, from their own weights.
     kept = {entry.title: grid._weights(entry)[-1] for entry in recipe.runs}
-    sample = grid.pool.samples(grid.yardstick)[17]
-    group = samples_as_groups([sample])
-    assert (sample.prompt_index, sample.sample_index) == (1, 1)
+    draws = grid.pool.draws(grid.yardstick)
+    assert (draws.prompt_index[17], draws.sample_index[17]) == (1, 1)
+    ids = draws.ids[17]
+    completion = Completion(ids=ids, counted=np.ones(len(ids), dtype=np.bool_))
+    group = [Group(id="one", prompt=draws.prompts[1], completions=(completion,))]
     assert proposals.log_reference[1, 1] == pytest.approx(grid.pool.log_probs[1, 1], abs=1e-4)
     for at, name in enumerate(proposals.names):
         own = float(score_all(grid._policy(kept[name]), group)[0].sum()[0])
@@ -158,7 +160,7 @@ def test_numbers_against_another_reference_are_refused(study):
     with pytest.raises(ValueError, match="max_new_tokens 12 and 6"):
         placed.add(point, found, replace(grid.yardstick.provenance, law=SamplingLaw(max_new_tokens=6, eos_ids=(2,))))
     placed.add(point, found, grid.yardstick.provenance)
-    assert placed.points[0]["kl"] == next(one["kl"] for one in content["points"] if one["final"])
+    assert placed.points[0].kl.as_dict() == next(one["kl"] for one in content["points"] if one["final"])
 
 
 def test_a_folder_of_another_study_is_refused(study):

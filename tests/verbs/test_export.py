@@ -25,6 +25,7 @@ from exptilt.policies.saving import save_model
 from exptilt.policies.scoring import score
 from exptilt.reports.model_card import write_card
 from exptilt.run_folder.folder import RunFolder
+from exptilt.run_folder.run_record import Caution
 from exptilt.settings.load import dump
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig
 from exptilt.verbs.export import export_run
@@ -112,8 +113,10 @@ def test_what_cannot_be_exported_says_why(finished, tmp_path):
 
 def test_a_card_tells_what_the_run_knows_and_no_place_of_this_machine(finished):
     folder = RunFolder(finished.folder)
-    caution = {"step": 40, "name": "kl", "message": "samples are 31 nats away", "advice": "raise loss.beta"}
-    folder.update_manifest(warnings=[caution | {"value": 31.0, "limit": 30.0}])
+    caution = Caution(
+        step=40, name="kl", message="samples are 31 nats away", advice="raise loss.beta", value=31.0, limit=30.0
+    )
+    folder.update_manifest(warnings=(caution,))
     text = write_card(folder).read_text()
     card, evaluation = ModelCard(text), folder.read("evaluation.json")
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-generation")

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exptilt.data.groups import Group
-from exptilt.data.problems import Finding
+from exptilt.data.problems import finding_of
+from exptilt.run_folder.data_record import Finding
 from exptilt.settings.data_settings import BatchConfig
 
 
@@ -177,9 +178,9 @@ class BudgetUse:
             f"of at most {self.budget} tokens, {100 * self.fill:.0f} % full, and nothing is padded"
         )
         if not self.num_over:
-            return Finding.of("batches", said, self.micro_batches)
+            return finding_of("batches", said, self.micro_batches)
         over = f"; {self.num_over} of {self.groups} examples looked at are longer than batch.tokens={self.budget} alone"
-        return Finding.of("over_budget", said + over, self.num_over)
+        return finding_of("over_budget", said + over, self.num_over)
 
 
 def budget_use(steps: Iterable[Sequence[Sequence[Group]]], tokens: int) -> BudgetUse:

@@ -12,11 +12,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exptilt.data.account.data_report import DataReport
 from exptilt.data.groups import Group
 from exptilt.data.read import hub
 from exptilt.data.read.sources import is_on_hub
 from exptilt.data.table import GroupTable
+from exptilt.run_folder.data_record import DataReport
 from exptilt.settings.data_settings import DataConfig, SourceConfig
 from exptilt.settings.declaration import as_dict
 

@@ -34,8 +34,7 @@ def leave_out(prepared: Prepared, positions: Sequence[int], code: str, kind: Kin
         prepared.report.train,
         [group.label.p_chosen for group in kept if isinstance(group.label, Preferred)],
     )
-    account = replace(
-        before,
+    account = before.updated(
         examples_left_out={**before.examples_left_out, code: len(gone)},
         kept=len(kept),
         lengths=lengths_of(kept, kind),
@@ -43,5 +42,5 @@ def leave_out(prepared: Prepared, positions: Sequence[int], code: str, kind: Kin
         more_markup_chosen=None,
         p_chosen=(min(p_chosen), sum(p_chosen) / len(p_chosen), max(p_chosen)) if p_chosen else None,
     )
-    findings = (*prepared.report.findings, *ledger.findings())
-    return replace(prepared, train=kept, report=replace(prepared.report, train=account, findings=findings))
+    report = prepared.report.updated(train=account).adding(*ledger.findings())
+    return replace(prepared, train=kept, report=report)

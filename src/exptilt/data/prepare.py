@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from exptilt.data.account.data_report import DataReport, Example, Lengths, SourceReport, SplitReport
+from exptilt.data.account.data_report import example_of, lengths_among
 from exptilt.data.account.statistics import Tally
 from exptilt.data.cache import Cached, DataCache
 from exptilt.data.checks.record_checks import template_mark
@@ -27,6 +27,7 @@ from exptilt.data.table import GroupTable, TableBuilder
 from exptilt.errors import DataError
 from exptilt.kinds import Kind, kind_of
 from exptilt.labels import Preferred
+from exptilt.run_folder.data_record import DataReport, Lengths, SourceReport, SplitReport
 from exptilt.settings.data_settings import DataConfig
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _prepare(train: Split, test: Split | None, work: _Work) -> Prepared:
         train=train_report,
         test=test_report,
         findings=work.ledger.findings(),
-        examples=tuple(Example.of(group, work.tokenizer) for group in done.groups[:_NUM_EXAMPLES])
+        examples=tuple(example_of(group, work.tokenizer) for group in done.groups[:_NUM_EXAMPLES])
         if work.tokenizer is not None
         else (),
     )
@@ -314,11 +315,11 @@ def lengths_of(groups: GroupTable, kind: Kind) -> dict[str, Lengths]:
     """Lengths of prompts and of every side, in tokens; of all completions together where sides have no names."""
     if not groups:
         return {}
-    lengths = {"prompt": Lengths.of(groups.prompt_lengths)}
+    lengths = {"prompt": lengths_among(groups.prompt_lengths)}
     for position, name in enumerate(kind.sides):
-        lengths[name] = Lengths.of(groups.completion_lengths(position))
+        lengths[name] = lengths_among(groups.completion_lengths(position))
     if not kind.sides:
-        lengths["completion"] = Lengths.of(groups.completion_lengths())
+        lengths["completion"] = lengths_among(groups.completion_lengths())
     return lengths
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from exptilt.errors import DataError
+from exptilt.run_folder.data_record import Finding
 from exptilt.settings.data_settings import POLICY_CHOICES
 
 Severity = Literal["error", "warning", "info"]
@@ -180,46 +180,10 @@ class RowError(DataError):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One problem of a data set, counted."""
-
-    code: str
-    severity: Severity
-    count: int
-    examples: tuple[str, ...]
-    """Row ids, at most five."""
-    message: str
-    fix: str
-
-    @classmethod
-    def of(cls, code: str, message: str, count: int) -> Finding:
-        """A finding about the data as a whole, which no policy decides about."""
-        problem = CATALOGUE[code]
-        return cls(code=code, severity=problem.severity, count=count, examples=(), message=message, fix=problem.fix)
-
-    @property
-    def also(self) -> str:
-        """The rows behind the first that are remembered; dots where there are more."""
-        first, *others = self.examples or ("",)
-        more = ", ..." if self.count > len(self.examples) else ""
-        return listed(tuple(others), first) + more if others else ""
-
-    def __str__(self) -> str:
-        more = ", ..." if self.count > len(self.examples) else ""
-        rows = f" ({self.count} rows: {listed(self.examples)}{more})" if self.count > 1 and self.examples else ""
-        return f"{self.message}{rows}{'; ' if self.fix else ''}{self.fix}"
-
-
-def listed(row_ids: tuple[str, ...], after: str = "") -> str:
-    """`a.jsonl:1, 5, b.jsonl:2`: the file is said once; not at all where `after`, a row said before, is of it."""
-    shown: list[str] = []
-    last = after.rpartition(":")[0]
-    for row_id in row_ids:
-        file, _, place = row_id.rpartition(":")
-        shown.append(place if file and file == last else row_id)
-        last = file
-    return ", ".join(shown)
+def finding_of(code: str, message: str, count: int) -> Finding:
+    """A finding about the data as a whole, which no policy decides about."""
+    problem = CATALOGUE[code]
+    return Finding(code=code, severity=problem.severity, count=count, examples=(), message=message, fix=problem.fix)
 
 
 def _either(choices: tuple[str, ...]) -> str:

@@ -1,10 +1,10 @@
-"""What a model is measured by: held-out preferences, and samples of the policy beside the reference's."""
+"""The measurement of a model: held-out preferences, and samples of the policy beside the reference's."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from exptilt.data.groups import Group, digest_of
-from exptilt.evaluation.held_out_samples import Drawn, measure_samples, slope
+from exptilt.evaluation.held_out_samples import SampleMeasures, measure_samples, slope
 from exptilt.evaluation.intervals import Resampling, mean, minimum_detectable_difference
 from exptilt.evaluation.length import pair_lengths
 from exptilt.evaluation.pairs.accuracy import PreferenceAccuracy, preference_accuracy
@@ -22,6 +22,9 @@ from exptilt.evaluation.pairs.displacement import displacement
 from exptilt.losses import Loss
 from exptilt.policies.scorer import Scorer
 from exptilt.policies.scoring import score_all
+from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.evaluation_record import ChesRow, ChesSummary, Displacement, Evaluation, Margins, Sections
+from exptilt.run_folder.samples_record import PairMargin, SideBySide
 from exptilt.settings.evaluation_settings import EvaluateConfig
 from exptilt.types import LogProbs
 from exptilt.wording import counted
@@ -36,13 +39,13 @@ _MOST_SECTIONS = 100
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Contents of a run folder's files."""
+class HeldOutMeasures:
+    """Everything that is measured on held-out rows, as records of the run folder."""
 
-    evaluation: dict[str, Any]
-    samples: list[dict[str, Any]]
-    margins: list[dict[str, Any]] = field(default_factory=list)
-    """Of evaluation-margins.jsonl: every held-out pair, so that runs can be compared pair by pair."""
+    evaluation: Evaluation
+    samples: tuple[SideBySide, ...] = ()
+    margins: tuple[PairMargin, ...] = ()
+    """Of every held-out pair, so that runs can be compared pair by pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ def measure_policy(
     held_out: Sequence[Group],
     reference: Scorer | None,
     wanted: Wanted,
-) -> Measured:
+) -> HeldOutMeasures:
     """Measure a policy on held-out rows.
 
     Args:
@@ -91,33 +94,35 @@ def measure_policy(
         reference: the reference's log-probabilities of these rows, if it was scored.
         wanted: what is measured.
     """
-    settings, how = wanted.settings, Resampling(level=wanted.settings.level)
+    settings, resampling = wanted.settings, Resampling(level=wanted.settings.level)
     other = reference_model() if reference_model is not None and (wanted.pairs or wanted.samples) else None
-    drawn = Drawn()
+    sampled = SampleMeasures()
     if wanted.samples:
-        drawn = measure_samples(policy, other, tokenizer, held_out, settings, seed=wanted.seed, beta=wanted.beta)
+        sampled = measure_samples(policy, other, tokenizer, held_out, settings, seed=wanted.seed, beta=wanted.beta)
     if not wanted.pairs:
-        return Measured(drawn.content, drawn.samples)
+        return HeldOutMeasures(sampled.evaluation, sampled.samples)
     logps = score_groups(policy, held_out, wanted.max_tokens)
     anchor = None if reference is None else reference(held_out).to("cpu")
-    content = measure_preferences(logps, anchor, held_out, wanted.beta, how)
-    content |= measure_sections(logps, anchor, held_out, settings.sections, how)
-    if anchor is not None:
-        content["displacement"] = measure_displacement(logps, anchor, held_out, drawn, how)
+    evaluation = measure_preferences(logps, anchor, held_out, wanted.beta, resampling)
+    sections = measure_sections(logps, anchor, held_out, settings.sections, resampling)
+    if sections is not None:
+        evaluation = evaluation.updated(sections=sections)
+    moved = Displacement() if anchor is None else measure_displacement(logps, anchor, held_out, sampled, resampling)
     if other is not None:
-        ches = measure_ches(other, held_out, wanted.max_tokens, how)
-        content["displacement"] = content.get("displacement", {}) | {"ches": ches}
-    return Measured(_together(content, drawn.content), drawn.samples, margin_rows(logps, anchor, held_out))
+        moved = moved.updated(ches=measure_ches(other, held_out, wanted.max_tokens, resampling))
+    if moved.model_fields_set:
+        evaluation = evaluation.updated(displacement=moved)
+    together = _together(evaluation, sampled.evaluation)
+    return HeldOutMeasures(together, sampled.samples, margin_rows(logps, anchor, held_out))
 
 
-def _together(pairs: dict[str, Any], samples: dict[str, Any]) -> dict[str, Any]:
-    """Both halves; what both have a part of is joined."""
-    shared = {
-        name: pairs[name] | samples[name]
-        for name in ("lengths", "reward_on_length")
-        if name in samples.keys() & pairs.keys()
-    }
-    return pairs | samples | shared
+def _together(pairs: Evaluation, samples: Evaluation) -> Evaluation:
+    """Both halves of an evaluation; the tables both have a part of are joined."""
+    entries = samples.given()
+    for name in ("lengths", "reward_on_length"):
+        if name in entries:
+            entries[name] = getattr(pairs, name) | entries[name]
+    return pairs.updated(**entries)
 
 
 def detectable_line(groups: Sequence[Group], level: float = 0.95) -> str:
@@ -137,8 +142,8 @@ def detectable_line(groups: Sequence[Group], level: float = 0.95) -> str:
 
 
 def measure_preferences(
-    policy: LogProbs, reference: LogProbs | None, groups: Sequence[Group], beta: float | None, how: Resampling
-) -> dict[str, Any]:
+    policy: LogProbs, reference: LogProbs | None, groups: Sequence[Group], beta: float | None, resampling: Resampling
+) -> Evaluation:
     """Accuracy with and without the reference, margins and lengths on held-out pairs.
 
     Args:
@@ -146,27 +151,46 @@ def measure_preferences(
         reference: the same under the reference, if there is one.
         groups: the pairs.
         beta: of the training, for calibration; None where the objective has none.
-        how: the bootstrap over prompts.
+        resampling: the bootstrap over prompts.
     """
     pair, anchor = policy.sides(), None if reference is None else reference.sides()
     prompts = [group.prompt.tobytes() for group in groups]
-    found = preference_accuracy(pair, anchor, prompts, beta=beta if anchor else None, how=how)
+    accuracy = preference_accuracy(pair, anchor, prompts, beta=beta if anchor else None, how=resampling)
     sides = [side.lengths.numpy() for side in pair]
-    lengths = pair_lengths(sides[0], sides[1], prompts, how)
-    content = _as_report(found) | {
-        "lengths": {"chosen": lengths.chosen.as_dict(), "rejected": lengths.rejected.as_dict()},
-        "length_difference": lengths.difference.as_dict(),
-        "detectable_difference": minimum_detectable_difference(found.num_prompts, level=how.level),
-    }
+    lengths = pair_lengths(sides[0], sides[1], prompts, resampling)
+    evaluation = _accuracies(accuracy).updated(
+        lengths={"chosen": lengths.chosen, "rejected": lengths.rejected},
+        length_difference=lengths.difference,
+        detectable_difference=minimum_detectable_difference(accuracy.num_prompts, level=resampling.level),
+    )
     if anchor is None:
-        return content
+        return evaluation
     rewards = [(beta or 1.0) * (side.sum() - base.sum()).numpy() for side, base in zip(pair, anchor, strict=True)]
     counts, edges = np.histogram(rewards[0] - rewards[1], bins=_MARGIN_BINS)
-    content["margins"] = {"edges": edges.tolist(), "counts": counts.tolist()}
-    content["reward_on_length"] = {
-        "data": slope(np.concatenate(rewards), np.concatenate(sides).tolist(), prompts + prompts, how)
-    }
-    return content
+    on_length = slope(np.concatenate(rewards), np.concatenate(sides), prompts + prompts, resampling)
+    return evaluation.updated(
+        margins=Margins(edges=tuple(edges.tolist()), counts=tuple(counts.tolist())),
+        reward_on_length={"data": on_length},
+    )
+
+
+def _accuracies(measured: PreferenceAccuracy) -> Evaluation:
+    """Accuracy by family and form, the AUC of the first score as the AUC."""
+    accuracy: dict[str, dict[str, Estimate]] = {}
+    for name, estimate in measured.accuracy.items():
+        family, form = name.split("/")
+        accuracy.setdefault(family, {})[form] = estimate
+    evaluation = Evaluation(
+        accuracy=accuracy,
+        auc=next(iter(measured.auc.values())),
+        auc_by_score=measured.auc,
+        longest_wins=measured.longest_wins,
+        by_longer=measured.by_longer,
+        by_length_gap=measured.by_length_gap,
+        num_pairs=measured.num_pairs,
+        num_prompts=measured.num_prompts,
+    )
+    return evaluation if measured.calibration is None else evaluation.updated(calibration=measured.calibration)
 
 
 def measure_sections(
@@ -174,71 +198,85 @@ def measure_sections(
     reference: LogProbs | None,
     groups: Sequence[Group],
     sections: dict[str, dict[str, float]],
-    how: Resampling,
-) -> dict[str, Any]:
-    """Accuracy by section of a benchmark, where the rows name theirs; empty where none does.
+    resampling: Resampling,
+) -> Sections | None:
+    """Accuracy by section of a benchmark, where the rows name theirs; None where none does.
 
     Args:
         policy: of both completions of every pair, in order.
         reference: the same under the reference, if there is one; then margins are of log-ratios.
         groups: the pairs.
         sections: weights of subsets by section; empty takes `sections_of` the labels.
-        how: the bootstrap over prompts.
+        resampling: the bootstrap over prompts.
     """
     named = [at for at, group in enumerate(groups) if group.section is not None]
     labels = [str(groups[at].section) for at in named]
     if not named:
-        return {}
+        return None
     if not sections and len(set(labels)) > _MOST_SECTIONS:
-        return {"sections": {"not_measured": f"{len(set(labels)):,} different labels are no sections of a benchmark"}}
-    margins = _margins(policy)
-    if reference is not None:
-        margins = margins - _margins(reference)
+        return Sections(not_measured=f"{len(set(labels)):,} different labels are no sections of a benchmark")
+    margins = _margins(policy) if reference is None else _margins(policy) - _margins(reference)
     weights = sections or sections_of(labels)
-    found = section_accuracy(margins[named], labels, [groups[at].prompt.tobytes() for at in named], weights, how)
-    unnamed = len(groups) - len(named)
-    return {"sections": found.as_dict() | {"weights": weights, "num_pairs": len(named), "num_without_label": unnamed}}
+    prompts = [groups[at].prompt.tobytes() for at in named]
+    accuracy = section_accuracy(margins[named], labels, prompts, weights, resampling)
+    return Sections(
+        subsets=accuracy.subsets,
+        sections=accuracy.sections,
+        overall=accuracy.overall,
+        absent=accuracy.absent,
+        weights={name: {part: float(weight) for part, weight in parts.items()} for name, parts in weights.items()},
+        num_pairs=len(named),
+        num_without_label=len(groups) - len(named),
+    )
 
 
 def measure_displacement(
-    policy: LogProbs, reference: LogProbs, groups: Sequence[Group], drawn: Drawn, how: Resampling
-) -> dict[str, Any]:
+    policy: LogProbs,
+    reference: LogProbs,
+    groups: Sequence[Group],
+    sampled: SampleMeasures,
+    resampling: Resampling,
+) -> Displacement:
     """Where log-probabilities of both sides went, with the forced part where the reference was sampled."""
     prompts = [group.prompt.tobytes() for group in groups]
     forced: dict[str, Any] = {}
-    if drawn.forward_kl:
-        forced = {"forward_kl": drawn.forward_kl, "forward_prompts": drawn.forward_prompts}
-    found = displacement(policy.sides(), reference.sides(), prompts, how=how, **forced).as_dict()
-    found["gainers"] = drawn.gainers or None
-    return {name: value for name, value in found.items() if value is not None}
+    if sampled.reference is not None:
+        draws = sampled.reference
+        asked = [draws.prompts[at].tobytes() for at in draws.prompt_index]
+        forced = {"forward_kl": draws.column("kl"), "forward_prompts": asked}
+    moved = displacement(policy.sides(), reference.sides(), prompts, how=resampling, **forced)
+    parts = moved.given() | {"gainers": sampled.gainers or None}
+    return Displacement(**{name: part for name, part in parts.items() if part is not None})
 
 
-def measure_ches(reference: Any, groups: Sequence[Group], max_tokens: int, how: Resampling) -> dict[str, Any]:
+def measure_ches(reference: Any, groups: Sequence[Group], max_tokens: int, resampling: Resampling) -> ChesSummary:
     """CHES of held-out pairs under the weights the run started from, and the rows likeliest to displace."""
     count = min(len(groups), _CHES_PAIRS)
     some = [groups[at * len(groups) // count] for at in range(count)]
-    found = ches_of(reference, some, max_tokens)
+    scores = ches_of(reference, some, max_tokens)
     prompts = [group.prompt.tobytes() for group in some]
-    return {
-        "score": mean(found.score, prompts, how).as_dict(),
-        "normalised": mean(found.normalised, prompts, how).as_dict(),
-        "highest": [{"id": some[at].id, "normalised": float(found.normalised[at])} for at in highest(found, _HIGHEST)],
-    }
+    return ChesSummary(
+        score=mean(scores.score, prompts, resampling),
+        normalised=mean(scores.normalised, prompts, resampling),
+        highest=tuple(
+            ChesRow(id=some[at].id, normalised=float(scores.normalised[at])) for at in highest(scores, _HIGHEST)
+        ),
+    )
 
 
-def margin_rows(policy: LogProbs, reference: LogProbs | None, groups: Sequence[Group]) -> list[dict[str, Any]]:
+def margin_rows(policy: LogProbs, reference: LogProbs | None, groups: Sequence[Group]) -> tuple[PairMargin, ...]:
     """Each pair by its content, with the margin of log-likelihoods and, against a reference, of log-ratios; nats."""
     likelihood = _margins(policy).tolist()
     base = None if reference is None else _margins(reference).tolist()
-    return [
-        {
-            "pair": digest_of([replace(group, weight=1.0)]),
-            "prompt": hashlib.blake2b(group.prompt.tobytes(), digest_size=8).hexdigest(),
-            "log_ratio": None if base is None else likelihood[at] - base[at],
-            "likelihood": likelihood[at],
-        }
+    return tuple(
+        PairMargin(
+            pair=digest_of([replace(group, weight=1.0)]),
+            prompt=hashlib.blake2b(group.prompt.tobytes(), digest_size=8).hexdigest(),
+            log_ratio=None if base is None else likelihood[at] - base[at],
+            likelihood=likelihood[at],
+        )
         for at, group in enumerate(groups)
-    ]
+    )
 
 
 @torch.no_grad()
@@ -248,26 +286,6 @@ def score_groups(model: Any, groups: Sequence[Group], max_tokens: int) -> LogPro
 
 
 def _margins(logps: LogProbs) -> NDArray[Any]:
-    """(B,) log-likelihood of the chosen less that of the rejected completion, nats."""
+    """(N,) log-likelihood of the chosen less that of the rejected completion, nats."""
     chosen, rejected = logps.sides()
     return (chosen.sum() - rejected.sum()).numpy()
-
-
-def _as_report(found: PreferenceAccuracy) -> dict[str, Any]:
-    """In the layout of evaluation.json."""
-    plain = found.as_dict()
-    accuracy: dict[str, dict[str, Any]] = {}
-    for name, estimate in plain["accuracy"].items():
-        family, form = name.split("/")
-        accuracy.setdefault(family, {})[form] = estimate
-    content = {**plain, "accuracy": accuracy, "auc": next(iter(plain["auc"].values())), "auc_by_score": plain["auc"]}
-    if plain["calibration"]:
-        bins = [
-            {"predicted": one["confidence"], "observed": one["accuracy"], "count": one["num_pairs"]}
-            for one in plain["calibration"]["bins"]
-            if one["num_pairs"]
-        ]
-        content["calibration"] = {"ece": plain["calibration"]["error"]["value"], "bins": bins}
-    else:
-        del content["calibration"]
-    return content

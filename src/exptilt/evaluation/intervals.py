@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
-from exptilt.evaluation.result import Panel
+from exptilt.run_folder.estimate_record import Estimate
 from exptilt.settings.declaration import config
 
 Floats = NDArray[np.float64]
@@ -24,31 +23,6 @@ _CHUNK = 4_000_000
 """Weights held at a time, so that memory does not grow with the number of prompts."""
 _TOLERATED = 0.05
 """Share of resamples in which a statistic may be undefined before its interval is called unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate(Panel):
-    """A number, its interval, and the number of prompts (or independent units) behind it.
-
-    Example:
-        >>> gain = Estimate(value=0.2, low=0.1, high=0.3, level=0.95, n=64)
-        >>> str(gain), gain.excludes(0.0)
-        ('0.200 [0.100, 0.300]', True)
-    """
-
-    value: float
-    low: float
-    high: float
-    level: float
-    """Share of such intervals that hold the true value, in (0, 1)."""
-    n: int
-
-    def excludes(self, value: float) -> bool:
-        """Whether `value` lies outside the interval."""
-        return not self.low <= value <= self.high
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @config
@@ -149,7 +123,7 @@ def bootstrap(statistic: Statistic, num_prompts: int, how: Resampling = DEFAULT)
     """Interval of any statistic that can be written with prompt weights, by the percentile bootstrap over prompts.
 
     With one prompt, or where the statistic is undefined (NaN) in more than 5 % of the resamples, nothing is known and
-    the interval is infinite. Percentile intervals are a little narrow below some 30 prompts.
+    the interval has no ends (None). Percentile intervals are a little narrow below some 30 prompts.
 
     Args:
         statistic: (S, C) weights -> (S,) values; see `Statistic`.
@@ -164,13 +138,13 @@ def bootstrap(statistic: Statistic, num_prompts: int, how: Resampling = DEFAULT)
     """
     value = float(statistic(np.ones((1, num_prompts)))[0])
     if num_prompts < 2:
-        return Estimate(value, -math.inf, math.inf, how.level, num_prompts)
+        return Estimate(value=value, low=None, high=None, level=how.level, n=num_prompts)
     drawn = np.concatenate([statistic(weights) for weights in resampled_weights(num_prompts, how)])
     known = drawn[np.isfinite(drawn)]
     if len(known) < (1 - _TOLERATED) * len(drawn):
-        return Estimate(value, -math.inf, math.inf, how.level, num_prompts)
+        return Estimate(value=value, low=None, high=None, level=how.level, n=num_prompts)
     low, high = np.quantile(known, [(1 - how.level) / 2, (1 + how.level) / 2])
-    return Estimate(value, float(low), float(high), how.level, num_prompts)
+    return Estimate(value=value, low=float(low), high=float(high), level=how.level, n=num_prompts)
 
 
 def resampled_weights(num_prompts: int, how: Resampling = DEFAULT) -> Iterator[Floats]:
@@ -230,7 +204,7 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
     # Exactly 0 and 1 at the ends, which rounding would miss.
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == n else centre + half
-    return Estimate(share, low, high, level, n)
+    return Estimate(value=share, low=low, high=high, level=level, n=n)
 
 
 def minimum_detectable_difference(

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
 
-from exptilt.evaluation.intervals import DEFAULT, Clusters, Estimate, Floats, Prompts, Resampling, finite, mean, ratio
+from exptilt.evaluation.intervals import DEFAULT, Clusters, Floats, Prompts, Resampling, finite, mean, ratio
 from exptilt.evaluation.result import Panel
+from exptilt.run_folder.estimate_record import Estimate
 from exptilt.sampling.sampling_law import SamplingLaw, require_plain
 
 _ROUNDING = 1e-3

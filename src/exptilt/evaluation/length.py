@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 from exptilt.evaluation.intervals import (
     DEFAULT,
     Clusters,
-    Estimate,
     Floats,
     Prompts,
     Resampling,
@@ -22,6 +21,8 @@ from exptilt.evaluation.intervals import (
 )
 from exptilt.evaluation.pairs.accuracy import share_above_zero
 from exptilt.evaluation.result import Panel
+from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.evaluation_record import LengthSlope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +46,6 @@ class SampleLengths(Panel):
     """Share that ended by an end token; the rest was cut at the sampling law's `max_new_tokens`."""
     mean_of_ended: Estimate | None
     """None if none ended; a mean over all is too low where many are cut."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LengthSlope(Panel):
-    """Straight line of the implicit reward on length."""
-
-    slope: Estimate
-    """Reward for each token, nats."""
-    r_squared: Estimate
-    """Share of the reward's variance that length explains."""
 
 
 def pair_lengths(chosen: ArrayLike, rejected: ArrayLike, prompts: Prompts, how: Resampling = DEFAULT) -> PairLengths:

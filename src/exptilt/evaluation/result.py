@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from exptilt.run_folder.record import FilePart
+
 
 class Panel:
     """Base of result dataclasses."""
@@ -26,7 +28,7 @@ def plain(value: Any) -> Any:
         >>> plain({"kl": (np.float64(0.5), math.inf), "n": np.arange(2)})
         {'kl': [0.5, None], 'n': [0, 1]}
     """
-    if isinstance(value, Panel):
+    if isinstance(value, Panel | FilePart):
         return value.as_dict()
     if isinstance(value, dict):
         return {str(key): plain(part) for key, part in value.items()}

@@ -49,9 +49,9 @@ def rows_of(settings: DataConfig, tokenizer: Any, kind: Kind, context: int | Non
     if not part.train:
         raise DataError(f"{settings.train}: no row can be used, so there is nothing to plan; see `exptilt doctor`")
     counts = (len(part.train), len(part.test))
-    if report.train.rows >= limit and limit != settings.limit:
+    if (report.train.rows or 0) >= limit and limit != settings.limit:
         whole = prepare(settings, None, kind, context, strict=False).report
-        counts = (whole.train.kept, whole.test.kept if whole.test else 0)
+        counts = (whole.train.kept or 0, (whole.test.kept or 0) if whole.test else 0)
     return Rows(
         train=part.train,
         test=part.test,

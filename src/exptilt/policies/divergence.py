@@ -26,6 +26,8 @@ class KlSums:
     """(C,) sum over steps t of KL(policy(. | x, y_<t) || reference(. | x, y_<t))."""
     k1: Tensor
     """(C,) sum over steps of log policy(y_t | x, y_<t) - log reference(y_t | x, y_<t)."""
+    policy: Tensor
+    """(C,) sum over steps t of log policy(y_t | x, y_<t): log-probabilities of whole completions."""
     lengths: Tensor
     """(C,) int64, counted tokens."""
 
@@ -56,7 +58,7 @@ def sequence_kl(
     counts = [len(group.completions) for group in groups]
     starts = [0, *accumulate(counts)]
     num = sum(counts)
-    kl, k1 = torch.zeros(num, dtype=torch.float64), torch.zeros(num, dtype=torch.float64)
+    kl, k1, logps = (torch.zeros(num, dtype=torch.float64) for _ in range(3))
     lengths = torch.zeros(num, dtype=torch.int64)
     bar = tqdm(total=len(groups), desc=progress, unit="row", delay=2, disable=None if progress else True)
     with evaluating(policy), evaluating(reference), torch.no_grad(), bar:
@@ -66,6 +68,7 @@ def sequence_kl(
             owner = places.repeat_interleave(sizes.cpu())
             kl.index_add_(0, owner, units["kl"].double().cpu())
             k1.index_add_(0, owner, units["log_ratio"].double().cpu())
+            logps.index_add_(0, owner, units["values"].double().cpu())
             lengths[places] = sizes.cpu()
             bar.update(len(batch))
-    return KlSums(kl=kl, k1=k1, lengths=lengths)
+    return KlSums(kl=kl, k1=k1, policy=logps, lengths=lengths)

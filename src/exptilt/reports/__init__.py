@@ -1,1 +1,1 @@
-"""A run folder as one page: figures, numbers with intervals, a verdict in words. Reads files; never imports torch."""
+"""A run folder as one page: figures, numbers with intervals, a conclusion in words. Reads files; never imports torch."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exptilt.data.account.data_report import DataReport
-from exptilt.data.problems import Finding, Severity
 from exptilt.reports.page import environment, write_files
 from exptilt.reports.tables.data_facts import facts, named
+from exptilt.run_folder.data_record import DataReport, Finding
 
-_TONES: dict[Severity, str] = {"error": "bad", "warning": "unsure", "info": "none"}
+_TONES: dict[str, str] = {"error": "bad", "warning": "unsure", "info": "none"}
 """Most serious first."""
 
 
@@ -25,7 +24,7 @@ def write_doctor_page(report: DataReport, path: Path) -> Path:
 
 def render_doctor_page(report: DataReport) -> str:
     """The page as text."""
-    splits = [(name, split) for name, split in (("train", report.train), ("test", report.test)) if split is not None]
+    splits = list(report.splits.items())
     return (
         environment()
         .get_template("doctor.html")

@@ -8,21 +8,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from exptilt.run_folder.data_record import DataReport
+from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.evaluation_record import Evaluation
+from exptilt.run_folder.file_names import CONFIG, DATA, EVALUATION
 from exptilt.run_folder.folder import RunFolder
+from exptilt.run_folder.run_record import Caution
 from exptilt.settings.declaration import as_dict
 from exptilt.settings.load import load
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.yaml_source import to_yaml
 
 _TEMPLATE = Path(__file__).with_name("model_card.md.j2")
-_MEASURES = (
-    ("accuracy of implicit rewards", "accuracy", ("accuracy", "with_reference", "sum")),
-    ("accuracy of likelihoods, without the reference", "accuracy", ("accuracy", "without_reference", "sum")),
-    ("the longer completion wins (baseline)", "accuracy", ("longest_wins",)),
-    ("KL to the reference, nats a completion", "kl", ("kl",)),
-    ("length of samples, tokens", "length", ("lengths", "policy_samples")),
-)
-"""What a card shows of evaluation.json: words, kind of metric, place."""
 
 
 def write_card(run: RunFolder, target: Path | None = None, *, repository: str | None = None) -> Path:
@@ -39,8 +36,9 @@ def write_card(run: RunFolder, target: Path | None = None, *, repository: str | 
     from huggingface_hub import ModelCard
 
     folder = target or run.model
-    recipe = load(Recipe, run.path / "config.yaml")
-    info, measured = run.read("run.json"), list(_measures_with_intervals(run.read("evaluation.json")))
+    recipe = load(Recipe, run.path / CONFIG)
+    info, data = run.run, run.record(DataReport, DATA) or DataReport()
+    measured = list(_measures_with_intervals(run.record(Evaluation, EVALUATION) or Evaluation()))
     merged = target is not None and target.resolve() != run.model.resolve()
     adapter = not merged and (folder / "adapter_config.json").is_file()
     base = _hub_id(recipe.model.path)
@@ -54,16 +52,16 @@ def write_card(run: RunFolder, target: Path | None = None, *, repository: str | 
         adapter=adapter,
         base=base,
         place=repository or folder.name,
-        data=list(_counts(run.read("data.json"))),
-        sources=_sources(run.read("data.json")),
+        data=list(_counts(data)),
+        sources=_sources(data),
         measures=[{"name": words, **_shown(estimate)} for words, _, estimate in measured],
-        prompts=max((estimate["n"] for _, _, estimate in measured), default=0),
-        level=f"{100 * measured[0][2]['level']:g} %" if measured else "",
-        warnings=[_warning(one) for one in info.get("warnings", [])],
-        steps=info.get("steps", 0),
-        time=f" in {info['seconds'] / 60:.1f} minutes" if "seconds" in info else "",
-        hardware=info.get("hardware", "unknown hardware"),
-        versions=", ".join(f"{package} {number}" for package, number in info.get("versions", {}).items()),
+        prompts=max((estimate.n or 0 for _, _, estimate in measured), default=0),
+        level=f"{100 * (measured[0][2].level or 0.95):g} %" if measured else "",
+        warnings=[_warning(caution) for caution in info.warnings],
+        steps=info.steps or 0,
+        time="" if info.seconds is None else f" in {info.seconds / 60:.1f} minutes",
+        hardware=info.hardware or "unknown hardware",
+        versions=", ".join(f"{package} {number}" for package, number in info.versions.items()),
         recipe=to_yaml(_shareable(as_dict(recipe) | {"output": "run"})).strip(),
     )
     path = folder / "README.md"
@@ -83,8 +81,8 @@ def _card_data(recipe: Recipe, name: str, base: str | None, measured: list[Any],
             dataset_name="held-out preferences",
             metric_type=kind,
             metric_name=words,
-            metric_value=round(estimate["value"], 6),
-            metric_args={bound: estimate[bound] for bound in ("low", "high", "level", "n")},
+            metric_value=round(estimate.value or 0.0, 6),
+            metric_args={bound: getattr(estimate, bound) for bound in ("low", "high", "level", "n")},
         )
         for words, kind, estimate in measured
     ]
@@ -108,44 +106,45 @@ def _summary(recipe: Recipe, base: str | None) -> str:
     return f"Trained {start} with the objective `{recipe.loss.name}`{strength}{first}, by exptilt."
 
 
-def _measures_with_intervals(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for words, kind, place in _MEASURES:
-        found: Any = evaluation
-        for key in place:
-            found = found.get(key, {}) if isinstance(found, Mapping) else {}
-        if isinstance(found, Mapping) and "value" in found:
-            yield words, kind, dict(found)
+def _measures_with_intervals(evaluation: Evaluation) -> Iterator[tuple[str, str, Estimate]]:
+    """What a card shows of evaluation.json: words, kind of metric, estimate."""
+    with_reference, without = (evaluation.accuracy.get(f"{name}_reference", {}) for name in ("with", "without"))
+    measures = (
+        ("accuracy of implicit rewards", "accuracy", with_reference.get("sum")),
+        ("accuracy of likelihoods, without the reference", "accuracy", without.get("sum")),
+        ("the longer completion wins (baseline)", "accuracy", evaluation.longest_wins),
+        ("KL to the reference, nats a completion", "kl", evaluation.kl),
+        ("length of samples, tokens", "length", evaluation.lengths.get("policy_samples")),
+    )
+    for words, kind, estimate in measures:
+        if estimate is not None and estimate.value is not None:
+            yield words, kind, estimate
 
 
-def _shown(estimate: Mapping[str, Any]) -> dict[str, str]:
-    low, high = estimate["low"], estimate["high"]
-    interval = "unknown" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
-    return {"value": f"{estimate['value']:.3f}", "interval": interval}
+def _shown(estimate: Estimate) -> dict[str, str]:
+    interval = "unknown" if estimate.interval is None else f"[{estimate.low:.3f}, {estimate.high:.3f}]"
+    return {"value": f"{estimate.value:.3f}", "interval": interval}
 
 
-def _counts(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for split, name in (("train", "training"), ("test", "held out")):
-        account = data.get(split)
-        if not account:
-            continue
-        left_out = {**account.get("rows_left_out", {}), **account.get("examples_left_out", {})}
+def _counts(data: DataReport) -> Iterator[dict[str, Any]]:
+    names = {"train": "training", "test": "held out"}
+    for split, account in data.splits.items():
+        left_out = account.rows_left_out | account.examples_left_out
         words = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in left_out.items())
-        yield {"name": name, "rows": account["rows"], "kept": account["kept"], "left_out": words or "none"}
+        yield {"name": names[split], "rows": account.rows, "kept": account.kept, "left_out": words or "none"}
 
 
-def _sources(data: Mapping[str, Any]) -> str:
-    accounts = (data.get("train") or {}).get("sources", [])
+def _sources(data: DataReport) -> str:
     shown = [
-        f"`{_shareable(one['path'])}`" + (f" (licence: {one['licence']})" if one.get("licence") else "")
-        for one in accounts
+        f"`{_shareable(one.path)}`" + (f" (licence: {one.licence})" if one.licence else "")
+        for one in data.train.sources
     ]
     return "Sources: " + ", ".join(shown) + "." if shown else ""
 
 
-def _warning(one: Mapping[str, Any]) -> str:
-    place = f"Step {one['step']}: " if one.get("step") is not None else ""
-    fix = one.get("advice") or one.get("fix") or ""
-    return f"{place}{one.get('message', '')}{'. Advice: ' + fix if fix else ''}"
+def _warning(caution: Caution) -> str:
+    step = "" if caution.step is None else f"Step {caution.step}: "
+    return f"{step}{caution.message}{'. Advice: ' + caution.advice if caution.advice else ''}"
 
 
 def _hub_id(path: str | None) -> str | None:

@@ -18,16 +18,27 @@ from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, f
 from exptilt.reports.figures.held_out_figures import calibration, margin_histogram
 from exptilt.reports.figures.proxy_figure import proxy_figure, proxy_rows
 from exptilt.reports.figures.svg import SERIES, Figure
-from exptilt.reports.report_inputs import Inputs, RunFolder, read_inputs
+from exptilt.reports.report_inputs import Inputs, read_inputs
 from exptilt.reports.tables import page_sections
 from exptilt.reports.tables.data_facts import data_groups
 from exptilt.reports.tables.paired import paired_differences
-from exptilt.reports.words.conclusion import run_verdict, verdict_of
+from exptilt.reports.words.conclusion import conclusion_of, run_conclusion
 from exptilt.reports.words.displacement_answer import is_this_normal
 from exptilt.reports.words.frontier_words import point_of
 from exptilt.reports.words.numbers import duration, estimate, factor, number, plain, prose, stacked, visible
-from exptilt.reports.words.remarks import alarms, cautions, commands, detectable, missing
-from exptilt.reports.words.tone import Verdict
+from exptilt.reports.words.remarks import Remark, alarms, cautions, commands, detectable, missing, remark_of
+from exptilt.reports.words.tone import Answer, Conclusion
+from exptilt.run_folder.file_names import REPORT_PAGE
+from exptilt.run_folder.report_record import (
+    AnswerRecord,
+    ConclusionRecord,
+    RemarkRecord,
+    ReportedDifference,
+    ReportedRun,
+    ReportRecord,
+)
+from exptilt.run_folder.run_contents import RunContents
+from exptilt.run_folder.run_record import RunRecord
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
@@ -45,18 +56,16 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """
     inputs = read_inputs([Path(run) for run in runs])
     page = _target([Path(run) for run in runs], out)
-    verdict = verdict_of(inputs)
-    html, numbers = (
-        render(inputs, verdict),
-        json.dumps(_finite(everything(inputs, verdict)), indent=1, sort_keys=True, ensure_ascii=False),
-    )
+    conclusion = conclusion_of(inputs)
+    html, content = render(inputs, conclusion), everything(inputs, conclusion).as_dict()
+    numbers = json.dumps(_finite(content), indent=1, sort_keys=True, ensure_ascii=False)
     write_files({page: html, page.with_suffix(".json"): numbers + "\n"}, "--output")
     return page
 
 
-def render(inputs: Inputs, verdict: Verdict) -> str:
+def render(inputs: Inputs, conclusion: Conclusion) -> str:
     """The page as text; the same inputs give the same bytes."""
-    return environment().get_template("template.html").render(context(inputs, verdict))
+    return environment().get_template("template.html").render(context(inputs, conclusion))
 
 
 def environment() -> Environment:
@@ -106,7 +115,7 @@ def write_files(files: Mapping[Path, str], option: str) -> None:
             ) from None
 
 
-def context(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:
+def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
     """What the template shows."""
     colours = run_colours(inputs)
     drawn, tokens = inputs.runs[: len(SERIES)], colours[: len(SERIES)]
@@ -124,8 +133,8 @@ def context(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:
     }
     return {
         "title": inputs.title,
-        "verdict": verdict,
-        "verdicts": [(run, run_verdict(run, inputs.frontier)) for run in inputs.runs] if several else [],
+        "conclusion": conclusion,
+        "conclusions": [(run, run_conclusion(run, inputs.frontier)) for run in inputs.runs] if several else [],
         "runs": inputs.runs,
         "several": several,
         "colours": {run.name: _variable(token) for run, token in zip(inputs.runs, colours, strict=True)},
@@ -164,43 +173,61 @@ def run_colours(inputs: Inputs) -> list[str]:
     return [SERIES[next(free, index % len(SERIES)) if place is None else place] for index, place in enumerate(own)]
 
 
-def everything(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:
-    """report.json: the verdict, and every number read, by run."""
-    return {
-        "title": inputs.title,
-        "verdict": _verdict(verdict),
-        "runs": [_numbers(run, inputs) for run in inputs.runs],
-        "frontier": inputs.frontier.model_dump(mode="json", exclude_none=True) if inputs.frontier else None,
-        "paired": [
-            vars(row) | {"differences": {name: one.model_dump() for name, one in row.differences.items()}}
+def everything(inputs: Inputs, conclusion: Conclusion) -> ReportRecord:
+    """report.json: the conclusion, and every number read, by run."""
+    return ReportRecord(
+        title=inputs.title,
+        verdict=_conclusion(conclusion),
+        runs=tuple(_numbers(run, inputs) for run in inputs.runs),
+        frontier=inputs.frontier.known() if inputs.frontier else None,
+        paired=tuple(
+            ReportedDifference(
+                **vars(row) | {"differences": {name: one.model_dump() for name, one in row.differences.items()}}
+            )
             for row in paired_differences(inputs.runs)
-        ],
-        "cautions": [caution.model_dump() for caution in cautions(inputs)],
-        "missing": missing(inputs),
-    }
+        ),
+        cautions=tuple(_remark(remark) for remark in cautions(inputs)),
+        missing=tuple(missing(inputs)),
+    )
 
 
-def _numbers(run: RunFolder, inputs: Inputs) -> dict[str, Any]:
+def _numbers(run: RunContents, inputs: Inputs) -> ReportedRun:
     names = sorted({key for line in run.metrics for key in line} - {"step"})
     normal = is_this_normal(run)
-    return {
-        "name": run.name,
-        "config": run.config,
-        "run": run.info.model_dump(mode="json", exclude_none=True) if run.info else None,
-        "data": run.data.model_dump(mode="json", exclude_none=True) if run.data else None,
-        "metrics": {
+    return ReportedRun(
+        name=run.name,
+        config=run.config,
+        run=_run_of(run.info) if run.info else None,
+        data=run.data.known() if run.data else None,
+        metrics={
             "step": [line["step"] for line in run.metrics],
             **{name: [line.get(name) for line in run.metrics] for name in names},
         },
-        "evaluation": run.evaluation.model_dump(mode="json", exclude_none=True) if run.evaluation else None,
-        "samples": [{"reference_score": one.reference_score, "policy_score": one.policy_score} for one in run.samples],
-        "verdict": _verdict(run_verdict(run, inputs.frontier)),
-        "is_this_normal": vars(normal) if normal else None,
-    }
+        evaluation=run.evaluation.known() if run.evaluation else None,
+        samples=tuple(
+            {"reference_score": one.reference_score, "policy_score": one.policy_score} for one in run.samples
+        ),
+        verdict=_conclusion(run_conclusion(run, inputs.frontier)),
+        is_this_normal=_answer(normal) if normal else None,
+    )
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
-    return {"headline": verdict.headline, "answers": [vars(answer) for answer in verdict.answers]}
+def _run_of(info: RunRecord) -> dict[str, Any]:
+    """run.json with its warnings in the page's words."""
+    return info.known() | {"warnings": [vars(remark_of(caution)) for caution in info.warnings]}
+
+
+def _conclusion(conclusion: Conclusion) -> ConclusionRecord:
+    answers = tuple(_answer(answer) for answer in conclusion.answers)
+    return ConclusionRecord(headline=conclusion.headline, answers=answers)
+
+
+def _answer(answer: Answer) -> AnswerRecord:
+    return AnswerRecord(**vars(answer))
+
+
+def _remark(remark: Remark) -> RemarkRecord:
+    return RemarkRecord(**vars(remark))
 
 
 def _present(figures: Iterable[Figure | None]) -> list[Figure]:
@@ -214,8 +241,8 @@ def _variable(token: str) -> str:
 def _target(runs: Sequence[Path], out: Path | None) -> Path:
     if out is None:
         shared = runs[0] if len(runs) == 1 else Path(os.path.commonpath([run.resolve() for run in runs]))
-        return shared / "report.html"
-    return out if out.suffix in (".html", ".htm") else out / "report.html"
+        return shared / REPORT_PAGE
+    return out if out.suffix in (".html", ".htm") else out / REPORT_PAGE
 
 
 def _finite(value: Any) -> Any:

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 
-from exptilt.errors import CheckpointError
 from exptilt.reports.report_inputs import read_inputs
 from exptilt.reports.tables.page_sections import frontier_rows
-from exptilt.reports.words.conclusion import verdict_of
+from exptilt.reports.words.conclusion import conclusion_of
 from exptilt.run_folder.frontier_record import Frontier
 
 _STYLES = {"good": "green", "bad": "red", "unsure": "default", "none": "dim"}
 
 
-def frontier_table(frontier: dict[str, Any]) -> Table:
-    """Policies of a frontier.json with reward, KL and share of the optimum, in 80 columns, for `rich.print`.
-
-    Raises:
-        CheckpointError: if the mapping is not a frontier; the message names the key.
-    """
-    try:
-        checked = Frontier.model_validate(frontier)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise CheckpointError(f"frontier: {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}") from None
+def frontier_table(frontier: Frontier) -> Table:
+    """Policies of a frontier.json with reward, KL and share of the optimum, in 80 columns, for `rich.print`."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", caption_justify="left")
     table.add_column("policy", min_width=12)
-    for name in (checked.reward_name, "KL, nats", "of the optimum"):
+    for name in (frontier.reward_name, "KL, nats", "of the optimum"):
         table.add_column(name, justify="right", no_wrap=True)
-    rows = frontier_rows(checked)
+    rows = frontier_rows(frontier)
     for row in rows:
         reward, kl, _above, share, *_ = row.cells  # what fits in 80 columns; the page has all of it
         table.add_row(Text(row.name), Text(reward), Text(kl), Text(share.replace(" *", "*")))
@@ -43,16 +31,16 @@ def frontier_table(frontier: dict[str, Any]) -> Table:
 
 
 def run_summary(folder: Path) -> Table:
-    """The verdict on a run folder or a frontier folder: question, answer and the sentence behind it.
+    """The conclusion on a run folder or a frontier folder: question, answer and the sentence behind it.
 
     Raises:
         CheckpointError: if the folder is neither, or a file in it is broken.
     """
-    verdict = verdict_of(read_inputs([folder]))
+    conclusion = conclusion_of(read_inputs([folder]))
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column()
     table.add_column()
-    for answer in verdict.answers:
+    for answer in conclusion.answers:
         table.add_row(answer.question, Text(answer.answer, style=_STYLES[answer.tone]), Text(answer.detail))
     return table

@@ -1,189 +1,52 @@
-"""What the files of a run folder hold, as checked, frozen records; a key that is not there is None, never invented."""
+"""evaluation.json: held-out preferences, and samples of the policy beside the reference's."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.record import FilePart, FileRecord
+from exptilt.run_folder.run_record import ReferenceIdentity
 
 
-class Part(BaseModel):
-    """Base of every record: frozen, and keys it does not know are kept."""
+class Slice(FilePart):
+    """Accuracy on some of the pairs."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str = ""
+    accuracy: Estimate | None = None
+    num_pairs: int | None = None
 
 
-class Estimate(Part):
-    """A number with its interval; a bare number in the file is an estimate without one."""
+class Bin(FilePart):
+    """Pairs whose confidence lies in [low, high)."""
 
-    value: float | None = None
     low: float | None = None
     high: float | None = None
-    n: int | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_number(cls, given: Any) -> Any:
-        return {"value": given} if given is None or isinstance(given, int | float) else given
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Estimate:
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
-        return self
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """(low, high), or None where the file gives no interval."""
-        return None if self.low is None or self.high is None else (self.low, self.high)
-
-
-class Caution(Part):
-    """One message a run left behind, and what to do about it."""
-
-    number: str = ""
-    message: str = ""
-    fix: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_a_guard(cls, given: Any) -> Any:
-        """A guard's `{step, name, message, advice, value, limit}` in these words."""
-        if not isinstance(given, dict) or "advice" not in given:
-            return given
-        value, limit = given.get("value"), given.get("limit")
-        measured = "" if value is None else f" ({value:.3g}{'' if limit is None else f', limit {limit:.3g}'})"
-        place = "" if given.get("step") is None else f"step {given['step']}"
-        return {
-            "number": ", ".join(part for part in (place, given.get("name", "")) if part) + measured,
-            "message": given.get("message", ""),
-            "fix": given.get("advice") or "",
-        }
-
-
-class RunInfo(Part):
-    """run.json."""
-
-    name: str | None = None
-    exptilt: str | None = None
-    started: str | None = None
-    finished: str | None = None
-    status: str | None = None
-    steps: int | None = None
-    seed: int | None = None
-    command: str | None = None
-    versions: dict[str, Any] = Field(default_factory=dict)
-    model: dict[str, Any] = Field(default_factory=dict)
-    reference: dict[str, Any] | None = None
-    hardware: Any = None
-    seconds: float | None = None
-    warnings: list[Caution] = Field(default_factory=list)
-
-
-class DataSource(Part):
-    """One of the sources a split was mixed from."""
-
-    path: str = ""
-    format: str = ""
-    rows: int | None = None
-    records: int | None = None
-    weight: float = 1.0
-    licence: str | None = None
-
-
-class Split(Part):
-    """One split: rows read, examples kept, and what was left out by reason, before and after conversion."""
-
-    source: str | None = None
-    format: str | None = None
-    rows: int | None = None
-    kept: int | None = None
-    rows_left_out: dict[str, int] = Field(default_factory=dict)
-    examples_left_out: dict[str, int] = Field(default_factory=dict)
-    lengths: dict[str, Any] = Field(default_factory=dict)
-    longer_chosen: float | None = None
-    """Share of pairs whose preferred reply has more characters."""
-    more_markup_chosen: float | None = None
-    """Share of pairs whose preferred reply has more markup, among those that differ in it."""
-    p_chosen: tuple[float, float, float] | None = None
-    """Least, mean and most p_chosen."""
-    examples: int | None = None
-    """What the rows that were not left out became."""
-    num_desirable: int = 0
-    num_undesirable: int = 0
-    repeated: int = 0
-    """Copies made by weights above 1."""
-    sources: list[DataSource] = Field(default_factory=list)
-    columns_not_read: list[str] = Field(default_factory=list)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_count(cls, given: Any) -> Any:
-        return (
-            given | {"rows_left_out": given["left_out"]} if isinstance(given, dict) and "left_out" in given else given
-        )
-
-
-class Finding(Part):
-    """One thing the data checks found."""
-
-    code: str = ""
-    severity: str = ""
-    count: int | None = None
-    examples: list[Any] = Field(default_factory=list)
-    message: str = ""
-    fix: str = ""
-
-
-class RenderedExample(Part):
-    """One training row as the model reads it."""
-
-    id: str = ""
-    prompt: str = ""
-    completions: list[list[tuple[str, bool]]] = Field(default_factory=list)
-    """Of each its text in pieces, and whether the tokens of the piece count."""
-
-
-class DataReport(Part):
-    """data.json."""
-
-    source: Any = None
-    kind: str = ""
-    """What the rows were read as: pair, completion, unpaired, list."""
-    examples: list[RenderedExample] = Field(default_factory=list)
-    """The first training rows as the model reads them."""
-    splits: dict[str, Split] = Field(default_factory=dict)
-    lengths: dict[str, Any] = Field(default_factory=dict)
-    findings: list[Finding] = Field(default_factory=list)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _splits_by_name(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or "splits" in given:
-            return given
-        return given | {"splits": {name: given[name] for name in ("train", "test") if given.get(name)}}
-
-
-class Bin(Part):
-    """One bin of a reliability figure."""
-
     predicted: float | None = None
+    """Mean of sigmoid(|margin|)."""
     observed: float | None = None
+    """Share of the pairs on whose preferred side the margin is."""
     count: int = 0
 
 
-class Calibration(Part):
-    """Is sigma(margin) the share of pairs the policy gets right?"""
+class Calibration(FilePart):
+    """Whether sigmoid(margin) is the probability that the preferred completion is the one with the higher reward."""
 
     ece: float | None = None
-    bins: list[Bin] = Field(default_factory=list)
+    """Expected calibration error: |observed - predicted| averaged over pairs by bin. Never below 0, so biased up."""
+    error: Estimate | None = None
+    """The same with its interval."""
+    bins: tuple[Bin, ...] = ()
+    """Bins that hold a pair."""
 
 
-class Margins(Part):
+class Margins(FilePart):
     """Histogram of the implicit-reward margin over held-out pairs."""
 
-    edges: list[float]
-    counts: list[int]
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
 
     @model_validator(mode="after")
     def _fits(self) -> Margins:
@@ -192,27 +55,34 @@ class Margins(Part):
         return self
 
 
-class LengthSlope(Part):
+class LengthSlope(FilePart):
     """Straight line of the implicit reward on length."""
 
     slope: Estimate
+    """Reward for each token, nats."""
     r_squared: Estimate
+    """Share of the reward's variance that length explains."""
 
 
-class Sections(Part):
+class Sections(FilePart):
     """Accuracy by section of a benchmark."""
 
     subsets: dict[str, Estimate] = Field(default_factory=dict)
     sections: dict[str, Estimate] = Field(default_factory=dict)
+    """Weighted means of their subsets."""
     overall: Estimate | None = None
+    """Mean of the sections, all alike."""
+    absent: tuple[str, ...] = ()
+    """Subsets of the sections that have no pair here; their weight went to the others of their section."""
     weights: dict[str, dict[str, float]] = Field(default_factory=dict)
-    absent: list[str] = Field(default_factory=list)
+    """By section, of its subsets."""
+    num_pairs: int | None = None
     num_without_label: int = 0
     not_measured: str = ""
     """Why there are none."""
 
 
-class Gainer(Part):
+class Gainer(FilePart):
     """One sample of the policy that probability went to."""
 
     prompt: str
@@ -221,71 +91,100 @@ class Gainer(Part):
     """log pi - log pi_ref of the whole completion, nats."""
 
 
-class Evaluation(Part):
-    """evaluation.json."""
+class ChesRow(FilePart):
+    """A held-out pair whose two sides the reference's hidden states hardly tell apart."""
+
+    id: str
+    normalised: float
+
+
+class ChesSummary(FilePart):
+    """Centred hidden embedding similarity of held-out pairs, under the weights the run started from."""
+
+    score: Estimate | None = None
+    normalised: Estimate | None = None
+    highest: tuple[ChesRow, ...] = ()
+    """Pairs likeliest to displace."""
+
+
+class Displacement(FilePart):
+    """Changes of log-probability from the reference to the policy, nats per completion."""
+
+    chosen: Estimate | None = None
+    """Mean of log pi - log pi_ref on chosen completions."""
+    rejected: Estimate | None = None
+    mean: Estimate | None = None
+    """Of both sides together; moved by no preference, only by probability that left or joined the data."""
+    forced: Estimate | None = None
+    """-KL(reference || policy): what `mean` must be where pairs are samples of the reference."""
+    remainder: Estimate | None = None
+    """mean - forced: what the pairs not being samples of the reference adds. About 0 where they are."""
+    gainers: tuple[Gainer, ...] | None = None
+    """Samples of the policy whose probability rose most over the reference's."""
+    ches: ChesSummary | None = None
+
+
+class KlCheck(FilePart):
+    """The two estimates of one KL, which must agree; nats."""
+
+    kl: Estimate | None = None
+    k1: Estimate | None = None
+    k1_minus_kl: Estimate | None = None
+    """Paired; an interval without 0 says that the samples are not of this policy, or were not scored as drawn."""
+    by_prompt: tuple[float, ...] = ()
+    num_samples: int | None = None
+
+
+class LawRecord(FilePart):
+    """The sampling law in a few numbers."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    max_new_tokens: int | None = None
+
+
+class Evaluation(FileRecord):
+    """evaluation.json; what was not measured is None or empty."""
 
     accuracy: dict[str, dict[str, Estimate]] = Field(default_factory=dict)
-    longest_wins: Estimate | None = None
+    """By family of scores (`with_reference`, `without_reference`), then by form (`sum`, `mean`, ...)."""
     auc: Estimate | None = None
+    auc_by_score: dict[str, Estimate] | None = None
+    longest_wins: Estimate | None = None
+    """Accuracy of preferring the longer completion: what a score must beat."""
+    by_longer: tuple[Slice, ...] = ()
+    by_length_gap: tuple[Slice, ...] = ()
     calibration: Calibration | None = None
-    by_longer: list[dict[str, Any]] = Field(default_factory=list)
-    by_length_gap: list[dict[str, Any]] = Field(default_factory=list)
-    kl: Estimate | None = None
-    reward: dict[str, Any] | float | None = None
-    lengths: dict[str, Any] = Field(default_factory=dict)
+    num_pairs: int | None = None
+    num_prompts: int | None = None
+    lengths: dict[str, Estimate] = Field(default_factory=dict)
+    """Mean tokens of `chosen`, `rejected`, `policy_samples`, `reference_samples`."""
     length_difference: Estimate | None = None
     """Chosen less rejected, pair by pair."""
     length_change: Estimate | None = None
     """Samples of the policy less those of the reference, prompt by prompt."""
+    detectable_difference: float | None = None
+    margins: Margins | None = None
     reward_on_length: dict[str, LengthSlope | None] = Field(default_factory=dict)
     """On `data` and on the policy's own `samples`; None where all have one length."""
-    ended: dict[str, Any] = Field(default_factory=dict)
-    """Share of samples that ended by themselves, before the length limit."""
-    displacement: dict[str, Any] = Field(default_factory=dict)
-    """With the policy's samples that gained most, and CHES, under `gainers` and `ches`."""
-    margins: Margins | None = None
     sections: Sections | None = None
-    detectable_difference: float | None = None
+    displacement: Displacement = Displacement()
+    sampling_law: LawRecord | None = None
+    ended: dict[str, Estimate] = Field(default_factory=dict)
+    """Share of samples that ended by themselves, before the length limit."""
+    kl: Estimate | None = None
+    kl_check: KlCheck | None = None
+    reward: dict[str, Estimate] | None = None
+    """By name; `gain` is the reward over the reference's."""
+    reference: ReferenceIdentity | None = None
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _one_reward(cls, given: Any) -> Any:
+        return {"value": given} if isinstance(given, int | float) else given
 
     @property
-    def gainers(self) -> list[Gainer]:
+    def gainers(self) -> tuple[Gainer, ...]:
         """Samples of the policy whose probability rose most over the reference's."""
-        return [Gainer.model_validate(row) for row in self.displacement.get("gainers", [])]
-
-
-class PairMargin(Part):
-    """One line of evaluation-margins.jsonl: a held-out pair by its content."""
-
-    pair: str
-    prompt: str
-    log_ratio: float | None = None
-    """Log-ratio of chosen minus that of rejected, nats; None without a reference."""
-    likelihood: float
-    """Log-probability of chosen minus that of rejected, nats."""
-
-
-class Sample(Part):
-    """One prompt with what the reference and the policy say to it."""
-
-    prompt: str
-    reference: str | None = None
-    policy: str
-    reference_score: float | None = None
-    policy_score: float | None = None
-
-
-def estimates(node: Any, name: str = "") -> dict[str, Estimate]:
-    """Every number in a tree of mappings, by its path; `{"value", "low", "high"}` counts as one.
-
-    Example:
-        >>> sorted(estimates({"chosen": {"value": 1.0, "low": 0.5, "high": 1.5}, "gap": {"mean": 2}}))
-        ['chosen', 'gap mean']
-    """
-    if isinstance(node, bool) or node is None or isinstance(node, str | list):
-        return {}
-    if isinstance(node, int | float) or "value" in node:
-        return {name or "value": Estimate.model_validate(node)}
-    found: dict[str, Estimate] = {}
-    for key, child in node.items():
-        found |= estimates(child, f"{name} {key}".strip())
-    return found
+        return self.displacement.gainers or ()

@@ -1,4 +1,4 @@
-"""What frontier.json holds, as checked, frozen records."""
+"""frontier.json: policies on the reward-KL plane, beside the optimum and best-of-n."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from exptilt.run_folder.evaluation_record import Estimate, Part
+from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.record import FilePart, FileRecord
 
 
-class Optimum(Part):
+class Optimum(FilePart):
     """The best reachable reward at each KL, estimated from reference samples."""
 
-    kl: list[float]
-    reward: list[float]
-    low: list[float] | None = None
-    high: list[float] | None = None
-    trusted: list[bool] | None = None
+    kl: tuple[float, ...]
+    reward: tuple[float, ...]
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+    trusted: tuple[bool, ...] | None = None
 
     @model_validator(mode="after")
     def _aligned(self) -> Optimum:
@@ -25,12 +26,12 @@ class Optimum(Part):
             column = getattr(self, name)
             if column is not None and len(column) != len(self.kl):
                 raise ValueError(f"kl has {len(self.kl)} entries and {name} has {len(column)}")
-        if any(not math.isfinite(value) for value in self.kl) or self.kl != sorted(self.kl):
+        if any(not math.isfinite(value) for value in self.kl) or list(self.kl) != sorted(self.kl):
             raise ValueError("kl must be finite and increasing")
         return self
 
 
-class Point(Part):
+class Point(FilePart):
     """One policy on the reward-KL plane."""
 
     name: str
@@ -49,7 +50,7 @@ class Point(Part):
     """Reward minus the most the optimum can be at this KL; an interval above 0 is impossible."""
     solid: bool | None = None
     """Is the optimum carried by its samples at this KL?"""
-    notes: list[str] = Field(default_factory=list)
+    notes: tuple[str, ...] = ()
     length: Estimate | None = None
     beta: float | None = None
     steps: int | None = None
@@ -57,27 +58,37 @@ class Point(Part):
     """False for a checkpoint on the way of its run."""
     run: str | None = None
     """Folder name of the run this point comes from, where it is not the point's name."""
+    seed: int | None = None
+    """Of the run."""
+    kl_check: Estimate | None = None
+    """Mean log-ratio of the same samples: the same KL with more noise."""
+    ended: Estimate | None = None
+    """Share of samples that ended by themselves."""
 
 
-class BestOfN(Part):
+class BestOfNPoint(FilePart):
     """Best of n reference samples: a yardstick that needs no training."""
 
     n: int
     kl: float
     kl_is: str = ""
-    """`upper bound`, or empty where the KL is exact."""
+    """`upper bound`, `plug-in estimate`, or empty where the KL is exact."""
+    kl_bound: float | None = None
+    """log n - (n - 1) / n, which the KL never exceeds."""
     reward: Estimate
 
 
-class Proxy(Part):
+class Proxy(FilePart):
     """What optimising another reward would do to the true one, predicted from samples of the reference."""
 
     name: str
-    kl: list[float]
-    gold: list[float]
+    kl: tuple[float, ...]
+    proxy: tuple[float, ...] | None = None
+    """Reward by the proxy itself at each KL."""
+    gold: tuple[float, ...]
     """True reward of the proxy's optimum at each KL."""
-    low: list[float]
-    high: list[float]
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
     solid_kl: float
     best_kl: float
     """Where the true reward is highest."""
@@ -87,31 +98,34 @@ class Proxy(Part):
 
     @model_validator(mode="after")
     def _aligned(self) -> Proxy:
-        if not self.kl or any(len(column) != len(self.kl) for column in (self.gold, self.low, self.high)):
+        columns = [column for column in (self.gold, self.low, self.high) if column is not None]
+        if not self.kl or any(len(column) != len(self.kl) for column in columns):
             raise ValueError("kl, gold, low and high must have one length, at least 1")
         return self
 
 
-class Pooled(Part):
+class Pooled(FilePart):
     """Trained policies whose samples join the reference's, reweighted."""
 
-    policies: list[str]
+    policies: tuple[str, ...]
     samples_each: int
 
 
-class Frontier(Part):
+class Frontier(FileRecord):
     """frontier.json."""
 
     reward_name: str = "reward"
     optimum: Optimum | None = None
     log_m: float | None = None
+    limit_kl: float | None = None
+    """Nothing is known beyond this KL; None where the optimum is exact."""
     reference_reward: Estimate | None = None
     num_prompts: int | None = None
     num_samples: int | None = None
     pooled: Pooled | None = None
-    proxies: list[Proxy] = Field(default_factory=list)
-    points: list[Point] = Field(default_factory=list)
-    best_of_n: list[BestOfN] = Field(default_factory=list)
+    proxies: tuple[Proxy, ...] = ()
+    points: tuple[Point, ...] = ()
+    best_of_n: tuple[BestOfNPoint, ...] = ()
     command: str | None = None
     facts: dict[str, Any] = Field(default_factory=dict)
     """Numbers about the study itself, such as the accuracy of the classifier that gives the reward."""

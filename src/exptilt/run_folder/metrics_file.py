@@ -1,12 +1,40 @@
-"""`metrics.jsonl`: one line per logged step, readable while the run goes on, and whole again after a resume."""
+"""metrics.jsonl: one line for each logged step, readable while the run goes on, and whole again after a resume."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class MetricsLine:
+    """One line: a step, and whatever was measured there.
+
+    A value that is not finite is written as null, so that every line is JSON; readers count and leave it out.
+    """
+
+    step: int
+    epoch: float
+    values: Mapping[str, float | None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The line as one flat mapping.
+
+        Raises:
+            ValueError: a metric is called `step` or `epoch`, or is not a number.
+        """
+        for name, value in self.values.items():
+            if name in ("step", "epoch"):
+                raise ValueError(f"metric {name!r}: the line has a {name} of its own")
+            if value is not None and not is_number(value):
+                raise ValueError(f"metric {name!r} must be a number, got {value!r}")
+        finite = {name: one if one is not None and math.isfinite(one) else None for name, one in self.values.items()}
+        return {"step": self.step, "epoch": round(self.epoch, 6), **finite}
 
 
 @dataclass
@@ -23,10 +51,15 @@ class MetricsFile:
         temporary.write_text("".join(line + "\n" for line in kept))
         os.replace(temporary, self.path)
 
-    def append(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+    def append(self, line: MetricsLine) -> None:
         """Append one line."""
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "epoch": round(epoch, 6), **values}) + "\n")
+            file.write(json.dumps(line.as_dict(), allow_nan=False) + "\n")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _step_of(line: str) -> float:

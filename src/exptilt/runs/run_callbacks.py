@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from exptilt.data.groups import Group
-from exptilt.evaluation.held_out_samples import distinct_prompts, room_for
 from exptilt.losses.at_zero import loss_at_zero
 from exptilt.losses.from_choice import build_loss
 from exptilt.policies.saving import save_model
 from exptilt.processes.world import World
+from exptilt.run_folder.file_names import BEST, METRICS
 from exptilt.run_folder.folder import RunFolder
+from exptilt.run_folder.run_record import Caution
 from exptilt.runs.run_models import Models
+from exptilt.sampling.draws import Draws, distinct_prompts, draw, room_for
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.declaration import as_dict
 from exptilt.settings.recipe import Recipe
@@ -25,9 +27,9 @@ from exptilt.training.callbacks.best import Best
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.callbacks.log import Evaluate, Log, LogMetrics
 from exptilt.training.callbacks.progress_bar import ShowProgress
-from exptilt.training.callbacks.sample_files import SampleFiles, draw_samples
+from exptilt.training.callbacks.sample_files import SampleFiles
 from exptilt.training.callbacks.trackers import Trackers
-from exptilt.training.guards.cautions import Caution, Facts
+from exptilt.training.guards.cautions import Facts
 from exptilt.training.guards.guards import Guards, StopIf
 from exptilt.training.sums import Sums
 from exptilt.training.throughput import work_of
@@ -52,7 +54,7 @@ class Watched:
     @property
     def best(self) -> Path:
         """Where the best weights so far lie."""
-        return self.folder.path / "best"
+        return self.folder.path / BEST
 
     def callbacks(self, *others: Callback) -> list[Callback]:
         """All of a run, `others` among them.
@@ -61,7 +63,7 @@ class Watched:
         evaluation and, behind it, the last line of training.
         """
         settings, first = self.recipe.train, self.world.is_first
-        log = Log(self.folder.path / "metrics.jsonl", world=self.world)
+        log = Log(self.folder.path / METRICS, world=self.world)
         found: list[Callback] = [log, *others]
         if settings.best is not None:
             found.append(Best(*parse_best(settings.best), self._keep, settings.patience))  # type: ignore[arg-type]
@@ -92,9 +94,9 @@ class Watched:
 
     def _record(self, caution: Caution) -> None:
         """Keep a warning in run.json; a run that was killed may give it again."""
-        known = self.folder.read("run.json").get("warnings", [])
-        if not any((one["step"], one["name"]) == (caution.step, caution.name) for one in known):
-            self.folder.update_manifest(warnings=[*known, dataclasses.asdict(caution)])
+        known = self.folder.run.warnings
+        if not any((one.step, one.name) == (caution.step, caution.name) for one in known):
+            self.folder.update_manifest(warnings=(*known, caution))
 
     def _samples(self) -> Callable[[Progress], Sums] | None:
         recipe, policy, held = self.recipe, self.models.policy, self.models.held
@@ -103,7 +105,8 @@ class Watched:
         prompts = distinct_prompts(self.held_out)[: recipe.train.eval_samples]
         law = SamplingLaw(max_new_tokens=room_for(policy, prompts, recipe.evaluate.max_new_tokens))
 
-        def draw(_step: int) -> tuple[list[dict[str, Any]], Sums]:
-            return draw_samples(policy, None if held is None else held.model, self.tokenizer, prompts, law, recipe.seed)
+        def drawn() -> Draws:
+            draws = draw(policy, self.tokenizer, prompts, law=law, seed=recipe.seed)
+            return draws if held is None else draws.compared(policy, held.model)
 
-        return SampleFiles(self.folder.path, draw, self.world.is_first)
+        return SampleFiles(self.folder.write_lines, drawn, self.tokenizer)

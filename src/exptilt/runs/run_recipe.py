@@ -18,6 +18,7 @@ from exptilt.processes.launch import joined
 from exptilt.processes.world import World
 from exptilt.reports.model_card import write_card
 from exptilt.reports.page import write_report
+from exptilt.run_folder.file_names import EVALUATION, RUN, SAMPLES, margins_of
 from exptilt.run_folder.folder import RunFolder, manifest
 from exptilt.runs.run_models import reference_model
 from exptilt.runs.session import Session, open_session
@@ -67,7 +68,7 @@ def _run(
     folder = RunFolder(recipe.folder, writes=world.is_first)
     if world.first(folder.is_finished_run_of(recipe)):
         console.print(f"{folder.path}: this run is finished; its model is in {folder.model}")
-        return Outcome(folder, folder.read("run.json")["steps"], finished=True), None
+        return Outcome(folder, folder.run.steps or 0, finished=True), None
     world.first_alone(partial(_begin_folder, recipe, folder, world))
     if recipe.sft is not None:
         first, session = _run(recipe.sft_recipe(), console, world)
@@ -83,8 +84,9 @@ def _run(
 
 def _begin_folder(recipe: Recipe, folder: RunFolder, world: World) -> None:
     folder.begin(recipe)
-    known = manifest(recipe) | folder.read("run.json")
-    folder.write("run.json", known | {"status": "running", "processes": world.size})
+    before = folder.run
+    known = manifest(recipe).given() | before.given()
+    folder.write(RUN, before.updated(**known | {"status": "running", "processes": world.size}))
 
 
 def _finish(session: Session, console: Console, page: bool) -> None:
@@ -110,7 +112,7 @@ def _measure(session: Session) -> None:
     session.console.print(detectable_line(held_out, recipe.evaluate.level), soft_wrap=True, highlight=False)
     saved = replace(recipe.model, path=str(folder.model), config=None, revision=None)
     policy = model_on_device(load_model(saved, tokenizer))
-    found = measure_policy(
+    measured = measure_policy(
         policy,
         lambda: reference_model(recipe, tokenizer),
         tokenizer,
@@ -118,9 +120,9 @@ def _measure(session: Session) -> None:
         session.table,
         Wanted.of(session.objective.loss, recipe.evaluate, recipe.batch.at_once, recipe.seed),
     )
-    if found.evaluation:
-        folder.write("evaluation.json", found.evaluation)
-    if found.samples:
-        folder.write_lines("samples.jsonl", found.samples)
-    if found.margins:
-        folder.write_lines("evaluation-margins.jsonl", found.margins)
+    if measured.evaluation.model_fields_set:
+        folder.write(EVALUATION, measured.evaluation)
+    if measured.samples:
+        folder.write_lines(SAMPLES, measured.samples)
+    if measured.margins:
+        folder.write_lines(margins_of(), measured.margins)

@@ -22,7 +22,9 @@ from exptilt.policies.reference.step_zero import check_step_zero
 from exptilt.policies.saving import copy_model, save_model
 from exptilt.policies.scorer import Scorer
 from exptilt.processes.world import World
+from exptilt.run_folder.file_names import DATA
 from exptilt.run_folder.folder import RunFolder
+from exptilt.run_folder.run_record import ReferenceIdentity
 from exptilt.runs.identity import identity
 from exptilt.runs.run_batches import ObjectiveBatches, steps_in
 from exptilt.runs.run_callbacks import Watched
@@ -96,7 +98,7 @@ class Session:
         """Train to the end, or to where somebody stops it, and save the model at the end."""
         began = time.perf_counter()
         progress = train(run_of(self))
-        spent = self.folder.read("run.json").get("seconds", 0.0) + time.perf_counter() - began
+        spent = (self.folder.run.seconds or 0.0) + time.perf_counter() - began
         self.folder.update_manifest(steps=progress.step, seconds=round(spent, 1))
         if not progress.is_last:
             self.folder.update_manifest(status="stopped")
@@ -139,7 +141,7 @@ def open_session(
     _say(console, in_words(models, setup, world))
     policy = models.scorer(setup, objective.loss)
     rows = rows_of(recipe, objective.loss, models.policy, tokenizer, world)
-    folder.write("data.json", rows.report.as_dict())
+    folder.write(DATA, rows.report)
     print_report(rows.report, console)
     held_out = objective.prepare(rows.test)
     batches = Batches(rows.train, recipe.batch, seed=recipe.seed, world_size=world.size)
@@ -151,7 +153,7 @@ def open_session(
     groups = groups_to_score(objective, setup, held_out, rows.train, scored, num_steps)
     table = table_of(recipe.reference, models, groups, recipe.batch.at_once, world)
     if table is not None:
-        folder.update_manifest(reference={"identity": table.identity, "source": table.source})
+        folder.update_manifest(reference=ReferenceIdentity(identity=table.identity, source=table.source))
     return Session(
         recipe=recipe,
         folder=folder,

@@ -22,6 +22,7 @@ from exptilt.processes.allocator import give_back
 from exptilt.processes.memory import Rise, free_memory
 from exptilt.processes.world import World
 from exptilt.run_folder.folder import RunFolder
+from exptilt.run_folder.run_record import TokenBudget
 from exptilt.settings.data_settings import BatchConfig
 from exptilt.settings.training_settings import OptimConfig
 from exptilt.training.objective import Objective
@@ -60,10 +61,6 @@ class Budget:
             f"{self.bytes_per_token / 1e6:.3g} MB beside {self.fixed_bytes / 1e9:.2g} GB, and "
             f"{self.free_bytes / 1e9:.3g} GB are left for them"
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """For run.json."""
-        return asdict(self)
 
 
 def tokens_to_fit(
@@ -127,16 +124,13 @@ def settle_tokens(
     if batch.tokens != "auto":
         return batch.limit, ""
     device = _device_name(next(policy.model.parameters()).device)
-    kept = world.first(folder.read("run.json").get("token_budget", {}))
-    if kept.get("device") == device and kept.get("processes") == world.size:
-        tokens, words = (
-            int(kept["tokens"]),
-            f"batch.tokens: {kept['tokens']} tokens a micro-batch, as auto found before",
-        )
+    known: TokenBudget | None = world.first(folder.run.token_budget)
+    if known is not None and known.device == device and known.processes == world.size:
+        tokens, words = known.tokens, f"batch.tokens: {known.tokens} tokens a micro-batch, as auto found before"
     else:
         found = tokens_to_fit(policy, objective, groups, optimizer, world)
         tokens, words = found.tokens, found.in_words()
-        folder.update_manifest(token_budget={**found.as_dict(), "device": device, "processes": world.size})
+        folder.update_manifest(token_budget=TokenBudget(**asdict(found), device=device, processes=world.size))
     return tokens, words
 
 

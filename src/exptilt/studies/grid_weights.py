@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from exptilt.errors import CheckpointError
+from exptilt.run_folder.file_names import CHECKPOINTS, STUDY_WEIGHTS
 from exptilt.training.checkpoints.checkpoint_folder import is_complete
 from exptilt.training.checkpoints.run_state import load_weights, trained_weights
 
@@ -29,8 +30,8 @@ def keep_weights(run: Path, every: int, start: Callable[[], Any]) -> None:
     Raises:
         CheckpointError: the run has neither weights nor a complete checkpoint.
     """
-    complete = [path for path in sorted((run / "checkpoints").glob("step-*")) if is_complete(path)]
-    folder = run / "weights"
+    complete = [path for path in sorted((run / CHECKPOINTS).glob("step-*")) if is_complete(path)]
+    folder = run / STUDY_WEIGHTS
     for checkpoint in complete:
         target = folder / f"{checkpoint.name}.pt"
         wanted = checkpoint == complete[-1] or (every and step_of(checkpoint) % every == 0)
@@ -60,7 +61,7 @@ def kept_weights(run: Path, every: int) -> list[Path]:
     Raises:
         CheckpointError: there is none.
     """
-    found = sorted((run / "weights").glob("step-*.pt"))
+    found = sorted((run / STUDY_WEIGHTS).glob("step-*.pt"))
     if not found:
         raise CheckpointError(
             f"{run}: holds neither weights nor a complete checkpoint; remove the run's folder to train it again"

@@ -15,7 +15,6 @@ from exptilt.data.groups import Group
 from exptilt.evaluation.frontier.comparable import Provenance
 from exptilt.evaluation.frontier.optimum import OptimalFrontier
 from exptilt.policies.scoring import score_all
-from exptilt.sampling.generate import samples_as_groups
 from exptilt.studies.bench import Yardstick
 from exptilt.types import LogProbs
 
@@ -51,16 +50,16 @@ class Proposals:
             own: the reference's samples as groups, in the order of the prompts.
             num_samples: of every policy for each prompt.
         """
-        drawn = [yardstick.sample(load(), num_samples, _STREAM + place) for place, load in enumerate(policies.values())]
+        drawn = [yardstick.draw(load(), num_samples, _STREAM + place) for place, load in enumerate(policies.values())]
         num = len(yardstick.prompts)
-        parts = [list(own), *(samples_as_groups(samples) for samples in drawn)]
+        parts = [list(own), *(draws.groups for draws in drawn)]
 
         def under(model: Any) -> NDArray[np.float64]:
             return np.concatenate([_sample_logps(model, part, num) for part in parts], axis=1)
 
         return cls(
             names=list(policies),
-            rewards=np.concatenate([yardstick.rewards(samples).reshape(num, -1) for samples in drawn], axis=1),
+            rewards=np.concatenate([draws.by_prompt(yardstick.rewards(draws)) for draws in drawn], axis=1),
             log_reference=under(yardstick.reference),
             log_policies=np.stack([under(load()) for load in policies.values()]),
         )

@@ -17,9 +17,13 @@ from exptilt.evaluation.frontier.proxy import proxy_curve
 from exptilt.evaluation.intervals import mean, paired_difference
 from exptilt.evaluation.kl import estimate_kl
 from exptilt.policies.scoring import score_all
-from exptilt.sampling.generate import Sample, samples_as_groups
+from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.frontier_record import BestOfNPoint, Frontier, Optimum, Point, Pooled, Proxy
+from exptilt.run_folder.samples_record import SideBySide
+from exptilt.run_folder.study_record import MeasuredSamples, ReferenceSamples
+from exptilt.sampling.draws import Draws
 from exptilt.sampling.sampling_law import SamplingLaw
-from exptilt.studies.bench import SHOWN, Measurement, Yardstick
+from exptilt.studies.bench import SHOWN, Yardstick
 from exptilt.studies.proposals import Proposals
 from exptilt.types import LogProbs
 
@@ -63,33 +67,58 @@ class ReferencePool:
     @classmethod
     def draw(cls, yardstick: Yardstick, num_samples: int) -> ReferencePool:
         """Sample the reference on every prompt, and score the samples with it."""
-        samples = yardstick.sample(yardstick.reference, num_samples, stream=0)
-        logs = LogProbs.cat(score_all(yardstick.reference, samples_as_groups(samples), progress="reference")).sum()
-        shape = (len(yardstick.prompts), num_samples)
+        draws = yardstick.draw(yardstick.reference, num_samples, stream=0)
+        logs = LogProbs.cat(score_all(yardstick.reference, draws.groups, progress="reference")).sum()
         return cls(
-            rewards=yardstick.rewards(samples).reshape(shape),
-            log_probs=logs.double().numpy().reshape(shape),
+            rewards=draws.by_prompt(yardstick.rewards(draws)),
+            log_probs=draws.by_prompt(logs.double().numpy()),
             prompts=yardstick.openings,
-            texts=[one.text(yardstick.tokenizer) for one in samples if one.sample_index == 0][:SHOWN],
+            texts=[draws.texts[at] for at in draws.first[:SHOWN]],
             law=yardstick.law,
             identity=yardstick.provenance.reference,
-            ids=[one.ids.tolist() for one in samples],
+            ids=[ids.tolist() for ids in draws.ids],
         )
 
-    def samples(self, yardstick: Yardstick) -> list[Sample]:
+    @classmethod
+    def read(cls, record: ReferenceSamples, law: SamplingLaw) -> ReferencePool:
+        """The pool that `record` was made of."""
+        return cls(
+            rewards=np.asarray(record.rewards, dtype=np.float64),
+            log_probs=np.asarray(record.log_probs, dtype=np.float64),
+            prompts=record.prompts,
+            texts=record.texts,
+            law=law,
+            identity=record.identity,
+            ids=record.ids,
+        )
+
+    def record(self, measured_with: str) -> ReferenceSamples:
+        """For reference.json, under a digest of everything the samples depend on."""
+        return ReferenceSamples(
+            measured_with=measured_with,
+            rewards=_rows(self.rewards),
+            log_probs=_rows(self.log_probs),
+            prompts=tuple(self.prompts),
+            texts=tuple(self.texts),
+            identity=self.identity,
+            ids=tuple(tuple(ids) for ids in self.ids),
+        )
+
+    def draws(self, yardstick: Yardstick) -> Draws:
         """The samples as they were drawn."""
         each, ends = self.rewards.shape[1], self.law.eos_ids or ()
-        return [
-            Sample(
-                prompt_index=place // each,
-                sample_index=place % each,
-                prompt=yardstick.prompts[place // each],
-                ids=np.array(ids, dtype=np.int32),
-                ended=ids[-1] in ends,
-                law=self.law,
-            )
-            for place, ids in enumerate(self.ids)
-        ]
+        places = np.arange(len(self.ids))
+        ids = [np.array(one, dtype=np.int32) for one in self.ids]
+        return Draws(
+            prompts=yardstick.prompts,
+            prompt_index=places // each,
+            sample_index=places % each,
+            ids=ids,
+            texts=yardstick.read(ids),
+            length=np.array([len(one) for one in ids], dtype=np.int64),
+            ended=np.array([one[-1] in ends for one in ids], dtype=np.bool_),
+            law=self.law,
+        )
 
     @property
     def provenance(self) -> Provenance:
@@ -108,8 +137,8 @@ class FrontierStudy:
     """Trained policies whose samples join the reference's, so that the optimum is known at larger KLs."""
     proxies: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     """By name, (X, M) what other rewards say of the reference's samples."""
-    points: list[dict[str, Any]] = field(default_factory=list)
-    measured: list[Measurement] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+    measured: list[MeasuredSamples] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         origin = self.pool.provenance
@@ -118,7 +147,7 @@ class FrontierStudy:
         else:
             self.optimum = self.proposals.optimum(self.pool.rewards, origin)
 
-    def add(self, point: PolicyPoint, found: Measurement, provenance: Provenance) -> None:
+    def add(self, point: PolicyPoint, found: MeasuredSamples, provenance: Provenance) -> None:
         """Place a policy on the plane with intervals over prompts.
 
         Raises:
@@ -127,23 +156,26 @@ class FrontierStudy:
         kl = estimate_kl(found.kl, found.owners, self.pool.law, k1=found.k1)
         by_prompt, base = found.by_prompt("reward").mean(axis=1), self.pool.rewards.mean(axis=1)
         place = self.optimum.fraction(kl.by_prompt, by_prompt, provenance)
-        estimates = {
-            "kl": kl.kl,
-            "kl_check": kl.k1,
-            "reward": mean(found.reward, found.owners),
-            "gain": paired_difference(by_prompt, base, np.arange(len(by_prompt))),
-            "fraction": place.reward_fraction,
-            "kl_fraction": place.kl_fraction,
-            "above_optimum": place.excess,
-            "gap": self._gap(kl.by_prompt, by_prompt, provenance),
-            "length": mean(found.length, found.owners),
-            "ended": mean(found.ended, found.owners),
-        }
-        shown = {name: one.as_dict() if one is not None else None for name, one in estimates.items()}
-        self.points.append(asdict(point) | shown | {"solid": place.solid, "notes": list(place.notes)})
+        self.points.append(
+            Point(
+                **asdict(point),
+                kl=kl.kl,
+                kl_check=kl.k1,
+                reward=mean(found.reward, found.owners),
+                gain=paired_difference(by_prompt, base, np.arange(len(by_prompt))),
+                fraction=place.reward_fraction,
+                kl_fraction=place.kl_fraction,
+                above_optimum=place.excess,
+                gap=self._gap(kl.by_prompt, by_prompt, provenance),
+                length=mean(found.length, found.owners),
+                ended=mean(found.ended, found.owners),
+                solid=place.solid,
+                notes=place.notes,
+            )
+        )
         self.measured.append(found)
 
-    def _gap(self, kl: NDArray[np.float64], reward: NDArray[np.float64], provenance: Provenance) -> Any:
+    def _gap(self, kl: NDArray[np.float64], reward: NDArray[np.float64], provenance: Provenance) -> Estimate | None:
         """Beta * KL(policy || optimum) at the beta whose optimum has the policy's KL; None where no beta has."""
         try:
             beta = self.optimum.beta_at(float(kl.mean()))
@@ -151,85 +183,100 @@ class FrontierStudy:
             return None
         return self.optimum.gap(beta, kl, reward, provenance)
 
-    def content(self) -> dict[str, Any]:
-        """Content of frontier.json."""
-        curve = self.optimum.as_dict()
-        points, rewards = curve["points"], self.pool.rewards
-        order = np.argsort(points["kl"])
-        columns = {name: [points[name][at] for at in order] for name in ("kl", "reward", "reward_low", "reward_high")}
-        return {
-            "reward_name": self.reward_name,
-            "optimum": {
-                "kl": columns["kl"],
-                "reward": columns["reward"],
-                "low": columns["reward_low"],
-                "high": columns["reward_high"],
-                "trusted": [bool(kl <= curve["solid_kl"]) for kl in columns["kl"]],
-            },
-            "log_m": float(np.log(rewards.shape[1])) if self.proposals is None else None,
-            "pooled": self._pooled(),
-            "limit_kl": curve["limit_kl"],
-            "reference_reward": curve["reference_reward"],
-            "num_prompts": rewards.shape[0],
-            "num_samples": rewards.shape[1],
-            "points": self.points,
-            "proxies": [self._proxy(name, values) for name, values in self.proxies.items()],
-            "best_of_n": [
-                {
-                    "n": found.n,
-                    "kl": float(found.kls.mean()),
-                    "kl_is": "plug-in estimate",
-                    "kl_bound": found.bound,
-                    "reward": found.reward.as_dict(),
-                }
-                for found in best_of_n(rewards, [n for n in _BEST_OF if 2 * n <= rewards.shape[1]], self.pool.log_probs)
-            ],
-        }
+    def content(self, **study: Any) -> Frontier:
+        """Content of frontier.json, with what else is known of the study: its `command`, its `facts`."""
+        rewards = self.pool.rewards
+        kinds = best_of_n(rewards, [n for n in _BEST_OF if 2 * n <= rewards.shape[1]], self.pool.log_probs)
+        return Frontier(
+            reward_name=self.reward_name,
+            optimum=self._optimum(),
+            log_m=float(np.log(rewards.shape[1])) if self.proposals is None else None,
+            pooled=self._pooled(),
+            limit_kl=self.optimum.limit_kl if np.isfinite(self.optimum.limit_kl) else None,
+            reference_reward=self.optimum.reference_reward,
+            num_prompts=rewards.shape[0],
+            num_samples=rewards.shape[1],
+            points=tuple(self.points),
+            proxies=tuple(self._proxy(name, values) for name, values in self.proxies.items()),
+            best_of_n=tuple(
+                BestOfNPoint(
+                    n=best.n,
+                    kl=float(best.kls.mean()),
+                    kl_is="plug-in estimate",
+                    kl_bound=best.bound,
+                    reward=best.reward,
+                )
+                for best in kinds
+            ),
+            **study,
+        )
 
-    def _pooled(self) -> dict[str, Any] | None:
+    def _optimum(self) -> Optimum:
+        """The optimum at the KLs that the samples show, rising."""
+        shown = self.optimum.kl <= self.optimum.limit_kl
+        order = np.argsort(self.optimum.kl[shown])
+        low, high = (end[shown][order] for end in self.optimum.band())
+        kl = self.optimum.kl[shown][order]
+        known = bool(np.isfinite(low).all() and np.isfinite(high).all())
+        return Optimum(
+            kl=tuple(kl.tolist()),
+            reward=tuple(self.optimum.reward[shown][order].tolist()),
+            low=tuple(low.tolist()) if known else None,
+            high=tuple(high.tolist()) if known else None,
+            trusted=tuple((kl <= self.optimum.solid_kl).tolist()),
+        )
+
+    def _pooled(self) -> Pooled | None:
         if self.proposals is None:
             return None
-        return {"policies": list(self.proposals.names), "samples_each": self.proposals.num_samples}
+        return Pooled(policies=tuple(self.proposals.names), samples_each=self.proposals.num_samples)
 
-    def _proxy(self, name: str, values: NDArray[np.float64]) -> dict[str, Any]:
+    def _proxy(self, name: str, values: NDArray[np.float64]) -> Proxy:
         """What the true reward would do if this proxy were optimised.
 
         Raises:
             DataError: the proxy says the same of all samples.
         """
         try:
-            found = proxy_curve(values, self.pool.rewards)
+            curve = proxy_curve(values, self.pool.rewards)
         except ValueError as error:
             raise DataError(f"proxy {name!r}: {error}") from None
-        best = int(np.argmax([point.value for point in found.gold]))
-        return {
-            "name": name,
-            "kl": found.kl.tolist(),
-            "proxy": found.proxy.tolist(),
-            "gold": [point.value for point in found.gold],
-            "low": [point.low for point in found.gold],
-            "high": [point.high for point in found.gold],
-            "solid_kl": found.solid_kl,
-            "best_kl": found.best_kl,
-            "best": found.gold[best].as_dict(),
-            "end": found.gold[-1].as_dict(),
-        }
+        gold = [float(np.nan if point.value is None else point.value) for point in curve.gold]
+        ends = [point.interval for point in curve.gold]
+        known = [end for end in ends if end is not None]
+        band = known if len(known) == len(ends) else None
+        return Proxy(
+            name=name,
+            kl=tuple(curve.kl.tolist()),
+            proxy=tuple(curve.proxy.tolist()),
+            gold=tuple(gold),
+            low=None if band is None else tuple(low for low, _ in band),
+            high=None if band is None else tuple(high for _, high in band),
+            solid_kl=float(curve.solid_kl),
+            best_kl=curve.best_kl,
+            best=curve.gold[int(np.argmax(gold))],
+            end=curve.gold[-1],
+        )
 
-    def side_by_side(self) -> list[dict[str, Any]]:
+    def side_by_side(self) -> tuple[SideBySide, ...]:
         """What the reference and the policy with the highest final reward said first, with their rewards."""
-        places = [place for place, point in enumerate(self.points) if point["final"]]
+        places = [place for place, point in enumerate(self.points) if point.final]
         if not places:
-            return []
-        found = self.measured[max(places, key=lambda place: self.points[place]["reward"]["value"])]
-        rows = zip(self.pool.prompts, found.texts, self.pool.texts, strict=False)
-        scores = zip(found.by_prompt("reward")[:, 0], self.pool.rewards[:, 0], strict=True)
-        return [
-            {
-                "prompt": prompt,
-                "policy": said,
-                "reference": before,
-                "policy_score": float(mine),
-                "reference_score": float(theirs),
-            }
+            return ()
+        best = self.measured[max(places, key=lambda place: self.points[place].reward.value or 0.0)]
+        rows = zip(self.pool.prompts, best.texts, self.pool.texts, strict=False)
+        scores = zip(best.by_prompt("reward")[:, 0], self.pool.rewards[:, 0], strict=True)
+        return tuple(
+            SideBySide(
+                prompt=prompt,
+                policy=said,
+                reference=before,
+                policy_score=float(mine),
+                reference_score=float(theirs),
+            )
             for (prompt, said, before), (mine, theirs) in zip(rows, scores, strict=False)
-        ]
+        )
+
+
+def _rows(values: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in values.tolist())

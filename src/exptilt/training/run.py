@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from exptilt.policies.scorer import MicroBatches, Scorer, TrainableScorer
 from exptilt.processes.world import World
+from exptilt.run_folder.file_names import CHECKPOINTS
 from exptilt.settings.training_settings import TrainConfig
 from exptilt.training.callbacks.callback import Callback
 from exptilt.training.objective import Objective
@@ -44,7 +45,7 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         """Where checkpoints lie."""
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
 
 class BatchSource(Protocol):

@@ -17,6 +17,7 @@ from exptilt.losses import DPO, IPO, SFT, AnyLoss
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.reports.page import write_report
 from exptilt.reports.report_terminal import frontier_table
+from exptilt.run_folder.file_names import FRONTIER, SAMPLES, STUDY_RUNS
 from exptilt.run_folder.folder import RunFolder
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.data_settings import BatchConfig
@@ -98,14 +99,14 @@ class _Demo:
             finish(self._method(name, loss, bench))
         self._say("sample every policy on held-out prompts; reward against KL, and the optimum")
         study = self._study(bench)
-        content = study.content()
+        frontier = study.content()
         folder = RunFolder(self.output)
-        folder.write("frontier.json", content)
-        folder.write_lines("samples.jsonl", study.side_by_side())
+        folder.write(FRONTIER, frontier)
+        folder.write_lines(SAMPLES, study.side_by_side())
         page = write_report([self.output])
-        self.console.print(frontier_table(content))
+        self.console.print(frontier_table(frontier))
         self.console.print(f"report: {page}   ({time.monotonic() - self.began:.0f} s)", highlight=False)
-        return content
+        return frontier.as_dict()
 
     def _say(self, what: str) -> None:
         self.console.print(
@@ -125,7 +126,7 @@ class _Demo:
 
     def _method(self, name: str, loss: AnyLoss, bench: Bench) -> Recipe:
         return Recipe(
-            output=str(self.output / "runs" / name),
+            output=str(self.output / STUDY_RUNS / name),
             seed=self.seed,
             model=bench.reference,
             data=bench.data,
@@ -148,9 +149,9 @@ class _Demo:
         )
         study = FrontierStudy(ReferencePool.draw(yardstick, self.size.pool), bench.reward_name)
         for stream, (name, (loss, title)) in enumerate(METHODS.items(), start=1):
-            folder = RunFolder(self.output / "runs" / name)
+            folder = RunFolder(self.output / STUDY_RUNS / name)
             model = load_model(ModelConfig(path=str(folder.model)), tokenizer)
-            steps = folder.read("run.json")["steps"]
+            steps = folder.run.steps or 0
             point = PolicyPoint(title, loss.name, getattr(loss, "beta", None), steps, run=name)
             study.add(point, yardstick.measure(model, self.size.policy_samples, stream), yardstick.provenance)
         return study

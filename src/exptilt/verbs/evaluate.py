@@ -18,7 +18,7 @@ from exptilt.data.account.data_terminal import print_report
 from exptilt.data.groups import Group
 from exptilt.data.prepare import Prepared, prepare
 from exptilt.errors import CheckpointError, DataError
-from exptilt.evaluation.held_out import Measured, Wanted, detectable_line, measure_policy
+from exptilt.evaluation.held_out import HeldOutMeasures, Wanted, detectable_line, measure_policy
 from exptilt.losses.from_choice import build_loss
 from exptilt.policies.adapters import adapter_fingerprint, base_of, has_adapter, is_adapter
 from exptilt.policies.device import is_quantized, model_on_device
@@ -27,7 +27,9 @@ from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.reference.references import START, TableReference, table_reference
 from exptilt.reports.tables.evaluation_table import evaluation_table, gainers_text
+from exptilt.run_folder.file_names import DATA, EVALUATION, MODEL, RUN, SAMPLES, margins_of
 from exptilt.run_folder.folder import RunFolder, manifest
+from exptilt.run_folder.run_record import ModelFacts, ReferenceIdentity
 from exptilt.runs.run_models import reference_model
 from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
 from exptilt.settings.model_settings import ModelConfig
@@ -81,7 +83,7 @@ def evaluate_run(
     folder, recipe = RunFolder(run), recipe_of_run(run, overrides)
     if policy is None and not any((folder.model / name).exists() for name in ("config.json", "adapter_config.json")):
         raise CheckpointError(f"{folder.model}: there is no model; finish the run with `exptilt train` first")
-    start = recipe if recipe.sft is None else recipe.after_sft(recipe.sft_recipe().folder / "model")
+    start = recipe if recipe.sft is None else recipe.after_sft(recipe.sft_recipe().folder / MODEL)
     where = replace(recipe.model, path=policy or str(folder.model), config=None, tokenizer=None, revision=None)
     model, tokenizer = _loaded(where)
     rows = _prepared(recipe, model, tokenizer)
@@ -135,10 +137,10 @@ def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = No
     wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed, has_beta=has_beta)
     found = measure_policy(model, start, tokenizer, held_out, table, wanted)
     _begin_folder(folder, recipe, what, overrides, table)
-    folder.write("data.json", rows.report.as_dict())
+    folder.write(DATA, rows.report)
     if found.samples:
-        folder.write_lines("samples.jsonl", found.samples)
-    return _kept(folder, "evaluation.json", found, table)
+        folder.write_lines(SAMPLES, found.samples)
+    return _kept(folder, EVALUATION, found, table)
 
 
 def _loaded(where: ModelConfig) -> tuple[Any, Any]:
@@ -164,7 +166,7 @@ def _table(recipe: Recipe, reference: Any, held_out: Sequence[Group]) -> TableRe
 
 def _require_same(folder: RunFolder, reference: Any, table: TableReference) -> TableReference:
     """The table under the name the run gave its reference; refused if these are other weights."""
-    kept = (folder.read("run.json").get("reference") or {}).get("identity")
+    kept = None if folder.run.reference is None else folder.run.reference.identity
     if kept is None or kept == table.identity:
         return table
     if kept not in _identities(reference):
@@ -186,21 +188,24 @@ def _identities(reference: Any) -> set[str]:
     return found
 
 
-def _kept(folder: RunFolder, name: str, found: Measured, table: TableReference | None) -> dict[str, Any]:
+def _kept(folder: RunFolder, name: str, found: HeldOutMeasures, table: TableReference | None) -> dict[str, Any]:
     """Write what was measured, print it, and say where it is."""
-    origin = None if table is None else {"identity": table.identity, "source": table.source}
-    evaluation = found.evaluation | {"reference": origin}
+    evaluation = found.evaluation.updated(reference=_identity_of(table))
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write(name, evaluation)
     if found.margins:
-        folder.write_lines(f"{Path(name).stem}-margins.jsonl", found.margins)
+        folder.write_lines(margins_of(name), found.margins)
     console = Console()
     console.print(evaluation_table(evaluation))
     gained = gainers_text(evaluation)
     if gained:
         console.print(gained, highlight=False)
     console.print(f"written: {folder.path / name}", highlight=False, soft_wrap=True)
-    return evaluation
+    return evaluation.as_dict()
+
+
+def _identity_of(table: TableReference | None) -> ReferenceIdentity | None:
+    return None if table is None else ReferenceIdentity(identity=table.identity, source=table.source)
 
 
 def _begin_folder(
@@ -213,19 +218,19 @@ def _begin_folder(
         raise CheckpointError(f"{folder.path}: cannot be made ({error.strerror}); name another with --output") from None
     told = [item for item in overrides if not item.startswith("reference.model=")]
     chosen = [] if recipe.reference.model is None else ["--reference", recipe.reference.model]
-    card = manifest(recipe) | {
-        "status": "measured",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": {"name": what},
-        "reference": None if table is None else {"identity": table.identity, "source": table.source},
-        "command": shlex.join(["exptilt", "evaluate", what, *told, *chosen, "--output", str(folder.path)]),
-    }
-    folder.write("run.json", card)
+    card = manifest(recipe).updated(
+        status="measured",
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=ModelFacts(name=what),
+        reference=_identity_of(table),
+        command=shlex.join(["exptilt", "evaluate", what, *told, *chosen, "--output", str(folder.path)]),
+    )
+    folder.write(RUN, card)
 
 
 def _evaluation_file(recipe: Recipe, overrides: Sequence[str], policy: str | None) -> str:
     if not overrides and policy is None:
-        return "evaluation.json"
+        return EVALUATION
     parts = [Path(recipe.data.test or recipe.data.train).name.split(".")[0]]
     parts += [_short(model) for model in (policy, recipe.reference.model) if model is not None]
     return "-".join(["evaluation", *parts]) + ".json"
@@ -234,4 +239,4 @@ def _evaluation_file(recipe: Recipe, overrides: Sequence[str], policy: str | Non
 def _short(model: str) -> str:
     """Every run's model lies in a folder `model`, which says nothing."""
     path = Path(model)
-    return path.resolve().parent.name if path.name == "model" else path.name
+    return path.resolve().parent.name if path.name == MODEL else path.name

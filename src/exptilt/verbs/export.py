@@ -9,6 +9,7 @@ from typing import Any
 
 from exptilt.errors import CheckpointError, ConfigError, ModelError
 from exptilt.reports.model_card import write_card
+from exptilt.run_folder.file_names import CONFIG, MODEL
 from exptilt.run_folder.folder import RunFolder
 from exptilt.settings.model_settings import ModelConfig
 
@@ -70,9 +71,9 @@ def merge_adapter(source: Path, target: Path) -> None:
 
 def _finished(run: Path) -> RunFolder:
     folder = RunFolder(run)
-    if not (run / "config.yaml").is_file():
+    if not (run / CONFIG).is_file():
         raise CheckpointError(f"{run}: is not a run folder (it has no config.yaml)")
-    if folder.read("run.json").get("status") != "done" or not folder.model.is_dir():
+    if folder.run.status != "done" or not folder.model.is_dir():
         raise CheckpointError(f"{run}: this run is not finished; go on with `exptilt train {run}/config.yaml`")
     return folder
 
@@ -82,7 +83,7 @@ def _copy(source: Path, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
-            copied = shutil.copytree(source, Path(staging) / "model")
+            copied = shutil.copytree(source, Path(staging) / MODEL)
             if target.exists():
                 target.rmdir()
             copied.rename(target)

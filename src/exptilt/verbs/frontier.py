@@ -17,7 +17,7 @@ import sys
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,21 @@ from exptilt.policies.device import model_on_device
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.reports.page import write_report
 from exptilt.reports.report_terminal import frontier_table
+from exptilt.run_folder.file_names import (
+    FRONTIER,
+    SAMPLES,
+    STUDY_CONFIG,
+    STUDY_POINTS,
+    STUDY_POOL,
+    STUDY_PROPOSALS,
+    STUDY_RUNS,
+)
 from exptilt.run_folder.folder import RunFolder
-from exptilt.sampling.generate import samples_as_groups
+from exptilt.run_folder.study_record import MeasuredSamples, ReferenceSamples
 from exptilt.settings.declaration import as_dict
 from exptilt.settings.grid_settings import GridRecipe, GridRun
 from exptilt.settings.load import dump, load
-from exptilt.studies.bench import Measurement, Yardstick
+from exptilt.studies.bench import Yardstick
 from exptilt.studies.grid import bench_of, law_of
 from exptilt.studies.grid_weights import digest_of_file, keep_weights, kept_weights, step_of, with_weights
 from exptilt.studies.labels_by_reward import Bench, finish
@@ -71,14 +80,14 @@ def run_grid(recipe: GridRecipe, console: Console | None = None) -> dict[str, An
             console.print(f"train and measure {entry.title}", highlight=False)
             grid.run(entry)
     study = grid.collect()
-    command = f"exptilt frontier {folder.path / 'frontier.yaml'}"
-    content = study.content() | {"command": command, "facts": grid.bench.facts}
-    folder.write("frontier.json", content)
-    folder.write_lines("samples.jsonl", study.side_by_side())
+    command = f"exptilt frontier {folder.path / STUDY_CONFIG}"
+    frontier = study.content(command=command, facts=grid.bench.facts)
+    folder.write(FRONTIER, frontier)
+    folder.write_lines(SAMPLES, study.side_by_side())
     page = write_report([folder.path])
-    console.print(frontier_table(content))
+    console.print(frontier_table(frontier))
     console.print(f"report: {page}", highlight=False)
-    return content
+    return frontier.as_dict()
 
 
 @dataclass(frozen=True)
@@ -109,12 +118,12 @@ class Grid:
     def pool(self) -> ReferencePool:
         """The reference's own samples, kept in reference.json."""
         folder, wanted = RunFolder(self.recipe.folder), self._digest(self.recipe.measure.pool, "with tokens")
-        kept = folder.read("reference.json")
-        if kept.pop("measured_with", None) != wanted:
-            kept = _plain_columns(ReferencePool.draw(self.yardstick, self.recipe.measure.pool))
-            folder.write("reference.json", kept | {"measured_with": wanted})
-        arrays = {name: np.asarray(kept[name], dtype=np.float64) for name in ("rewards", "log_probs")}
-        return ReferencePool(**(kept | arrays | {"law": self.yardstick.law}))
+        known = folder.record(ReferenceSamples, STUDY_POOL)
+        if known is not None and known.measured_with == wanted:
+            return ReferencePool.read(known, self.yardstick.law)
+        pool = ReferencePool.draw(self.yardstick, self.recipe.measure.pool)
+        folder.write(STUDY_POOL, pool.record(wanted))
+        return pool
 
     def run(self, entry: GridRun) -> None:
         """Train one run if it is not finished, and measure those of its checkpoints that are not measured."""
@@ -151,12 +160,12 @@ class Grid:
         if not best:
             return None
         each = max(1, self.recipe.measure.pool // (2 * len(best)))
-        path = self.recipe.folder / "proposals.npz"
+        path = self.recipe.folder / STUDY_PROPOSALS
         wanted = self._digest("proposals", self.recipe.measure.pool, each, [digest_of_file(end) for _, end in best])
         kept = Proposals.load(path, wanted)
         if kept is None:
             policies = {entry.title: partial(self._policy, end) for entry, end in best}
-            own = samples_as_groups(self.pool.samples(self.yardstick))
+            own = self.pool.draws(self.yardstick).groups
             kept = Proposals.draw(self.yardstick, policies, own, each)
             kept.save(path, wanted)
         return kept
@@ -166,22 +175,21 @@ class Grid:
         found = {} if proposals is None else proposals.implicit_rewards()
         proxies = {f"implicit reward of {name}": values for name, values in found.items()}
         if self.recipe.measure.proxy is not None:
-            values = self.yardstick.rewards(self.pool.samples(self.yardstick), rewarding(self.recipe.measure.proxy))
+            values = self.yardstick.rewards(self.pool.draws(self.yardstick), rewarding(self.recipe.measure.proxy))
             proxies[self.recipe.measure.proxy.partition(":")[2]] = values.reshape(self.pool.rewards.shape)
         return proxies
 
-    def _measurement_of(self, entry: GridRun, weights: Path) -> Measurement:
+    def _measurement_of(self, entry: GridRun, weights: Path) -> MeasuredSamples:
         """Samples of one policy as numbers, from the file they are kept in or drawn now."""
-        folder, name = RunFolder(self.recipe.folder / "points"), f"{entry.slug}-{weights.stem}.json"
+        folder, name = RunFolder(self.recipe.folder / STUDY_POINTS), f"{entry.slug}-{weights.stem}.json"
         stream = 1 + zlib.crc32(name.encode()) % 1_000_000
         wanted = self._digest(self.recipe.measure.num_samples, stream, digest_of_file(weights))
-        kept = folder.read(name)
-        if kept.pop("measured_with", None) == wanted:
-            return Measurement(**kept)
-        found = self.yardstick.measure(self._policy(weights), self.recipe.measure.num_samples, stream)
-        folder.path.mkdir(exist_ok=True)
-        folder.write(name, asdict(found) | {"measured_with": wanted})
-        return found
+        known = folder.record(MeasuredSamples, name)
+        if known is not None and known.measured_with == wanted:
+            return known
+        measured = self.yardstick.measure(self._policy(weights), self.recipe.measure.num_samples, stream)
+        folder.write(name, measured.updated(measured_with=wanted))
+        return measured
 
     def _model(self) -> Any:
         return model_on_device(load_model(self.bench.reference, load_tokenizer(self.bench.reference)))
@@ -190,7 +198,7 @@ class Grid:
         return with_weights(self._model(), weights)
 
     def _weights(self, entry: GridRun) -> list[Path]:
-        return kept_weights(self.recipe.folder / "runs" / entry.slug, self.recipe.measure.every)
+        return kept_weights(self.recipe.folder / STUDY_RUNS / entry.slug, self.recipe.measure.every)
 
     def _digest(self, *what: Any) -> str:
         """Of everything a measurement depends on; a file with another is drawn anew."""
@@ -207,14 +215,9 @@ class Grid:
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _plain_columns(pool: ReferencePool) -> dict[str, Any]:
-    kept = {name: value for name, value in vars(pool).items() if name != "law"}
-    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in kept.items()}
-
-
 def _claim(folder: RunFolder, recipe: GridRecipe) -> None:
     """Write the resolved recipe, unless the folder belongs to another study."""
-    kept = folder.path / "frontier.yaml"
+    kept = folder.path / STUDY_CONFIG
     if kept.exists():
         before = as_dict(load(GridRecipe, kept))
         now = as_dict(recipe)
@@ -225,7 +228,7 @@ def _claim(folder: RunFolder, recipe: GridRecipe) -> None:
                 "choose another output, or remove the folder"
             )
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.write_text("frontier.yaml", dump(recipe))
+    folder.write_text(STUDY_CONFIG, dump(recipe))
 
 
 def _in_processes(recipe: GridRecipe, console: Console) -> None:
@@ -235,7 +238,7 @@ def _in_processes(recipe: GridRecipe, console: Console) -> None:
 
     def start(entry: GridRun) -> int:
         console.print(f"train and measure {entry.title}", highlight=False)
-        command = [sys.executable, "-m", _MODULE, str(recipe.folder / "frontier.yaml"), entry.slug]
+        command = [sys.executable, "-m", _MODULE, str(recipe.folder / STUDY_CONFIG), entry.slug]
         return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own interpreter
 
     with ThreadPoolExecutor(recipe.jobs) as pool:

@@ -6,12 +6,12 @@ import json
 import numpy as np
 from rich.console import Console
 
-from exptilt.data.account.data_report import DataReport, Lengths
+from exptilt.data.account.data_report import lengths_among
 from exptilt.data.account.data_terminal import findings_table, print_report, show_examples
 from exptilt.data.groups import Completion, Group
 from exptilt.data.prepare import prepare, prepare_records
-from exptilt.data.problems import Finding
 from exptilt.data.records import Preference
+from exptilt.run_folder.data_record import DataReport, Finding, Lengths
 from exptilt.settings.data_settings import DataConfig, SourceConfig
 
 
@@ -20,7 +20,7 @@ def plain_console():
 
 
 def test_lengths_by_hand():
-    assert Lengths.of([1, 2, 4, 10, 20]) == Lengths(least=1, median=4.0, p95=18.0, most=20, total=37)
+    assert lengths_among([1, 2, 4, 10, 20]) == Lengths(least=1, median=4.0, p95=18.0, most=20, total=37)
 
 
 def test_the_printed_report_has_counts_lengths_and_findings(base_tokenizer):

@@ -111,7 +111,7 @@ def test_the_result_goes_into_json():
     again = json.loads(json.dumps(found))
     assert again["accuracy"]["with_reference/sum"]["value"] == 0.5
     assert again["by_longer"][0]["name"] == "equal length"
-    assert again["calibration"]["bins"][0]["num_pairs"] == 2
+    assert again["calibration"]["bins"][0]["count"] == 2
 
 
 def test_labels_must_fit_the_pairs():

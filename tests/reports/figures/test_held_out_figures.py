@@ -8,9 +8,9 @@ from exptilt.reports.figures.curves import DISPLACEMENT, LEARNING, curve
 from exptilt.reports.figures.frontier_figure import colour_keys, frontier_figure, with_reference
 from exptilt.reports.figures.held_out_figures import calibration, lengths, margin_histogram
 from exptilt.reports.figures.svg import SERIES
-from exptilt.reports.report_inputs import read_run
-from exptilt.run_folder.evaluation_record import Estimate
+from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.frontier_record import Frontier
+from exptilt.run_folder.run_contents import read_run
 
 MakeRun = Callable[..., Path]
 LOSS = LEARNING[0]
@@ -46,7 +46,7 @@ def test_figures_of_an_evaluation_need_its_numbers(make_run: MakeRun) -> None:
 
 def test_the_optimum_is_solid_where_trusted_and_dashed_elsewhere(frontier: dict[str, object]) -> None:
     del frontier["reference_reward"]
-    figure = frontier_figure(Frontier.model_validate(frontier))
+    figure = frontier_figure(Frontier.from_dict(frontier))
     assert figure is not None
     strokes = re.findall(r'style="fill: none; (stroke-dasharray[^"]*)?stroke: var\(--ink\)[^"]*"', figure.svg)
     assert len(strokes) == 2
@@ -58,9 +58,9 @@ def test_the_reference_stands_where_the_optimum_starts(frontier: dict[str, objec
     optimum = frontier["optimum"]
     assert isinstance(optimum, dict)
     frontier["optimum"] = {name: column[1:] for name, column in optimum.items()}
-    made = with_reference(Frontier.model_validate(frontier))
+    made = with_reference(Frontier.from_dict(frontier))
     assert made.optimum is not None
-    assert (made.optimum.kl[:2], made.optimum.reward[0]) == ([0.0, 0.05], 0.5)
+    assert (made.optimum.kl[:2], made.optimum.reward[0]) == ((0.0, 0.05), 0.5)
     assert (made.points[0].name, made.points[0].kl.value, made.points[0].reward.value) == ("reference", 0.0, 0.5)
     assert with_reference(made) is made
 
@@ -69,6 +69,6 @@ def test_many_policies_are_coloured_by_method(frontier: dict[str, object]) -> No
     points = frontier["points"]
     assert isinstance(points, list)
     frontier["points"] = [point | {"name": f"{point['name']} seed {seed}"} for point in points for seed in range(3)]
-    made = Frontier.model_validate(frontier)
+    made = Frontier.from_dict(frontier)
     assert colour_keys(made) == {"dpo": 0, "ipo": 1, "preferred_ft": 2}
     assert frontier_figure(made) is not None

@@ -36,7 +36,7 @@ def test_a_proxy_turns_down_only_where_peak_and_end_are_apart(frontier: dict[str
         proxy("length", [0.5, 0.6, 0.605, 0.6]),
         proxy("rises", [0.5, 0.6, 0.7, 0.8]),
     ]
-    found = Frontier.model_validate(frontier)
+    found = Frontier.from_dict(frontier)
     rows = proxy_rows(found)
     assert [row.cells[-1] for row in rows] == ["yes, past 1 nats", "not distinguishable", "no"]
     assert rows[0].cells[:3] == ("0.800 [0.780, 0.820]", "1", "0.600 [0.580, 0.620] at 1.50 nats")
@@ -54,14 +54,14 @@ def test_a_proxy_turns_down_only_where_peak_and_end_are_apart(frontier: dict[str
 def test_a_curve_needs_one_length(frontier: dict[str, Any]) -> None:
     frontier["proxies"] = [proxy("a", [0.5, 0.6]) | {"low": [0.5]}]
     with pytest.raises(ValueError, match="kl, gold, low and high must have one length"):
-        Frontier.model_validate(frontier)
+        Frontier.from_dict(frontier)
 
 
 def test_far_policies_get_a_square_root_scale_and_pooled_samples_are_said(frontier: dict[str, Any]) -> None:
-    near = frontier_figure(Frontier.model_validate(frontier))
+    near = frontier_figure(Frontier.from_dict(frontier))
     frontier["points"][0]["kl"] = {"value": 28.0, "low": 27.0, "high": 29.0}
     frontier["pooled"] = {"policies": ["DPO beta=0.1", "IPO beta=0.1"], "samples_each": 32}
-    far = frontier_figure(Frontier.model_validate(frontier))
+    far = frontier_figure(Frontier.from_dict(frontier))
     assert near is not None
     assert far is not None
     assert "square-root scale" in far.note
@@ -74,4 +74,4 @@ def test_a_method_has_one_colour_in_figure_and_table(frontier: dict[str, Any]) -
     """The reference, drawn as a point of its own, takes none of the methods' colours."""
     many = [frontier["points"][0] | {"name": f"DPO seed={seed}", "method": "dpo"} for seed in range(9)]
     frontier["points"] = [{**frontier["points"][0], "name": "reference", "method": "reference"}, *many]
-    assert colour_keys(Frontier.model_validate(frontier)) == {"dpo": 0}
+    assert colour_keys(Frontier.from_dict(frontier)) == {"dpo": 0}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from exptilt.reports.page import write_report
-from exptilt.reports.report_inputs import read_run
 from exptilt.reports.tables.paired import paired_differences
+from exptilt.run_folder.run_contents import read_run
 
 
 def run(folder, name, margins, pairs=None):

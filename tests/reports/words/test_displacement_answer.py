@@ -8,9 +8,9 @@ import pytest
 
 from exptilt.reports.figures.curves import DISPLACEMENT, curve
 from exptilt.reports.figures.svg import SERIES
-from exptilt.reports.report_inputs import read_run
 from exptilt.reports.words.displacement_answer import displacement, is_this_normal
 from exptilt.reports.words.numbers import MINUS
+from exptilt.run_folder.run_contents import read_run
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from exptilt.data.account.data_report import DataReport
 from exptilt.data.groups import Completion, Group
 from exptilt.data.prepare import prepare
 from exptilt.errors import ConfigError
@@ -16,6 +15,7 @@ from exptilt.evaluation.pairs.ches import ches_of, highest
 from exptilt.kinds import PAIR, UNPAIRED
 from exptilt.labels import Preferred
 from exptilt.policies.models import load_model, load_tokenizer
+from exptilt.run_folder.data_record import DataReport
 from exptilt.runs.checks.ches_filter import ches_finding, leave_out_displacing
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import SFTPhase

@@ -91,7 +91,7 @@ def test_the_classifier_learns_from_a_few_hundred_reviews_and_says_how_well(grid
 @needs_reviews
 def test_a_policy_is_measured_against_its_reference(grid):
     found = grid.yardstick.measure(grid.yardstick.reference, 2, stream=1)
-    assert found.kl == [0.0] * 10
+    assert found.kl == (0.0,) * 10
     assert all(0 < reward < 1 for reward in found.reward)
     assert grid.pool.rewards.shape == (5, 8)
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from exptilt.data.account.data_report import DataReport, _pieces, decoded
+from exptilt.data.account.data_report import _pieces, decoded
 from exptilt.data.groups import Group
-from exptilt.data.problems import Finding
-
-if TYPE_CHECKING:
-    from exptilt.data.account.data_report import SplitReport
+from exptilt.run_folder.data_record import DataReport, Finding, SplitReport
 
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 _FEW = 20
@@ -40,10 +36,10 @@ def _facts(split: SplitReport) -> Iterator[str]:
         left_out[code] = left_out.get(code, 0) + count
     reasons = ", ".join(f"{count} {code}" for code, count in left_out.items()) or "none"
     yield f"{split.rows} rows read, {split.kept} examples kept; left out: {reasons}"
-    shares = []
-    if split.longer_chosen is not None and split.kept >= _FEW:
+    shares, kept = [], split.kept or 0
+    if split.longer_chosen is not None and kept >= _FEW:
         shares.append(f"the longer completion is chosen in {100 * split.longer_chosen:.1f} % of pairs")
-    if split.more_markup_chosen is not None and split.kept >= _FEW:
+    if split.more_markup_chosen is not None and kept >= _FEW:
         shares.append(f"the one with more markup in {100 * split.more_markup_chosen:.1f} % of those that differ in it")
     if shares:
         yield "; ".join(shares)
@@ -67,7 +63,7 @@ def lengths_table(split: SplitReport) -> Table:
         table.add_column(heading, justify="right")
     for name, lengths in split.lengths.items():
         cells = (lengths.least, lengths.median, lengths.p95, lengths.most, lengths.total)
-        table.add_row(f"  {name}", *(f"{value:,.0f}" for value in cells))
+        table.add_row(f"  {name}", *("-" if value is None else f"{value:,.0f}" for value in cells))
     return table
 
 
@@ -84,7 +80,7 @@ def findings_table(findings: tuple[Finding, ...]) -> Table:
 
 def _finding(finding: Finding, style: str) -> Text:
     text = Text(finding.code, style=style)
-    if finding.examples and finding.count > 1:
+    if finding.examples and (finding.count or 0) > 1:
         text.append(f", {finding.count} rows")
     text.append(f"\n{finding.message}", style="default" if finding.severity != "info" else "dim")
     if finding.also:

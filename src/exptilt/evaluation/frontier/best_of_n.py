@@ -11,8 +11,9 @@ from scipy.special import gammaln, xlogy
 
 from exptilt.evaluation.frontier.curve import average
 from exptilt.evaluation.frontier.tilting import checked_rewards
-from exptilt.evaluation.intervals import DEFAULT, Estimate, Floats, Resampling, bootstrap, finite
+from exptilt.evaluation.intervals import DEFAULT, Floats, Resampling, bootstrap, finite
 from exptilt.evaluation.result import Panel
+from exptilt.run_folder.estimate_record import Estimate
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -16,7 +16,6 @@ from exptilt.evaluation.frontier.standing import MeasuredPolicy, Position
 from exptilt.evaluation.frontier.tilting import beta_grid, checked_rewards, mixture_log_base, tilt
 from exptilt.evaluation.intervals import (
     DEFAULT,
-    Estimate,
     Floats,
     Resampling,
     Statistic,
@@ -25,6 +24,7 @@ from exptilt.evaluation.intervals import (
     resampled_weights,
 )
 from exptilt.evaluation.result import plain
+from exptilt.run_folder.estimate_record import Estimate
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -185,7 +185,8 @@ class OptimalFrontier:
         The allowance is twice the change of R*(kl) from M/2 to M samples; once would do if the bias fell like 1/M.
         """
         self._require_covered(kl)
-        return self._estimate(lambda weights: self.samples.upper(weights, np.full(len(weights), kl))).high
+        upper = self._estimate(lambda weights: self.samples.upper(weights, np.full(len(weights), kl))).high
+        return math.inf if upper is None else upper
 
     def kl_at(self, reward: float) -> Estimate:
         """K*(reward), the least KL in nats at which a policy can have this reward; 0 up to the reference's own.

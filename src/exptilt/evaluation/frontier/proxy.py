@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike
 
 from exptilt.evaluation.frontier.curve import TiltedSamples
 from exptilt.evaluation.frontier.tilting import beta_grid, checked_rewards, tilt
-from exptilt.evaluation.intervals import DEFAULT, Estimate, Floats, Resampling, finite, mean
+from exptilt.evaluation.intervals import DEFAULT, Floats, Resampling, finite, mean
 from exptilt.evaluation.result import Panel
+from exptilt.run_folder.estimate_record import Estimate
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exptilt.evaluation.frontier.curve import TiltedSamples, average
-from exptilt.evaluation.intervals import Estimate, Floats, Statistic, divide, finite
+from exptilt.evaluation.intervals import Floats, Statistic, divide, finite
 from exptilt.evaluation.result import Panel
+from exptilt.run_folder.estimate_record import Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from exptilt.evaluation.intervals import (
     DEFAULT,
     Clusters,
-    Estimate,
     Floats,
     Prompts,
     Resampling,
@@ -18,19 +17,12 @@ from exptilt.evaluation.intervals import (
     finite,
     wilson,
 )
-from exptilt.evaluation.pairs.calibration import Calibration, calibration
+from exptilt.evaluation.pairs.calibration import calibration
 from exptilt.evaluation.pairs.pair_scores import scores
 from exptilt.evaluation.result import Panel
+from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.evaluation_record import Calibration, Slice
 from exptilt.types import Pair
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slice(Panel):
-    """Accuracy on some of the pairs."""
-
-    name: str
-    accuracy: Estimate
-    num_pairs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from exptilt.evaluation.intervals import (
     DEFAULT,
     Clusters,
-    Estimate,
     Floats,
     Prompts,
     Resampling,
@@ -21,6 +20,7 @@ from exptilt.evaluation.intervals import (
 )
 from exptilt.evaluation.pairs.accuracy import share_above_zero
 from exptilt.evaluation.result import Panel
+from exptilt.run_folder.estimate_record import Estimate
 
 _CODE = dict.fromkeys(("hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust"), 164)
 

@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from exptilt.evaluation.intervals import DEFAULT, Clusters, Estimate, Floats, Resampling, bootstrap, finite
-from exptilt.evaluation.result import Panel
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bin(Panel):
-    """Pairs whose confidence lies in [low, high)."""
-
-    low: float
-    high: float
-    confidence: float
-    """Mean of sigmoid(|margin|)."""
-    accuracy: float
-    num_pairs: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration(Panel):
-    """Whether sigmoid(margin) is the probability that the preferred completion is the one with the higher reward."""
-
-    error: Estimate
-    """Expected calibration error: |accuracy - confidence| averaged over pairs by bin. Never below 0, so biased up."""
-    bins: tuple[Bin, ...]
-    """Bins that hold a pair."""
+from exptilt.evaluation.intervals import DEFAULT, Clusters, Floats, Resampling, bootstrap, finite
+from exptilt.run_folder.evaluation_record import Bin, Calibration
 
 
 def calibration(margin: ArrayLike, clusters: Clusters, *, num_bins: int = 10, how: Resampling = DEFAULT) -> Calibration:
@@ -59,11 +35,12 @@ def calibration(margin: ArrayLike, clusters: Clusters, *, num_bins: int = 10, ho
         Bin(
             low=float(edges[at]),
             high=float(edges[at + 1]),
-            confidence=float(expected[at] / count[at]),
-            accuracy=float(found[at] / count[at]),
-            num_pairs=int(count[at]),
+            predicted=float(expected[at] / count[at]),
+            observed=float(found[at] / count[at]),
+            count=int(count[at]),
         )
         for at in range(num_bins)
         if count[at]
     )
-    return Calibration(error=bootstrap(statistic, clusters.count, how), bins=bins)
+    error = bootstrap(statistic, clusters.count, how)
+    return Calibration(ece=error.value, error=error, bins=bins)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exptilt.evaluation.intervals import (
     DEFAULT,
     Clusters,
-    Estimate,
     Floats,
     Prompts,
     Resampling,
@@ -19,23 +16,9 @@ from exptilt.evaluation.intervals import (
     finite,
 )
 from exptilt.evaluation.pairs.pair_scores import log_ratios
-from exptilt.evaluation.result import Panel
+from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.evaluation_record import Displacement
 from exptilt.types import Pair
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Displacement(Panel):
-    """Changes of log-probability from the reference to the policy, nats per completion."""
-
-    chosen: Estimate
-    """Mean of log pi - log pi_ref on chosen completions."""
-    rejected: Estimate
-    mean: Estimate
-    """Of both sides together; moved by no preference, only by probability that left or joined the data."""
-    forced: Estimate | None
-    """-KL(reference || policy): what `mean` must be where pairs are samples of the reference. None if not given."""
-    remainder: Estimate | None
-    """mean - forced: what the pairs not being samples of the reference adds. About 0 where they are."""
 
 
 def displacement(

@@ -19,9 +19,8 @@ from exptilt.reports.figures.svg import (
     running_mean,
     thin,
 )
-from exptilt.reports.report_inputs import RunFolder
 from exptilt.reports.words.numbers import MINUS, number
-from exptilt.run_folder.evaluation_record import estimates
+from exptilt.run_folder.run_contents import RunContents
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +84,7 @@ HEALTH = (
 )
 
 
-def curve(spec: Curve, runs: Sequence[RunFolder], colours: Sequence[str], *, large: bool = False) -> Figure | None:
+def curve(spec: Curve, runs: Sequence[RunContents], colours: Sequence[str], *, large: bool = False) -> Figure | None:
     """The panel `spec` for one run (its own colours, labelled lines) or several (one colour per run)."""
     traces = [
         trace for run, colour in zip(runs, colours, strict=True) for trace in _traces(spec, run, colour, len(runs) == 1)
@@ -107,7 +106,7 @@ def curve(spec: Curve, runs: Sequence[RunFolder], colours: Sequence[str], *, lar
     )
 
 
-def _traces(spec: Curve, run: RunFolder, colour: str, alone: bool) -> list[Trace]:
+def _traces(spec: Curve, run: RunContents, colour: str, alone: bool) -> list[Trace]:
     found = []
     for key in spec.keys:
         side = key.rsplit("/", 1)[-1]
@@ -156,13 +155,13 @@ def _midline(traces: list[Trace]) -> list[Trace]:
     return []
 
 
-def _forced(run: RunFolder, traces: list[Trace]) -> list[Trace]:
+def _forced(run: RunContents, traces: list[Trace]) -> list[Trace]:
     """-KL(reference || policy) as measured at the end, a level beside the average it forces."""
-    found = estimates(run.evaluation.displacement if run.evaluation else None).get("forced")
-    if found is None or found.value is None:
+    forced = run.evaluation.displacement.forced if run.evaluation else None
+    if forced is None or forced.value is None:
         return []
     steps = [min(trace.steps[0] for trace in traces), max(trace.steps[-1] for trace in traces)]
-    level = [found.value, found.value]
+    level = [forced.value, forced.value]
     return [Trace(label="forced", steps=steps, values=level, colour=MUTED, held_out=True, dashed=True, is_level=True)]
 
 

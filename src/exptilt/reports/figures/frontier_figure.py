@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 from exptilt.reports.figures.labels import place
 from exptilt.reports.figures.svg import INK, MARKERS, MUTED, SERIES, SURFACE, Figure, draw
 from exptilt.reports.words.numbers import joined, number
-from exptilt.run_folder.evaluation_record import Estimate
+from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.frontier_record import Frontier, Optimum, Point
 
 if TYPE_CHECKING:
@@ -49,14 +50,14 @@ def with_reference(frontier: Frontier) -> Frontier:
     if best is not None and best.kl and best.kl[0] > 0:
         low, high = start.interval or (start.value, start.value)
         best = Optimum(
-            kl=[0.0, *best.kl],
-            reward=[start.value, *best.reward],
-            low=None if best.low is None else [low, *best.low],
-            high=None if best.high is None else [high, *best.high],
-            trusted=None if best.trusted is None else [best.trusted[0], *best.trusted],
+            kl=(0.0, *best.kl),
+            reward=(start.value, *best.reward),
+            low=None if best.low is None else (low, *best.low),
+            high=None if best.high is None else (high, *best.high),
+            trusted=None if best.trusted is None else (best.trusted[0], *best.trusted),
         )
     own = Point(name="reference", method="reference", kl=Estimate(value=0.0), reward=start)
-    return frontier.model_copy(update={"optimum": best, "points": [own, *frontier.points]})
+    return frontier.model_copy(update={"optimum": best, "points": (own, *frontier.points)})
 
 
 def frontier_figure(frontier: Frontier) -> Figure | None:
@@ -120,7 +121,7 @@ def _square_root_scale(axes: Axes, frontier: Frontier) -> None:
 
 
 def _paint_optimum(axes: Axes, optimum: Optimum) -> None:
-    trusted = optimum.trusted or [True] * len(optimum.kl)
+    trusted = optimum.trusted or (True,) * len(optimum.kl)
     if optimum.low is not None and optimum.high is not None:
         axes.fill_between(optimum.kl, optimum.low, optimum.high, color=MUTED, alpha=0.14, linewidth=0)
     for start, stop, solid in _stretches(trusted):
@@ -130,7 +131,7 @@ def _paint_optimum(axes: Axes, optimum: Optimum) -> None:
         )
 
 
-def _stretches(trusted: list[bool]) -> list[tuple[int, int, bool]]:
+def _stretches(trusted: Sequence[bool]) -> list[tuple[int, int, bool]]:
     """Runs of equal trust as slices that share their border point, so the line has no gap."""
     found: list[tuple[int, int, bool]] = []
     start = 0

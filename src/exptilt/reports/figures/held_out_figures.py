@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from exptilt.evaluation.intervals import wilson
 from exptilt.reports.figures.svg import INK, LINE, MUTED, PANEL, SURFACE, Figure, draw
-from exptilt.reports.report_inputs import RunFolder
 from exptilt.reports.words.numbers import number
-from exptilt.run_folder.evaluation_record import Estimate
+from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.run_contents import RunContents
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def margin_histogram(runs: Sequence[RunFolder], colours: Sequence[str]) -> Figure | None:
+def margin_histogram(runs: Sequence[RunContents], colours: Sequence[str]) -> Figure | None:
     """Share of held-out pairs by their implicit-reward margin; left of zero the pair is ranked wrong."""
     shown = [
         (run.name, run.evaluation.margins, colour)
@@ -54,7 +54,7 @@ def margin_histogram(runs: Sequence[RunFolder], colours: Sequence[str]) -> Figur
     )
 
 
-def calibration(runs: Sequence[RunFolder], colours: Sequence[str]) -> Figure | None:
+def calibration(runs: Sequence[RunContents], colours: Sequence[str]) -> Figure | None:
     """Reliability: the share of pairs ranked right where sigma(margin) says p."""
     shown = []
     for run, colour in zip(runs, colours, strict=True):
@@ -75,8 +75,8 @@ def calibration(runs: Sequence[RunFolder], colours: Sequence[str]) -> Figure | N
             predicted, observed, counts = zip(*points, strict=True)
             largest = max(counts) or 1
             for place, share, count in points if len(shown) == 1 else ():
-                around = wilson(share * count, count)
-                axes.plot([place, place], [around.low, around.high], color=colour, linewidth=1.2, alpha=0.55)
+                around = wilson(share * count, count).interval or (share, share)
+                axes.plot([place, place], around, color=colour, linewidth=1.2, alpha=0.55)
             if len(shown) > 1:
                 axes.plot(predicted, observed, color=colour, linewidth=1, alpha=0.6)
             axes.scatter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -84,7 +85,7 @@ def _turns_down(proxy: Proxy) -> str:
     return "not distinguishable"
 
 
-def _colours(frontier: Frontier, proxies: list[Proxy]) -> list[int]:
+def _colours(frontier: Frontier, proxies: Sequence[Proxy]) -> list[int]:
     """The colour of the policy a proxy is the implicit reward of, else the next free one."""
     keys = colour_keys(frontier)
     named = [next((place for key, place in keys.items() if proxy.name.endswith(f" {key}")), None) for proxy in proxies]
@@ -92,7 +93,7 @@ def _colours(frontier: Frontier, proxies: list[Proxy]) -> list[int]:
     return [next(free, 0) if place is None else place for place in named]
 
 
-def _paint(axes: Axes, *, frontier: Frontier, proxies: list[Proxy]) -> None:
+def _paint(axes: Axes, *, frontier: Frontier, proxies: Sequence[Proxy]) -> None:
     end = max(proxy.kl[-1] for proxy in proxies)
     if frontier.optimum is not None:
         inside = [at for at, kl in enumerate(frontier.optimum.kl) if kl <= 1.02 * end]
@@ -101,7 +102,8 @@ def _paint(axes: Axes, *, frontier: Frontier, proxies: list[Proxy]) -> None:
     for proxy, place in zip(proxies, _colours(frontier, proxies), strict=True):
         colour = SERIES[place]
         solid = sum(kl <= proxy.solid_kl for kl in proxy.kl)
-        axes.fill_between(proxy.kl, proxy.low, proxy.high, color=colour, alpha=0.1, linewidth=0)
+        if proxy.low is not None and proxy.high is not None:
+            axes.fill_between(proxy.kl, proxy.low, proxy.high, color=colour, alpha=0.1, linewidth=0)
         axes.plot(proxy.kl[:solid], proxy.gold[:solid], color=colour, zorder=4)
         rest = slice(max(0, solid - 1), None)
         axes.plot(proxy.kl[rest], proxy.gold[rest], color=colour, linewidth=1.4, linestyle=(0, (5, 4)), zorder=3)
@@ -119,7 +121,7 @@ def _paint(axes: Axes, *, frontier: Frontier, proxies: list[Proxy]) -> None:
     _label(axes, frontier, proxies, end)
 
 
-def _label(axes: Axes, frontier: Frontier, proxies: list[Proxy], end: float) -> None:
+def _label(axes: Axes, frontier: Frontier, proxies: Sequence[Proxy], end: float) -> None:
     """Names at the ends of the lines."""
     ends = [
         (proxy.gold[-1], proxy.name.removeprefix("implicit reward of "), SERIES[place])

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from exptilt.data.account.data_report import SplitReport
 from exptilt.kinds import KINDS
-from exptilt.reports.report_inputs import RunFolder
 from exptilt.reports.words.numbers import number
-from exptilt.run_folder.evaluation_record import DataReport, Finding, RenderedExample, Split
+from exptilt.run_folder.data_record import DataReport, Example, Finding, SplitReport
+from exptilt.run_folder.run_contents import RunContents
 
 _MEASURED = {
     "batches": "Micro-batches",
@@ -20,14 +19,14 @@ _MEASURED = {
 """Findings that are measurements, by code, and what each is called."""
 
 
-class Completion(NamedTuple):
+class NamedCompletion(NamedTuple):
     """One completion of an example: what it is called, and its text in pieces that count or do not."""
 
     name: str
     pieces: Sequence[tuple[str, bool]]
 
 
-def facts(split: SplitReport | Split) -> Iterator[tuple[str, str]]:
+def facts(split: SplitReport) -> Iterator[tuple[str, str]]:
     """What else is known of a split, in words."""
     shares = (
         ("The longer completion is chosen", split.longer_chosen, "pairs"),
@@ -63,12 +62,12 @@ def is_measured(finding: Finding) -> bool:
     return finding.code in _MEASURED
 
 
-def named(completions: Sequence[Sequence[tuple[str, bool]]], kind: str) -> list[Completion]:
+def named(completions: Sequence[Sequence[tuple[str, bool]]], kind: str) -> list[NamedCompletion]:
     """Completions of an example with what each is called in data of a kind."""
     names = next((known.sides for known in KINDS if known.name == kind), ())
     if len(names) != len(completions):
         names = tuple(f"completion {position}" for position in range(1, len(completions) + 1))
-    return [Completion(name, pieces) for name, pieces in zip(names, completions, strict=True)]
+    return [NamedCompletion(name, pieces) for name, pieces in zip(names, completions, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,11 @@ class DataGroup:
     @property
     def lengths(self) -> list[tuple[str, Any]]:
         """Lengths by what they are of."""
-        by_split = [
-            (f"{split}: {what.replace('_', ' ')}", value)
+        return [
+            (f"{split}: {what.replace('_', ' ')}", value.as_dict())
             for split, account in self.report.splits.items()
             for what, value in account.lengths.items()
         ]
-        return [*self.report.lengths.items(), *by_split]
 
     @property
     def facts(self) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -105,13 +103,13 @@ class DataGroup:
         return [finding for finding in self.report.findings if not is_measured(finding)]
 
     @property
-    def examples(self) -> list[tuple[RenderedExample, list[Completion]]]:
+    def examples(self) -> list[tuple[Example, list[NamedCompletion]]]:
         """Training rows as the model reads them, their completions named."""
         kind = self.report.kind
         return [(example, named(example.completions, kind)) for example in self.report.examples]
 
 
-def data_groups(runs: Sequence[RunFolder]) -> list[DataGroup]:
+def data_groups(runs: Sequence[RunContents]) -> list[DataGroup]:
     """Data reports, each once with the runs that share it."""
     groups: list[tuple[DataReport, list[str]]] = []
     for run in runs:

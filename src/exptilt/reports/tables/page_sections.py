@@ -9,11 +9,15 @@ from typing import Any
 from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, is_reference, with_reference
 from exptilt.reports.figures.held_out_figures import lengths
 from exptilt.reports.figures.svg import INK, SERIES, Figure
-from exptilt.reports.report_inputs import Inputs, RunFolder
+from exptilt.reports.report_inputs import Inputs
 from exptilt.reports.words.frontier_words import gained, is_trusted
 from exptilt.reports.words.numbers import duration, estimate, number, plain
-from exptilt.run_folder.evaluation_record import Estimate, Evaluation, RunInfo, Sample, estimates
+from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.evaluation_record import Displacement, Evaluation
 from exptilt.run_folder.frontier_record import Frontier
+from exptilt.run_folder.run_contents import RunContents
+from exptilt.run_folder.run_record import ReferenceIdentity, RunRecord
+from exptilt.run_folder.samples_record import SideBySide
 from exptilt.settings.declaration import dotted
 
 FIRST_SAMPLES, OTHER_SAMPLES = 12, 3
@@ -48,7 +52,7 @@ class SampleGroup:
     """Side-by-sides of one run: the first few in file order, not a selection."""
 
     name: str
-    shown: tuple[Sample, ...]
+    shown: tuple[SideBySide, ...]
     total: int
 
 
@@ -81,22 +85,22 @@ def frontier_rows(frontier: Frontier | None) -> list[Row]:
     return rows
 
 
-def run_cards(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
+def run_cards(runs: Sequence[RunContents]) -> list[tuple[str, list[str]]]:
     """Facts about the runs, one row each, one value per run; rows without any value are left out."""
     cards = [_card(run) for run in runs]
     rows = [(name, [plain(card[name]) for card in cards]) for name in (cards[0] if cards else ())]
     return [(name, values) for name, values in rows if any(value != "—" for value in values)]
 
 
-def _card(run: RunFolder) -> dict[str, Any]:
-    info = run.info or RunInfo()
-    reference = info.reference or {}
+def _card(run: RunContents) -> dict[str, Any]:
+    info = run.info or RunRecord()
+    reference = info.reference or ReferenceIdentity()
     last_step = int(run.metrics[-1]["step"]) if run.metrics else None
     return {
         "Status": info.status,
-        "Model": info.model.get("name") or run.setting("model", "path"),
-        "Parameters": info.model.get("parameters"),
-        "Reference": reference.get("source") or reference.get("identity"),
+        "Model": info.model.name or run.setting("model", "path"),
+        "Parameters": info.model.parameters,
+        "Reference": reference.source or reference.identity,
         **{label: run.setting(*keys) for label, keys in _SETTINGS.items()},
         "Steps done": last_step if info.steps is None else info.steps,
         "Time": duration(info.seconds),
@@ -107,7 +111,7 @@ def _card(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def differences(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
+def differences(runs: Sequence[RunContents]) -> list[tuple[str, list[str]]]:
     """Recipe keys whose values differ between runs."""
     flat = [dotted(run.config) for run in runs]
     keys = list(dict.fromkeys(key for one in flat for key in one))
@@ -115,11 +119,12 @@ def differences(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
-def gap_tables(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], list[list[str]]]]:
+def gap_tables(runs: Sequence[RunContents]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Accuracy by length difference: (run, column names, rows)."""
     tables = []
     for run in runs:
-        rows = [*run.evaluation.by_longer, *run.evaluation.by_length_gap] if run.evaluation else []
+        slices = [*run.evaluation.by_longer, *run.evaluation.by_length_gap] if run.evaluation else []
+        rows = [one.as_dict() for one in slices]
         columns = list(dict.fromkeys(key for row in rows for key in row))
         if rows:
             tables.append(
@@ -132,7 +137,7 @@ def gap_tables(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], list[lis
     return tables
 
 
-def measured_tables(runs: Sequence[RunFolder]) -> dict[str, list[tuple[str, list[str]]]]:
+def measured_tables(runs: Sequence[RunContents]) -> dict[str, list[tuple[str, list[str]]]]:
     """Numbers of the evaluations by the section of the page they belong to, one row each, one value per run."""
     makers = {"accuracy": _accuracies, "displacement": _displacements, "length": _about_length}
     return {name: _side_by_side([maker(run.evaluation) for run in runs]) for name, maker in makers.items()}
@@ -144,29 +149,30 @@ def _side_by_side(columns: list[dict[str, str]]) -> list[tuple[str, list[str]]]:
 
 
 def _displacements(evaluation: Evaluation | None) -> dict[str, str]:
-    names = {
-        "chosen": "Chosen, nats per reply",
-        "rejected": "Rejected, nats per reply",
-        "mean": "Average of both",
-        "forced": "Forced: \N{MINUS SIGN}KL(reference ‖ policy)",
-        "remainder": "Remainder: the pairs are not samples of the reference",
-        "ches normalised": "CHES per token (higher: the two sides look more alike)",
+    moved = evaluation.displacement if evaluation else Displacement()
+    named = {
+        "Chosen, nats per reply": moved.chosen,
+        "Rejected, nats per reply": moved.rejected,
+        "Average of both": moved.mean,
+        "Forced: \N{MINUS SIGN}KL(reference ‖ policy)": moved.forced,
+        "Remainder: the pairs are not samples of the reference": moved.remainder,
+        "CHES per token (higher: the two sides look more alike)": moved.ches.normalised if moved.ches else None,
     }
-    found = estimates(evaluation.displacement if evaluation else None)
-    return {label: estimate(found[name]) for name, label in names.items() if name in found}
+    return {label: estimate(value) for label, value in named.items() if value is not None}
 
 
 def _about_length(evaluation: Evaluation | None) -> dict[str, str]:
     if evaluation is None:
         return {}
-    rows = {f"Mean, {_name(name)}, tokens": estimate(value) for name, value in estimates(evaluation.lengths).items()}
+    rows = {f"Mean, {_name(name)}, tokens": estimate(value) for name, value in evaluation.lengths.items()}
     differences = {
         "Chosen less rejected, tokens": evaluation.length_difference,
         "Policy samples less reference samples, tokens": evaluation.length_change,
     }
     rows |= {name: estimate(value) for name, value in differences.items() if value is not None}
-    ended = estimates(evaluation.ended)
-    rows |= {f"Ended by themselves, {_name(name)}": estimate(value, percent=True) for name, value in ended.items()}
+    rows |= {
+        f"Ended by themselves, {_name(name)}": estimate(value, percent=True) for name, value in evaluation.ended.items()
+    }
     for where, line in evaluation.reward_on_length.items():
         of = "held-out pairs" if where == "data" else "its own samples"
         if line is not None:
@@ -175,7 +181,7 @@ def _about_length(evaluation: Evaluation | None) -> dict[str, str]:
     return rows
 
 
-def section_rows(run: RunFolder) -> list[tuple[str, str, str]]:
+def section_rows(run: RunContents) -> list[tuple[str, str, str]]:
     """Sections of a benchmark, each followed by its subsets: (name, accuracy, weight); then all together."""
     found = run.evaluation.sections if run.evaluation else None
     if found is None or not found.sections:
@@ -205,7 +211,7 @@ def length_figure(inputs: Inputs, colours: Sequence[str]) -> Figure | None:
         )
     rows = []
     for run, colour in zip(inputs.runs, colours, strict=False):
-        named = estimates(run.evaluation.lengths if run.evaluation else None)
+        named = run.evaluation.lengths if run.evaluation else {}
         rows += [
             (_name(name) if len(inputs.runs) == 1 else f"{run.name}: {_name(name)}", length, colour)
             for name, length in named.items()
@@ -237,7 +243,7 @@ def _accuracies(evaluation: Evaluation | None) -> dict[str, str]:
         named["Calibration error (ECE)"] = number(evaluation.calibration.ece)
     if evaluation.kl is not None:
         named["KL(policy ‖ reference), nats per reply"] = estimate(evaluation.kl)
-    rewards = estimates(evaluation.reward)
+    rewards = evaluation.reward or {}
     return named | {f"Reward, {_name(name)}": estimate(value) for name, value in rewards.items()}
 
 
@@ -247,7 +253,7 @@ def _name(key: str) -> str:
 
 def _cell(column: str, value: Any) -> str:
     is_share = "accuracy" in column and value is not None
-    return estimate(Estimate.model_validate(value), percent=True) if is_share else plain(value)
+    return estimate(Estimate.from_dict(value), percent=True) if is_share else plain(value)
 
 
 def _value(given: Estimate | None) -> float | None:

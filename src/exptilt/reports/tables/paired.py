@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from exptilt.evaluation.intervals import minimum_detectable_difference, paired_difference
-from exptilt.reports.report_inputs import RunFolder
-from exptilt.run_folder.evaluation_record import Estimate, PairMargin
+from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.run_contents import RunContents
+from exptilt.run_folder.samples_record import PairMargin
 
 _MEASURES: dict[str, Callable[[PairMargin], float | None]] = {
     "Log-ratio accuracy": lambda one: one.log_ratio,
@@ -31,7 +32,7 @@ class PairedDifference:
     """Percentage points."""
 
 
-def paired_differences(runs: Sequence[RunFolder]) -> list[PairedDifference]:
+def paired_differences(runs: Sequence[RunContents]) -> list[PairedDifference]:
     """Every run against the first, on the pairs both were measured on; runs without common pairs are left out."""
     if len(runs) < 2:
         return []
@@ -39,7 +40,7 @@ def paired_differences(runs: Sequence[RunFolder]) -> list[PairedDifference]:
     return [one for one in found if one is not None]
 
 
-def _compared(base: RunFolder, run: RunFolder) -> PairedDifference | None:
+def _compared(base: RunContents, run: RunContents) -> PairedDifference | None:
     """A pair that occurs several times counts as often as both runs have it."""
     first, second = _by_place(base), _by_place(run)
     common = [key for key in first if key in second]
@@ -52,8 +53,7 @@ def _compared(base: RunFolder, run: RunFolder) -> PairedDifference | None:
         if any(value is None for column in values for value in column):  # measured without a reference
             continue
         mine, theirs = (100 * (np.sign(np.array(column, dtype=float)) + 1) / 2 for column in values)
-        one = paired_difference(mine, theirs, prompts)
-        differences[name] = Estimate.model_validate(one.as_dict())
+        differences[name] = paired_difference(mine, theirs, prompts)
     num_prompts = len(set(prompts))
     return PairedDifference(
         name=run.name,
@@ -65,7 +65,7 @@ def _compared(base: RunFolder, run: RunFolder) -> PairedDifference | None:
     )
 
 
-def _by_place(run: RunFolder) -> dict[tuple[str, int], PairMargin]:
+def _by_place(run: RunContents) -> dict[tuple[str, int], PairMargin]:
     found: dict[tuple[str, int], PairMargin] = {}
     seen: dict[str, int] = {}
     for one in run.margins:

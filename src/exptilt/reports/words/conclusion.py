@@ -1,14 +1,15 @@
-"""The verdict in words: did it work, how far did it move, what did it cost, how far is it from the best."""
+"""The conclusion in words: did it work, how far did it move, what did it cost, how far is it from the best."""
 
 from __future__ import annotations
 
-from exptilt.reports.report_inputs import Inputs, RunFolder
+from exptilt.reports.report_inputs import Inputs
 from exptilt.reports.words.displacement_answer import displacement
-from exptilt.reports.words.frontier_words import COST, WORKED, apart, distance, frontier_verdict, point_of
+from exptilt.reports.words.frontier_words import COST, WORKED, apart, distance, frontier_conclusion, point_of
 from exptilt.reports.words.numbers import estimate, joined, number
-from exptilt.reports.words.tone import Answer, Side, Tone, Verdict, compare
-from exptilt.run_folder.evaluation_record import Estimate, estimates
+from exptilt.reports.words.tone import Answer, Conclusion, Side, Tone, compare
+from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.frontier_record import Frontier, Point
+from exptilt.run_folder.run_contents import RunContents
 
 MOVED = "How far did it move?"
 ACCURACIES = (
@@ -26,16 +27,16 @@ _GAINS: dict[Side, tuple[str, Tone]] = {
 }
 
 
-def verdict_of(inputs: Inputs) -> Verdict:
+def conclusion_of(inputs: Inputs) -> Conclusion:
     """Of the frontier where several policies share one, of the run where there is one, else of the runs compared."""
     if inputs.frontier is not None and len(inputs.runs) != 1:
-        return frontier_verdict(inputs.frontier)
+        return frontier_conclusion(inputs.frontier)
     if len(inputs.runs) == 1:
-        return run_verdict(inputs.runs[0], inputs.frontier)
-    return Verdict(_compared(inputs.runs), ())
+        return run_conclusion(inputs.runs[0], inputs.frontier)
+    return Conclusion(_compared(inputs.runs), ())
 
 
-def _compared(runs: tuple[RunFolder, ...]) -> str:
+def _compared(runs: tuple[RunContents, ...]) -> str:
     """Several runs in one sentence: which ranks most held-out pairs right, and from which it is not set apart."""
     measured = {run.name: found for run in runs if (found := headline_accuracy(run)) is not None}
     if not runs or len({kind for kind, _ in measured.values()}) != 1:
@@ -54,17 +55,17 @@ def _compared(runs: tuple[RunFolder, ...]) -> str:
     return f"{shown}{''.join(ends) if len(measured) > 1 or without else ''}."
 
 
-def run_verdict(run: RunFolder, frontier: Frontier | None = None) -> Verdict:
+def run_conclusion(run: RunContents, frontier: Frontier | None = None) -> Conclusion:
     """The four answers for one run; the headline says whether it worked, and what it cost or else how far it moved."""
     point = point_of(run, frontier)
     worked, moved, cost, away = _worked(run, point), _moved(run), _cost(run, point), distance(point, frontier)
     known = [answer.detail for answer in (worked, moved if cost.tone == "none" else cost) if answer.tone != "none"]
     headline = " ".join(known) or "Nothing in this run folder says yet how good the model is."
-    return Verdict(headline, (worked, moved, cost, away))
+    return Conclusion(headline, (worked, moved, cost, away))
 
 
-def _worked(run: RunFolder, point: Point | None) -> Answer:
-    gain = estimates(run.evaluation.reward if run.evaluation else None).get("gain") or (point.gain if point else None)
+def _worked(run: RunContents, point: Point | None) -> Answer:
+    gain = ((run.evaluation.reward if run.evaluation else None) or {}).get("gain") or (point.gain if point else None)
     if gain is not None:
         answer, tone = _GAINS[compare(gain, 0.0)]
         return Answer(WORKED, answer, f"Reward gained over the reference on held-out prompts: {estimate(gain)}.", tone)
@@ -72,7 +73,7 @@ def _worked(run: RunFolder, point: Point | None) -> Answer:
     return _from_curves(run) if measured is None else _from_accuracy(run, *measured)
 
 
-def headline_accuracy(run: RunFolder) -> tuple[str, Estimate] | None:
+def headline_accuracy(run: RunContents) -> tuple[str, Estimate] | None:
     """The first accuracy there is, log-ratios of whole replies first, and what it is of."""
     accuracy = run.evaluation.accuracy if run.evaluation else {}
     for scores, reduction in ACCURACIES:
@@ -82,7 +83,7 @@ def headline_accuracy(run: RunFolder) -> tuple[str, Estimate] | None:
     return None
 
 
-def _from_accuracy(run: RunFolder, kind: str, accuracy: Estimate) -> Answer:
+def _from_accuracy(run: RunContents, kind: str, accuracy: Estimate) -> Answer:
     count = f", {accuracy.n:,} measured" if accuracy.n else ""
     shown = f"It ranks {estimate(accuracy, percent=True)} of held-out pairs as their labels do ({kind}{count})"
     side = compare(accuracy, 0.5)
@@ -95,7 +96,7 @@ def _from_accuracy(run: RunFolder, kind: str, accuracy: Estimate) -> Answer:
     return Answer(WORKED, "Not shown", f"{shown}, {doubt}.", "unsure")
 
 
-def _against_length(run: RunFolder, accuracy: Estimate) -> str:
+def _against_length(run: RunContents, accuracy: Estimate) -> str:
     """What length alone would score, in whichever direction it scores more: that is what must be beaten."""
     longest = run.evaluation.longest_wins if run.evaluation else None
     if longest is None or longest.value is None:
@@ -111,7 +112,7 @@ def _against_length(run: RunFolder, accuracy: Estimate) -> str:
     return f" Always taking the {side} reply gets {number(100 * share, 1)} %: {words[compare(accuracy, share)]}."
 
 
-def _from_curves(run: RunFolder) -> Answer:
+def _from_curves(run: RunContents) -> Answer:
     _, accuracies = run.series("eval/rewards/accuracies")
     if accuracies:
         shown = f"The last held-out accuracy in the log is {number(100 * accuracies[-1], 1)} % (no interval)."
@@ -125,7 +126,7 @@ def _from_curves(run: RunFolder) -> Answer:
     return Answer(WORKED, "Not measured", "There is no evaluation and no loss curve: see `exptilt evaluate`.", "none")
 
 
-def _moved(run: RunFolder) -> Answer:
+def _moved(run: RunContents) -> Answer:
     moved = displacement(run)
     if moved is None:
         return Answer(MOVED, "Not measured", "The log has no log-probabilities against a reference.", "none")
@@ -135,7 +136,7 @@ def _moved(run: RunFolder) -> Answer:
     return Answer(MOVED, f"{number(gap)} nats between the sides", detail, "unsure")
 
 
-def _cost(run: RunFolder, point: Point | None) -> Answer:
+def _cost(run: RunContents, point: Point | None) -> Answer:
     kl = (run.evaluation.kl if run.evaluation else None) or (point.kl if point else None)
     if kl is None or kl.value is None:
         return Answer(COST, "Not measured", "KL needs samples of the trained model: see `exptilt evaluate`.", "none")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from exptilt.reports.report_inputs import RunFolder
 from exptilt.reports.words.numbers import MINUS, estimate, number
 from exptilt.reports.words.tone import Answer
-from exptilt.run_folder.evaluation_record import Estimate, estimates
+from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.evaluation_record import Displacement
+from exptilt.run_folder.run_contents import RunContents
 
 QUESTION = "Chosen replies lose probability: is this normal?"
 STILL = 0.05
@@ -16,7 +17,7 @@ WINDOW = 5
 """Logged training steps averaged for a final value where nothing held out was logged."""
 
 
-def is_this_normal(run: RunFolder) -> Answer | None:
+def is_this_normal(run: RunContents) -> Answer | None:
     """Say what happened to both sides and whether to worry; None where it was never logged.
 
     Both sides falling is normal as long as chosen lost no more than the difference gained. Past that, most of the mass
@@ -46,26 +47,26 @@ def is_this_normal(run: RunFolder) -> Answer | None:
     return _both_fell(run, facts, up, down)
 
 
-def displacement(run: RunFolder) -> tuple[Estimate, Estimate] | None:
+def displacement(run: RunContents) -> tuple[Estimate, Estimate] | None:
     """Log-probability of chosen and of rejected replies minus the reference's, nats per reply.
 
     From the evaluation where it is there, else the last held-out value of the log, else its last training values.
     """
-    given = estimates(run.evaluation.displacement if run.evaluation else None)
-    chosen, rejected = (given.get(side) or _last(run, side) for side in ("chosen", "rejected"))
+    measured = run.evaluation.displacement if run.evaluation else Displacement()
+    chosen, rejected = measured.chosen or _last(run, "chosen"), measured.rejected or _last(run, "rejected")
     if chosen is None or rejected is None or chosen.value is None or rejected.value is None:
         return None
     return chosen, rejected
 
 
-def _last(run: RunFolder, side: str) -> Estimate | None:
+def _last(run: RunContents, side: str) -> Estimate | None:
     _, held_out = run.series(f"eval/displacement/{side}")
     _, training = run.series(f"train/displacement/{side}")
     last = held_out[-1:] or training[-WINDOW:]
     return Estimate(value=sum(last) / len(last)) if last else None
 
 
-def _both_fell(run: RunFolder, facts: str, up: float, down: float) -> Answer:
+def _both_fell(run: RunContents, facts: str, up: float, down: float) -> Answer:
     gap = up - down
     share = -up / gap
     average = (
@@ -89,9 +90,9 @@ def _both_fell(run: RunFolder, facts: str, up: float, down: float) -> Answer:
     return Answer(QUESTION, "Common, but worth watching.", detail, "unsure")
 
 
-def _measured_part(run: RunFolder) -> str:
-    given = estimates(run.evaluation.displacement if run.evaluation else None)
-    forced, rest = given.get("forced"), given.get("remainder")
+def _measured_part(run: RunContents) -> str:
+    measured = run.evaluation.displacement if run.evaluation else Displacement()
+    forced, rest = measured.forced, measured.remainder
     if forced is None or rest is None:
         return ""
     return (
@@ -100,7 +101,7 @@ def _measured_part(run: RunFolder) -> str:
     )
 
 
-def _per_token(run: RunFolder, up: float) -> str:
+def _per_token(run: RunContents, up: float) -> str:
     for split in ("eval", "train"):
         _, lengths = run.series(f"{split}/lengths/chosen")
         if lengths and lengths[-1] > 0:

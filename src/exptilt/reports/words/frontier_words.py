@@ -7,26 +7,26 @@ import math
 import numpy as np
 
 from exptilt.reports.figures.frontier_figure import is_reference
-from exptilt.reports.report_inputs import RunFolder
 from exptilt.reports.words.numbers import estimate, joined, number
-from exptilt.reports.words.tone import Answer, Side, Verdict, compare
-from exptilt.run_folder.evaluation_record import Estimate
+from exptilt.reports.words.tone import Answer, Conclusion, Side, compare
+from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.frontier_record import Frontier, Point
+from exptilt.run_folder.run_contents import RunContents
 
 _NAMED = 4
 """Rivals named one by one; more are counted."""
 WORKED, COST, DISTANCE = "Did it work?", "What did it cost in KL?", "How far from the best possible?"
 
 
-def frontier_verdict(frontier: Frontier) -> Verdict:
+def frontier_conclusion(frontier: Frontier) -> Conclusion:
     """The answers for policies compared on one reward."""
     points = [point for point in frontier.ends if not is_reference(point) and point.reward.value is not None]
     if not points:
-        return Verdict("The frontier holds no measured policy yet, only what could be reached.", ())
+        return Conclusion("The frontier holds no measured policy yet, only what could be reached.", ())
     best = max(points, key=lambda point: point.reward.value or -math.inf)
     spent = _spent(best, points, frontier)
     answers = (_gains(points, frontier), _leader(best, points), spent, distance(best, frontier))
-    return Verdict(f"{answers[0].detail} {answers[1].detail}", answers)
+    return Conclusion(f"{answers[0].detail} {answers[1].detail}", answers)
 
 
 def gained(point: Point, frontier: Frontier) -> Side:
@@ -95,7 +95,7 @@ def trusted_at(frontier: Frontier, kl: float) -> bool:
     return best.trusted is None or all(best.trusted[max(0, right - 1) : right + 1])
 
 
-def point_of(run: RunFolder, frontier: Frontier | None) -> Point | None:
+def point_of(run: RunContents, frontier: Frontier | None) -> Point | None:
     """The frontier's point that belongs to a run: named by it, or of the same name up to spelling."""
     folder = run.path.resolve().name
     for point in frontier.ends if frontier else []:

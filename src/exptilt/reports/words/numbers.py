@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
 
-from exptilt.run_folder.evaluation_record import Estimate
+from exptilt.run_folder.estimate_record import Estimate
 
 NO_INTERVAL = "no interval"
 MINUS = "\N{MINUS SIGN}"
@@ -79,7 +80,7 @@ def plain(value: Any) -> str:
         return number(value)
     if isinstance(value, dict):
         if "value" in value:
-            return estimate(Estimate.model_validate(value))
+            return estimate(Estimate.from_dict(value))
         return ", ".join(f"{key} {plain(child)}" for key, child in value.items())
     if isinstance(value, list | tuple):
         is_range = len(value) == 2 and all(isinstance(child, int | float) for child in value)
@@ -141,7 +142,7 @@ def stacked(text: str) -> Markup:
     return Markup('{}{}<br><span class="muted">{}</span>').format(value, rest, interval)
 
 
-def joined(words: list[str]) -> str:
+def joined(words: Sequence[str]) -> str:
     """Words as a list in a sentence.
 
     Example:

@@ -3,46 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from exptilt.reports.report_inputs import Inputs, RunFolder
+from exptilt.reports.report_inputs import Inputs
 from exptilt.reports.words.frontier_words import above_optimum
 from exptilt.reports.words.numbers import joined, number
-from exptilt.run_folder.evaluation_record import Caution
+from exptilt.run_folder.run_contents import RunContents
+from exptilt.run_folder.run_record import Caution
 
 
-def cautions(inputs: Inputs) -> list[Caution]:
+@dataclass(frozen=True)
+class Remark:
+    """One warning as the page shows it: what it is of, what it says, what to do about it."""
+
+    number: str = ""
+    message: str = ""
+    fix: str = ""
+
+
+def remark_of(caution: Caution) -> Remark:
+    """A guard rail's warning, numbered by its step and its name, with what was measured.
+
+    Example:
+        >>> remark_of(Caution(step=20, name="drift", message="it drifts", advice="raise beta", value=1.5, limit=1.0)).number
+        'step 20, drift (1.5, limit 1)'
+    """
+    measured = ""
+    if caution.value is not None:
+        limit = "" if caution.limit is None else f", limit {caution.limit:.3g}"
+        measured = f" ({caution.value:.3g}{limit})"
+    step = "" if caution.step is None else f"step {caution.step}"
+    number = ", ".join(part for part in (step, caution.name) if part) + measured
+    return Remark(number=number, message=caution.message, fix=caution.advice)
+
+
+def cautions(inputs: Inputs) -> list[Remark]:
     """What runs, data checks, files and the frontier warn of; a warning several runs share is shown once."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for run in inputs.runs:
-        for caution in run.info.warnings if run.info else []:
-            found.setdefault((caution.number, caution.message, caution.fix), []).append(run.name)
+        for caution in run.info.warnings if run.info else ():
+            remark = remark_of(caution)
+            found.setdefault((remark.number, remark.message, remark.fix), []).append(run.name)
         for finding in run.data.findings if run.data else []:
             if finding.severity != "info":
                 times = f" ({finding.count:,} rows)" if finding.count and finding.count > 1 else ""
                 found.setdefault((finding.code, finding.message + times, finding.fix), []).append(run.name)
     alone = len(inputs.runs) == 1
     listed = [
-        Caution(number=code, message=text if alone else f"{joined(names)}: {text}", fix=fix)
+        Remark(number=code, message=text if alone else f"{joined(names)}: {text}", fix=fix)
         for (code, text, fix), names in found.items()
     ]
     above = above_optimum(inputs.frontier) if inputs.frontier else []
     if above:
         text = f"{joined(above)}: the whole interval lies above the optimum's, which no policy can be."
         listed.append(
-            Caution(
+            Remark(
                 number="frontier",
                 message=text,
                 fix="Check that rewards, KL and optimum share one sampling law and one reference.",
             )
         )
     for point in inputs.frontier.ends if inputs.frontier else []:
-        listed += [Caution(number="frontier", message=f"{point.name}: {note}") for note in point.notes]
-    return listed + [Caution(number="files", message=notice) for notice in inputs.notices]
+        listed += [Remark(number="frontier", message=f"{point.name}: {note}") for note in point.notes]
+    return listed + [Remark(number="files", message=notice) for notice in inputs.notices]
 
 
-def alarms(inputs: Inputs) -> list[tuple[str, Caution]]:
+def alarms(inputs: Inputs) -> list[tuple[str, Remark]]:
     """What the guard rails of the runs said while they trained, each with the run's name."""
-    return [(run.name, caution) for run in inputs.runs if run.info for caution in run.info.warnings]
+    return [(run.name, remark_of(caution)) for run in inputs.runs if run.info for caution in run.info.warnings]
 
 
 def detectable(inputs: Inputs) -> str:
@@ -66,7 +94,7 @@ def commands(inputs: Inputs) -> list[str]:
     return [command for command in found if command is not None]
 
 
-def _command(run: RunFolder) -> str | None:
+def _command(run: RunContents) -> str | None:
     if run.info is not None and run.info.command is not None:
         return run.info.command
     return f"exptilt train {run.path.name}/config.yaml" if run.config_text else None
@@ -86,11 +114,11 @@ def missing(inputs: Inputs) -> list[str]:
     return found
 
 
-def _has_no_samples(run: RunFolder) -> bool:
+def _has_no_samples(run: RunContents) -> bool:
     return not run.samples
 
 
-_WANTED: tuple[tuple[str, str, Callable[[RunFolder], bool]], ...] = (
+_WANTED: tuple[tuple[str, str, Callable[[RunContents], bool]], ...] = (
     ("recipe (config.yaml)", "`exptilt train` writes it", lambda run: not run.config_text),
     ("run card (run.json)", "`exptilt train` writes it", lambda run: run.info is None),
     ("data report (data.json)", "`exptilt train` writes it", lambda run: run.data is None),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from exptilt.run_folder.evaluation_record import Estimate
+from exptilt.run_folder.estimate_record import Estimate
 
 Tone = Literal["good", "bad", "unsure", "none"]
 Side = Literal["above", "below", "overlaps", "unknown"]
@@ -26,7 +26,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Conclusion:
     """The top of the page."""
 
     headline: str

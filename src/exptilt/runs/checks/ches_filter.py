@@ -10,11 +10,12 @@ import numpy as np
 from exptilt.data.groups import Group
 from exptilt.data.leave_out import leave_out
 from exptilt.data.prepare import Prepared
-from exptilt.data.problems import Finding, Ledger
+from exptilt.data.problems import Ledger
 from exptilt.errors import ConfigError
 from exptilt.evaluation.pairs.ches import ches_of, highest
 from exptilt.kinds import Kind
 from exptilt.labels import Preferred
+from exptilt.run_folder.data_record import Finding
 from exptilt.settings.data_settings import DEFAULT_TOKENS
 
 _NAMED = 5

@@ -16,10 +16,12 @@ from numpy.typing import ArrayLike
 
 from exptilt.data.groups import Completion, Group
 from exptilt.data.prepare import Prepared
-from exptilt.data.problems import Finding
-from exptilt.evaluation.intervals import DEFAULT, Clusters, Estimate, Resampling, bootstrap, divide, ratio
+from exptilt.data.problems import finding_of
+from exptilt.evaluation.intervals import DEFAULT, Clusters, Resampling, bootstrap, divide, ratio
 from exptilt.policies.engine.forward import context_length
 from exptilt.policies.scoring import score_all
+from exptilt.run_folder.data_record import Finding
+from exptilt.run_folder.estimate_record import Estimate
 from exptilt.sampling.generate import sample, samples_as_groups
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.types import LogProbs
@@ -51,12 +53,12 @@ class Familiarity:
     @property
     def is_far(self) -> bool:
         """Chosen text is more than 1 nat per token less likely than own samples, and the interval excludes 0."""
-        return self.gap.value > _FAR and self.gap.low > 0
+        return (self.gap.value or 0.0) > _FAR and (self.gap.low or 0.0) > 0
 
     @property
     def is_untrained(self) -> bool:
         """Chosen text is about as likely as if every token were as likely as any: then own samples are noise too."""
-        return -self.chosen.value >= _UNTRAINED * math.log(self.vocabulary)
+        return -(self.chosen.value or 0.0) >= _UNTRAINED * math.log(self.vocabulary)
 
     def finding(self, sft_first: bool = False) -> Finding:
         """What the report says of it.
@@ -74,12 +76,12 @@ class Familiarity:
             guess = -math.log(self.vocabulary)
             why = f"; a guess among all {self.vocabulary} tokens gives {guess:.3f}: it never saw such text"
         else:
-            return Finding.of("familiarity", f"{numbers}: no sign that such text is new to it", self.gap.n)
+            return finding_of("familiarity", f"{numbers}: no sign that such text is new to it", self.gap.n or 0)
         if sft_first:
-            return Finding.of(
-                "familiarity", f"{numbers}{why}; the supervised phase of this run is the cure", self.gap.n
+            return finding_of(
+                "familiarity", f"{numbers}{why}; the supervised phase of this run is the cure", self.gap.n or 0
             )
-        return Finding.of("unfamiliar", numbers + why, self.gap.n)
+        return finding_of("unfamiliar", numbers + why, self.gap.n or 0)
 
 
 def check_reference(model: Any, tokenizer: Any, rows: Prepared, *, sft_first: bool = False, seed: int = 0) -> Finding:
@@ -113,7 +115,7 @@ def check_familiarity(
             f"whether the reference knows such text was not checked: {len(chosen)} prompts with a chosen completion "
             f"that fit the model, and at least {_LEAST_PROMPTS} are needed"
         )
-        return Finding.of("familiarity", detail, len(chosen))
+        return finding_of("familiarity", detail, len(chosen))
     law = SamplingLaw(max_new_tokens=room, eos_ids=_ends(tokenizer, chosen))
     chosen = [_cut(group, room) for group in chosen]
     drawn = sample(model, tokenizer, [group.prompt for group in chosen], law=law, seed=seed)

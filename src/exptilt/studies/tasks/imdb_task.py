@@ -26,7 +26,9 @@ from exptilt.errors import ConfigError, DataError
 from exptilt.policies.models import load_tokenizer
 from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.rewards.text_classifier import TextClassifier
+from exptilt.run_folder.file_names import STUDY_FACTS
 from exptilt.run_folder.folder import RunFolder
+from exptilt.run_folder.study_record import StudyFacts
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.grid_settings import ImdbTask
 from exptilt.settings.model_settings import ModelConfig
@@ -116,17 +118,18 @@ class _Imdb:
 
     def _facts(self, classifier: TextClassifier, test: Sequence[Review], excerpts: Sequence[str]) -> dict[str, Any]:
         folder = RunFolder(self.folder)
-        kept = folder.read("bench.json")
-        if not kept:
+        known = folder.record(StudyFacts, STUDY_FACTS)
+        if known is None:
             labelled = [(part, review.label) for review in test for part in cut(review.text, self.task.words)[:1]]
-            kept = {
+            facts = {
                 "classifier terms": len(classifier.terms),
                 "classifier accuracy, held-out reviews": classifier.accuracy(*zip(*test, strict=True)),
                 "classifier accuracy, their first excerpts": classifier.accuracy(*zip(*labelled, strict=True)),
                 "held-out reviews": len(test),
             }
-            folder.write("bench.json", kept)
-        return kept
+            known = StudyFacts(facts=facts)
+            folder.write(STUDY_FACTS, known)
+        return known.facts
 
 
 def read_reviews(path: Path, limit: int | None) -> list[Review]:

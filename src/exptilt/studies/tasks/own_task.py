@@ -14,6 +14,7 @@ from exptilt.data.prepare import prepare
 from exptilt.errors import ConfigError, DataError
 from exptilt.policies.engine.forward import context_length
 from exptilt.policies.models import load_model, load_tokenizer
+from exptilt.sampling.draws import distinct_prompts
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.grid_settings import OwnTask
 from exptilt.studies.bench import Reward
@@ -26,7 +27,7 @@ def prepare_own(task: OwnTask, law: SamplingLaw, num_prompts: int) -> Bench:
     tokenizer = load_tokenizer(task.model)
     context = context_length(load_model(task.model, tokenizer))
     rows = prepare(task.data, tokenizer, "pair", context).test
-    prompts = list({group.prompt.tobytes(): group.prompt for group in rows if len(group.prompt)}.values())
+    prompts = distinct_prompts(rows)
     if not prompts:
         raise DataError(f"{task.data.train}: no held-out prompts to measure on; set data.test or data.test_fraction")
     fitting = [prompt for prompt in prompts if context is None or len(prompt) + law.max_new_tokens <= context]

@@ -10,7 +10,7 @@ from typing import Any
 
 from exptilt.processes.memory import peak_memory
 from exptilt.processes.world import World
-from exptilt.run_folder.metrics_file import MetricsFile
+from exptilt.run_folder.metrics_file import MetricsFile, MetricsLine
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.sums import Sums
 from exptilt.training.throughput import Work
@@ -38,7 +38,7 @@ class Log(Callback):
         """Write one line and tell it; all processes call this together."""
         values = self.world.first(dict(values))
         if self.world.is_first:
-            MetricsFile(self.path).append(progress.step, progress.epoch, values)
+            MetricsFile(self.path).append(MetricsLine(progress.step, progress.epoch, values))
         for listener in self.listeners:
             listener.on_metrics(progress, values)
 

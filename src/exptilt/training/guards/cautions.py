@@ -1,4 +1,4 @@
-"""What a warning is, and what it is judged by."""
+"""The facts and the lines of metrics that guard rails judge by."""
 
 from __future__ import annotations
 
@@ -7,20 +7,6 @@ from dataclasses import dataclass, field
 _FIRST = 3
 _LATEST = 20
 """Lines of each kind that are kept."""
-
-
-@dataclass(frozen=True)
-class Caution:
-    """A warning a run leaves behind."""
-
-    step: int
-    name: str
-    """Which danger, in one word."""
-    message: str
-    advice: str
-    """A setting to change."""
-    value: float
-    limit: float
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean
 
-from exptilt.training.guards.cautions import Caution, Facts, History, Line
+from exptilt.run_folder.run_record import Caution
+from exptilt.training.guards.cautions import Facts, History, Line
 
 _FEW = 3
 """Lines that are averaged where one alone says little."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from exptilt.errors import TrainingError
+from exptilt.run_folder.run_record import Caution
 from exptilt.settings.training_settings import parse_condition
 from exptilt.training.callbacks.callback import Callback, Progress
-from exptilt.training.guards.cautions import Caution, Facts, History, Line
+from exptilt.training.guards.cautions import Facts, History, Line
 from exptilt.training.guards.dangers import HELD_OUT, TRAINING, starting_loss
 from exptilt.training.sums import Sums
 
@@ -49,10 +50,10 @@ class Guards(Callback):
     def _speak(self, caution: Caution | None) -> None:
         if caution is None:
             return
-        last = self.spoken.get(caution.name)
-        if last is not None and not abs(caution.value) >= _AGAIN * abs(last):
+        value, last = caution.value or 0.0, self.spoken.get(caution.name)
+        if last is not None and not abs(value) >= _AGAIN * abs(last):
             return
-        self.spoken[caution.name] = caution.value
+        self.spoken[caution.name] = value
         logger.warning("step %s: %s; %s", caution.step, caution.message, caution.advice)
         self.record(caution)
 

@@ -1,0 +1,64 @@
+"""Names of the files of a run folder and of a study's folder: each is spelled here and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+CONFIG = "config.yaml"
+"""The resolved recipe of a run."""
+RUN = "run.json"
+"""Versions, hardware, seed, status, warnings: `RunRecord`."""
+DATA = "data.json"
+"""What was read, kept and left out: `DataReport`."""
+METRICS = "metrics.jsonl"
+"""One line for each logged step: `MetricsLine`."""
+EVALUATION = "evaluation.json"
+"""Held-out measurements: `Evaluation`."""
+SAMPLES = "samples.jsonl"
+"""Policy and reference side by side: `SideBySide`."""
+FRONTIER = "frontier.json"
+"""Policies on the reward-KL plane: `Frontier`."""
+REPORT_PAGE = "report.html"
+REPORT = "report.json"
+"""Every number of the page: `ReportRecord`."""
+
+MODEL = "model"
+"""Folder of the trained model, as `from_pretrained` loads it."""
+BEST = "best"
+"""Folder of the best weights so far."""
+CHECKPOINTS = "checkpoints"
+STEP_SAMPLES = "samples"
+"""Folder of the completions drawn while a run goes on: `StepSample`."""
+
+STUDY_CONFIG = "frontier.yaml"
+"""The resolved recipe of a study."""
+STUDY_RUNS = "runs"
+"""Folder of a study's runs."""
+STUDY_POINTS = "points"
+"""Folder of a study's measured policies: `MeasuredSamples`."""
+STUDY_POOL = "reference.json"
+"""A study's samples of the reference: `ReferenceSamples`."""
+STUDY_FACTS = "bench.json"
+STUDY_PROPOSALS = "proposals.npz"
+STUDY_WEIGHTS = "weights"
+"""Folder of the weights a study measures, in each of its runs."""
+
+
+def margins_of(evaluation: str = EVALUATION) -> str:
+    """The file with every pair's margins (`PairMargin`) that belongs to an evaluation.
+
+    Example:
+        >>> margins_of(), margins_of("evaluation-others.json")
+        ('evaluation-margins.jsonl', 'evaluation-others-margins.jsonl')
+    """
+    return f"{PurePath(evaluation).stem}-margins.jsonl"
+
+
+def samples_at(step: int) -> str:
+    """The file with the completions drawn at one step.
+
+    Example:
+        >>> samples_at(20)
+        'samples/step-000020.jsonl'
+    """
+    return f"{STEP_SAMPLES}/step-{step:06}.jsonl"

@@ -1,0 +1,85 @@
+"""run.json: what is known of a run, and what it warned of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from exptilt.run_folder.record import FilePart, FileRecord
+
+
+class Caution(FilePart):
+    """A warning that a guard rail gave while a run trained."""
+
+    step: int | None = None
+    name: str = ""
+    """Which danger, in one word."""
+    message: str = ""
+    advice: str = ""
+    """A setting to change."""
+    value: float | None = None
+    limit: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_keys(cls, given: Any) -> Any:
+        """A warning of a file without formats may name itself `number` and its advice `fix`."""
+        older = {"number": "name", "fix": "advice"}
+        return {older.get(key, key): one for key, one in given.items()} if isinstance(given, dict) else given
+
+
+class ReferenceIdentity(FilePart):
+    """Which weights a run compares with."""
+
+    identity: str | None = None
+    """Fingerprint of the weights."""
+    source: str | None = None
+    """The same in words."""
+
+
+class ModelFacts(FilePart):
+    """What is known of the measured model."""
+
+    name: str | None = None
+    parameters: int | None = None
+
+
+class TokenBudget(FilePart):
+    """What `batch.tokens=auto` chose, on which device, so that a run that goes on need not measure again."""
+
+    tokens: int
+    limit: str = ""
+    """What keeps it from being larger: memory or speed."""
+    bytes_per_token: int | None = None
+    fixed_bytes: int | None = None
+    free_bytes: int | None = None
+    device: str | None = None
+    processes: int | None = None
+
+
+class RunRecord(FileRecord):
+    """run.json."""
+
+    name: str | None = None
+    exptilt: str | None = None
+    """The version that started the run."""
+    started: str | None = None
+    """Time in ISO 8601, UTC."""
+    finished: str | None = None
+    status: str | None = None
+    """running, stopped, done, measured or failed."""
+    seed: int | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    """By package."""
+    hardware: str | None = None
+    processes: int | None = None
+    token_budget: TokenBudget | None = None
+    reference: ReferenceIdentity | None = None
+    warnings: tuple[Caution, ...] = ()
+    steps: int | None = None
+    seconds: float | None = None
+    """Spent in training, over all starts."""
+    model: ModelFacts = ModelFacts()
+    command: str | None = None
+    """The command that makes these numbers again."""
