@@ -277,8 +277,11 @@ def test_pairs_made_of_one_row_are_no_duplicate_prompts_of_each_other(tmp_path):
 
 def test_a_format_that_reads_more_is_named(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"text": "good film", "label": 1}])
-    said = [one.message for one in prepare(DataConfig(train=path), None, "completion").report.findings]
-    assert "format text does not read label; data.format=rated_text does" in said
+    with pytest.raises(
+        DataError, match=r"text does not read 'label' .*; data.format=rated_text reads label; .*=\[label\]"
+    ):
+        prepare(DataConfig(train=path), None, "completion")
+    assert prepare(DataConfig(train=path, ignore_columns=("label",)), None, "completion").report.train.kept == 1
 
 
 CALLS = (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -11,6 +12,7 @@ from exptilt.data.splits import read_splits
 from exptilt.errors import ConfigError
 from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.load import dump
+from exptilt.settings.model_settings import ModelConfig
 from exptilt.verbs.doctor import _kind_of, examine
 
 DATA = Path(os.environ.get("EXPTILT_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -162,7 +164,7 @@ def test_the_reference_is_asked_whether_it_knows_such_text(capsys, finished, tmp
 
 
 def test_a_reference_check_needs_a_model(write_rows, pairs, make_recipe, tmp_path):
-    (tmp_path / "mine.yaml").write_text(dump(make_recipe()))
+    (tmp_path / "mine.yaml").write_text(dump(replace(make_recipe(), model=ModelConfig())))
     for source in (write_rows("good.jsonl", pairs()), tmp_path / "mine.yaml"):
         with pytest.raises(ConfigError, match="--reference-check needs a model: name one with --model"):
             examine(str(source), [], None, False, 0, reference_check=True)

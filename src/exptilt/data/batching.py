@@ -19,8 +19,8 @@ class Batches:
 
     There is no state but the step's number: `step(n)` is the same in a run that was resumed at n. Which groups make a
     step depends on the seed and the epoch only, not on the number of processes, so that a run on more processes takes
-    the same steps. One exception: a last batch with fewer groups than there are processes takes some from the batch
-    before it, or joins it where that would leave it too few.
+    the same steps. One exception: a last batch with fewer groups than there are processes, or than the objective can be
+    formed on (`least`), takes some from the batch before it, or joins it where that would leave it too few.
 
     Example:
         >>> from exptilt.data.groups import Completion
@@ -32,7 +32,14 @@ class Batches:
     """
 
     def __init__(
-        self, groups: Sequence[Group], config: BatchConfig, *, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        groups: Sequence[Group],
+        config: BatchConfig,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        least: int = 1,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, world_size), got {rank} of {world_size}")
@@ -45,7 +52,7 @@ class Batches:
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
-        self._edges = _edges(len(groups), config.size, world_size)
+        self._edges = _edges(len(groups), config.size, max(world_size, least))
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
 
     @property
@@ -224,11 +231,11 @@ def _num_tokens(groups: Sequence[Group]) -> int:
     return sum(group.num_tokens for group in groups)
 
 
-def _edges(count: int, size: int, world_size: int) -> list[int]:
-    """Where steps begin and end; each holds at least one group per process."""
+def _edges(count: int, size: int, least: int) -> list[int]:
+    """Where steps begin and end; each holds at least so many groups where the size of a batch allows it."""
     edges = [*range(0, count, size), count]
-    if len(edges) > 2 and count - edges[-2] < world_size:
-        edges[-2] = count - world_size
-        if edges[-2] - edges[-3] < world_size:
+    if len(edges) > 2 and count - edges[-2] < least:
+        edges[-2] = count - least
+        if edges[-2] - edges[-3] < least:
             del edges[-2]
     return edges

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exptilt.data.groups import Group
 from exptilt.data.read import hub
-from exptilt.data.read.sources import is_on_hub
+from exptilt.data.read.places import files_of, is_on_hub, place_of
 from exptilt.data.table import GroupTable
 from exptilt.run_folder.data_record import DataReport
 from exptilt.settings.data_settings import DataConfig, SourceConfig
@@ -68,8 +68,11 @@ class DataCache:
         settings = [as_dict(config), kind, max_tokens, _tokenizer_settings(tokenizer)]
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         for path in dict.fromkeys([*paths, Path(__file__).parent]):
-            for part in _contents(path):
-                digest.update(part)
+            try:
+                for part in _contents(path):
+                    digest.update(part)
+            except OSError:
+                return None  # whoever reads it next says what is wrong with it
         root = Path(os.environ.get("EXPTILT_CACHE") or Path.home() / ".cache" / "exptilt") / "data"
         return cls(root / digest.hexdigest())
 
@@ -104,8 +107,8 @@ def _files(source: SourceConfig) -> tuple[Path, ...]:
     """Files or folders that hold all rows of a source; none where there are no such files."""
     if is_on_hub(source.path):
         return hub.files_of(hub.data_set(source.path, source.split, source.subset, source.revision))
-    path = Path(source.path).expanduser()
-    return (path,) if path.exists() else ()
+    path = place_of(source.path)
+    return (path,) if path is not None and path.is_dir() else tuple(files_of(source.path, source.split))
 
 
 def _tokenizer_settings(tokenizer: Any) -> list[Any]:

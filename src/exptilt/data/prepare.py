@@ -105,7 +105,7 @@ def prepare(
             cached.write(Cached(prepared.train, prepared.test, prepared.report))
     else:
         prepared = Prepared(train=found.train, test=found.test, report=found.report)
-    return _refused(prepared) if strict else prepared
+    return refused(prepared) if strict else prepared
 
 
 def prepare_records(
@@ -132,7 +132,7 @@ def prepare_records(
     ledger = Ledger(config.policies)
     train = Split(source="records", format="records", rows=len(records), records=list(records))
     held_out = Split(source="records", format="records", rows=len(test), records=list(test)) if test else None
-    return _refused(_prepare(train, held_out, _work(config, tokenizer, kind_of(kind), max_tokens, ledger)))
+    return refused(_prepare(train, held_out, _work(config, tokenizer, kind_of(kind), max_tokens, ledger)))
 
 
 def _work(
@@ -184,8 +184,12 @@ def _prepare(train: Split, test: Split | None, work: _Work) -> Prepared:
     return Prepared(train=done.groups, test=test_groups, report=report)
 
 
-def _refused(prepared: Prepared) -> Prepared:
-    """Raise where the data has errors or is nothing; else give it back."""
+def refused(prepared: Prepared) -> Prepared:
+    """The same rows.
+
+    Raises:
+        DataError: if they have errors, or if nothing is left of them.
+    """
     refuse_errors(prepared.report.findings)
     for split in (prepared.report.train, prepared.report.test):
         _refuse_nothing(split)

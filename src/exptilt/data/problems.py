@@ -32,6 +32,9 @@ CATALOGUE: dict[str, Problem] = {
     "invalid_utf8": Problem("the line is not valid UTF-8", "on_invalid", fix="write the file as UTF-8"),
     "not_an_object": Problem("the row is not an object with named columns", "on_invalid", fix=_REPAIR),
     "missing_column": Problem("a column the format needs is missing or null", "on_invalid", fix=_REPAIR),
+    "missing_prompt": Problem(
+        "the row has no prompt, and other rows of the source have one", "on_invalid", fix=_REPAIR
+    ),
     "wrong_type": Problem("a value has the wrong type", "on_invalid", fix=_REPAIR),
     "bad_value": Problem("a value is out of range", "on_invalid", fix=_REPAIR),
     "bad_roles": Problem("the turns are in an order no chat has", "on_invalid", fix=_REPAIR),
@@ -64,6 +67,7 @@ CATALOGUE: dict[str, Problem] = {
     ),
     # one example is not worth training on as it stands
     "empty": Problem("a completion is empty or only white space", "on_empty", fix=_REPAIR),
+    "empty_prompt": Problem("the prompt is blank, and other rows of the source ask something", "on_empty", fix=_REPAIR),
     "identical": Problem("the completions of a row are identical", "on_identical", fix=_REPAIR),
     "tie": Problem("neither completion is preferred", "on_tie", fix="train with ties kept, or leave them out"),
     "duplicate": Problem("the row repeats an earlier one", "on_duplicate", fix="remove the copies"),
@@ -78,10 +82,21 @@ CATALOGUE: dict[str, Problem] = {
         "on_missing_end",
         fix="use a chat template that ends each assistant turn with a special token, or a tokenizer with an EOS token",
     ),
+    # the source as a whole
+    "unread_column": Problem(
+        "a column that says something is not read", severity="error", fix="or read it by data.columns"
+    ),
+    "label_base": Problem(
+        "verdicts in numbers may count from 0 or from 1",
+        severity="error",
+        fix="set data.labels to 0/1 (0 is the first), 1/0 (1 is the first) or 1/2 (1 is the first, 2 the second, 0 a tie)",
+    ),
+    "unformed_batch": Problem("the objective cannot be formed on a batch of these rows", severity="error"),
     # left out because of what was asked for; nobody has to decide again
     "does_not_fit": Problem("the row does not fit even when cut, and was left out", fix=_CUT),
     "undesirable": Problem("a completion rated undesirable is nothing to imitate, and was left out", severity="info"),
     "unlabelled": Problem("a tie says neither desirable nor undesirable, and was left out"),
+    "zero_weight": Problem("the row has weight 0, which trains nothing, and was left out", severity="info"),
     "over_limit": Problem("the row is beyond data.test_limit, and was left out", severity="info"),
     "filtered": Problem("the row has not the values of data.where, and was left out", severity="info"),
     "not_sampled": Problem("the row is beyond the weight of its source, and was left out", severity="info"),

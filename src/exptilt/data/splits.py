@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exptilt.data.checks.across_records import check_across, check_leak
 from exptilt.data.checks.record_checks import check_record, is_held_out, prompt_key, share_of
@@ -39,6 +40,8 @@ class Split:
     """How many records each source gave, one source after the other, and how often they are used."""
     repeated: int = 0
     """Copies that weights above 1 added."""
+    first_of_row: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    """Of each record whether it is the first that its row became."""
 
 
 def read_splits(config: DataConfig, ledger: Ledger) -> tuple[Split, Split | None]:
@@ -74,6 +77,7 @@ def _mixed(sources: Sequence[SourceConfig], prefixes: Sequence[str], ledger: Led
         split.columns_not_read += tuple(name for name in part.columns_not_read if name not in split.columns_not_read)
         split.parts.append(part)
         split.weights.append((len(shelf) - before, source.weight))
+    split.first_of_row = np.concatenate([np.frombuffer(part.first_of_row, dtype=np.bool_) for part in split.parts])
     split.format = " + ".join(dict.fromkeys(part.format for part in split.parts))
     return split
 
@@ -87,8 +91,9 @@ def _hold_out(train: Split, config: DataConfig, ledger: Ledger) -> Split:
             f"and {len(held_out)} to test on; change it, or name a test file in data.test"
         )
     train.records = kept
-    train.rows -= len(held_out)
-    test = Split(source=train.source, format=train.format, rows=len(held_out), records=held_out)
+    num_rows = int(train.first_of_row[held].sum())  # a row may have become several records
+    train.rows -= num_rows
+    test = Split(source=train.source, format=train.format, rows=num_rows, records=held_out)
     test.columns_not_read = train.columns_not_read
     test.parts = train.parts
     for at in range(config.test_limit or len(held_out), len(held_out)):
@@ -169,7 +174,9 @@ class Examples:
                 yield from made
 
     def _unwanted(self, record: Record, of_prompt: Counts | None) -> str | None:
-        """Why the settings leave an example out, if they do."""
+        """Why the row or the settings leave an example out, if they do."""
+        if record.weight == 0:
+            return "zero_weight"
         margin = record.margin if isinstance(record, Preference) else None
         if self.config.min_margin is not None and margin is not None and abs(margin) < self.config.min_margin:
             return "small_margin"

@@ -15,16 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from exptilt.data.groups import Group
-from exptilt.errors import ModelError
-from exptilt.policies.adapters import base_of, is_adapter, with_adapter
+from exptilt.policies.adapters import with_adapter
 from exptilt.policies.engine.attention import NAME
 from exptilt.policies.engine.forward import causal_lm, packed_states
 from exptilt.policies.engine.packing import pack
-from exptilt.policies.models import architecture_of
-from exptilt.settings.model_settings import AdapterConfig, ModelConfig
+from exptilt.settings.model_settings import AdapterConfig
 
 _AUTO: Any = AutoModelForCausalLM
 """Untyped in transformers."""
@@ -51,25 +49,6 @@ class ModelSize:
     """Weights of a low-rank adapter in matrices."""
     body_trained: bool
     head_trained: bool
-
-
-def architecture_for(settings: ModelConfig, tokenizer: Any) -> PreTrainedConfig:
-    """The configuration of the model a recipe names.
-
-    Raises:
-        ModelError: there is none, or it cannot be read.
-    """
-    if settings.config is not None:
-        return architecture_of(settings.config, tokenizer)
-    if settings.path is None:
-        raise ModelError("no model given: set model.path to a folder or hub id, or model.config")
-    adapted = is_adapter(settings.path)
-    path = base_of(settings.path) if adapted else settings.path
-    try:
-        found: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=None if adapted else settings.revision)
-    except Exception as error:  # transformers and the hub each raise their own kinds
-        raise ModelError(f"{path}: cannot read a model's config.json ({str(error).partition(chr(10))[0]})") from error
-    return found
 
 
 def model_size(architecture: PreTrainedConfig, adapter: AdapterConfig | None = None) -> ModelSize:

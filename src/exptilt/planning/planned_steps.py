@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
-from exptilt.data.batching import Batches, pack
+from exptilt.data.batching import pack
 from exptilt.data.groups import Group
 from exptilt.losses.from_choice import build_loss
 from exptilt.planning.arithmetic import Load
 from exptilt.planning.phases import steps_of
 from exptilt.planning.planned_rows import Rows
 from exptilt.planning.probe import TURNS
+from exptilt.runs.run_batches import batches_for
 from exptilt.settings.recipe import Recipe
 from exptilt.training.objective import Objective
 
@@ -32,7 +33,8 @@ class Steps:
     @classmethod
     def of(cls, recipe: Recipe, rows: Rows) -> Steps:
         """All steps of a short run, or the first steps of a long one."""
-        batches, objective = Batches(rows.train, recipe.batch, seed=recipe.seed), Objective(build_loss(recipe.loss))
+        objective = Objective(build_loss(recipe.loss))
+        batches = batches_for(objective.loss, rows.train, recipe.batch, seed=recipe.seed)
         most = min(_MOST_STEPS, max(1, _MOST_ROWS // recipe.batch.size))
         count = min(most, steps_of(recipe, rows.num_train))
         more = max(1.0, min(recipe.batch.size, rows.num_train) / len(rows.train))

@@ -20,11 +20,12 @@ from exptilt.losses.from_choice import build_loss
 from exptilt.planning.advice import changes_of
 from exptilt.planning.arithmetic import Manner, Storage, memory_parts, step_flops
 from exptilt.planning.devices import Fleet
-from exptilt.planning.model_size import Kept, ModelSize, architecture_for, kept_bytes, model_size
+from exptilt.planning.model_size import Kept, ModelSize, kept_bytes, model_size
 from exptilt.planning.phases import SHARE, Costs, Phase, Plan, checks_reference, seconds_of, steps_of
 from exptilt.planning.planned_rows import Rows, rows_of
 from exptilt.planning.planned_steps import Steps
 from exptilt.planning.probe import Rehearsal, Subject, rehearse, rehearsed
+from exptilt.policies.architecture import architecture_for
 from exptilt.runs.checks.familiarity import NUM_PROMPTS, chosen_groups
 from exptilt.runs.run_models import Setup, setup_of
 from exptilt.runs.run_tokenizer import find_tokenizer

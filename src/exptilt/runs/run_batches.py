@@ -2,14 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from exptilt.data.batching import Batches, pack, shares
+import torch
+
+from exptilt.data.batching import Batches, budget_use, pack, shares
 from exptilt.data.groups import Group
+from exptilt.data.problems import Finding
+from exptilt.errors import DataError
+from exptilt.losses import Loss
 from exptilt.policies.scorer import MicroBatches
 from exptilt.processes.world import World
+from exptilt.settings.data_settings import BatchConfig
 from exptilt.settings.training_settings import TrainConfig
+from exptilt.training.columns import columns_of
 from exptilt.training.objective import Objective
+
+_FILL_STEPS = 50
+"""Steps over which it is counted how full micro-batches are."""
+
+
+def batches_for(
+    loss: Loss, groups: Sequence[Group], settings: BatchConfig, *, seed: int, world_size: int = 1
+) -> Batches:
+    """The batches of a run; none is smaller than the loss can be formed on: KTO mixes rows, so it needs two."""
+    least = 2 if loss.mixes_rows else 1
+    return Batches(groups, settings, seed=seed, world_size=world_size, least=min(least, settings.size))
+
+
+def check_batches(
+    loss: Loss, train: Sequence[Group], test: Sequence[Group], settings: BatchConfig, epochs: TrainConfig, *, seed: int
+) -> tuple[Finding, ...]:
+    """Form every batch of a run without a model: how full they are, and an error where one cannot be formed.
+
+    Args:
+        loss: says which columns and which other rows each row needs.
+        train: prepared rows.
+        test: held-out rows, which are one batch.
+        settings: of batches.
+        epochs: says how many steps there will be.
+        seed: of the run.
+    """
+    if not train:
+        return ()
+    objective = Objective(loss)
+    batches = batches_for(loss, train, settings, seed=seed)
+    try:
+        for groups in (train, test):
+            columns_of(groups, loss, torch.device("cpu"))
+        objective.prepare(test)
+        for step in range(steps_in(epochs, batches.num_steps) if loss.mixes_rows else 0):
+            objective.prepare(batches.groups(step))
+    except DataError as error:
+        return (Finding.of("unformed_batch", str(error), 1),)
+    if settings.limit is None:
+        return ()
+    first_steps = (batches.step(step) for step in range(min(_FILL_STEPS, batches.num_steps)))
+    return (budget_use(first_steps, settings.limit).finding(),)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from functools import partial
 import transformers
 from rich.console import Console
 
+from exptilt.data.prepare import refused
 from exptilt.evaluation.held_out import Wanted, detectable_line, measure_policy
 from exptilt.policies.device import model_on_device
 from exptilt.policies.models import load_model
@@ -21,6 +22,8 @@ from exptilt.reports.page import write_report
 from exptilt.run_folder.file_names import EVALUATION, RUN, SAMPLES, margins_of
 from exptilt.run_folder.folder import RunFolder, manifest
 from exptilt.runs.run_models import reference_model
+from exptilt.runs.run_rows import check_phases
+from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.session import Session, open_session
 from exptilt.settings.recipe import Recipe
 from exptilt.training.callbacks.callback import Callback
@@ -71,6 +74,7 @@ def _run(
         return Outcome(folder, folder.run.steps or 0, finished=True), None
     world.first_alone(partial(_begin_folder, recipe, folder, world))
     if recipe.sft is not None:
+        world.first_alone(partial(_refuse_phases, recipe))
         first, session = _run(recipe.sft_recipe(), console, world)
         if not first.finished:
             return Outcome(folder, 0, finished=False), None
@@ -80,6 +84,14 @@ def _run(
     session = open_session(recipe, folder, console, world, callbacks)
     progress = session.train()
     return Outcome(folder, progress.step, finished=progress.is_last), session
+
+
+def _refuse_phases(recipe: Recipe) -> None:
+    """Refuse rows that the last phase cannot use before the first one trains for hours."""
+    first = recipe.sft_recipe()
+    if not RunFolder(first.folder, writes=False).is_finished_run_of(first):
+        for phase in check_phases(recipe, find_tokenizer(recipe.model, recipe.data)):
+            refused(phase.rows)
 
 
 def _begin_folder(recipe: Recipe, folder: RunFolder, world: World) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from exptilt.data.batching import Batches, budget_use
 from exptilt.data.prepare import Prepared, prepare
+from exptilt.data.splits import refuse_errors
 from exptilt.losses import Loss
+from exptilt.losses.from_choice import build_loss
+from exptilt.policies.architecture import declared_context
 from exptilt.policies.engine.forward import context_length
 from exptilt.processes.allocator import given_back
 from exptilt.processes.world import World
 from exptilt.runs.checks.ches_filter import leave_out_displacing
 from exptilt.runs.checks.familiarity import check_reference
+from exptilt.runs.run_batches import check_batches
 from exptilt.settings.recipe import Recipe
-
-_FILL_STEPS = 50
-"""Steps over which it is counted how full micro-batches are."""
 
 
 def rows_of(recipe: Recipe, loss: Loss, model: Any, tokenizer: Any, world: World) -> Prepared:
@@ -36,9 +36,33 @@ def rows_of(recipe: Recipe, loss: Loss, model: Any, tokenizer: Any, world: World
         with given_back():
             finding = check_reference(model, tokenizer, rows, seed=recipe.seed)
         rows = replace(rows, report=rows.report.adding(finding))
-    if recipe.batch.limit is not None:
-        batches = Batches(rows.train, recipe.batch, seed=recipe.seed)
-        first_steps = (batches.step(step) for step in range(min(_FILL_STEPS, batches.num_steps)))
-        use = budget_use(first_steps, recipe.batch.limit)
-        rows = replace(rows, report=rows.report.adding(use.finding()))
-    return rows
+    found = check_batches(loss, rows.train, rows.test, recipe.batch, recipe.train, seed=recipe.seed)
+    refuse_errors(found)
+    return replace(rows, report=rows.report.adding(*found))
+
+
+def check_phases(recipe: Recipe, tokenizer: Any) -> tuple[Phase, ...]:
+    """A dry run of the rows of all phases, the supervised one first, without a model and without refusing anything.
+
+    Args:
+        recipe: of the whole run.
+        tokenizer: of the model that the run starts from; None makes the checks on text only.
+    """
+    phases = [*([recipe.sft_recipe()] if recipe.sft is not None else []), replace(recipe, sft=None)]
+    context = declared_context(recipe.model, tokenizer) if tokenizer is not None else None
+    checked = []
+    for phase in phases:
+        loss = build_loss(phase.loss)
+        rows = prepare(phase.data, tokenizer, loss.kind, context, strict=False)
+        found = check_batches(loss, rows.train, rows.test, phase.batch, phase.train, seed=phase.seed)
+        rows = replace(rows, report=rows.report.adding(*found))
+        checked.append(Phase(name="sft" if phase is not phases[-1] else loss.name, rows=rows))
+    return tuple(checked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """The rows of one phase of a run."""
+
+    name: str
+    rows: Prepared

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from exptilt.data.account.data_terminal import print_report
-from exptilt.data.batching import Batches, pack, shares
+from exptilt.data.batching import pack, shares
 from exptilt.data.groups import Group, digest_of
 from exptilt.data.prepare import Prepared
 from exptilt.losses.from_choice import build_loss
@@ -26,7 +26,7 @@ from exptilt.run_folder.file_names import DATA
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import ReferenceIdentity
 from exptilt.runs.identity import identity
-from exptilt.runs.run_batches import ObjectiveBatches, steps_in
+from exptilt.runs.run_batches import ObjectiveBatches, batches_for, steps_in
 from exptilt.runs.run_callbacks import Watched
 from exptilt.runs.run_models import Models, Setup, in_words, models_of, setup_of
 from exptilt.runs.run_reference import groups_to_score, moving_reference_of, table_of
@@ -144,7 +144,7 @@ def open_session(
     folder.write(DATA, rows.report)
     print_report(rows.report, console)
     held_out = objective.prepare(rows.test)
-    batches = Batches(rows.train, recipe.batch, seed=recipe.seed, world_size=world.size)
+    batches = batches_for(objective.loss, rows.train, recipe.batch, seed=recipe.seed, world_size=world.size)
     first_rows = objective.prepare(batches.groups(0)) if recipe.batch.tokens == "auto" else []
     tokens, words = settle_tokens(recipe.batch, recipe.optim, folder, policy, objective, first_rows, world)
     _say(console, words)

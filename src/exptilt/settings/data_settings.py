@@ -30,6 +30,8 @@ Format = Literal[
     "arena_texts",
     "arena",
     "votes",
+    "prometheus",
+    "prometheus_ratings",
     "judgement",
     "webgpt",
     "tldr_comparison",
@@ -80,7 +82,7 @@ class SourceConfig:
     """
 
     path: str
-    """A .jsonl, .json, .csv or .parquet file (.gz allowed), a folder saved by datasets, or a hub id `owner/name`."""
+    """A .jsonl, .json, .csv, .tsv, .parquet or .arrow file (.gz, .zst allowed), a folder or pattern of them, `-`, or a hub id."""
     weight: float = 1.0
     """How often each row is used: 0.5 takes a fixed half of them, 2 each twice; at least 0."""
     split: str = "train"
@@ -95,6 +97,10 @@ class SourceConfig:
     """What a row looks like; auto finds it from the columns."""
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
     """Names of the source's columns where they differ from ours: `{prompt: question}`."""
+    ignore_columns: tuple[str, ...] = ()
+    """Columns to read the rows without, though their names say a prompt, a label, a reason or the like."""
+    labels: Literal["auto", "0/1", "1/0", "1/2"] = "auto"
+    """Verdicts in numbers on two completions: 0/1: 0 is the first; 1/0: 1 is the first; 1/2: 1 is, 2 the second, 0 a tie."""
     where: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
     """Use only rows with these values: `{split: validation}`; the others are counted."""
     licence: str | None = None
@@ -119,11 +125,11 @@ class DataConfig:
     """
 
     train: str
-    """A .jsonl, .json, .csv or .parquet file (.gz allowed), a folder saved by datasets, or a hub id `owner/name`."""
+    """A .jsonl, .json, .csv, .tsv, .parquet or .arrow file (.gz, .zst allowed), a folder or pattern of them, `-`, or a hub id."""
     test: str | None = None
     """Held-out data in the same forms; none: see test_split and test_fraction."""
     split: str = "train"
-    """Split to train on, where the source has splits (a hub id or a saved folder)."""
+    """Split to train on, where the source has splits (a hub id, or a folder whose files name theirs)."""
     test_split: str | None = None
     """Split of the held-out data; without `test` it is taken from the source of `train`."""
     subset: str | None = None
@@ -140,6 +146,10 @@ class DataConfig:
     """What a row looks like; auto finds it from the columns."""
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
     """Names of the source's columns where they differ from ours: `{prompt: question}`."""
+    ignore_columns: tuple[str, ...] = ()
+    """Columns to read the rows without, though their names say a prompt, a label, a reason or the like."""
+    labels: Literal["auto", "0/1", "1/0", "1/2"] = "auto"
+    """Verdicts in numbers on two completions: 0/1: 0 is the first; 1/0: 1 is the first; 1/2: 1 is, 2 the second, 0 a tie."""
     where: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
     """Use only training rows with these values: `{split: validation}`; the others are counted."""
     test_where: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
@@ -265,4 +275,6 @@ class BatchConfig:
         return self.limit or DEFAULT_TOKENS
 
 
-_OF_A_SOURCE = ("weight", "split", "subset", "revision", "limit", "format", "columns", "where", "licence")
+_OF_A_SOURCE = (
+    "weight", "split", "subset", "revision", "limit", "format", "columns", "ignore_columns", "labels", "where", "licence",
+)  # fmt: skip

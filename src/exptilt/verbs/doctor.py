@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from exptilt.data.account.data_terminal import print_report, show_examples
 from exptilt.data.batching import Batches, budget_use
 from exptilt.data.prepare import Prepared, prepare
-from exptilt.errors import ConfigError, ModelError
+from exptilt.errors import ConfigError, DataError
 from exptilt.kinds import PAIR, Kind, kind_for
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 from exptilt.settings.declaration import config
@@ -57,19 +57,20 @@ def examine(
             "--reference-check needs a model: name one with --model, or give a recipe with model.path "
             "or with model.config and model.tokenizer"
         )
-    prepared = prepare(subject.data, subject.tokenizer, subject.kind, subject.context, strict=False)
-    if subject.batch.limit is not None and prepared.train:
-        batches = Batches(prepared.train, subject.batch, seed=subject.seed)
-        steps = (batches.step(step) for step in range(min(_STEPS, batches.num_steps)))
-        use = budget_use(steps, subject.batch.limit)
-        prepared = replace(prepared, report=prepared.report.adding(use.finding()))
+    *earlier, (_, prepared) = subject.phases()
     if reference_check:
         prepared = _with_reference_check(subject, prepared)
     report = prepared.report
+    refusals = [f"{name}: {rows.report.refusal}" for name, rows in earlier if rows.report.refusal]
+    refusal = "; ".join([*refusals, *([report.refusal] if report.refusal else [])])
     console = Console()
     if as_json:
-        print(json.dumps(report.as_dict(), indent=1))
+        print(json.dumps(report.as_dict() | {name: rows.report.as_dict() for name, rows in earlier}, indent=1))
     else:
+        for name, rows in earlier:
+            console.rule(f"{name}, the phase before")
+            print_report(rows.report, console)
+            console.rule()
         print_report(report, console)
         if subject.tokenizer is not None:
             show_examples(prepared.train, subject.tokenizer, console, num_examples)
@@ -78,13 +79,11 @@ def examine(
 
         write_doctor_page(report, html)
     if not as_json:
-        verdict = (
-            f"a run would refuse these data: {report.refusal}" if report.refusal else "a run would take these data"
-        )
-        console.print(verdict, style="bold red" if report.refusal else "green")
+        verdict = f"a run would refuse these data: {refusal}" if refusal else "a run would take these data"
+        console.print(verdict, style="bold red" if refusal else "green")
         if html is not None:
             console.print(str(html), markup=False, highlight=False, soft_wrap=True)
-    return int(bool(report.refusal))
+    return int(bool(refusal))
 
 
 @config
@@ -107,8 +106,23 @@ class _Subject:
     """Whether that model is fine-tuned on this text before it is the reference."""
     context: int | None = None
     """What that model can hold, tokens."""
-    batch: BatchConfig = field(default_factory=BatchConfig)
+    recipe: Any = None
+    """The recipe, where there is one."""
     seed: int = 0
+
+    def phases(self) -> list[tuple[str, Prepared]]:
+        """Rows of every phase of the run; of data alone, of one run on them."""
+        if self.recipe is not None:
+            from exptilt.runs.run_rows import check_phases
+
+            return [(phase.name, phase.rows) for phase in check_phases(self.recipe, self.tokenizer)]
+        rows = prepare(self.data, self.tokenizer, self.kind, self.context, strict=False)
+        if rows.train:
+            settings = BatchConfig()
+            batches = Batches(rows.train, settings)
+            first_steps = (batches.step(step) for step in range(min(_STEPS, batches.num_steps)))
+            rows = replace(rows, report=rows.report.adding(budget_use(first_steps, settings.at_once).finding()))
+        return [("", rows)]
 
 
 def _subject(source: str, overrides: Sequence[str], model: str | None) -> _Subject:
@@ -121,45 +135,45 @@ def _subject(source: str, overrides: Sequence[str], model: str | None) -> _Subje
     settings = load(_Alone, None, [f"data.train={json.dumps(source)}", *overrides]).data
     if given is None:
         return _Subject(data=settings, kind=_kind_of(settings), tokenizer=None)
+    from exptilt.policies.architecture import declared_context
     from exptilt.runs.run_tokenizer import named_tokenizer
 
     tokenizer = named_tokenizer(given)
-    return _Subject(
-        data=settings, kind=_kind_of(settings), tokenizer=tokenizer, model=given, context=_context(given, tokenizer)
-    )
+    context = declared_context(given, tokenizer)
+    return _Subject(data=settings, kind=_kind_of(settings), tokenizer=tokenizer, model=given, context=context)
 
 
 def _of_recipe(source: str, overrides: Sequence[str], given: ModelConfig | None) -> _Subject:
     recipe = load(Recipe, source, overrides)  # first: a mistake in a recipe does not wait for torch
-    from exptilt.runs.run_tokenizer import named_tokenizer
+    from exptilt.policies.architecture import declared_context
 
     named = given or recipe.model
-    has_tokenizer = named.path is not None or named.tokenizer is not None
     reference, sft_first = named, given is None and (recipe.sft is not None or recipe.loss.kind.imitates)
     if given is None and recipe.reference.model is not None:
         reference, sft_first = ModelConfig(path=recipe.reference.model, dtype=recipe.model.dtype), False
-    tokenizer = named_tokenizer(named) if has_tokenizer else None
+    tokenizer = _tokenizer_of(named, recipe.data)
     return _Subject(
         data=recipe.data,
         kind=recipe.loss.kind,
         tokenizer=tokenizer,
         model=reference,
-        context=_context(named, tokenizer) if tokenizer is not None else None,
-        batch=recipe.batch,
+        context=declared_context(named, tokenizer) if tokenizer is not None else None,
+        recipe=replace(recipe, model=named),
         sft_first=sft_first,
         seed=recipe.seed,
     )
 
 
-def _context(model: Any, tokenizer: Any) -> int | None:
-    """The longest sequence the model takes; None where it states none, or where there is a tokenizer and no model."""
-    from exptilt.planning.model_size import architecture_for
+def _tokenizer_of(model: Any, data: DataConfig) -> Any:
+    """The run's tokenizer; None where the recipe names no model yet, or where rows are too wrong to train one on."""
+    from exptilt.runs.run_tokenizer import find_tokenizer
 
-    try:
-        limit = getattr(architecture_for(model, tokenizer).get_text_config(), "max_position_embeddings", None)
-    except ModelError:
+    if model.path is None and model.config is None:
         return None
-    return limit if isinstance(limit, int) and limit > 0 else None
+    try:
+        return find_tokenizer(model, data)
+    except DataError:
+        return None  # the report on the rows says what is wrong with them
 
 
 def _with_reference_check(subject: _Subject, prepared: Prepared) -> Prepared:

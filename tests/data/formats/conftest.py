@@ -3,18 +3,21 @@ from __future__ import annotations
 import pytest
 
 from exptilt.data.formats import find
+from exptilt.data.formats.row_context import in_context
 from exptilt.data.problems import RowError
 
 
 def record_of(row, name="auto"):
     adapter, _ = find([row], "file", name)
-    return adapter.name, adapter.record(row, "file:1")
+    made = adapter.record(row, "file:1")
+    records = in_context(made, [row], adapter.columns)
+    return adapter.name, records if isinstance(made, tuple) else records[0]
 
 
 def error_of(row, name="auto", like=None):
     adapter, _ = find([like or row], "file", name)
     with pytest.raises(RowError) as caught:
-        adapter.record(row, "file:1")
+        in_context(adapter.record(row, "file:1"), [row], adapter.columns)
     return caught.value
 
 

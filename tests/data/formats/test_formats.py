@@ -5,7 +5,7 @@ import math
 import pytest
 from invented_rows import bot, user
 
-from exptilt.data.formats import ADAPTERS, also_fitting, find
+from exptilt.data.formats import ADAPTERS, asked_for_instead, find
 from exptilt.data.records import Demonstration, Preference, Ranking, Rating
 from exptilt.errors import DataError
 
@@ -211,9 +211,10 @@ def test_a_format_that_must_be_asked_for_is_named_where_it_reads_more():
     row = {"text": "a", "label": 1, "split": "x"}
     adapter, unread = find([row], "file")
     assert (adapter.name, unread) == ("text", ("label", "split"))
-    other, more = also_fitting([row], adapter, unread)
+    other, more = asked_for_instead(row.keys(), adapter, set(unread))
     assert (other.name, more) == ("rated_text", ["label"])
-    assert also_fitting([TEXT_PAIR], *find([TEXT_PAIR], "file")) is None
+    adapter, unread = find([TEXT_PAIR], "file")
+    assert asked_for_instead(TEXT_PAIR.keys(), adapter, set(unread)) is None
 
 
 def test_a_misspelt_column_brings_the_format_that_was_meant_first():

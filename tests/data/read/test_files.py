@@ -171,9 +171,7 @@ def test_a_parquet_row_that_is_no_utf8_spoils_no_other(parquet):
     damage(parquet, b"question 1234", b"question \xff\xff34")
     found = rows_of(parquet)
     assert len(found) == 2000
-    assert [(row_id, row.code) for row_id, row in found if isinstance(row, RowError)] == [
-        ("a.parquet:1235", "invalid_utf8")
-    ]
+    assert found[1234] == ("a.parquet:1235", {"prompt": b"question \xff\xff34", "chosen": "answer 1234"})
     assert found[1235] == ("a.parquet:1236", {"prompt": "question 1235", "chosen": "answer 1235"})
 
 
@@ -183,14 +181,14 @@ def test_a_parquet_file_damaged_in_its_middle_says_how_far_it_could_be_read(parq
         rows_of(parquet)
 
 
-def test_a_saved_folder_whose_text_is_no_utf8_is_one_line(tmp_path):
+def test_a_saved_folder_whose_text_is_no_utf8_loses_the_cell_alone(tmp_path):
     import datasets
 
     datasets.Dataset.from_list([{"prompt": f"question {n:04}"} for n in range(50)]).save_to_disk(tmp_path / "saved")
     (arrow,) = (tmp_path / "saved").glob("*.arrow")
     damage(arrow, b"question 0030", b"question \xff\xff30")
-    with pytest.raises(DataError, match=r"^saved: after row \d+: damaged: 'utf-8' codec can't decode"):
-        rows_of(tmp_path / "saved")
+    found = rows_of(tmp_path / "saved")
+    assert [row_id for row_id, row in found if isinstance(row["prompt"], bytes)] == ["saved:31"]
 
 
 def test_a_missing_file_names_the_one_that_was_meant(tmp_path):
@@ -200,11 +198,11 @@ def test_a_missing_file_names_the_one_that_was_meant(tmp_path):
 
 
 def test_a_folder_that_datasets_did_not_save(tmp_path):
-    with pytest.raises(DataError, match="no folder saved by datasets can be read there"):
+    with pytest.raises(DataError, match="holds neither files of rows nor a data set"):
         rows_of(tmp_path)
     for name in ("b.jsonl.gz", "a.parquet", "c.txt"):
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"none saved by datasets; name one of the files in it instead: a.parquet, b"):
+    with pytest.raises(DataError, match=r"files of several kinds \(.jsonl, .parquet\); name some: .*/\*.jsonl"):
         rows_of(tmp_path)
 
 
@@ -223,9 +221,61 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
 def test_a_hub_data_set_is_read_with_split_subset_and_revision(monkeypatch):
     import datasets
 
-    asked = []
+    asked, loaded = [], datasets.Dataset.from_list(ROWS)
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or ROWS)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or loaded)
     rows = rows_of("owner/name", split="test", subset="small", revision="abc")
     assert rows[1] == ("owner/name/test:2", ROWS[1])
     assert asked == [(("owner/name", "small"), {"split": "test", "revision": "abc"})]
+
+
+TABLE = [{"prompt": "q\tr", "chosen": "a", "rejected": "b"}, {"prompt": "s", "chosen": "c", "rejected": "d"}]
+
+
+def written(folder, name, rows=TABLE):
+    """Rows in a file of the kind its name says."""
+    import pyarrow
+    import pyarrow.feather
+
+    path, table = folder / name, pyarrow.Table.from_pylist(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if name.endswith(".jsonl.zst"):
+        with pyarrow.output_stream(str(path), compression="zstd") as out:
+            out.write(lines)
+    elif name.endswith(".arrow"):
+        with pyarrow.ipc.new_stream(str(path), table.schema) as out:
+            out.write_table(table)
+    elif name.endswith(".feather"):
+        pyarrow.feather.write_feather(table, str(path))
+    elif name.endswith(".tsv"):
+        cells = [list(rows[0]), *(row.values() for row in rows)]
+        path.write_text("".join("\t".join(f'"{cell}"' for cell in line) + "\n" for line in cells))
+    else:
+        path.write_bytes(lines)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.zst", "a.arrow", "a.feather", "a.tsv"])
+def test_packed_lines_arrow_and_tabs_give_the_same_rows(tmp_path, name):
+    found = rows_of(written(tmp_path, name))
+    assert [row for _, row in found] == TABLE
+    assert found[0][0] == {"a.tsv": "a.tsv:2"}.get(name, f"{name}:1")
+
+
+def test_a_packed_file_that_is_cut_short_is_one_line(tmp_path):
+    path = written(tmp_path, "a.jsonl.zst", [{"prompt": f"{n * 7919 % 10007}"} for n in range(50_000)])
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(DataError, match=r"a.jsonl.zst: cannot be read after line [\d,]+: "):
+        rows_of(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_key_that_occurs_twice_in_one_object_is_refused_and_spoils_no_other_row(tmp_path, name):
+    twice = '{"prompt": "q", "meta": {"chosen": 1, "chosen": 2}}'
+    lines = [json.dumps(ROWS[0]), twice, json.dumps(ROWS[1])]
+    (tmp_path / name).write_text("\n".join(lines) if name == "a.jsonl" else f"[{', '.join(lines)}]")
+    first, second, third = rows_of(tmp_path / name)
+    assert (first[1], third[1]) == (ROWS[0], ROWS[1])
+    assert (second[0], second[1].code) == (f"{name}:2", "invalid_json")
+    assert str(second[1]) == "invalid JSON: the key 'chosen' occurs twice in one object"

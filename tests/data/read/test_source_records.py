@@ -5,9 +5,10 @@ import json
 import pytest
 
 from exptilt.data.encode.tokens import Encoder, encode_prompts
+from exptilt.data.formats.row_context import RowContext
 from exptilt.data.memory.spill import Shelf
 from exptilt.data.problems import Ledger, RowError
-from exptilt.data.read.source_records import read_part, template_args
+from exptilt.data.read.source_records import read_part
 from exptilt.data.records import Preference
 from exptilt.data.splits import read_records
 from exptilt.errors import DataError
@@ -71,13 +72,13 @@ def test_tools_need_a_template(base_tokenizer):
 @pytest.mark.parametrize("value", ["[", 7, [3]])
 def test_tools_that_are_none(value):
     with pytest.raises(RowError) as caught:
-        template_args({"tools": value})
+        RowContext.of({"tools": value})
     assert caught.value.code == "wrong_type"
 
 
 def test_empty_tools_say_nothing():
-    assert template_args({"tools": "", "chat_template_kwargs": None}) == {}
-    assert template_args({"tools": []}) == {}
+    assert RowContext.of({"tools": "", "chat_template_kwargs": None}).template_args == {}
+    assert RowContext.of({"tools": []}).template_args == {}
 
 
 def test_the_first_row_that_can_be_read_tells_the_format(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from exptilt.data.checks.turn_order import check_turn_order
 from exptilt.data.encode.applied_template import AppliedTemplate
 from exptilt.data.encode.chat_templates import template_of
 from exptilt.data.encode.conservation import lost_of_prompt, lost_of_turn
@@ -113,8 +114,7 @@ class Renderer:
             return Rendered(start, tuple(self._text_whole(start, str(one)) for one in completions), by_template=False)
         turns = as_turns(prompt, "user")
         replies = [as_turns(completion, "assistant") for completion in completions]
-        for reply in replies:
-            _check_order(turns, reply)
+        check_turn_order(turns, replies)
         start = self.prompt(turns, record.template_args)
         if not self._chat_messages:
             wholes = tuple(self._plain_whole(start, reply) for reply in replies)
@@ -198,14 +198,6 @@ def _transcript(turns: tuple[Message, ...]) -> str:
         raise RowError("template_refused", "tool calls need a chat template, and none is used for this row")
     said = ((PLAIN_NAMES[turn["role"]], content_of(turn)) for turn in turns)
     return "".join(f"\n\n{name}:{' ' if content else ''}{content}" for name, content in said)
-
-
-def _check_order(turns: tuple[Message, ...], reply: tuple[Message, ...]) -> None:
-    if not reply or reply[0]["role"] != "assistant" or reply[-1]["role"] != "assistant":
-        roles = ", ".join(turn["role"] for turn in reply) or "no turn at all"
-        raise RowError("bad_roles", f"a completion must begin and end with the assistant's turn, got {roles}")
-    if any(turn["role"] == "system" for turn in (*turns[1:], *reply)):
-        raise RowError("bad_roles", "a system turn can only be the first")
 
 
 def _not_prefix(part: str, whole: str) -> str:

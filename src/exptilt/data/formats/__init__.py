@@ -9,7 +9,7 @@ from exptilt.data.formats.known_formats import ADAPTERS, ALWAYS, Adapter, Row
 from exptilt.errors import DataError
 from exptilt.wording import SURE, nearest
 
-__all__ = ["ADAPTERS", "Adapter", "also_fitting", "find", "known_columns"]
+__all__ = ["ADAPTERS", "ALWAYS", "Adapter", "asked_for_instead", "find", "known_columns"]
 
 
 def find(sample: Sequence[Row], source: str, name: str = "auto") -> tuple[Adapter, tuple[str, ...]]:
@@ -30,12 +30,11 @@ def find(sample: Sequence[Row], source: str, name: str = "auto") -> tuple[Adapte
     raise DataError(_unknown(merged, source))
 
 
-def also_fitting(sample: Sequence[Row], chosen: Adapter, unread: Sequence[str]) -> tuple[Adapter, list[str]] | None:
+def asked_for_instead(columns: Set[str], chosen: Adapter, unread: Set[str]) -> tuple[Adapter, list[str]] | None:
     """A format that has to be asked for, fits as well, and reads more of the columns: it, and those it reads besides."""
-    columns = {column for row in sample for column, value in row.items() if value is not None}
     for adapter in ADAPTERS:
-        more = sorted(set(unread) & adapter.columns)
-        if adapter.is_asked_for and more and columns >= set(adapter.shape.split(", ")):
+        more = sorted(unread & adapter.columns)
+        if adapter.is_asked_for and adapter is not chosen and more and columns >= set(adapter.shape.split(", ")):
             return adapter, more
     return None
 

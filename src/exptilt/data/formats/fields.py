@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from exptilt.data.formats.structured_text import structure_in, turns_in
 from exptilt.data.problems import RowError
-from exptilt.data.records import Message, Text, as_turns
+from exptilt.data.records import Message, Text
 from exptilt.wording import SURE, nearest
 
 ROLES = {
@@ -48,6 +49,8 @@ def need(row: Mapping[str, Any], column: str) -> Any:
 
 def text(value: Any, name: str) -> str:
     """A string that every tokenizer can read."""
+    if isinstance(value, bytes):  # what a table held where text was announced
+        raise RowError("invalid_utf8", f"{name} {_undecodable(value)}")
     if not isinstance(value, str):
         raise RowError("wrong_type", f"{name} must be text, got {_kind(value)}")
     try:
@@ -58,19 +61,39 @@ def text(value: Any, name: str) -> str:
 
 
 def content(value: Any, name: str) -> Text:
-    """Text or a list of turns; one turn alone counts as a list of one."""
+    """Text or a list of turns; one turn alone counts as a list of one, and turns may be spelled as JSON or Python."""
     if isinstance(value, str):
+        spelled = turns_in(value, name)
+        return text(value, name) if spelled is None else turns(spelled, name)
+    if isinstance(value, bytes):
         return text(value, name)
-    if not isinstance(value, Mapping | Sequence) or isinstance(value, bytes):
+    if not isinstance(value, Mapping | Sequence):
         raise RowError("wrong_type", f"{name} must be text or a list of turns, got {_kind(value)}")
     return turns([value] if isinstance(value, Mapping) else value, name)
 
 
 def turns(value: Any, name: str) -> tuple[Message, ...]:
-    """A list of chat turns, `role`/`content` or `from`/`value`."""
+    """A list of chat turns, `role`/`content` or `from`/`value`, or of `input`/`output` for two turns each."""
+    if isinstance(value, str):
+        value = turns_in(value, name) or value
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
         raise RowError("wrong_type", f"{name} must be a list of turns with at least one in it, got {_kind(value)}")
-    return tuple(_turn(item, f"{name}[{position}]") for position, item in enumerate(value))
+    said: list[Message] = []
+    for position, item in enumerate(value):
+        if isinstance(item, Mapping) and item.keys() >= {"input", "output"}:
+            said += exchange((item["input"], item["output"]), f"{name}[{position}]")
+        else:
+            said.append(_turn(item, f"{name}[{position}]"))
+    return tuple(said)
+
+
+def exchange(value: Any, name: str) -> tuple[Message, Message]:
+    """A question and its answer as two turns."""
+    asked, answered = items(value, name, 2)
+    return (
+        {"role": "user", "content": text(asked, f"the question of {name}")},
+        {"role": "assistant", "content": text(answered, f"the answer of {name}")},
+    )
 
 
 def _turn(item: Any, name: str) -> Message:
@@ -118,7 +141,9 @@ def first_of(row: Mapping[str, Any], *columns: str) -> Any:
 
 
 def items(value: Any, name: str, least: int = 1) -> Sequence[Any]:
-    """A list of at least so many values."""
+    """A list of at least so many values; it may be spelled as JSON or Python."""
+    if isinstance(value, str):
+        value = structure_in(value) or value
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) < least:
         several = "a list of at least two" if least == 2 else "a list that is not empty"
         raise RowError("wrong_type", f"{name} must be {several}, got {_kind(value)}")
@@ -126,37 +151,51 @@ def items(value: Any, name: str, least: int = 1) -> Sequence[Any]:
 
 
 def under(value: Any, name: str) -> Mapping[str, Any]:
-    """An object with named values."""
+    """An object with named values; it may be spelled as JSON or Python."""
+    if isinstance(value, str):
+        value = structure_in(value) or value
     if not isinstance(value, Mapping):
         raise RowError("wrong_type", f"{name} must be an object, got {_kind(value)}")
     return value
 
 
-def with_system(row: Mapping[str, Any], prompt: Text) -> Text:
-    """The prompt after the system turn of the columns `system` or `system_prompt`; empty ones say nothing."""
-    column = "system" if row.get("system") is not None else "system_prompt"
-    said = row.get(column)
-    if said is None or (isinstance(said, str) and not said.strip()):
-        return prompt
-    turns_ = as_turns(prompt, "user")
-    if turns_ and turns_[0]["role"] == "system":
-        return turns_
-    return ({"role": "system", "content": text(said, column)}, *turns_)
+PROMPTS = ("prompt", "instruction", "question", "query")
+"""Columns in use for what is asked."""
+COMPLETIONS = ("completion", "response", "output", "answer")
+"""Columns in use for the one completion of a row."""
+_LEAVE_OUT = "name the one to leave out in data.ignore_columns"
 
 
-def instruction(row: Mapping[str, Any], column: str = "instruction") -> Text:
-    """An instruction, with the text of `input` after an empty line where there is one (Alpaca)."""
-    said = text(need(row, column), column)
-    more = row.get("input")
-    if isinstance(more, str) and more.strip():
-        said = f"{said}\n\n{text(more, 'input')}"
-    return with_system(row, said)
+def prompt_of(row: Mapping[str, Any]) -> Text:
+    """What is asked, in the column that the row has for it; the `input` or `context` of an instruction follows it."""
+    if not any(row.get(name) is not None for name in PROMPTS):
+        return content(need(row, "input" if row.get("input") is not None else "prompt"), "prompt")
+    column = _only_one(row, PROMPTS, "what is asked")
+    said = content(row[column], column)
+    more = {name: row[name] for name in ("input", "context") if row.get(name)}
+    if not more:
+        return said
+    name, value = next(iter(more.items()))
+    if column != "instruction" or len(more) > 1 or not isinstance(said, str):
+        raise RowError("bad_value", f"columns {column!r} and {name!r} both say what is asked; {_LEAVE_OUT}")
+    return f"{said}\n\n{text(value, name)}" if text(value, name).strip() else said
 
 
-def weight_of(row: Mapping[str, Any]) -> float:
-    """What the row counts for: the column `weight`, or 1."""
-    weight = number(row, "weight", 0.0)
-    return 1.0 if weight is None else weight
+def completion_of(row: Mapping[str, Any]) -> Text:
+    """The one completion, in the column that the row has for it."""
+    column = _only_one(row, COMPLETIONS, "the completion")
+    return content(need(row, column), column)
+
+
+def _only_one(row: Mapping[str, Any], columns: Sequence[str], what: str) -> str:
+    """The column of several that the row has; the first where it has none."""
+    filled = [name for name in columns if row.get(name) is not None and row[name] != ""]
+    if len(filled) > 1 and any(row[name] != row[filled[0]] for name in filled[1:]):
+        raise RowError(
+            "bad_value",
+            f"columns {filled[0]!r} and {filled[1]!r} both say {what}; {_LEAVE_OUT}",
+        )
+    return next((name for name in (*filled, *columns) if row.get(name) is not None), columns[0])
 
 
 def section_of(row: Mapping[str, Any]) -> str | None:
@@ -206,6 +245,14 @@ def yes_or_no(row: Mapping[str, Any], column: str) -> bool:
     if word not in _YES | _NO:
         raise RowError("wrong_type", f"column {column!r} must be true or false, got {str(value)[:40]!r}")
     return word in _YES
+
+
+def _undecodable(value: bytes) -> str:
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        return f"is not valid UTF-8 at byte {error.start + 1}"
+    return "must be text, got bytes"
 
 
 def _kind(value: Any) -> str:

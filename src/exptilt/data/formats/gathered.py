@@ -9,11 +9,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from exptilt.data.formats.dialogues import divided
 from exptilt.data.formats.fields import ROLES, as_number, content, need, number, text, under, whole
 from exptilt.data.formats.judged import summary_prompt
 from exptilt.data.formats.ranked import ranks_of
 from exptilt.data.problems import RowError
-from exptilt.data.records import Message, Ranking, Text, align
+from exptilt.data.records import Message, Ranking, Text
 
 Row = Mapping[str, Any]
 _ATTRIBUTES = {"helpfulness": 0.65, "correctness": 0.8, "coherence": 0.45, "complexity": 0.55, "verbosity": -0.4}
@@ -32,6 +33,20 @@ def helpsteer_ratings(row: Row, row_id: str) -> Ranking:
         parts = [weight * as_number(need(each, name), name, 0, 4) for name, weight in _ATTRIBUTES.items()]
         rated.append((content(need(each, "response"), "response"), round(sum(parts), 6)))
     return _ranking(row_id, content(row["rows"][0]["prompt"], "prompt"), rated)
+
+
+def prometheus_key(row: Row) -> str:
+    """Rows of one instruction under one rubric belong together."""
+    return f"{text(need(row, 'orig_instruction'), 'orig_instruction')}\n{row.get('orig_criteria')}"
+
+
+def prometheus_ratings(row: Row, row_id: str) -> Ranking:
+    """Prometheus' feedback: rows with `orig_instruction`, `orig_response` and `orig_score`, ranked within a rubric."""
+    rated = [
+        (content(need(each, "orig_response"), "orig_response"), as_number(need(each, "orig_score"), "orig_score"))
+        for each in row["rows"]
+    ]
+    return _ranking(row_id, content(row["rows"][0]["orig_instruction"], "orig_instruction"), rated)
 
 
 def axis_key(row: Row) -> str:
@@ -99,6 +114,6 @@ def _role(message: Row) -> str:
 def _ranking(row_id: str, prompt: Text, rated: list[tuple[Any, float]]) -> Ranking:
     if len(rated) < 2:
         raise RowError("alone", "the prompt has only one completion, so there is nothing to compare it with")
-    prompt, completions = align(prompt, tuple(said for said, _ in rated))
+    prompt, completions = divided(prompt, [said for said, _ in rated])
     scores = tuple(score for _, score in rated)
     return Ranking(id=row_id, prompt=prompt, completions=completions, ranks=ranks_of(scores), scores=scores)

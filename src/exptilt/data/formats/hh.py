@@ -9,12 +9,20 @@ from exptilt.data.problems import RowError
 from exptilt.data.records import Message
 
 _MARKER = re.compile(r"\n\n(Human|Assistant):[ ]?")
+_STRIPPED = re.compile(r"\s*Human:")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def is_transcript(value: Any) -> bool:
-    """Whether a value begins like a transcript."""
-    return isinstance(value, str) and value.startswith("\n\nHuman:")
+    """Whether a value begins like a transcript; the empty line at its start may have been stripped."""
+    if not isinstance(value, str):
+        return False
+    return value.startswith("\n\nHuman:") or (_STRIPPED.match(value) is not None and "\n\nAssistant:" in value)
+
+
+def _parts(transcript: str) -> list[str]:
+    """Nothing, then role, content, role, content and so on."""
+    return _MARKER.split(transcript if transcript.startswith("\n\n") else f"\n\n{transcript.lstrip()}")
 
 
 def parse(transcript: str) -> tuple[Message, ...]:
@@ -34,7 +42,7 @@ def parse(transcript: str) -> tuple[Message, ...]:
         raise RowError(
             "not_a_transcript", rf"the transcript does not begin with '\n\nHuman:' but with {transcript[:30]!r}"
         )
-    parts = _MARKER.split(transcript)
+    parts = _parts(transcript)
     turns = tuple(
         {"role": _ROLES[role], "content": content} for role, content in zip(parts[1::2], parts[2::2], strict=True)
     )
@@ -52,7 +60,7 @@ def asked(transcript: str) -> tuple[Message, ...]:
     """
     if not is_transcript(transcript):
         raise RowError("not_a_transcript", rf"the prompt does not begin with '\n\nHuman:' but with {transcript[:30]!r}")
-    parts = _MARKER.split(transcript)
+    parts = _parts(transcript)
     turns = [
         {"role": _ROLES[role], "content": said.rstrip(" ")} for role, said in zip(parts[1::2], parts[2::2], strict=True)
     ]

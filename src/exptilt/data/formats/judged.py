@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from exptilt.data.formats.dialogues import divided, shared_turns
 from exptilt.data.formats.fields import (
     as_number,
     content,
-    first_of,
-    instruction,
     items,
     need,
     number,
+    prompt_of,
     text,
     turns,
     under,
-    weight_of,
     whole,
-    with_system,
     yes_or_no,
 )
-from exptilt.data.formats.pairs import shared_turns
 from exptilt.data.problems import RowError
-from exptilt.data.records import Message, Preference, Rating, Text, align
+from exptilt.data.records import Message, Preference, Rating, Text
 
 Row = Mapping[str, Any]
 _WINNERS = {
-    "model_a": 0.0, "a": 0.0, "1": 0.0, "response_1": 0.0, "output_1": 0.0, "first": 0.0, "chosen": 0.0,
-    "model_b": 1.0, "b": 1.0, "2": 1.0, "response_2": 1.0, "output_2": 1.0, "second": 1.0, "rejected": 1.0,
-    "tie": 0.5, "both": 0.5, "0": 0.5, "tie (bothbad)": 0.5, "both_bad": 0.5, "bothbad": 0.5,
+    "tie": 0.5, "both": 0.5, "0": 0.5, "tie (bothbad)": 0.5, "both_bad": 0.5, "bothbad": 0.5, "equal": 0.5, "same": 0.5,
+    "c": 0.5, "a=b": 0.5, "a>b": 0.0, "a>>b": 0.0, "a<b": 1.0, "a<<b": 1.0, "b>a": 1.0, "b>>a": 1.0, "b<a": 0.0, "b<<a": 0.0,
+    "1": 0.0, "first": 0.0, "chosen": 0.0, "2": 1.0, "second": 1.0, "rejected": 1.0,
 }  # fmt: skip
 """How likely the second completion is the better one, by the words in use for a verdict."""
+for _one, _other in ("ab", "12"):
+    for _noun in ("model", "response", "output", "answer", "completion", "assistant"):
+        _WINNERS |= {f"{_noun}_{_one}": 0.0, f"{_noun}{_one}": 0.0, f"{_noun} {_one}": 0.0}
+        _WINNERS |= {f"{_noun}_{_other}": 1.0, f"{_noun}{_other}": 1.0, f"{_noun} {_other}": 1.0}
+_WINNERS |= {"a": 0.0, "b": 1.0}
 _BOTH_BAD = ("tie (bothbad)", "both_bad", "bothbad")
+_NOUNS = ("output", "response", "answer", "completion")
+_ENDS = (("_1", "_2"), ("1", "2"), ("_a", "_b"), ("_A", "_B"), ("_0", "_1"))
+SIDES = tuple((f"{noun}{one}", f"{noun}{other}") for one, other in _ENDS for noun in _NOUNS)
+"""Columns in use for two completions to be compared; the last are counted from 0."""
+VERDICTS = ("preference", "label", "winner", "preferred", "choice", "better", "verdict", "chosen")
+"""Columns in use for which of two is better."""
 
 
 def shp(row: Row, row_id: str) -> Preference:
@@ -44,7 +51,7 @@ def shp(row: Row, row_id: str) -> Preference:
     """
     sides = [text(need(row, f"human_ref_{name}"), f"human_ref_{name}") for name in "AB"]
     prompt = text(need(row, "history"), "history")
-    return _decided(row, row_id, prompt, sides, 0.0 if yes_or_no(row, "labels") else 1.0, number(row, "score_ratio", 0))
+    return _decided(row_id, prompt, sides, 0.0 if yes_or_no(row, "labels") else 1.0, number(row, "score_ratio", 0))
 
 
 def pku_helpful(row: Row, row_id: str) -> Preference:
@@ -59,14 +66,13 @@ def pku_harmless(row: Row, row_id: str) -> Preference:
 
 def pku_safe(row: Row, row_id: str) -> tuple[Rating, ...]:
     """PKU-SafeRLHF as two ratings, desirable where `is_response_n_safe`."""
-    prompt, completions = align(content(need(row, "prompt"), "prompt"), _responses(row, "response_0", "response_1"))
+    prompt, completions = divided(content(need(row, "prompt"), "prompt"), _responses(row, "response_0", "response_1"))
     return tuple(
         Rating(
             id=f"{row_id} response_{position}",
             prompt=prompt,
             completion=completion,
             desirable=yes_or_no(row, f"is_response_{position}_safe"),
-            weight=weight_of(row),
         )
         for position, completion in enumerate(completions)
     )
@@ -90,12 +96,12 @@ def arena_texts(row: Row, row_id: str) -> Preference:
     After the first turn the two histories differ, so the prompt is the first user turn, and the rest of each
     conversation is its completion, of which only the model's turns count.
     """
-    asked = _json_list(row, "prompt")
-    sides = [_interleaved(asked, _json_list(row, name), name) for name in ("response_a", "response_b")]
+    asked = items(need(row, "prompt"), "column 'prompt'")
+    sides = [_interleaved(asked, items(need(row, name), name), name) for name in ("response_a", "response_b")]
     votes = [number(row, name, 0, 1) for name in ("winner_model_a", "winner_model_b", "winner_tie")]
     if sorted(vote or 0 for vote in votes) != [0, 0, 1]:
         raise RowError("bad_value", f"exactly one of winner_model_a, winner_model_b, winner_tie must be 1, got {votes}")
-    return _battle(row, row_id, sides, 0.5 if votes[2] else float(votes[1] or 0), None)
+    return _battle(row_id, sides, 0.5 if votes[2] else float(votes[1] or 0), None)
 
 
 def arena(row: Row, row_id: str) -> Preference:
@@ -105,19 +111,53 @@ def arena(row: Row, row_id: str) -> Preference:
     """
     sides = [_said(turns(need(row, name), name)) for name in ("conversation_a", "conversation_b")]
     winner = text(need(row, "winner"), "winner").strip().lower()
-    return _battle(row, row_id, sides, verdict(winner, "winner"), False if winner in _BOTH_BAD else None)
+    return _battle(row_id, sides, verdict(winner, "winner"), False if winner in _BOTH_BAD else None)
 
 
 def judgement(row: Row, row_id: str) -> Preference:
-    """AlpacaEval annotations and their like: two outputs and `preference`, `label` or `winner`.
+    """AlpacaEval annotations, JudgeBench and their like: two outputs and `preference`, `label` or `winner`.
 
-    1 or 2 names the better one, 1.5, 0 or `tie` is a tie, a number between 1 and 2 is a judge's probability that the
-    second is better, plus one. No verdict is a failed judgement, not a preference.
+    1 or 2 names the better one, as do a letter or `A>B`; 1.5, 0 or `tie` is a tie, a number between 1 and 2 is a judge's
+    probability that the second is better, plus one. No verdict is a failed judgement, not a preference. Of outputs that
+    are counted from 0, such as `response_0` and `response_1`, so is the verdict.
     """
-    column = next((name for name in ("preference", "label", "winner") if name in row), "preference")
+    column = next((name for name in VERDICTS if name in row), VERDICTS[0])
     if row.get(column) is None or row[column] != row[column]:
         raise RowError("unjudged", f"column {column!r} is null: the judgement failed")
-    return _decided(row, row_id, _asked(row), _outputs(row), verdict(row[column], column), number(row, "margin"))
+    sides = sides_of(row)
+    given = from_zero(row[column]) if sides[0].endswith("0") else row[column]
+    p_second = verdict(given, column)
+    return _decided(row_id, prompt_of(row), _responses(row, *sides), p_second, number(row, "margin"))
+
+
+def sides_of(row: Row) -> tuple[str, str]:
+    """The columns of the two completions."""
+    return next((names for names in SIDES if all(row.get(name) is not None for name in names)), SIDES[0])
+
+
+def doubtful_verdict(row: Row) -> str | None:
+    """The column with a verdict that may be counted from 0 or from 1; None where the outputs' names tell."""
+    if sides_of(row)[0].endswith("0"):
+        return None
+    return next((name for name in VERDICTS if row.get(name) is not None), None)
+
+
+def from_zero(value: Any, one_is_first: bool = False) -> Any:
+    """A verdict counted from 0 (0 the first, 1 the second, or the other way about) as one counted from 1; words stay."""
+    try:
+        said = as_number(value, "the verdict")
+    except RowError:
+        return value
+    if not 0 <= said <= 1:
+        raise RowError("bad_value", f"the verdict must be 0, 1 or a number between them, got {said:g}")
+    return 2 - said if one_is_first else said + 1
+
+
+def prometheus(row: Row, row_id: str) -> Preference:
+    """Prometheus' preferences: `orig_instruction`, `orig_response_A`, `orig_response_B` and `orig_preference`."""
+    sides = _responses(row, "orig_response_A", "orig_response_B")
+    asked = text(need(row, "orig_instruction"), "orig_instruction")
+    return _decided(row_id, asked, sides, verdict(need(row, "orig_preference"), "orig_preference"))
 
 
 def votes(row: Row, row_id: str) -> Preference:
@@ -126,7 +166,7 @@ def votes(row: Row, row_id: str) -> Preference:
     if given is None:
         given = [row[name] for name in sorted(row) if name.startswith("annotator") and row[name] is not None]
     shares = [verdict(vote, f"annotators[{at}]") for at, vote in enumerate(items(given, "annotators"))]
-    return _decided(row, row_id, _asked(row), _outputs(row), sum(shares) / len(shares))
+    return _decided(row_id, prompt_of(row), _responses(row, *sides_of(row)), sum(shares) / len(shares))
 
 
 def webgpt(row: Row, row_id: str) -> Preference:
@@ -136,7 +176,7 @@ def webgpt(row: Row, row_id: str) -> Preference:
     scores = [as_number(need(row, name), name) for name in ("score_0", "score_1")]
     p_second = 0.5 if scores[0] == scores[1] else float(scores[1] > scores[0])
     sides = _responses(row, "answer_0", "answer_1")
-    return _decided(row, row_id, text(asked, "question"), sides, p_second, abs(scores[0] - scores[1]))
+    return _decided(row_id, text(asked, "question"), sides, p_second, abs(scores[0] - scores[1]))
 
 
 def tldr_comparison(row: Row, row_id: str) -> Preference:
@@ -150,7 +190,7 @@ def tldr_comparison(row: Row, row_id: str) -> Preference:
     sides = [text(under(each, "a summary").get("text"), f"summaries[{at}].text") for at, each in enumerate(options)]
     choice = whole(need(row, "choice"), "choice", 0, 1)
     extra = row.get("extra") or {}
-    return _decided(row, row_id, summary_prompt(row), sides, choice, number(under(extra, "extra"), "confidence"))
+    return _decided(row_id, summary_prompt(row), sides, choice, number(under(extra, "extra"), "confidence"))
 
 
 def summary_prompt(row: Row) -> str:
@@ -171,8 +211,9 @@ def verdict(value: Any, name: str) -> float:
         >>> [verdict(said, "winner") for said in ("model_b", 1, 1.25, 0, "tie")]
         [1.0, 0.0, 0.25, 0.5, 0.5]
     """
-    if isinstance(value, str) and value.strip().lower() in _WINNERS:
-        return _WINNERS[value.strip().lower()]
+    word = value.strip(" []\n").lower() if isinstance(value, str) else ""
+    if word in _WINNERS:
+        return _WINNERS[word]
     said = as_number(value, name)
     if said == 0:
         return 0.5
@@ -184,18 +225,16 @@ def verdict(value: Any, name: str) -> float:
 def _pku(row: Row, row_id: str, column: str) -> Preference:
     second = whole(need(row, column), column, 0, 1)
     prompt = content(need(row, "prompt"), "prompt")
-    return _decided(row, row_id, prompt, _responses(row, "response_0", "response_1"), second)
+    return _decided(row_id, prompt, _responses(row, "response_0", "response_1"), second)
 
 
 def _by_strength(row: Row, row_id: str, prompt: Text, sides: tuple[Text, ...], column: str) -> Preference:
     strength = as_number(need(row, column), column, -3, 3)
     p_second = 0.5 if strength == 0 else float(strength > 0)
-    return _decided(row, row_id, prompt, sides, p_second, abs(strength))
+    return _decided(row_id, prompt, sides, p_second, abs(strength))
 
 
-def _battle(
-    row: Row, row_id: str, sides: list[tuple[Message, ...]], p_second: float, both_desirable: bool | None
-) -> Preference:
+def _battle(row_id: str, sides: list[tuple[Message, ...]], p_second: float, both_desirable: bool | None) -> Preference:
     shared = shared_turns(*sides)
     if not shared:
         raise RowError("no_shared_prompt", "the two conversations share no leading turn that ends with the user's")
@@ -207,21 +246,19 @@ def _battle(
         chosen=chosen,
         rejected=rejected,
         p_chosen=max(p_second, 1 - p_second),
-        weight=weight_of(row),
         both_desirable=both_desirable,
     )
 
 
 def _decided(
-    row: Row,
     row_id: str,
     prompt: Text,
-    sides: tuple[Text, ...] | list[str],
+    sides: Sequence[Text],
     p_second: float,
     margin: float | None = None,
 ) -> Preference:
     """A pair of two completions, of which the second is better with probability `p_second`."""
-    prompt, (first, second) = align(with_system(row, prompt), tuple(sides))
+    prompt, (first, second) = divided(prompt, sides)
     chosen, rejected = (second, first) if p_second > 0.5 else (first, second)
     return Preference(
         id=row_id,
@@ -230,7 +267,6 @@ def _decided(
         rejected=rejected,
         p_chosen=max(p_second, 1 - p_second),
         margin=margin,
-        weight=weight_of(row),
     )
 
 
@@ -238,28 +274,7 @@ def _responses(row: Row, first: str, second: str) -> tuple[Text, ...]:
     return tuple(content(need(row, name), name) for name in (first, second))
 
 
-def _outputs(row: Row) -> tuple[Text, ...]:
-    names = (("output_1", "response_1", "response1"), ("output_2", "response_2", "response2"))
-    return tuple(content(first_of(row, *options), options[0]) for options in names)
-
-
-def _asked(row: Row) -> Text:
-    if row.get("instruction") is not None:
-        return instruction(row)
-    return content(first_of(row, "prompt", "input"), "prompt")
-
-
-def _json_list(row: Row, column: str) -> list[Any]:
-    value = need(row, column)
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise RowError("wrong_type", f"column {column!r} must hold a JSON list, got {value[:40]!r}") from None
-    return list(items(value, column))
-
-
-def _interleaved(asked: list[Any], answers: list[Any], name: str) -> tuple[Message, ...]:
+def _interleaved(asked: Sequence[Any], answers: Sequence[Any], name: str) -> tuple[Message, ...]:
     if len(asked) != len(answers):
         raise RowError("bad_value", f"prompt has {len(asked)} turns and {name} has {len(answers)}")
     said: list[Message] = []

@@ -6,22 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exptilt.data.formats import hh
+from exptilt.data.formats.dialogues import divided
 from exptilt.data.formats.fields import (
     as_number,
     content,
     first_of,
-    instruction,
     items,
     need,
+    prompt_of,
     text,
     under,
-    weight_of,
     whole,
-    with_system,
 )
 from exptilt.data.formats.ranked import ranks_of
 from exptilt.data.problems import RowError
-from exptilt.data.records import Preference, Ranking, Text, align
+from exptilt.data.records import Preference, Ranking, Text
 
 Row = Mapping[str, Any]
 _ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
@@ -39,7 +38,7 @@ def ultrafeedback(row: Row, row_id: str) -> Ranking:
     ]
     scores = [_mean_rating(option, f"completions[{at}]") for at, option in enumerate(options)]
     said = [text(option.get("response"), f"completions[{at}].response") for at, option in enumerate(options)]
-    return _scored(row, row_id, text(need(row, "instruction"), "instruction"), said, scores)
+    return _scored(row_id, text(need(row, "instruction"), "instruction"), said, scores)
 
 
 def answers(row: Row, row_id: str) -> Ranking:
@@ -54,10 +53,10 @@ def answers(row: Row, row_id: str) -> Ranking:
         content(first_of(option, "answer", "response", "text"), f"answers[{at}]") for at, option in enumerate(options)
     ]
     if all(option.get("rank") is not None for option in options):
-        return _ranked(row, row_id, asked, said, [option["rank"] for option in options])
+        return _ranked(row_id, asked, said, [option["rank"] for option in options])
     column = next((name for name in ("score", "pm_score", "is_correct") if name in options[0]), "rank")
     scores = [option.get(column) for option in options]
-    return _scored(row, row_id, asked, said, [int(one) if isinstance(one, bool) else one for one in scores])
+    return _scored(row_id, asked, said, [int(one) if isinstance(one, bool) else one for one in scores])
 
 
 def generations(row: Row, row_id: str) -> Ranking:
@@ -65,15 +64,14 @@ def generations(row: Row, row_id: str) -> Ranking:
     said = [
         content(each, f"generations[{at}]") for at, each in enumerate(items(need(row, "generations"), "generations", 2))
     ]
-    prompt = instruction(row) if row.get("instruction") is not None else content(need(row, "prompt"), "prompt")
-    return _scored(row, row_id, prompt, said, need(row, "ratings"))
+    return _scored(row_id, prompt_of(row), said, need(row, "ratings"))
 
 
 def on_policy(row: Row, row_id: str) -> Ranking:
     """On-policy sets: `all_generated_responses` and `all_rm_scores` instead of the pair made of them."""
     replies = items(need(row, "all_generated_responses"), "all_generated_responses", 2)
     said = [content(each, f"all_generated_responses[{at}]") for at, each in enumerate(replies)]
-    return _scored(row, row_id, content(need(row, "prompt"), "prompt"), said, need(row, "all_rm_scores"))
+    return _scored(row_id, content(need(row, "prompt"), "prompt"), said, need(row, "all_rm_scores"))
 
 
 def best_of(row: Row, row_id: str) -> Ranking:
@@ -81,7 +79,7 @@ def best_of(row: Row, row_id: str) -> Ranking:
     sides = [items(need(row, name), name) for name in ("chosen", "rejected")]
     said = [content(each, name) for side, name in zip(sides, ("chosen", "rejected"), strict=True) for each in side]
     ranks = [1] * len(sides[0]) + [1 + len(sides[0])] * len(sides[1])
-    return _ranked(row, row_id, content(need(row, "prompt"), "prompt"), said, ranks)
+    return _ranked(row_id, content(need(row, "prompt"), "prompt"), said, ranks)
 
 
 def compared(row: Row, row_id: str) -> tuple[Preference, ...]:
@@ -101,7 +99,6 @@ def compared(row: Row, row_id: str) -> tuple[Preference, ...]:
                 chosen=said[better],
                 rejected=said[worse],
                 p_chosen=max(p_second, 1 - p_second),
-                weight=weight_of(row),
             )
         )
     return tuple(pairs)
@@ -115,12 +112,12 @@ def copeland(row: Row, row_id: str) -> Ranking:
         i, j, p_second = _comparison(each, f"pair_labels[{at}]", len(said))
         won[i] += 1 - p_second
         won[j] += p_second
-    return _scored(row, row_id, prompt, said, won)
+    return _scored(row_id, prompt, said, won)
 
 
 def _compared(row: Row) -> tuple[Text, tuple[Text, ...]]:
     said = [content(each, f"answers[{at}]") for at, each in enumerate(items(need(row, "answers"), "answers", 2))]
-    return align(content(first_of(row, "prompt", "question"), "prompt"), tuple(said))
+    return divided(content(first_of(row, "prompt", "question"), "prompt"), said)
 
 
 def _comparison(value: Any, name: str, count: int) -> tuple[int, int, float]:
@@ -148,25 +145,24 @@ def _mean_rating(option: Row, name: str) -> float:
     return as_number(option["fine-grained_score"], f"{name}.fine-grained_score")
 
 
-def _scored(row: Row, row_id: str, prompt: Text, said: Sequence[Text], scores: Any) -> Ranking:
+def _scored(row_id: str, prompt: Text, said: Sequence[Text], scores: Any) -> Ranking:
     values = items(scores, "the scores")
     if any(value is None for value in values):
         raise RowError("unjudged", "a completion has no score, so it has no place in a ranking")
     numbers = tuple(as_number(value, f"score {at + 1}") for at, value in enumerate(values))
     if len(numbers) != len(said):
         raise RowError("wrong_type", f"there are {len(said)} completions and {len(numbers)} scores")
-    prompt, completions = align(with_system(row, prompt), tuple(said))
+    prompt, completions = divided(prompt, said)
     return Ranking(
         id=row_id,
         prompt=prompt,
         completions=completions,
         ranks=ranks_of(numbers),
         scores=numbers,
-        weight=weight_of(row),
     )
 
 
-def _ranked(row: Row, row_id: str, prompt: Text, said: Sequence[Text], ranks: Sequence[Any]) -> Ranking:
+def _ranked(row_id: str, prompt: Text, said: Sequence[Text], ranks: Sequence[Any]) -> Ranking:
     numbers = tuple(whole(rank, f"rank {at + 1}", 1) for at, rank in enumerate(ranks))
-    prompt, completions = align(with_system(row, prompt), tuple(said))
-    return Ranking(id=row_id, prompt=prompt, completions=completions, ranks=numbers, weight=weight_of(row))
+    prompt, completions = divided(prompt, said)
+    return Ranking(id=row_id, prompt=prompt, completions=completions, ranks=numbers)

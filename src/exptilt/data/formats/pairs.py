@@ -6,83 +6,77 @@ from collections.abc import Mapping
 from typing import Any
 
 from exptilt.data.formats import hh
-from exptilt.data.formats.fields import content, need, number, section_of, text, turns, weight_of, with_system
+from exptilt.data.formats.dialogues import divided, same_turns
+from exptilt.data.formats.fields import content, need, number, section_of, text, turns
 from exptilt.data.problems import RowError
-from exptilt.data.records import Message, Preference, Text, align
+from exptilt.data.records import Message, Preference, Text, as_turns
 
 Row = Mapping[str, Any]
 SCORES = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
+    ("rating_chosen", "rating_rejected"),
     ("chosen_rating", "rejected_rating"),
     ("chosen-rating", "rejected-rating"),
     ("chosen_avg_rating", "rejected_avg_rating"),
+    ("reward_chosen", "reward_rejected"),
+    ("chosen_reward", "rejected_reward"),
 )
 """Columns of the scores of the two sides, by the data sets that have them."""
+DIALOGUES = ("conversations", "messages", "conversation", "trajectory", "context")
+"""Columns in use for the turns that come before the two sides."""
 
 
 def preference(row: Row, row_id: str) -> Preference:
-    """`chosen`, `rejected` and most often `prompt`: text, turns, or turns that hold the prompt as well."""
-    chosen, rejected = content(need(row, "chosen"), "chosen"), content(need(row, "rejected"), "rejected")
+    """`chosen`, `rejected` and most often `prompt`: text, turns, or turns that hold the prompt as well.
+
+    `messages` beside them say it once more; they must be the prompt, or the prompt with the chosen side.
+    """
     given = row.get("prompt")
-    prompt: Text | None = None if given is None else content(given, "prompt")
-    if isinstance(chosen, str) or isinstance(rejected, str):
-        return paired(row, row_id, "" if prompt is None else prompt, chosen, rejected)
-    shared = shared_turns(chosen, rejected)
-    if not shared:
-        if prompt is None:
-            raise RowError("no_shared_prompt", "chosen and rejected share no leading turn that ends with the user's")
-        return paired(row, row_id, prompt, chosen, rejected)
-    if prompt is not None and not _repeats(prompt, shared):
-        raise RowError(
-            "prompt_mismatch", "chosen and rejected begin with shared turns, but the prompt is not what these say"
-        )
-    return paired(row, row_id, shared, chosen[len(shared) :], rejected[len(shared) :])
+    prompt = "" if given is None and row.get("history") else None if given is None else content(given, "prompt")
+    pair = paired(
+        row, row_id, prompt, content(need(row, "chosen"), "chosen"), content(need(row, "rejected"), "rejected")
+    )
+    if row.get("messages"):
+        _check_said_again(pair, turns(row["messages"], "messages"))
+    return pair
 
 
 def transcripts(row: Row, row_id: str) -> Preference:
     r"""`chosen` and `rejected` as whole `\n\nHuman: ... \n\nAssistant: ...` transcripts (HH-RLHF)."""
-    chosen = hh.parse(text(need(row, "chosen"), "chosen"))
-    rejected = hh.parse(text(need(row, "rejected"), "rejected"))
-    shared = shared_turns(chosen, rejected)
-    if not shared:
-        raise RowError("no_shared_prompt", "chosen and rejected share no leading turn that ends with the human's")
-    return paired(row, row_id, shared, chosen[len(shared) :], rejected[len(shared) :])
+    chosen, rejected = (hh.parse(text(need(row, name), name)) for name in ("chosen", "rejected"))
+    return paired(row, row_id, None, chosen, rejected)
 
 
 def sharegpt(row: Row, row_id: str) -> Preference:
-    """The prompt's turns in `conversations` or `messages`, and one turn each in `chosen` and `rejected`."""
-    column = "conversations" if "conversations" in row else "messages"
-    prompt = turns(need(row, column), column)
-    return paired(
-        row, row_id, prompt, content(need(row, "chosen"), "chosen"), content(need(row, "rejected"), "rejected")
-    )
+    """The prompt's turns in `conversations`, `messages`, `conversation` or `trajectory`, and `chosen` and `rejected`.
 
-
-def shared_turns(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The longest shared list of whole leading turns that ends with a user's or tool's turn.
-
-    Never a prefix of characters: replies often begin with the same letters (444 of 2,312 rows in one HH-RLHF split).
+    The turns may end with the chosen reply, which is then not part of the prompt.
     """
-    count = 0
-    for one, other in zip(chosen, rejected, strict=False):
-        if one != other:
-            break
-        count += 1
-    while count and chosen[count - 1]["role"] not in ("user", "tool"):
-        count -= 1
-    return chosen[:count]
+    column = next((name for name in DIALOGUES if row.get(name) is not None), DIALOGUES[0])
+    said = content(need(row, column), column)
+    chosen, rejected = content(need(row, "chosen"), "chosen"), content(need(row, "rejected"), "rejected")
+    if isinstance(said, str) or said[-1]["role"] != "assistant":
+        return paired(row, row_id, said, chosen, rejected)
+    whole = as_turns(chosen, "assistant")
+    for shared in range(min(len(whole), len(said)), 0, -1):
+        if same_turns(said[-shared:], whole[-shared:]):
+            ends = len(said)
+            while ends and said[ends - 1]["role"] == "assistant":
+                ends -= 1
+            return paired(row, row_id, said[:ends], said, rejected)
+    raise RowError("bad_roles", f"{column} ends with the assistant's turn, and it is not the chosen one")
 
 
-def _repeats(prompt: Text, shared: tuple[Message, ...]) -> bool:
-    if isinstance(prompt, str):
-        return any(turn["role"] == "user" and turn["content"].strip() == prompt.strip() for turn in shared)
-    return prompt == shared[: len(prompt)]
+def _check_said_again(pair: Preference, said: tuple[Message, ...]) -> None:
+    prompt, chosen = as_turns(pair.prompt, "user"), as_turns(pair.chosen, "assistant")
+    if not any(same_turns(said, turns_) for turns_ in (prompt, chosen, (*prompt, *chosen))):
+        raise RowError("prompt_mismatch", "messages are neither the prompt nor the prompt with the chosen side")
 
 
-def paired(row: Row, row_id: str, prompt: Text, chosen: Text, rejected: Text) -> Preference:
-    """A preference with the numbers of its row: `p_chosen`, `margin` or two scores, `weight`; and its system prompt."""
-    prompt, (chosen, rejected) = align(with_system(row, prompt), (chosen, rejected))
+def paired(row: Row, row_id: str, prompt: Text | None, chosen: Text, rejected: Text) -> Preference:
+    """A preference with the numbers of its row: `p_chosen`, and `margin` or two scores."""
+    prompt, (chosen, rejected) = divided(prompt, (chosen, rejected))
     margin = _margin(row)
     p_chosen = number(row, "p_chosen", 0.0, 1.0)
     if p_chosen is None:
@@ -94,7 +88,6 @@ def paired(row: Row, row_id: str, prompt: Text, chosen: Text, rejected: Text) ->
         rejected=rejected,
         p_chosen=p_chosen,
         margin=margin,
-        weight=weight_of(row),
         section=section_of(row),
     )
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exptilt.data.formats.fields import as_number, content, need, weight_of, whole, with_system
+from exptilt.data.formats.dialogues import divided
+from exptilt.data.formats.fields import as_number, content, items, need, whole
 from exptilt.data.problems import RowError
-from exptilt.data.records import Ranking, align
+from exptilt.data.records import Ranking
 
 Row = Mapping[str, Any]
 
 
 def ranking(row: Row, row_id: str) -> Ranking:
     """`prompt`, `completions` and `ranks` (1 is best) or `scores` (higher is better); equal ones are ties."""
-    values = need(row, "completions")
-    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) < 2:
-        raise RowError("wrong_type", "completions must be a list of at least two")
+    values = items(need(row, "completions"), "completions", 2)
     completions = tuple(content(value, f"completions[{position}]") for position, value in enumerate(values))
-    prompt, completions = align(with_system(row, content(need(row, "prompt"), "prompt")), completions)
+    prompt, completions = divided(content(need(row, "prompt"), "prompt"), completions)
     scores = None if row.get("scores") is None else _scores(row, len(completions))
     ranks = ranks_of(scores) if row.get("ranks") is None and scores is not None else _ranks(row, len(completions))
     return Ranking(
@@ -27,7 +26,6 @@ def ranking(row: Row, row_id: str) -> Ranking:
         completions=completions,
         ranks=ranks,
         scores=scores,
-        weight=weight_of(row),
     )
 
 
@@ -50,7 +48,7 @@ def _ranks(row: Row, count: int) -> tuple[int, ...]:
 
 
 def _values(row: Row, column: str, count: int) -> Sequence[Any]:
-    values = need(row, column)
-    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
+    values = items(need(row, column), column)
+    if len(values) != count:
         raise RowError("wrong_type", f"{column} must be a list with one number for each of the {count} completions")
     return values

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from exptilt.data.formats.fields import content, instruction, items, need, number, text, turns, under, with_system
+from exptilt.data.formats.fields import content, items, need, number, prompt_of, text, turns, under
 from exptilt.data.formats.pairs import paired
 from exptilt.data.problems import RowError
 from exptilt.data.records import Message, Preference, Text
@@ -16,16 +16,15 @@ Row = Mapping[str, Any]
 
 def argilla(row: Row, row_id: str) -> Preference:
     """Argilla's binarized UltraFeedback: `instruction`, `chosen_response`, `rejected_response`, `..._avg_rating`."""
-    return _pair(row, row_id, instruction(row), "chosen_response", "rejected_response")
+    return _pair(row, row_id, prompt_of(row), "chosen_response", "rejected_response")
 
 
 def orca(row: Row, row_id: str) -> Preference:
-    """Intel Orca pairs and distilabel's: `question` or `input`, `chosen`, `rejected`, and `system`, which may be empty.
+    """Intel Orca pairs and distilabel's: `question`, `query` or `input`, and `chosen`, `rejected`.
 
     distilabel's `status` says where its judge saw a tie; a null `rating` without one is a failed judgement.
     """
-    column = "question" if row.get("question") is not None else "input"
-    pair = _pair(row, row_id, with_system(row, text(need(row, column), column)), "chosen", "rejected")
+    pair = _pair(row, row_id, prompt_of(row), "chosen", "rejected")
     if row.get("status") == "tie":
         return replace(pair, p_chosen=0.5)
     rating = row.get("rating")
@@ -43,7 +42,7 @@ def alpaca_pair(row: Row, row_id: str) -> Preference:
     if row.get("chosen") is None and isinstance(row.get("output"), list):
         good, bad = items(row["output"], "output", 2)[:2]
         row = {**row, "chosen": good, "rejected": bad}
-    return _pair(row, row_id, instruction(row), "chosen", "rejected")
+    return _pair(row, row_id, prompt_of(row), "chosen", "rejected")
 
 
 def stackexchange(row: Row, row_id: str) -> Preference:
@@ -71,12 +70,22 @@ def openai(row: Row, row_id: str) -> Preference:
 
 
 def rejected_response(row: Row, row_id: str) -> Preference:
-    """`messages` that end with the good reply, and `rejected_response`, the text of the bad one."""
-    said = turns(need(row, "messages"), "messages")
-    if said[-1]["role"] != "assistant" or len(said) < 2:
+    """ms-swift and its like: a good reply, and the bad one in `rejected_response` or a dialogue in `rejected_messages`.
+
+    The good one is the end of `messages`, or `response` under a `query`.
+    """
+    column = "rejected_messages" if row.get("rejected_messages") is not None else "rejected_response"
+    rejected = content(need(row, column), column)
+    if row.get("messages") is None:
+        return paired(row, row_id, prompt_of(row), content(need(row, "response"), "response"), rejected)
+    said = turns(row["messages"], "messages")
+    ends = len(said)
+    while ends and said[ends - 1]["role"] == "assistant":
+        ends -= 1
+    if not 0 < ends < len(said):
         raise RowError("bad_roles", "messages must end with the assistant's reply to something")
-    bad = text(need(row, "rejected_response"), "rejected_response")
-    return paired(row, row_id, said[:-1], said[-1:], ({"role": "assistant", "content": bad},))
+    whole = not isinstance(rejected, str) and rejected[0]["role"] != "assistant"
+    return paired(row, row_id, None if whole else said[:ends], said if whole else said[ends:], rejected)
 
 
 def _one_reply(row: Row, column: str) -> tuple[Message, ...]:

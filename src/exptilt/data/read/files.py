@@ -1,11 +1,11 @@
-"""Rows with ids from files and hub data sets. A bad row is given as a `RowError`; a bad file raises a `DataError`."""
+"""Rows with ids from files. A bad row is given as a `RowError`; a bad file raises a `DataError`."""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import gzip
-import json
+import io
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -14,16 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
-from exptilt.data.problems import MAX_EXAMPLES, RowError
-from exptilt.data.read import hub
+from exptilt.data.problems import RowError
 from exptilt.data.read.json_array import array_items
-from exptilt.data.turns import without_added_nulls
+from exptilt.data.read.strict_json import RowDecoder
+from exptilt.data.read.tables import Rows, after, read_arrow, read_parquet
 from exptilt.errors import DataError
-from exptilt.wording import SURE, first_line, nearest
-
-Rows = Iterator[tuple[str, dict[str, Any] | RowError]]
+from exptilt.wording import first_line
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _LFS_MAGIC = b"version https://git-lfs"
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -31,8 +30,8 @@ _BLOCK = 1 << 18
 
 
 def kind_of(path: Path) -> str | None:
-    """The suffix that names the file type, without `.gz`; None for an unknown type."""
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    """The suffix that names the file type, without `.gz` and `.zst`; None for an unknown type."""
+    suffix = Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix.lower()
     return suffix if suffix in _READERS else None
 
 
@@ -41,7 +40,7 @@ def read_file(path: Path) -> Rows:
     kind = kind_of(path)
     if kind is None:
         known = ", ".join(_READERS)
-        raise DataError(f"{path}: unknown type of file; known are {known} (.gz allowed)")
+        raise DataError(f"{path}: unknown type of file; known are {known} (.gz and .zst allowed)")
     try:
         with path.open("rb") as file:
             start = file.read(len(_LFS_MAGIC))
@@ -57,11 +56,12 @@ def read_file(path: Path) -> Rows:
 
 
 def _read_lines(path: Path) -> Rows:
+    decoder = RowDecoder()
     for number, line in _lines(path):
         if line.strip():
             row_id = f"{path.name}:{number}"
             try:
-                yield row_id, _row(_json(line.rstrip(b"\r\n")))
+                yield row_id, _row(decoder.row(_decoded(line.rstrip(b"\r\n"), "of the line")))
             except RowError as error:
                 yield row_id, error
 
@@ -79,7 +79,7 @@ def _read_json(path: Path) -> Rows:
         except StopIteration:
             return
         except RowError as error:
-            raise DataError(f"{path}: {_after(number)}{error.detail}") from None
+            raise DataError(f"{path}: {after(number)}{error.detail}") from None
         row_id = f"{path.name}:{number}"
         try:
             yield row_id, _row(value)
@@ -87,10 +87,10 @@ def _read_json(path: Path) -> Rows:
             yield row_id, error
 
 
-def _read_csv(path: Path) -> Rows:
+def _read_csv(path: Path, delimiter: str = ",") -> Rows:
     csv.field_size_limit(sys.maxsize)
     undecoded: list[RowError] = []
-    reader = csv.reader(_text_lines(path, undecoded), strict=True)
+    reader = csv.reader(_text_lines(path, undecoded), delimiter=delimiter, strict=True)
     try:
         header = _csv_header(path, next(reader, []), undecoded)
         line = reader.line_num + 1
@@ -114,36 +114,12 @@ def _csv_header(path: Path, header: list[str], undecoded: list[RowError]) -> lis
         raise DataError(f"{path}: line 1: {undecoded[0].detail}")
     if len(set(header)) != len(header):
         raise DataError(f"{path}: two columns have the same name in the first line")
-    mark = next((mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None)
+    mark = next((mark for mark in (";", "\t", "|", ",") if len(header) == 1 and mark in header[0]), None)
     if mark is not None:
-        raise DataError(f"{path}: the columns seem to be separated by {mark!r}; write the file with commas")
+        raise DataError(
+            f"{path}: the columns seem to be separated by {mark!r}; write the file with commas, or with tabs as .tsv"
+        )
     return header
-
-
-def _read_parquet(path: Path) -> Rows:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for row in _rows_of(batch):
-                    number += 1
-                    yield f"{path.name}:{number}", row
-    except (pyarrow.ArrowException, OSError) as error:
-        what = "damaged" if number else "damaged or no parquet file"
-        raise DataError(f"{path}: {_after(number)}{what}: {first_line(error)}") from None
-
-
-def _rows_of(batch: Any) -> Iterable[dict[str, Any] | RowError]:
-    """Rows of an Arrow batch; a row with invalid UTF-8 becomes a `RowError` of its own."""
-    try:
-        return [without_added_nulls(row) for row in batch.to_pylist()]
-    except UnicodeDecodeError as error:
-        if batch.num_rows == 1:
-            return [_not_utf8(error, "of its text")]
-        return (row for at in range(batch.num_rows) for row in _rows_of(batch.slice(at, 1)))
 
 
 _READERS: dict[str, Callable[[Path], Rows]] = {
@@ -151,77 +127,11 @@ _READERS: dict[str, Callable[[Path], Rows]] = {
     ".ndjson": _read_lines,
     ".json": _read_json,
     ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".tsv": partial(_read_csv, delimiter="\t"),
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    ".feather": read_arrow,
 }
-
-
-def read_saved(path: Path, split: str) -> Rows:
-    """Rows of a folder written by `datasets.save_to_disk`."""
-    import datasets
-
-    try:
-        loaded = datasets.load_from_disk(str(path))
-    except Exception as error:  # whatever datasets and arrow raise, the folder is what is wrong
-        names = sorted(entry.name for entry in path.iterdir() if entry.is_file() and kind_of(entry))
-        if names:
-            more = ", ..." if len(names) > MAX_EXAMPLES else ""
-            inside = f"name one of the files in it instead: {', '.join(names[:MAX_EXAMPLES])}{more}"
-            raise DataError(f"{path}: is a folder, but none saved by datasets; {inside}") from None
-        raise DataError(f"{path}: no folder saved by datasets can be read there: {first_line(error)}") from None
-    if isinstance(loaded, datasets.DatasetDict):
-        if split not in loaded:
-            raise DataError(f"{path}: has no split {split!r}; it has {', '.join(loaded)}")
-        loaded = loaded[split]
-    yield from _numbered(path.name, loaded)
-
-
-def read_hub(source: str, split: str, subset: str | None, revision: str | None) -> Rows:
-    """Rows of a data set on the Hugging Face hub."""
-    yield from _numbered(f"{source}/{split}", hub.data_set(source, split, subset, revision))
-
-
-def licence_of(source: str, subset: str | None, revision: str | None) -> str | None:
-    """The licence that a folder saved by datasets, or a hub data set, states; None where it states none."""
-    path = Path(source).expanduser()
-    if path.is_file() or not source:
-        return None
-    try:
-        if path.is_dir():
-            found = sorted(path.rglob("dataset_info.json"))
-            said = json.loads(found[0].read_text(encoding="utf-8")).get("license") if found else None
-        else:
-            import datasets
-
-            said = datasets.load_dataset_builder(source, subset, revision=revision).info.license
-    except Exception:  # a licence that cannot be found is no reason to stop; the report says that none is known
-        return None
-    return str(said) if said else None
-
-
-def _numbered(name: str, rows: Any) -> Rows:
-    import pyarrow
-
-    number = 0
-    try:
-        for number, row in enumerate(rows, start=1):
-            yield f"{name}:{number}", without_added_nulls(row)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{name}: {_after(number)}damaged: {first_line(error)}") from None
-
-
-def _after(number: int) -> str:
-    """The last readable row, as the start of a message."""
-    return f"after row {number}: " if number else ""
-
-
-def meant(path: Path) -> str:
-    """`; did you mean ...?` where a file nearby has a similar name."""
-    try:
-        names = sorted(entry.name for entry in path.parent.iterdir())
-    except OSError:
-        return ""
-    near = nearest(path.name, names, SURE)
-    return f"; did you mean {path.parent / near}?" if near else ""
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -250,44 +160,47 @@ def _parts(path: Path, split: Callable[[IO[bytes]], Iterable[bytes]], name: str)
             f"{path}: the gzip file is cut short or damaged after {name.format(number)}; fetch it again"
         ) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read after {name.format(number)}: {error.strerror}") from None
+        why = error.strerror or f"{first_line(error)}; fetch it again"
+        raise DataError(f"{path}: cannot be read after {name.format(number)}: {why}") from None
 
 
 def _open(path: Path) -> AbstractContextManager[IO[bytes]]:
+    """The file, unpacked as it is read."""
     with path.open("rb") as file:
-        packed = file.read(2) == _GZIP_MAGIC
-    return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
+        start = file.read(len(_ZSTD_MAGIC))
+    if start.startswith(_GZIP_MAGIC):
+        return cast("IO[bytes]", gzip.open(path, "rb"))
+    if start == _ZSTD_MAGIC:
+        import pyarrow
+
+        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"), _BLOCK)
+    return path.open("rb")
 
 
 def _text_lines(path: Path, undecoded: list[RowError]) -> Iterator[str]:
     """Lines as text; for a line with invalid UTF-8, an error is appended to `undecoded` before the line is given."""
     for number, line in _lines(path):
         try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            undecoded.append(_not_utf8(error, f"of line {number}"))
+            yield _decoded(line, f"of line {number}")
+        except RowError as error:
+            undecoded.append(error)
             yield line.decode("utf-8", "replace")
+
+
+def _decoded(line: bytes, of: str) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error, of) from None
 
 
 def _not_utf8(error: UnicodeDecodeError, of: str) -> RowError:
     return RowError("invalid_utf8", f"not valid UTF-8 at byte {error.start + 1} {of}")
 
 
-def _json(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise _not_utf8(error, "of the line") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise RowError("invalid_json", f"invalid JSON: {error.msg.removesuffix(' at')} at {where}") from None
-    except RecursionError:
-        raise RowError("invalid_json", "invalid JSON: nested too deeply") from None
-    except ValueError as error:
-        raise RowError("invalid_json", f"invalid JSON: {first_line(error)}") from None
-
-
 def _row(value: Any) -> dict[str, Any]:
+    if isinstance(value, RowError):
+        raise value
     if not isinstance(value, dict):
         raise RowError("not_an_object", f"a row must be an object with named columns, got {type(value).__name__}")
     return value

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from exptilt.data.problems import RowError
+from exptilt.data.read.strict_json import RowDecoder
 
 _BLOCK = 1 << 18
 _EDGE = 16
 """Characters at the end of the text that may be the first part of a word, a number or an escape."""
 _SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
 
 
 class _Text:
@@ -73,7 +73,7 @@ class _Text:
 
 
 def array_items(blocks: Iterable[bytes]) -> Iterator[Any]:
-    """Items of an array.
+    """Items of an array; one with a key that occurs twice comes as a `RowError`.
 
     Raises:
         RowError: at the first fault, after all items before it have been given.
@@ -95,9 +95,10 @@ def array_items(blocks: Iterable[bytes]) -> Iterator[Any]:
 
 
 def _items(text: _Text) -> Iterator[Any]:
+    decoder = RowDecoder()
     while True:
         text.peek()
-        yield _item(text)
+        yield _item(text, decoder)
         mark = text.peek()
         if mark not in (",", "]"):
             raise text.wrong("Expecting ',' delimiter")
@@ -106,11 +107,11 @@ def _items(text: _Text) -> Iterator[Any]:
             return
 
 
-def _item(text: _Text) -> Any:
+def _item(text: _Text, decoder: RowDecoder) -> Any:
     block = _BLOCK
     while True:
         try:
-            item, end = _DECODER.raw_decode(text.text, text.at)
+            item, end = decoder.first(text.text, text.at)
         except json.JSONDecodeError as error:
             if text.ended or not _is_cut(error, len(text.text)):
                 raise text.wrong(error.msg.removesuffix(" at"), error.pos) from None

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 from exptilt.data import formats
-from exptilt.data.formats.fields import items, refuse_media, under
+from exptilt.data.formats.row_context import RowContext
 from exptilt.data.memory.digests import Digests, digest
 from exptilt.data.memory.spill import Shelf
 from exptilt.data.problems import Ledger, RowError
-from exptilt.data.read.files import licence_of
+from exptilt.data.read.places import is_pattern, place_of
+from exptilt.data.read.row_reader import RowReader
 from exptilt.data.read.sources import Row, read_rows
+from exptilt.data.read.tables import licence_of
 from exptilt.data.records import Record
 from exptilt.errors import DataError
 from exptilt.settings.data_settings import SourceConfig
@@ -42,6 +44,8 @@ class Part:
     """Columns that the settings name and no row has shown so far."""
     columns: set[str] = field(default_factory=set)
     """Columns of the first rows, under the source's own names."""
+    first_of_row: array[int] = field(default_factory=lambda: array("B"))
+    """For each record 1 if it is the first that its row became, else 0."""
 
     def leave_out(self, ledger: Ledger, row_id: str, error: RowError) -> None:
         """Count a row that is left out."""
@@ -61,7 +65,8 @@ def read_part(source: SourceConfig, records: Shelf[Record], ledger: Ledger, pref
     Raises:
         DataError: if the source cannot be read, no format fits it, or the settings name columns that it has not.
     """
-    part = Part(source=source, format=source.format, unseen={*source.columns.values(), *source.where})
+    named = {*source.columns.values(), *source.where, *source.ignore_columns}
+    part = Part(source=source, format=source.format, unseen=named)
     _refuse_unknown(source)
     before = len(records)
     rows = _selected_rows(part, ledger, prefix)
@@ -73,43 +78,45 @@ def read_part(source: SourceConfig, records: Shelf[Record], ledger: Ledger, pref
             readable.append(row)
         if readable and len(sample) >= _NUM_SAMPLE_ROWS:
             break
-    named = chain(sample, rows)
+    each = chain(sample, rows)
     if readable:
         try:
-            adapter, part.columns_not_read = formats.find(readable, source.path, source.format)
+            adapter, _ = formats.find(readable, source.path, source.format)
         except DataError:
             _refuse_unseen(part)
             raise
         part.format = adapter.name
-        other = formats.also_fitting(readable, adapter, part.columns_not_read) if source.format == "auto" else None
-        if other is not None:
-            more = f"format {adapter.name} does not read {', '.join(other[1])}; data.format={other[0].name} does"
-            ledger.note("other_format", detail=more)
-        rows_or_groups = _merged_rows(named, adapter, part, ledger) if adapter.gather else named
-        _read(part, adapter, rows_or_groups, records, ledger)
+        reader = RowReader(adapter, readable, labels=source.labels)
+        gathered = _merged_rows(each, adapter, part, ledger) if adapter.gather else each
+        _read(part, reader, gathered, records, ledger)
+        part.columns_not_read = reader.columns_not_read
+        reader.note_unread(prefix + source.path, ledger)
     else:
-        for row_id, row in named:
+        for row_id, row in each:
             if isinstance(row, RowError):
                 part.leave_out(ledger, row_id, row)
     _refuse_unseen(part)
     part.num_records = len(records) - before
     # Last, as it may ask the hub: a source that is not there has failed by now.
-    part.licence = source.licence or licence_of(source.path, source.subset, source.revision)
+    part.licence = source.licence or _licence(source)
     return part
 
 
-def _read(part: Part, adapter: formats.Adapter, named: Iterable[Named], records: Shelf[Record], ledger: Ledger) -> None:
+def _read(part: Part, reader: RowReader, named: Iterable[Named], records: Shelf[Record], ledger: Ledger) -> None:
     for row_id, row in named:
         try:
             if isinstance(row, RowError):
                 raise row
-            refuse_media(row)
-            made = adapter.record(row, _row_id(row_id, row))
-            extra = template_args(row)
-            for record in made if isinstance(made, tuple) else (made,):
-                records.append(replace(record, template_args={**record.template_args, **extra}) if extra else record)
+            made = reader.records(row, _row_id(row_id, row))
         except RowError as error:
             part.leave_out(ledger, row_id, error)
+            continue
+        if reader.lacks_its_prompt(made) and ledger.leaves_out("empty_prompt", row_id):
+            part.rows_left_out["empty_prompt"] += 1
+            continue
+        for number, record in enumerate(made):
+            records.append(record)
+            part.first_of_row.append(number == 0)
 
 
 def _selected_rows(part: Part, ledger: Ledger, prefix: str) -> Iterator[Named]:
@@ -125,7 +132,7 @@ def _selected_rows(part: Part, ledger: Ledger, prefix: str) -> Iterator[Named]:
         if isinstance(row, RowError):
             yield prefix + row_id, row
         elif all(_same(row.get(column), value) for column, value in source.where.items()):
-            yield prefix + row_id, _renamed(row, source.columns)
+            yield prefix + row_id, _renamed(row, source)
         else:
             ledger.note("filtered", prefix + row_id)
             part.rows_left_out["filtered"] += 1
@@ -142,7 +149,11 @@ def _refuse_unknown(source: SourceConfig) -> None:
 
 def _refuse_unseen(part: Part) -> None:
     """Refuse settings that name a column no row has."""
-    for key, names in (("columns", part.source.columns.values()), ("where", part.source.where)):
+    for key, names in (
+        ("columns", part.source.columns.values()),
+        ("where", part.source.where),
+        ("ignore_columns", part.source.ignore_columns),
+    ):
         for name in names:
             if name in part.unseen and part.columns:
                 near = nearest(name, part.columns)
@@ -161,7 +172,7 @@ def _merged_rows(named: Iterable[Named], adapter: formats.Adapter, part: Part, l
         try:
             if isinstance(row, RowError):
                 raise row
-            keys.add(digest(adapter.gather(row) if adapter.gather else ""))
+            keys.add(digest(f"{adapter.gather(row) if adapter.gather else ''}\x1d{RowContext.of(row).key}"))
         except RowError as error:
             part.leave_out(ledger, row_id, error)
             continue
@@ -174,13 +185,20 @@ def _merged_rows(named: Iterable[Named], adapter: formats.Adapter, part: Part, l
         yield ids[0], {"rows": list(rows)}
 
 
-def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
-    if not columns:
+def _renamed(row: Row, source: SourceConfig) -> Row:
+    """The row under our names, without the columns that the settings ignore."""
+    if not source.columns and not source.ignore_columns:
         return row
-    taken = set(columns.values())
-    renamed: dict[str, Any] = {name: value for name, value in row.items() if name not in taken}
-    renamed.update({ours: row[theirs] for ours, theirs in columns.items() if theirs in row})
+    gone = {*source.columns.values(), *source.ignore_columns}
+    renamed: dict[str, Any] = {name: value for name, value in row.items() if name not in gone}
+    renamed.update({ours: row[theirs] for ours, theirs in source.columns.items() if theirs in row})
     return renamed
+
+
+def _licence(source: SourceConfig) -> str | None:
+    if is_pattern(source.path):
+        return None
+    return licence_of(place_of(source.path), source.path, source.subset, source.revision)
 
 
 def _row_id(row_id: str, row: Row) -> str:
@@ -190,29 +208,3 @@ def _row_id(row_id: str, row: Row) -> str:
         return row_id
     said = str(own).encode("utf-8", "replace").decode()
     return f"{row_id}#{' '.join(said.split())[:80]}"
-
-
-def template_args(row: Row) -> dict[str, Any]:
-    """Arguments for the chat template: the columns `tools` and `chat_template_kwargs`, as values or as JSON."""
-    found: dict[str, Any] = {}
-    given = _decoded(row.get("chat_template_kwargs"), "chat_template_kwargs")
-    if given is not None:
-        found |= {name: value for name, value in under(given, "chat_template_kwargs").items() if value is not None}
-    tools = _decoded(row.get("tools"), "tools")
-    if tools:
-        found["tools"] = [
-            tool if isinstance(tool, str) else dict(under(tool, f"tools[{at}]"))
-            for at, tool in enumerate(items(tools, "tools"))
-        ]
-    return found
-
-
-def _decoded(value: Any, column: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    if not value.strip():
-        return None
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise RowError("wrong_type", f"column {column!r} must hold JSON, got {value[:40]!r}") from None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from exptilt.data.problems import RowError
-from exptilt.data.read import files, hub
+from exptilt.data.read.files import read_file
+from exptilt.data.read.places import files_of, is_on_hub, place_of
+from exptilt.data.read.tables import is_saved, read_hub, read_saved
 from exptilt.errors import DataError
 
 Row = Mapping[str, Any]
@@ -25,7 +28,7 @@ def read_rows(
     """Read a source row by row; a row that cannot be read comes as a `RowError`, so that a policy can decide about it.
 
     Args:
-        source: a file, a folder saved by datasets, or a hub id `owner/name`.
+        source: a file, a folder or a pattern of files, `-` for standard input, a folder saved by datasets, or a hub id.
         split: which split, where the source has splits.
         subset: configuration of a hub data set.
         revision: commit or tag of a hub data set.
@@ -46,18 +49,18 @@ def read_rows(
         raise DataError(f"{source}: there is not one row in it; check that the file was written and downloaded whole")
 
 
-def is_on_hub(source: str) -> bool:
-    """Whether a source is read from the hub: it has the form of a hub id, is no existing path and has no suffix of a file type."""
-    path = Path(source).expanduser()
-    return hub.is_id(source) and not path.exists() and files.kind_of(path) is None
-
-
 def _open(source: str, split: str, subset: str | None, revision: str | None) -> Iterator[tuple[str, Row | RowError]]:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return files.read_saved(path, split)
-    if path.is_file():
-        return files.read_file(path)
-    if is_on_hub(source):
-        return files.read_hub(source, split, subset, revision)
-    raise DataError(f"{source}: no such file or folder{files.meant(path)}")
+    path = place_of(source)
+    if path is None and is_on_hub(source):
+        return read_hub(source, split, subset, revision)
+    if path is not None and path.is_dir() and is_saved(path):
+        return read_saved(path, split)
+    files = files_of(source, split)
+    names = Counter(file.name for file in files)
+    return chain.from_iterable(_named(file, names[file.name] > 1) for file in files)
+
+
+def _named(file: Path, by_folder: bool) -> Iterator[tuple[str, Row | RowError]]:
+    """Rows of one of several files; the folder is named too where two files have the same name."""
+    rows = read_file(file)
+    return ((f"{file.parent.name}/{row_id}", row) for row_id, row in rows) if by_folder else rows

@@ -1,0 +1,25 @@
+"""The order of turns that a chat can have, whichever template renders it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from exptilt.data.problems import RowError
+from exptilt.data.records import Text
+
+
+def check_turn_order(prompt: Text, completions: Iterable[Text]) -> None:
+    """Refuse a completion that does not begin and end with the assistant, and a system turn behind the first.
+
+    Raises:
+        RowError: with the roles.
+    """
+    asked = () if isinstance(prompt, str) else prompt
+    for completion in completions:
+        if isinstance(completion, str):
+            continue
+        if not completion or completion[0]["role"] != "assistant" or completion[-1]["role"] != "assistant":
+            roles = ", ".join(turn["role"] for turn in completion) or "no turn at all"
+            raise RowError("bad_roles", f"a completion must begin and end with the assistant's turn, got {roles}")
+        if any(turn["role"] == "system" for turn in (*asked[1:], *completion)):
+            raise RowError("bad_roles", "a system turn can only be the first")
