@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exptilt.data.account.data_report import DataReport
 from exptilt.data.problems import Finding, Severity
-from exptilt.reports.page import environment, write_files
+from exptilt.reports.page import environment, require_reports, write_files
 from exptilt.reports.tables.data_facts import facts, named
 
 _TONES: dict[Severity, str] = {"error": "bad", "warning": "unsure", "info": "none"}
@@ -17,9 +17,11 @@ def write_doctor_page(report: DataReport, path: Path) -> Path:
     """Write the page; the same report gives the same bytes.
 
     Raises:
-        CheckpointError: if it cannot be written there.
+        CheckpointError: if something else is there.
+        DiskError: if it cannot be written.
     """
-    write_files({path: render_doctor_page(report)}, "--html")
+    require_reports([path], "--html")
+    write_files({path: render_doctor_page(report)})
     return path
 
 

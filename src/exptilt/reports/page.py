@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from exptilt.disk import refusals, write_whole
 from exptilt.errors import CheckpointError
 from exptilt.reports.figures.curves import DISPLACEMENT, HEALTH, LEARNING, LIKELIHOOD, curve
 from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, frontier_figure
@@ -29,6 +31,9 @@ from exptilt.reports.words.numbers import duration, estimate, factor, number, pl
 from exptilt.reports.words.remarks import alarms, cautions, commands, detectable, missing
 from exptilt.reports.words.tone import Verdict
 
+_TITLE = re.compile(r": exptilt (data )?report</title>")
+"""By which a page that exptilt has written is known."""
+
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """Read run folders and write report.html, with report.json beside it.
@@ -41,16 +46,19 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         The path of the page.
 
     Raises:
-        CheckpointError: if a folder is no run folder or a file in it is broken; the message names file and line.
+        CheckpointError: if a folder is no run folder or a file in it is broken; the message names file and line. Or if a
+            file would be replaced that is no report.
+        DiskError: if the page cannot be written.
     """
     inputs = read_inputs([Path(run) for run in runs])
     page = _target([Path(run) for run in runs], out)
+    require_reports((page, page.with_suffix(".json")), "--output")
     verdict = verdict_of(inputs)
     html, numbers = (
         render(inputs, verdict),
         json.dumps(_finite(everything(inputs, verdict)), indent=1, sort_keys=True, ensure_ascii=False),
     )
-    write_files({page: html, page.with_suffix(".json"): numbers + "\n"}, "--output")
+    write_files({page: html, page.with_suffix(".json"): numbers + "\n"})
     return page
 
 
@@ -84,26 +92,50 @@ def environment() -> Environment:
     return found
 
 
-def write_files(files: Mapping[Path, str], option: str) -> None:
-    """Write each file whole, or raise.
+def write_files(files: Mapping[Path, str]) -> None:
+    """Write each file whole, after `require_reports` has taken them.
+
+    Raises:
+        DiskError: if one cannot be written.
+    """
+    for path, text in files.items():
+        with refusals(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+
+
+def require_reports(paths: Iterable[Path], option: str) -> None:
+    """Refuse to write a report over what is none.
 
     Args:
-        files: texts by path.
+        paths: absent, empty, or pages and numbers that exptilt has written.
         option: of the command line, that names another place.
 
     Raises:
-        CheckpointError: if one cannot be written.
+        CheckpointError: which file is in the way.
     """
-    for path, text in files.items():
+    for path in paths:
+        if path.is_dir():
+            raise CheckpointError(f"{path}: the report cannot be written: this is a folder; name a file with {option}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
-        except OSError as error:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, UnicodeDecodeError):
+            text = "unreadable"
+        if text and not _is_report(text):
             raise CheckpointError(
-                f"{path}: the report cannot be written: {error.strerror}; name another place with {option}"
-            ) from None
+                f"{path}: is no report of exptilt and would be replaced; name another place with {option}"
+            )
+
+
+def _is_report(text: str) -> bool:
+    if text.startswith("{"):
+        try:
+            return bool(json.loads(text).keys() >= {"title", "runs", "missing", "paired"})
+        except ValueError:
+            return False
+    return _TITLE.search(text, 0, 100_000) is not None
 
 
 def context(inputs: Inputs, verdict: Verdict) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from exptilt.data.groups import TokenIds
+from exptilt.disk import refusals, write_lines
 from exptilt.policies.divergence import sequence_kl
 from exptilt.policies.engine.inside import beside
 from exptilt.sampling.generate import sample, samples_as_groups
@@ -36,10 +35,9 @@ class SampleFiles:
         rows, sums = self.measure_samples(progress.step)
         if self.writes:
             path = self.folder / "samples" / f"step-{progress.step:06}.jsonl"
-            path.parent.mkdir(exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-            os.replace(temporary, path)
+            with refusals(path):
+                path.parent.mkdir(exist_ok=True)
+            write_lines(path, rows)
         return sums
 
 
