@@ -30,22 +30,11 @@ from exptilt.errors import CheckpointError
 
 _VERSIONS = ("exptilt", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy")
 
-_FILES = frozenset(
-    (
-        "config.yaml",
-        "run.json",
-        "data.json",
-        "metrics.jsonl",
-        "checkpoints",
-        "model",
-        "best",
-        "samples",
-        "samples.jsonl",
-    )
-    + ("report.html", "report.json", "sft", "tokenizer", "weights", "merged")
-    + ("tensorboard", "wandb", "trackio", "mlruns")
+_OF_A_RUN = (
+    *("config.yaml", "run.json", "data.json", "metrics.jsonl", "checkpoints", "model", "best", "samples"),
+    *("samples.jsonl", "evaluation*.json", "evaluation*.jsonl", "report.html", "report.json", "sft", "tokenizer"),
+    *("weights", "merged", "tensorboard", "wandb", "trackio", "mlruns"),
 )
-_PATTERNS = ("evaluation*.json", "evaluation*.jsonl")
 """What a run and the verbs that follow it write into its folder."""
 
 
@@ -147,4 +136,4 @@ def manifest(seed: int) -> dict[str, Any]:
 
 
 def _is_of_a_run(name: str) -> bool:
-    return name in _FILES or any(fnmatch(name, pattern) for pattern in _PATTERNS)
+    return any(fnmatch(name, pattern) for pattern in _OF_A_RUN)

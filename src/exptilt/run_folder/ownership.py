@@ -18,6 +18,8 @@ from exptilt.errors import CheckpointError
 
 Kind = Literal["run", "study", "evaluation", "demo"]
 
+_CALLED: dict[Kind, str] = {"run": "a run", "study": "a study", "evaluation": "an evaluation", "demo": "a demo"}
+
 OWNER_FILE = ".exptilt-owner.json"
 LOCK_FILE = ".exptilt-lock"
 _NOBODYS = frozenset(
@@ -80,13 +82,13 @@ def require_ours(folder: Path, kind: Kind, key: str = "output") -> None:
             f"{folder}: holds files that exptilt did not make ({theirs[0]}{more}); set {key} to a new or empty folder"
         )
     if owner != kind:
-        raise CheckpointError(f"{folder}: is the folder of a {owner}, not of a {kind}; set {key} to another folder")
+        raise CheckpointError(f"{folder}: holds {_CALLED[owner]}, not {_CALLED[kind]}; set {key} to another folder")
 
 
 def kind_of_folder(folder: Path) -> Kind | None:
     """What a folder of exptilt's is, by its owner's file or, where an earlier version made it, by its records."""
     owner = _json(folder / OWNER_FILE)
-    if owner is not None and owner.get("kind") in ("run", "study", "evaluation", "demo"):
+    if owner is not None and owner.get("kind") in _CALLED:
         kind: Kind = owner["kind"]
         return kind
     info, recipe = _json(folder / "run.json"), _yaml(folder / "config.yaml")
