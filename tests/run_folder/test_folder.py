@@ -7,9 +7,9 @@ import pytest
 from exptilt.errors import CheckpointError
 from exptilt.losses import IPO
 from exptilt.run_folder.folder import RunFolder
+from exptilt.run_folder.ownership import LOCK_FILE, OWNER_FILE
 from exptilt.runs.identity import changed_keys, identity
 from exptilt.settings.evaluation_settings import EvaluateConfig
-from exptilt.run_folder.ownership import LOCK_FILE, OWNER_FILE
 from exptilt.settings.load import dump
 
 

@@ -51,7 +51,10 @@ def test_who_measures_shares_the_folder_with_others_who_measure_and_not_with_a_r
     process = holder(tmp_path / "run", "shared")
     with claimed(tmp_path / "run", "run", shared=True) as caution:
         assert caution is None
-    with pytest.raises(CheckpointError, match="another process of exptilt works in it"), claimed(tmp_path / "run", "run"):
+    with (
+        pytest.raises(CheckpointError, match="another process of exptilt works in it"),
+        claimed(tmp_path / "run", "run"),
+    ):
         pass
     process.communicate("")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -56,11 +57,11 @@ def test_a_run_keeps_its_recipe_when_another_one_comes(finished):
     assert status_of(finished) == ("done", None)
 
 
-def test_never_starts_in_a_folder_without_a_trace_of_the_run_before(finished, capsys):
+def test_never_starts_in_a_folder_without_a_trace_of_the_run_before(finished):
     anew = with_train(replace(finished, loss=IPO(), sft=None), resume="never", max_steps=1)
     old = (finished.folder / "model" / "model.safetensors").read_bytes()
     lines = len((finished.folder / "metrics.jsonl").read_text().splitlines())
-    told = Console(file=open(os.devnull, "w"), record=True, width=1000)  # noqa: SIM115
+    told = Console(file=io.StringIO(), record=True, width=1000)
     run_recipe(anew, told, page=False)
     (aside,) = (finished.folder / "earlier").iterdir()
     assert str(aside) in told.export_text()
@@ -162,7 +163,7 @@ def test_of_two_starts_at_once_one_is_told_who_holds_the_folder_and_a_kill_gives
     (loser,) = (process for process in both if process.poll() is not None)
     (holder,) = (process for process in both if process.poll() is None)
     assert loser.returncode == 2
-    message = loser.stderr.read().strip()
+    message = loser.communicate()[1].strip()
     assert f"run: process {holder.pid} on " in message
     assert "works in it since 20" in message
     assert load(Recipe, recipe.folder / "config.yaml").seed == both.index(holder)

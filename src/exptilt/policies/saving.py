@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
 from exptilt.disk import require_space, write_folder
+from exptilt.errors import DiskError, ModelError
 from exptilt.policies.adapters import has_adapter
 from exptilt.policies.engine.forward import causal_lm
 from exptilt.processes.world import World
@@ -40,7 +42,7 @@ def save_model(
         world: the processes that hold the model; all of them must call this, the first one writes.
 
     Raises:
-        DiskError: if the folder cannot be written, or the disk has no room for it.
+        ModelError: if the folder cannot be written, or the disk has no room for it.
     """
     world, weights = world or World.alone(), _whole(model, None if has_adapter(model) else dtype)
     world.first_alone(lambda: _write(model, tokenizer, Path(folder), weights))
@@ -67,9 +69,9 @@ def copy_model(source: Path, target: Path) -> None:
     """Give a saved model a second place, complete or not there at all.
 
     Raises:
-        DiskError: if the folder cannot be written.
+        ModelError: if the folder cannot be written.
     """
-    write_folder(target, lambda staging: shutil.copytree(source, staging, dirs_exist_ok=True), _no_weights)
+    _place(target, lambda staging: shutil.copytree(source, staging, dirs_exist_ok=True))
 
 
 def _write(model: Any, tokenizer: Any, target: Path, weights: dict[str, Tensor] | None) -> None:
@@ -82,8 +84,15 @@ def _write(model: Any, tokenizer: Any, target: Path, weights: dict[str, Tensor] 
 
     saved = [one for one in model.parameters() if one.requires_grad] if has_adapter(model) else model.parameters()
     size = sum(one.numel() * one.element_size() for one in (saved if weights is None else weights.values()))
-    require_space(target, size, "the weights of the model")
-    write_folder(target, fill, _no_weights)
+    _place(target, fill, size)
+
+
+def _place(target: Path, fill: Callable[[Path], Any], size: int = 0) -> None:
+    try:
+        require_space(target, size, "the weights of the model")
+        write_folder(target, fill, _no_weights)
+    except DiskError as error:
+        raise ModelError(f"cannot save the model: {error}") from error
 
 
 def _no_weights(name: str) -> bool:

@@ -17,11 +17,10 @@ def write_doctor_page(report: DataReport, path: Path) -> Path:
     """Write the page; the same report gives the same bytes.
 
     Raises:
-        CheckpointError: if something else is there.
-        DiskError: if it cannot be written.
+        CheckpointError: if something else is there, or it cannot be written.
     """
     require_reports([path], "--html")
-    write_files({path: render_doctor_page(report)})
+    write_files({path: render_doctor_page(report)}, "--html")
     return path
 
 

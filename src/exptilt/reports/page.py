@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from exptilt.disk import refusals, write_whole
-from exptilt.errors import CheckpointError
+from exptilt.errors import CheckpointError, DiskError
 from exptilt.reports.figures.curves import DISPLACEMENT, HEALTH, LEARNING, LIKELIHOOD, curve
 from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, frontier_figure
 from exptilt.reports.figures.held_out_figures import calibration, margin_histogram
@@ -47,8 +47,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 
     Raises:
         CheckpointError: if a folder is no run folder or a file in it is broken; the message names file and line. Or if a
-            file would be replaced that is no report.
-        DiskError: if the page cannot be written.
+            file would be replaced that is no report, or cannot be written.
     """
     inputs = read_inputs([Path(run) for run in runs])
     page = _target([Path(run) for run in runs], out)
@@ -58,7 +57,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         render(inputs, verdict),
         json.dumps(_finite(everything(inputs, verdict)), indent=1, sort_keys=True, ensure_ascii=False),
     )
-    write_files({page: html, page.with_suffix(".json"): numbers + "\n"})
+    write_files({page: html, page.with_suffix(".json"): numbers + "\n"}, "--output")
     return page
 
 
@@ -92,16 +91,23 @@ def environment() -> Environment:
     return found
 
 
-def write_files(files: Mapping[Path, str]) -> None:
+def write_files(files: Mapping[Path, str], option: str) -> None:
     """Write each file whole, after `require_reports` has taken them.
 
+    Args:
+        files: texts by path.
+        option: of the command line, that names another place.
+
     Raises:
-        DiskError: if one cannot be written.
+        CheckpointError: if one cannot be written.
     """
     for path, text in files.items():
-        with refusals(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+        try:
+            with refusals(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, text)
+        except DiskError as error:
+            raise CheckpointError(f"{error}; name another place for the report with {option}") from None
 
 
 def require_reports(paths: Iterable[Path], option: str) -> None:
@@ -119,8 +125,12 @@ def require_reports(paths: Iterable[Path], option: str) -> None:
             raise CheckpointError(f"{path}: the report cannot be written: this is a folder; name a file with {option}")
         try:
             text = path.read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             continue
+        except NotADirectoryError:
+            raise CheckpointError(
+                f"{path}: the report cannot be written: a file is in its way; name another place with {option}"
+            ) from None
         except (OSError, UnicodeDecodeError):
             text = "unreadable"
         if text and not _is_report(text):

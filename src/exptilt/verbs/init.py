@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from exptilt.disk import write_whole
-from exptilt.errors import ConfigError
+from exptilt.errors import ConfigError, DiskError
 from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
@@ -38,8 +38,8 @@ def write_starter(path: Path, force: bool) -> None:
     """Write a commented recipe.
 
     Raises:
-        ConfigError: the file exists and `force` was not given, or it is no recipe and `force` may not replace it.
-        DiskError: it cannot be written.
+        ConfigError: the file exists and `force` was not given, or it is no YAML and `force` may not replace it; or it
+            cannot be written.
     """
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file in it, such as {path / 'recipe.yaml'}")
@@ -52,11 +52,16 @@ def write_starter(path: Path, force: bool) -> None:
         model=ModelConfig(path="path/to/model-folder-or-hub-id"),
         data=DataConfig(train="preferences.jsonl", test_fraction=0.1),
     )
-    write_whole(path, _HEAD.format(path=path) + commented_yaml(recipe, _KEYS))
+    try:
+        write_whole(path, _HEAD.format(path=path) + commented_yaml(recipe, _KEYS))
+    except DiskError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _is_recipe(path: Path) -> bool:
-    """Whether a file is empty or a recipe, perhaps one with mistakes in it."""
+    """Whether a file is one of YAML by its name, empty, or a recipe, perhaps with mistakes in it."""
+    if path.suffix in (".yaml", ".yml"):
+        return True
     try:
         values = read_yaml(path).values
     except ConfigError:
