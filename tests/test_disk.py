@@ -11,7 +11,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from exptilt.disk import append, errno_of, reason, refusals, require_space, write_folder, write_lines, write_whole, writing
+from exptilt.disk import (
+    append,
+    errno_of,
+    reason,
+    refusals,
+    require_space,
+    write_folder,
+    write_lines,
+    write_whole,
+    writing,
+)
 from exptilt.errors import DiskError
 
 
@@ -63,7 +73,9 @@ def test_every_library_is_refused_in_one_line(tmp_path, small_files, save):
     with pytest.raises(DiskError) as caught, refusals(tmp_path / "file"):
         save(tmp_path / "file")
     assert "\n" not in str(caught.value)
-    assert "File too large" in str(caught.value) or "Input/output error" in str(caught.value)  # torch does not say which
+    assert "File too large" in str(caught.value) or "Input/output error" in str(
+        caught.value
+    )  # torch does not say which
 
 
 def test_a_full_disk_is_named_where_the_library_only_says_that_it_failed(tmp_path, monkeypatch):

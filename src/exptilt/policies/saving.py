@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
-from exptilt.disk import require_space, write_folder
+from exptilt.disk import reason, require_space, write_folder
 from exptilt.errors import DiskError, ModelError
 from exptilt.policies.adapters import has_adapter
 from exptilt.policies.engine.forward import causal_lm
 from exptilt.processes.world import World
+
+_OF_A_MODEL = (
+    *("*.safetensors", "*.bin", "*.index.json", "adapter_*", "config.json", "generation_config.json", "tokenizer*"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template.*", "*.model"),
+)
+"""Names of the files that transformers and peft save."""
 
 
 def save_model(
@@ -31,8 +38,8 @@ def save_model(
 ) -> None:
     """Write a folder that plain transformers (or peft, for an adapter) loads; complete, or not there at all.
 
-    Everything is written to a temporary folder beside it, which then takes the name. Of an existing folder weights are
-    replaced, and other files that the new one lacks stay.
+    Everything is written to a temporary folder beside it, which then takes the name. The model in an existing folder is
+    replaced whole; what people put beside it stays.
 
     Args:
         model: plain, sharded, or with an adapter, which alone is saved.
@@ -90,14 +97,15 @@ def _write(model: Any, tokenizer: Any, target: Path, weights: dict[str, Tensor] 
 def _place(target: Path, fill: Callable[[Path], Any], size: int = 0) -> None:
     try:
         require_space(target, size, "the weights of the model")
-        write_folder(target, fill, _no_weights)
+        write_folder(target, fill, _is_foreign)
     except DiskError as error:
-        raise ModelError(f"cannot save the model: {error}") from error
+        why = str(error) if error.__cause__ is None else reason(error.__cause__, target)
+        raise ModelError(f"{target}: cannot save the model ({why})") from error
 
 
-def _no_weights(name: str) -> bool:
-    """Whether a file of an earlier model may stay beside a new one: an edited card, a note, but no weights of its own."""
-    return not name.endswith((".safetensors", ".bin", ".index.json")) and not name.startswith("adapter_")
+def _is_foreign(name: str) -> bool:
+    """Whether a file of an earlier model stays beside a new one: a note or an edited card, but no part of that model."""
+    return not any(fnmatch(name, pattern) for pattern in _OF_A_MODEL)
 
 
 def _state_dtype(path: Path, weights: dict[str, Tensor]) -> None:

@@ -53,8 +53,12 @@ def claimed(
     if inputs is not None:
         require_apart(folder, inputs, key)
     require_ours(folder, kind, key)
-    with refusals(folder):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: the {kind} folder cannot be written ({reason(error)}); set another {key}"
+        ) from error
     name = os.path.realpath(folder)
     if name in _held:
         raise CheckpointError(f"{folder}: this process already works in it; wait for that, or set another {key}")
