@@ -169,5 +169,5 @@ def test_a_choice_called_none_can_be_chosen_in_a_file_and_on_the_command_line(tm
     assert [(side.edge, side.label) for side in drawing.sides] == [("none", None), ("wavy", "?")]
     assert load(Drawing, None, ["title=a", f"frame={text}"]).frame == "none"
     assert load(Drawing, write(tmp_path, dump(drawing))) == drawing
-    with pytest.raises(ConfigError, match="pen.color: must be 'black' or 'red', got null"):
+    with pytest.raises(ConfigError, match=r"pen\.color: must be 'black' or 'red', got null"):
         load(Drawing, None, ["title=a", "frame=none", "pen.color=none"])

@@ -97,7 +97,7 @@ TRAIN = [
     ("output=models/adapter adapter.path=models/adapter", "is adapter.path"),
     ("output=models/other model.tokenizer=models/other", "is model.tokenizer"),
     ("output=data", "holds data.train=data/pairs.jsonl"),
-    ("output=data/pairs.jsonl", "is data.train"),
+    ("output=data/pairs.jsonl", "a file is in its way"),
     ("output=data data.train=data/*.jsonl", "holds data.train=data/*.jsonl"),
     ("output=photos", THEIRS),
     ("output=link-to-photos", THEIRS),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from exptilt.disk import reason, refusals
 from exptilt.errors import CheckpointError
-from exptilt.run_folder.ownership import LOCK_FILE, Kind, require_apart, require_ours, sign
+from exptilt.run_folder.ownership import LOCK_FILE, Kind, require_apart, require_no_file, require_ours, sign
 
 _BUSY = (errno.EACCES, errno.EAGAIN)
 _held: set[str] = set()
@@ -50,6 +50,7 @@ def claimed(
         ...     json.loads((Path(home) / "run" / ".exptilt-owner.json").read_text())["kind"]
         'run'
     """
+    require_no_file(folder, key)
     if inputs is not None:
         require_apart(folder, inputs, key)
     require_ours(folder, kind, key)

@@ -57,17 +57,30 @@ def require_apart(output: Path, inputs: Mapping[str, str], key: str = "output") 
                 )
 
 
+def require_no_file(folder: Path, key: str = "output") -> None:
+    """Refuse a folder where a file, or a link that leads nowhere, has its name or that of a folder above it.
+
+    Raises:
+        CheckpointError: what is in the way.
+    """
+    for path in (folder, *folder.absolute().parents):
+        if os.path.lexists(path):
+            if not path.is_dir():
+                more = "" if path == folder else f" ({path})"
+                raise CheckpointError(
+                    f"{folder}: {key} must be a folder, and a file is in its way{more}; set another {key}"
+                )
+            return
+
+
 def require_ours(folder: Path, kind: Kind, key: str = "output") -> None:
     """Refuse a folder that holds what exptilt did not make, or made for another purpose.
 
     Raises:
         CheckpointError: what is there.
     """
-    if not folder.exists() and not folder.is_symlink():
-        _require_no_file_above(folder, key)
+    if not folder.exists():
         return
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: {key} must be a folder, and a file is in its way; set another {key}")
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
@@ -108,14 +121,6 @@ def sign(folder: Path, kind: Kind) -> None:
     """
     if _json(folder / OWNER_FILE) is None:
         write_whole(folder / OWNER_FILE, json.dumps({"kind": kind, "made_by": f"exptilt {version('exptilt')}"}) + "\n")
-
-
-def _require_no_file_above(folder: Path, key: str) -> None:
-    above = next((path for path in folder.absolute().parents if path.exists()), None)
-    if above is not None and not above.is_dir():
-        raise CheckpointError(
-            f"{folder}: {key} must be a folder, and a file is in its way ({above}); set another {key}"
-        )
 
 
 def _holds(upper: Path, lower: Path) -> bool:
