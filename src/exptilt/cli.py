@@ -44,6 +44,14 @@ def main() -> None:
         for line in () if error.told else str(error).splitlines():
             print(f"exptilt: {line}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        from exptilt.disk import is_refusal, reason
+
+        if not is_refusal(error):  # a bug of ours keeps its traceback
+            raise
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        print(f"exptilt: {where}{reason(error)}", file=sys.stderr)
+        sys.exit(2)
     except SystemExit as leaving:
         if leaving.code == _INTERRUPTED:
             print(f"exptilt: interrupted; to go on from what is done: {_this_command()}", file=sys.stderr)

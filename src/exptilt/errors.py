@@ -5,11 +5,13 @@
     |- DataError                a file, a row, a tokenised example (also a ValueError)
     |- ModelError               a model folder, a tokenizer, an architecture
     |- CheckpointError          a run folder that cannot be resumed or read
+    |- DiskError                a disk that refuses: full, read-only, failing
     |- Stopped                  no fault: somebody asked to stop, and the same command goes on
     `- TrainingError            the run itself: step 0 is not zero, a loss is not finite
        `- NonFiniteError        names the rows of the step that was stopped before weights moved
 
-The command line prints the message of an `ExptiltError` and nothing else. Any other exception is a bug of ours and keeps its traceback.
+The command line prints the message of an `ExptiltError` and nothing else; of a disk's refusal that nobody expected, what the
+system says. Any other exception is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -36,6 +38,10 @@ class ModelError(ExptiltError):
 
 class CheckpointError(ExptiltError):
     """A run folder or a checkpoint cannot be read, resumed or written."""
+
+
+class DiskError(ExptiltError):
+    """A disk refuses: it is full, read-only or fails; the message names the path and says what the system said."""
 
 
 class Stopped(ExptiltError):

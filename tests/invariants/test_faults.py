@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from worlds import Case, Processes, end_of, finish, killed_again_and_again, same_end
 
-from exptilt.training.checkpoints.checkpoint_folder import is_complete, newest_checkpoint
+from exptilt.training.checkpoints.choice import is_complete, newest_checkpoint
 
 KILLS = int(os.environ.get("EXPTILT_KILLS", "3"))
 

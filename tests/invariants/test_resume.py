@@ -33,7 +33,7 @@ from exptilt.settings.load import dump
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig, SmallModel
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.training_settings import ParallelConfig
-from exptilt.training.checkpoints.checkpoint_folder import newest_checkpoint
+from exptilt.training.checkpoints.choice import newest_checkpoint
 
 QUIET = Console(quiet=True)
 SMALL = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 265, "max_positions": 96}

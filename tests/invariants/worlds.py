@@ -39,7 +39,7 @@ from exptilt.settings.model_settings import AdapterConfig
 from exptilt.settings.training_settings import OptimConfig, ParallelConfig, TrainConfig
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.callbacks.moving_reference import MovingReference
-from exptilt.training.checkpoints.checkpoint_folder import newest_checkpoint
+from exptilt.training.checkpoints.choice import newest_checkpoint
 from exptilt.training.checkpoints.run_state import trained_weights
 from exptilt.training.loop import train
 from exptilt.training.objective import Objective

@@ -90,7 +90,7 @@ def test_a_save_that_fails_leaves_the_old_folder(folder, tokenizer, monkeypatch)
 
 def test_what_a_killed_save_left_behind_goes_with_the_next_save(folder, tokenizer) -> None:
     model = load_model(ModelConfig(path=str(folder)), tokenizer)
-    for name in (".model.abc", ".model.abc.old"):
+    for name in (".model.exptilt-abc", ".model.exptilt-abc.old"):
         (folder.parent / name).mkdir()
         (folder.parent / name / "model.safetensors").write_bytes(b"half")
     save_model(model, tokenizer, folder)

@@ -7,22 +7,14 @@ import pytest
 from exptilt.errors import CheckpointError
 from exptilt.losses import IPO
 from exptilt.run_folder.folder import RunFolder
+from exptilt.run_folder.ownership import LOCK_FILE, OWNER_FILE
 from exptilt.runs.identity import changed_keys, identity
 from exptilt.settings.evaluation_settings import EvaluateConfig
-from exptilt.settings.load import load
-from exptilt.settings.loss_choice import LossChoice
-from exptilt.settings.recipe import Recipe
+from exptilt.settings.load import dump
 
 
 def with_train(recipe, **changes):
     return replace(recipe, train=replace(recipe.train, **changes))
-
-
-def test_the_written_recipe_loads_equal(make_recipe):
-    recipe = make_recipe("loss=ipo", "sft={}", "data.columns={prompt: question}", "seed=3")
-    folder = RunFolder(recipe.folder)
-    folder.begin(recipe)
-    assert load(Recipe, folder.path / "config.yaml") == recipe
 
 
 def test_what_moves_no_weight_may_change_and_what_does_is_named(make_recipe):
@@ -51,43 +43,28 @@ def test_a_run_may_be_moved_with_its_supervised_phase(make_recipe):
     assert identity(second_phase("here"))["model.path"] == '"sft/model"'
 
 
-def test_a_run_keeps_its_recipe_when_another_one_comes(finished):
-    folder = RunFolder(finished.folder)
-    before = (folder.path / "config.yaml").read_text()
-    with pytest.raises(CheckpointError, match=r"another recipe \(different: loss.name, .*set another output"):
-        folder.begin(replace(finished, loss=IPO()))
-    assert (folder.path / "config.yaml").read_text() == before
-    assert folder.is_finished_run_of(finished)
-    folder.begin(with_train(replace(finished, loss=IPO()), resume="never"))
-    assert load(Recipe, folder.path / "config.yaml").loss == LossChoice.of("ipo")
-
-
 def test_only_an_equal_recipe_finds_its_run_finished(finished):
     folder = RunFolder(finished.folder)
-    assert folder.is_finished_run_of(finished)
-    assert not folder.is_finished_run_of(replace(finished, seed=1))
+    assert folder.is_finished_run_of(dump(finished))
+    assert not folder.is_finished_run_of(dump(replace(finished, seed=1)))
     (folder.path / "config.yaml").unlink()
-    assert not folder.is_finished_run_of(finished)
+    assert not folder.is_finished_run_of(dump(finished))
 
 
-def test_a_users_own_config_yaml_is_not_overwritten(make_recipe):
-    recipe = make_recipe()
-    recipe.folder.mkdir()
-    own = recipe.folder / "config.yaml"
-    own.write_text("output: mine\n")
-    with pytest.raises(CheckpointError, match=r"config\.yaml that is not of a run"):
-        RunFolder(recipe.folder).begin(recipe)
-    assert own.read_text() == "output: mine\n"
-
-
-@pytest.mark.parametrize("below", ["", "deeper"])
-def test_a_file_in_the_way_is_named(make_recipe, tmp_path, below):
-    (tmp_path / "file").write_text("x")
-    recipe = replace(make_recipe(), output=str(tmp_path / "file" / below))
-    folder = RunFolder(recipe.folder)
-    assert not folder.is_finished_run_of(recipe)
-    with pytest.raises(CheckpointError, match="output must be a folder, and a file is in its way"):
-        folder.begin(recipe)
+def test_an_earlier_run_is_moved_aside_whole_and_what_is_not_its_own_stays(finished):
+    folder = RunFolder(finished.folder)
+    names = {path.name for path in folder.path.iterdir()} - {OWNER_FILE, LOCK_FILE}
+    (folder.path / "notes.md").write_text("mine")
+    weights = (folder.model / "model.safetensors").read_bytes()
+    first = folder.set_aside()
+    assert {path.name for path in first.iterdir()} == names
+    assert {path.name for path in folder.path.iterdir()} - {OWNER_FILE, LOCK_FILE} == {"notes.md", "earlier"}
+    assert (first / "model" / "model.safetensors").read_bytes() == weights
+    assert RunFolder(first).is_finished_run_of(dump(finished))
+    assert folder.set_aside() is None
+    folder.write_text("config.yaml", "again")
+    assert folder.set_aside().parent == first.parent
+    assert len(list(first.parent.iterdir())) == 2
 
 
 @pytest.mark.parametrize(("text", "wrong"), [("{", "is not valid JSON"), ("[1]", "is not a JSON object")])

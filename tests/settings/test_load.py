@@ -40,6 +40,14 @@ class Pen:
 
 
 @config
+class Side:
+    edge: Literal["none", "wavy"] = "wavy"
+    """How it ends."""
+    label: str | None = "?"
+    """What stands there."""
+
+
+@config
 class Drawing:
     title: str
     """What is written above."""
@@ -49,6 +57,10 @@ class Drawing:
     """What draws."""
     rate: float = 1.0
     """Any number."""
+    frame: Literal["none", "thin"] = "thin"
+    """What is around it; `none` is a word here, though YAML reads it as null."""
+    sides: tuple[Side, ...] = ()
+    """More of them."""
 
 
 def write(tmp_path, text):
@@ -147,3 +159,15 @@ def test_schema_describes_what_is_written():
     assert described["$defs"]["Pen"]["properties"]["width"]["description"] == "Width in points."
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"title": "a", "pne": 1}, described)
+
+
+@pytest.mark.parametrize("text", ["none", "None", "'none'", "null"])
+def test_a_choice_called_none_can_be_chosen_in_a_file_and_on_the_command_line(tmp_path, text):
+    path = write(tmp_path, f"title: a\nframe: {text}\nsides: [{{edge: none, label: none}}, {{edge: wavy}}]\n")
+    drawing = load(Drawing, path)
+    assert drawing.frame == "none"
+    assert [(side.edge, side.label) for side in drawing.sides] == [("none", None), ("wavy", "?")]
+    assert load(Drawing, None, ["title=a", f"frame={text}"]).frame == "none"
+    assert load(Drawing, write(tmp_path, dump(drawing))) == drawing
+    with pytest.raises(ConfigError, match=r"pen\.color: must be 'black' or 'red', got null"):
+        load(Drawing, None, ["title=a", "frame=none", "pen.color=none"])

@@ -16,7 +16,9 @@ from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score
 from exptilt.settings.training_settings import OptimConfig, TrainConfig
 from exptilt.training.callbacks.callback import Callback, Progress
-from exptilt.training.checkpoints.checkpoint_folder import Checkpoints, load_checkpoint, newest_checkpoint
+from exptilt.training.checkpoints.checkpoint_folder import Checkpoints
+from exptilt.training.checkpoints.choice import newest_checkpoint
+from exptilt.training.checkpoints.read_checkpoint import load_checkpoint
 from exptilt.training.guards.guards import StopIf
 from exptilt.training.loop import train
 from exptilt.training.sums import Sums

@@ -212,5 +212,5 @@ def test_what_cannot_be_measured_without_a_run_is_one_line(finished, tmp_path, w
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="not a model folder"):
         evaluate(str(tmp_path / "file"), [f"data.train={rows}"])
-    with pytest.raises(CheckpointError, match="cannot be made"):
+    with pytest.raises(CheckpointError, match="a file is in its way"):
         evaluate(model, [f"data.train={rows}", "evaluate.num_prompts=0"], output=tmp_path / "file" / "here")

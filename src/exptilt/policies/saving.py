@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,17 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
-from exptilt.errors import ModelError
+from exptilt.disk import reason, require_space, write_folder
+from exptilt.errors import DiskError, ModelError
 from exptilt.policies.adapters import has_adapter
 from exptilt.policies.engine.forward import causal_lm
 from exptilt.processes.world import World
+
+_OF_A_MODEL = (
+    *("*.safetensors", "*.bin", "*.index.json", "adapter_*", "config.json", "generation_config.json", "tokenizer*"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template.*", "*.model"),
+)
+"""Names of the files that transformers and peft save."""
 
 
 def save_model(
@@ -32,7 +38,8 @@ def save_model(
 ) -> None:
     """Write a folder that plain transformers (or peft, for an adapter) loads; complete, or not there at all.
 
-    Everything is written to a temporary folder beside it, which then takes the name. An existing folder is replaced.
+    Everything is written to a temporary folder beside it, which then takes the name. The model in an existing folder is
+    replaced whole; what people put beside it stays.
 
     Args:
         model: plain, sharded, or with an adapter, which alone is saved.
@@ -42,7 +49,7 @@ def save_model(
         world: the processes that hold the model; all of them must call this, the first one writes.
 
     Raises:
-        ModelError: if the folder cannot be written.
+        ModelError: if the folder cannot be written, or the disk has no room for it.
     """
     world, weights = world or World.alone(), _whole(model, None if has_adapter(model) else dtype)
     world.first_alone(lambda: _write(model, tokenizer, Path(folder), weights))
@@ -82,37 +89,23 @@ def _write(model: Any, tokenizer: Any, target: Path, weights: dict[str, Tensor] 
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
 
-    _place(target, fill)
+    saved = [one for one in model.parameters() if one.requires_grad] if has_adapter(model) else model.parameters()
+    size = sum(one.numel() * one.element_size() for one in (saved if weights is None else weights.values()))
+    _place(target, fill, size)
 
 
-def _place(target: Path, fill: Callable[[Path], Any]) -> None:
-    """Fill a temporary folder beside `target`, then give it that name."""
+def _place(target: Path, fill: Callable[[Path], Any], size: int = 0) -> None:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            fill(staging)
-            staging.chmod(0o755)
-            _replace(staging, target)
-            for abandoned in target.parent.glob(f".{target.name}.*"):  # by a process killed in the middle of a save
-                shutil.rmtree(abandoned, ignore_errors=True)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        raise ModelError(f"{target}: cannot save the model ({error})") from error
+        require_space(target, size, "the weights of the model")
+        write_folder(target, fill, _is_foreign)
+    except DiskError as error:
+        why = str(error) if error.__cause__ is None else reason(error.__cause__, target)
+        raise ModelError(f"{target}: cannot save the model ({why})") from error
 
 
-def _replace(staging: Path, target: Path) -> None:
-    """Give `staging` the name of `target`; what was there moves aside first and goes last."""
-    for path in staging.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    old = staging.with_name(staging.name + ".old")
-    if target.exists():
-        target.rename(old)
-    staging.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+def _is_foreign(name: str) -> bool:
+    """Whether a file of an earlier model stays beside a new one: a note or an edited card, but no part of that model."""
+    return not any(fnmatch(name, pattern) for pattern in _OF_A_MODEL)
 
 
 def _state_dtype(path: Path, weights: dict[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exptilt.reports.page import environment, write_files
+from exptilt.reports.page import environment, require_reports, write_files
 from exptilt.reports.tables.data_facts import facts, named
 from exptilt.run_folder.data_record import DataReport, Finding
 
@@ -16,8 +16,9 @@ def write_doctor_page(report: DataReport, path: Path) -> Path:
     """Write the page; the same report gives the same bytes.
 
     Raises:
-        CheckpointError: if it cannot be written there.
+        CheckpointError: if something else is there, or it cannot be written.
     """
+    require_reports([path], "--html")
     write_files({path: render_doctor_page(report)}, "--html")
     return path
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from exptilt.disk import write_whole
 from exptilt.run_folder.data_record import DataReport
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.evaluation_record import Evaluation
@@ -65,9 +65,7 @@ def write_card(run: RunFolder, target: Path | None = None, *, repository: str | 
         recipe=to_yaml(_shareable(as_dict(recipe) | {"output": "run"})).strip(),
     )
     path = folder / "README.md"
-    temporary = folder / ".README.md.tmp"
-    temporary.write_text(str(card), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, str(card))
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from exptilt.errors import CheckpointError
+from exptilt.disk import refusals, write_whole
+from exptilt.errors import CheckpointError, DiskError
 from exptilt.reports.figures.curves import DISPLACEMENT, HEALTH, LEARNING, LIKELIHOOD, curve
 from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, frontier_figure
 from exptilt.reports.figures.held_out_figures import calibration, margin_histogram
@@ -40,6 +42,9 @@ from exptilt.run_folder.report_record import (
 from exptilt.run_folder.run_contents import RunContents
 from exptilt.run_folder.run_record import RunRecord
 
+_TITLE = re.compile(r": exptilt (data )?report</title>")
+"""By which a page that exptilt has written is known."""
+
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """Read run folders and write report.html, with report.json beside it.
@@ -52,10 +57,12 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         The path of the page.
 
     Raises:
-        CheckpointError: if a folder is no run folder or a file in it is broken; the message names file and line.
+        CheckpointError: if a folder is no run folder or a file in it is broken; the message names file and line. Or if a
+            file would be replaced that is no report, or cannot be written.
     """
     inputs = read_inputs([Path(run) for run in runs])
     page = _target([Path(run) for run in runs], out)
+    require_reports((page, page.with_suffix(".json")), "--output")
     conclusion = conclusion_of(inputs)
     html, content = render(inputs, conclusion), everything(inputs, conclusion).as_dict()
     numbers = json.dumps(_finite(content), indent=1, sort_keys=True, ensure_ascii=False)
@@ -94,7 +101,7 @@ def environment() -> Environment:
 
 
 def write_files(files: Mapping[Path, str], option: str) -> None:
-    """Write each file whole, or raise.
+    """Write each file whole, after `require_reports` has taken them.
 
     Args:
         files: texts by path.
@@ -105,14 +112,49 @@ def write_files(files: Mapping[Path, str], option: str) -> None:
     """
     for path, text in files.items():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
-        except OSError as error:
+            with refusals(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, text)
+        except DiskError as error:
+            raise CheckpointError(f"{error}; name another place for the report with {option}") from None
+
+
+def require_reports(paths: Iterable[Path], option: str) -> None:
+    """Refuse to write a report over what is none.
+
+    Args:
+        paths: absent, empty, or pages and numbers that exptilt has written.
+        option: of the command line, that names another place.
+
+    Raises:
+        CheckpointError: which file is in the way.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise CheckpointError(f"{path}: the report cannot be written: this is a folder; name a file with {option}")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        except NotADirectoryError:
             raise CheckpointError(
-                f"{path}: the report cannot be written: {error.strerror}; name another place with {option}"
+                f"{path}: the report cannot be written: a file is in its way; name another place with {option}"
             ) from None
+        except (OSError, UnicodeDecodeError):
+            text = "unreadable"
+        if text and not _is_report(text):
+            raise CheckpointError(
+                f"{path}: is no report of exptilt and would be replaced; name another place with {option}"
+            )
+
+
+def _is_report(text: str) -> bool:
+    if text.startswith("{"):
+        try:
+            return bool(json.loads(text).keys() >= {"title", "runs", "missing", "paired"})
+        except ValueError:
+            return False
+    return _TITLE.search(text, 0, 100_000) is not None
 
 
 def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from exptilt.disk import writing
 from exptilt.errors import ConfigError
 
 Floats = NDArray[np.float64]
@@ -90,10 +90,9 @@ class TextClassifier:
 
     def save(self, path: Path) -> None:
         """Write one .npz file, in one piece: numbers and terms, nothing that runs when it is read."""
-        temporary = path.with_suffix(".tmp.npz")
         names = np.frombuffer(json.dumps(list(self.terms)).encode(), dtype=np.uint8)
-        np.savez(temporary, terms=names, idf=self.idf, weights=self.weights, bias=np.array(self.bias))
-        os.replace(temporary, path)
+        with writing(path) as file:
+            np.savez(file, terms=names, idf=self.idf, weights=self.weights, bias=np.array(self.bias))
 
     @classmethod
     def load(cls, path: Path) -> TextClassifier:

@@ -7,6 +7,9 @@ metrics.jsonl     one line per logged step
 checkpoints/      complete ones only
 model/            what `from_pretrained` loads
 evaluation.json   held-out measurements;  samples.jsonl  side by sides;  report.html  the page
+earlier/          runs that `train.resume=never` has moved aside, by date
+
+Which folder may become one, and that one process at a time works in it: `ownership` and `lock`.
 """
 
 from __future__ import annotations
@@ -17,21 +20,27 @@ import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from exptilt.errors import CheckpointError, ConfigError
+from exptilt.disk import refusals, write_whole
+from exptilt.errors import CheckpointError
 from exptilt.run_folder.file_names import CHECKPOINTS, CONFIG, MODEL, RUN
 from exptilt.run_folder.record import FilePart, FileRecord
 from exptilt.run_folder.record_reader import checked
 from exptilt.run_folder.run_record import RunRecord
-from exptilt.runs.identity import changed_keys
-from exptilt.settings.load import dump, load
-from exptilt.settings.recipe import Recipe
 
 R = TypeVar("R", bound=FileRecord)
 _VERSIONS = ("exptilt", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy")
+
+_OF_A_RUN = (
+    *("config.yaml", "run.json", "data.json", "metrics.jsonl", "checkpoints", "model", "best", "samples"),
+    *("samples.jsonl", "evaluation*.json", "evaluation*.jsonl", "report.html", "report.json", "sft", "tokenizer"),
+    *("weights", "merged", "tensorboard", "wandb", "trackio", "mlruns"),
+)
+"""What a run and the verbs that follow it write into its folder."""
 
 
 @dataclass(frozen=True)
@@ -47,55 +56,44 @@ class RunFolder:
         """The trained model, in the form `from_pretrained` loads."""
         return self.path / MODEL
 
-    def is_finished_run_of(self, recipe: Recipe) -> bool:
-        """Whether this folder holds a finished run of exactly this recipe."""
-        return self.run.status == "done" and self._recipe_text() == dump(recipe)
+    def is_finished_run_of(self, recipe: str) -> bool:
+        """Whether this folder holds a finished run of exactly this recipe, given as the text of a config.yaml."""
+        return self.run.status == "done" and self.recipe_text() == recipe
 
-    def begin(self, recipe: Recipe) -> None:
-        """Make the folder and write the resolved recipe.
-
-        Raises:
-            CheckpointError: the folder holds another run, which would lose its recipe, or cannot be written.
-        """
-        if recipe.train.resume == "auto":
-            self._refuse_another_run(recipe)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.write_text(CONFIG, dump(recipe))
-        except (FileExistsError, NotADirectoryError):
-            raise CheckpointError(
-                f"{self.path}: output must be a folder, and a file is in its way; set another output"
-            ) from None
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.path}: the run folder cannot be written ({error.strerror}); set another output"
-            ) from None
-
-    def _recipe_text(self) -> str | None:
+    def recipe_text(self) -> str | None:
+        """The resolved recipe as it was written; None where there is none that can be read."""
         try:
             return (self.path / CONFIG).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             return None
 
-    def _refuse_another_run(self, recipe: Recipe) -> None:
-        written = self._recipe_text()
-        if written is None or written == dump(recipe):
-            return
-        if not (self.path / RUN).is_file():
-            raise CheckpointError(
-                f"{self.path}: has a config.yaml that is not of a run and would be overwritten; set another output"
-            )
-        if not any((self.path / name).is_dir() for name in (CHECKPOINTS, MODEL)):
-            return
-        try:
-            changed = changed_keys(load(Recipe, self.path / CONFIG), recipe)
-        except ConfigError:
-            changed = ["config.yaml, which this version of exptilt does not read"]
-        if changed:
-            raise CheckpointError(
-                f"{self.path}: holds a run of another recipe (different: {_listed(changed)}); set another output, "
-                "or remove the folder to start anew"
-            )
+    def has_results(self) -> bool:
+        """Whether a run has left something that training made."""
+        return any((self.path / name).is_dir() for name in (CHECKPOINTS, MODEL))
+
+    def set_aside(self) -> Path | None:
+        """Move all files of an earlier run into `earlier/DATE`, a run folder of its own, so that a new run starts in none.
+
+        What exptilt does not write stays where it is.
+
+        Returns:
+            The new place; None where there was nothing to move.
+
+        Raises:
+            DiskError: a file cannot be moved; nothing is lost, and the same call goes on.
+        """
+        names = sorted(path.name for path in self.path.iterdir() if _is_of_a_run(path.name))
+        if not names:
+            return None
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
+        places = (self.path / "earlier" / f"{now}{more}" for more in ("", *(f"-{n}" for n in range(2, 1000))))
+        place = next(place for place in places if not place.exists())
+        names.sort(key=lambda name: (name == CONFIG, name != CHECKPOINTS))  # a kill between leaves no mixture
+        with refusals(place):
+            place.mkdir(parents=True)
+            for name in names:
+                (self.path / name).rename(place / name)
+        return place
 
     @property
     def run(self) -> RunRecord:
@@ -133,33 +131,31 @@ class RunFolder:
         self.write_text(name, "".join(json.dumps(one.as_dict(), ensure_ascii=False) + "\n" for one in records))
 
     def write_text(self, name: str, text: str) -> None:
-        """Replace a file in one act, so a reader never sees half of it."""
+        """Replace a file in one act, so a reader never sees half of it; its folder is made."""
         if not self.writes:
             return
         path = self.path / name
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with refusals(path):
+            path.parent.mkdir(exist_ok=True)
+        write_whole(path, text)
 
     def update_manifest(self, **entries: Any) -> None:
         """Lay entries, by their names in `RunRecord`, over `run.json`."""
         self.write(RUN, self.run.updated(**entries))
 
 
-def manifest(recipe: Recipe) -> RunRecord:
+def manifest(seed: int) -> RunRecord:
     """What is known of a run before it starts."""
     return RunRecord(
         exptilt=version("exptilt"),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         finished=None,
         status="running",
-        seed=recipe.seed,
+        seed=seed,
         versions={name: version(name) for name in _VERSIONS} | {"python": platform.python_version()},
         hardware=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     )
 
 
-def _listed(keys: list[str]) -> str:
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(keys[:3]) + more
+def _is_of_a_run(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in _OF_A_RUN)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from exptilt.disk import append, write_whole
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,11 @@ class MetricsFile:
     def cut_after(self, step: int) -> None:
         """Drop lines of steps that will be done again, and a line torn by a kill."""
         lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        os.replace(temporary, self.path)
+        write_whole(self.path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
 
     def append(self, line: MetricsLine) -> None:
         """Append one line."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(line.as_dict(), allow_nan=False) + "\n")
+        append(self.path, json.dumps(line.as_dict(), allow_nan=False) + "\n")
 
 
 def is_number(value: Any) -> bool:

@@ -9,11 +9,12 @@ import torch
 
 from exptilt.data.batching import Batches, budget_use, pack, shares
 from exptilt.data.groups import Group
-from exptilt.data.problems import Finding
+from exptilt.data.problems import finding_of
 from exptilt.errors import DataError
 from exptilt.losses import Loss
 from exptilt.policies.scorer import MicroBatches
 from exptilt.processes.world import World
+from exptilt.run_folder.data_record import Finding
 from exptilt.settings.data_settings import BatchConfig
 from exptilt.settings.training_settings import TrainConfig
 from exptilt.training.columns import columns_of
@@ -55,7 +56,7 @@ def check_batches(
         for step in range(steps_in(epochs, batches.num_steps) if loss.mixes_rows else 0):
             objective.prepare(batches.groups(step))
     except DataError as error:
-        return (Finding.of("unformed_batch", str(error), 1),)
+        return (finding_of("unformed_batch", str(error), 1),)
     if settings.limit is None:
         return ()
     first_steps = (batches.step(step) for step in range(min(_FILL_STEPS, batches.num_steps)))

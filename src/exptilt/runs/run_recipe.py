@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -19,12 +20,14 @@ from exptilt.processes.launch import joined
 from exptilt.processes.world import World
 from exptilt.reports.model_card import write_card
 from exptilt.reports.page import write_report
-from exptilt.run_folder.file_names import EVALUATION, RUN, SAMPLES, margins_of
-from exptilt.run_folder.folder import RunFolder, manifest
+from exptilt.run_folder.file_names import EVALUATION, SAMPLES, margins_of
+from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.run_models import reference_model
 from exptilt.runs.run_rows import check_phases
+from exptilt.runs.run_start import started
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.session import Session, open_session
+from exptilt.settings.load import dump
 from exptilt.settings.recipe import Recipe
 from exptilt.training.callbacks.callback import Callback
 
@@ -56,27 +59,33 @@ def run_recipe(
         ExptiltError: with a line for a person: data that cannot be used, a model that is none, a loss that is not finite.
     """
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    with joined(recipe.parallel) as world, losing_no_process(world):
-        console = (console or Console(stderr=True)) if world.is_first else Console(quiet=True)
-        outcome, session = _run(recipe, console, world, callbacks)
-    if session is not None and outcome.finished and world.is_first:
-        _finish(session, console, page)
+    with ExitStack() as held:  # the folder stays ours until the report is written, when the other processes have left
+        with joined(recipe.parallel) as world, losing_no_process(world):
+            console = (console or Console(stderr=True)) if world.is_first else Console(quiet=True)
+            outcome, session = _run(recipe, console, world, held, callbacks)
+        if session is not None and outcome.finished and world.is_first:
+            _finish(session, console, page)
     return outcome
 
 
 def _run(
-    recipe: Recipe, console: Console, world: World, callbacks: Sequence[Callback] = ()
+    recipe: Recipe, console: Console, world: World, held: ExitStack, callbacks: Sequence[Callback] = ()
 ) -> tuple[Outcome, Session | None]:
-    """Train by a recipe, its supervised phase first; the session is None where nothing was left to do."""
+    """Train by a recipe, its supervised phase first; the session is None where nothing was left to do.
+
+    The run folders stay held by `held`.
+    """
     folder = RunFolder(recipe.folder, writes=world.is_first)
-    if world.first(folder.is_finished_run_of(recipe)):
+    goes_on = recipe.train.resume != "never"
+    if world.first(world.first_alone(lambda: goes_on and folder.is_finished_run_of(dump(recipe)))):
         console.print(f"{folder.path}: this run is finished; its model is in {folder.model}")
         return Outcome(folder, folder.run.steps or 0, finished=True), None
-    world.first_alone(partial(_begin_folder, recipe, folder, world))
+    world.first_alone(lambda: held.enter_context(started(recipe, folder, world.size, console)))
     if recipe.sft is not None:
         world.first_alone(partial(_refuse_phases, recipe))
-        first, session = _run(recipe.sft_recipe(), console, world)
+        first, session = _run(recipe.sft_recipe(), console, world, held)
         if not first.finished:
+            folder.update_manifest(status="stopped")
             return Outcome(folder, 0, finished=False), None
         if session is not None:
             _close(session)
@@ -89,16 +98,9 @@ def _run(
 def _refuse_phases(recipe: Recipe) -> None:
     """Refuse rows that the last phase cannot use before the first one trains for hours."""
     first = recipe.sft_recipe()
-    if not RunFolder(first.folder, writes=False).is_finished_run_of(first):
+    if not RunFolder(first.folder, writes=False).is_finished_run_of(dump(first)):
         for phase in check_phases(recipe, find_tokenizer(recipe.model, recipe.data)):
             refused(phase.rows)
-
-
-def _begin_folder(recipe: Recipe, folder: RunFolder, world: World) -> None:
-    folder.begin(recipe)
-    before = folder.run
-    known = manifest(recipe).given() | before.given()
-    folder.write(RUN, before.updated(**known | {"status": "running", "processes": world.size}))
 
 
 def _finish(session: Session, console: Console, page: bool) -> None:

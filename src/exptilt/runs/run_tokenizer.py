@@ -10,6 +10,7 @@ from exptilt.data.encode.chat_templates import with_chat_template
 from exptilt.data.records import Record
 from exptilt.data.splits import read_records
 from exptilt.data.turns import said_by
+from exptilt.disk import write_folder
 from exptilt.errors import ModelError
 from exptilt.policies.models import load_tokenizer
 from exptilt.policies.tokenizers import train_tokenizer
@@ -44,9 +45,7 @@ def _tokenizer_of(model: ModelConfig, data: DataConfig, keep_in: Path | None) ->
     tokenizer = train_tokenizer(_texts(records), model.config.vocab_size)
     if kept is None:
         return tokenizer
-    temporary = kept.with_name(".tokenizer")
-    tokenizer.save_pretrained(temporary)
-    temporary.rename(kept)
+    write_folder(kept, tokenizer.save_pretrained)
     return tokenizer
 
 

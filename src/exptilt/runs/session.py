@@ -183,7 +183,8 @@ def run_of(session: Session) -> Run:
         first = session.batches.step(0)[0][:_STEP_ZERO_ROWS]
         with evaluating(model):
             check_step_zero(session.policy, start, first, session.setup.products)
-    content = {"data": digest_of(session.rows.train), "starting weights": session.models.weights}
+    rows = {"data": digest_of(session.rows.train), "held-out rows": digest_of(session.rows.test)}
+    content = rows | {"starting weights": session.models.weights}
     moving = [session.moving] if session.moving is not None else []
     return Run(
         model=model,

@@ -204,7 +204,7 @@ class GridRecipe:
     @property
     def folder(self) -> Path:
         """The study's folder."""
-        return Path(self.output)
+        return Path(self.output).expanduser()
 
     @property
     def runs(self) -> list[GridRun]:

@@ -6,6 +6,7 @@ between components is a union told apart by their `name` field. There is no regi
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 from exptilt.errors import ConfigError
 from exptilt.settings.declaration import as_dict
-from exptilt.settings.mistakes import explain
+from exptilt.settings.mistakes import explain, real_path
 from exptilt.settings.yaml_source import Source, parse_value, read_yaml, to_yaml
 
 T = TypeVar("T")
@@ -47,7 +48,10 @@ def build(cls: type[T], source: Source) -> T:
 
     source = dataclasses.replace(source, values=_expand_shorthands(cls, source.values))
     try:
-        built: T = _adapter(cls).validate_python(source.values)
+        try:
+            built: T = _adapter(cls).validate_python(source.values)
+        except ValidationError as error:
+            built = _adapter(cls).validate_python(_with_choices_spelled(source.values, error.errors(include_url=False)))
     except ValidationError as error:
         lines = [explain(cls, source, problem) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
@@ -85,3 +89,16 @@ def _expand_shorthands(cls: type[Any], values: Mapping[str, Any]) -> dict[str, A
             written = {"name": given} if isinstance(given, str) else given
             expanded[field.name] = {"name": field.default.name, **written}
     return expanded
+
+
+def _with_choices_spelled(values: Any, problems: Sequence[Any]) -> Any:
+    """Where YAML's `none` was read as null and the key has a choice of that name (`parallel.kind=none`), the choice."""
+    values = copy.deepcopy(values)
+    for problem in problems:
+        if problem["type"] == "literal_error" and problem["input"] is None and "'none'" in problem["ctx"]["expected"]:
+            *parents, name = real_path(values, [str(part) for part in problem["loc"]])
+            node = values
+            for key in parents:
+                node = node[int(key) if isinstance(node, list) else key]
+            node[name] = "none"
+    return values

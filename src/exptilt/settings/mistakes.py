@@ -17,7 +17,7 @@ def explain(cls: type[Any], source: Source, problem: Mapping[str, Any]) -> str:
     """One line for one problem that pydantic names."""
     keys = [str(part) for part in problem["loc"]]
     kind = problem["type"]
-    path = _real_path(source.values, keys)
+    path = real_path(source.values, keys)
     where = source.where(path)
     shown = ".".join(path) or "recipe"
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
@@ -56,7 +56,7 @@ def _shown(value: Any) -> str:
     return repr(value) if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _real_path(values: Any, keys: Sequence[str]) -> list[str]:
+def real_path(values: Any, keys: Sequence[str]) -> list[str]:
     """Drop what pydantic adds to a location (union tags, `[key]`) and the user never wrote."""
     path: list[str] = []
     node = values

@@ -77,7 +77,7 @@ class Recipe:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return Path(self.output)
+        return Path(self.output).expanduser()
 
     def after_sft(self, model: Path) -> Recipe:
         """What follows the supervised phase: from its model, or with its adapter."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 
 import torch
 
+from exptilt.disk import writing
 from exptilt.errors import CheckpointError
 from exptilt.run_folder.file_names import CHECKPOINTS, STUDY_WEIGHTS
-from exptilt.training.checkpoints.checkpoint_folder import is_complete
+from exptilt.training.checkpoints.choice import fault_of, list_checkpoints
 from exptilt.training.checkpoints.run_state import load_weights, trained_weights
 
 
@@ -28,19 +28,26 @@ def keep_weights(run: Path, every: int, start: Callable[[], Any]) -> None:
         start: gives a model with the weights the run started from.
 
     Raises:
-        CheckpointError: the run has neither weights nor a complete checkpoint.
+        CheckpointError: the run has neither weights nor a checkpoint, or one of its checkpoints cannot be read.
+        DiskError: the weights cannot be written.
     """
-    complete = [path for path in sorted((run / CHECKPOINTS).glob("step-*")) if is_complete(path)]
+    complete = list_checkpoints(run / CHECKPOINTS)[::-1]
+    for path in complete:  # one left out would let another pass for the run's end
+        why = fault_of(path)
+        if why is not None:
+            raise CheckpointError(
+                f"{path}: cannot be read ({why}); nothing was deleted. Mend that, or remove the run's folder to train it again"
+            )
     folder = run / STUDY_WEIGHTS
     for checkpoint in complete:
         target = folder / f"{checkpoint.name}.pt"
         wanted = checkpoint == complete[-1] or (every and step_of(checkpoint) % every == 0)
         if wanted and not target.exists():
             folder.mkdir(exist_ok=True)
-            model, temporary = start(), target.with_suffix(".tmp")
+            model = start()
             load_weights(model, checkpoint)
-            torch.save(trained_weights(model), temporary)
-            os.replace(temporary, target)
+            with writing(target) as file:
+                torch.save(trained_weights(model), file)
     for checkpoint in complete[:-1]:
         shutil.rmtree(checkpoint)
     kept_weights(run, every)

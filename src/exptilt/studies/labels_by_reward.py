@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from exptilt.data.encode.tokens import encode_prompts
 from exptilt.data.groups import TokenIds
+from exptilt.disk import write_lines
 from exptilt.errors import Stopped
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.run_folder.folder import RunFolder
@@ -73,7 +73,7 @@ class Labeller:
         drawn = sample(model, tokenizer, ids, num_samples=num_samples, law=self.law, seed=seed)
         texts = [one.text(tokenizer) for one in drawn]
         rewards = np.asarray(self.reward([prompts[one.prompt_index] for one in drawn], texts), dtype=np.float64)
-        write_rows(path, self._rows(prompts, texts, rewards, np.random.default_rng(coin)))
+        write_lines(path, self._rows(prompts, texts, rewards, np.random.default_rng(coin)))
 
     def _rows(
         self, prompts: Sequence[str], texts: list[str], rewards: NDArray[np.float64], rng: np.random.Generator
@@ -119,7 +119,7 @@ def train_reference(
     """
     data = folder / "demonstrations.jsonl"
     if not data.exists():
-        write_rows(data, rows)
+        write_lines(data, rows)
     recipe = Recipe(
         output=str(folder / "reference"),
         seed=seed,
@@ -154,10 +154,3 @@ def pair_files(folder: Path) -> DataConfig:
         on_duplicate="keep",
         on_conflict="keep",
     )
-
-
-def write_rows(path: Path, rows: Iterable[dict[str, str]]) -> None:
-    """Write a JSON-lines file in one piece."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exptilt.data.groups import Group
+from exptilt.disk import writing
 from exptilt.evaluation.frontier.comparable import Provenance
 from exptilt.evaluation.frontier.optimum import OptimalFrontier
 from exptilt.policies.scoring import score_all
@@ -99,8 +99,7 @@ class Proposals:
 
     def save(self, path: Path, digest: str) -> None:
         """Write one file in one act, under a digest of what it depends on."""
-        temporary = path.with_name(f".{path.name}")
-        with temporary.open("wb") as file:
+        with writing(path) as file:
             np.savez(
                 file,
                 digest=np.array(digest),
@@ -109,7 +108,6 @@ class Proposals:
                 log_reference=self.log_reference,
                 log_policies=self.log_policies,
             )
-        os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: Path, digest: str) -> Proposals | None:

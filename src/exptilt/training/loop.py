@@ -8,6 +8,7 @@ nothing of this file.
 
 from __future__ import annotations
 
+import logging
 import time
 
 from transformers import set_seed
@@ -15,10 +16,13 @@ from transformers import set_seed
 from exptilt.processes.interrupt import graceful_stop, losing_no_process
 from exptilt.training.callbacks.callback import Progress
 from exptilt.training.checkpoints.checkpoint_folder import Checkpoints, finishing
-from exptilt.training.checkpoints.run_state import random_state, restore, seed_of, state_of
+from exptilt.training.checkpoints.choice import Choice
+from exptilt.training.checkpoints.run_state import random_state, restore, seed_of, state_bytes, state_of
 from exptilt.training.run import Run
 from exptilt.training.step import clipped_gradient
 from exptilt.training.sums import Sums
+
+logger = logging.getLogger(__name__)
 
 
 def train(run: Run) -> Progress:
@@ -29,7 +33,8 @@ def train(run: Run) -> Progress:
 
     Raises:
         NonFiniteError: a loss or gradient is not finite; no weight was moved by that step.
-        CheckpointError: the checkpoint to resume from belongs to another recipe, or none can be written.
+        CheckpointError: the checkpoint to resume from belongs to another recipe, or none can be read or written.
+        DiskError: the disk has no room for the run's checkpoints.
         TrainingError: another process is gone.
     """
     settings = run.settings
@@ -84,10 +89,16 @@ def _one_step(run: Run, step: int) -> Sums:
 
 
 def _resume(run: Run, checkpoints: Checkpoints) -> Progress:
-    """Put the run where its newest complete checkpoint stands, or at the start."""
-    found = checkpoints.newest() if run.settings.resume != "never" else None
+    """Put the run where its newest whole checkpoint stands, or at the start; what lies past that is moved aside."""
+    choice = checkpoints.choose() if run.settings.resume != "never" else Choice(None)
     place = Progress(step=0, num_steps=run.num_steps, steps_per_epoch=run.batches.num_steps)
-    if found is not None:
-        place = run.world.all_or_none(lambda: restore(run, found))
-    checkpoints.discard_after(place.step)
+    checkpoint = choice.taken
+    if checkpoint is not None:
+        place = run.world.all_or_none(lambda: restore(run, checkpoint))
+    moved = checkpoints.set_aside_after(place.step)
+    if run.world.is_first and (choice.passed_over or moved):
+        aside = f"moved aside: {', '.join(str(path) for path in moved)}" if moved else ""
+        logger.warning("; ".join(words for words in (choice.in_words(), aside) if words))
+    left = place.num_steps - place.step
+    checkpoints.require_space(state_bytes(run), -(-left // run.settings.save_every))
     return place

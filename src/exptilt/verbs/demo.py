@@ -19,6 +19,7 @@ from exptilt.reports.page import write_report
 from exptilt.reports.report_terminal import frontier_table
 from exptilt.run_folder.file_names import FRONTIER, SAMPLES, STUDY_RUNS
 from exptilt.run_folder.folder import RunFolder
+from exptilt.run_folder.lock import claimed
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.data_settings import BatchConfig
 from exptilt.settings.evaluation_settings import EvaluateConfig
@@ -76,8 +77,15 @@ def run_demo(output: Path, seed: int, size: DemoSize | None = None) -> dict[str,
 
     Returns:
         The content of frontier.json.
+
+    Raises:
+        CheckpointError: the folder holds something else, or another process works in it.
     """
-    return _Demo(output, seed, size or DemoSize()).run()
+    with claimed(output, "demo", {}) as caution:
+        demo = _Demo(output, seed, size or DemoSize())
+        if caution is not None:
+            demo.console.print(f"warning: {caution}", style="yellow", soft_wrap=True, highlight=False)
+        return demo.run()
 
 
 class _Demo:
@@ -90,7 +98,6 @@ class _Demo:
 
     def run(self) -> dict[str, Any]:
         """Everything."""
-        self.output.mkdir(parents=True, exist_ok=True)
         self._say(f"write {self.size.num_reviews} film reviews, train a small model on them: the reference")
         self._say("then it speaks, and its samples are paired and labelled by a noisy coin")
         bench = prepare_world(self._task(), self.output, self.seed, LAW, self.size.num_prompts)

@@ -51,6 +51,10 @@ def examine(
     Returns:
         0, or 1 if a run would refuse this data.
     """
+    if html is not None:  # before the work, not after it
+        from exptilt.reports.page import require_reports
+
+        require_reports([html], "--html")
     subject = _subject(source, overrides, model)
     if reference_check and (subject.tokenizer is None or subject.model is None):
         raise ConfigError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -29,8 +30,11 @@ from exptilt.policies.reference.references import START, TableReference, table_r
 from exptilt.reports.tables.evaluation_table import evaluation_table, gainers_text
 from exptilt.run_folder.file_names import DATA, EVALUATION, MODEL, RUN, SAMPLES, margins_of
 from exptilt.run_folder.folder import RunFolder, manifest
+from exptilt.run_folder.lock import claimed
+from exptilt.run_folder.ownership import Kind
 from exptilt.run_folder.run_record import ModelFacts, ReferenceIdentity
 from exptilt.runs.run_models import reference_model
+from exptilt.runs.run_start import inputs_of
 from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
@@ -83,6 +87,15 @@ def evaluate_run(
     folder, recipe = RunFolder(run), recipe_of_run(run, overrides)
     if policy is None and not any((folder.model / name).exists() for name in ("config.json", "adapter_config.json")):
         raise CheckpointError(f"{folder.model}: there is no model; finish the run with `exptilt train` first")
+    own = output is None or output.resolve() == run.resolve()
+    inputs = None if own else inputs_of(replace(recipe, output=str(output))) | {"the run's model": str(folder.model)}
+    with _claimed(output or run, "run" if own else "evaluation", inputs):
+        return _evaluated(recipe, folder, overrides, policy, output)
+
+
+def _evaluated(
+    recipe: Recipe, folder: RunFolder, overrides: Sequence[str], policy: str | None, output: Path | None
+) -> dict[str, Any]:
     start = recipe if recipe.sft is None else recipe.after_sft(recipe.sft_recipe().folder / MODEL)
     where = replace(recipe.model, path=policy or str(folder.model), config=None, tokenizer=None, revision=None)
     model, tokenizer = _loaded(where)
@@ -102,7 +115,7 @@ def evaluate_run(
     wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed)
     found = measure_policy(model, partial(reference_model, start, tokenizer), tokenizer, held_out, table, wanted)
     name = _evaluation_file(recipe, overrides, policy)
-    return _kept(RunFolder(output or run), name, found, table)
+    return _kept(RunFolder(output or folder.path), name, found, table)
 
 
 def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = None) -> dict[str, Any]:
@@ -120,6 +133,11 @@ def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = No
     """
     recipe = recipe_of_model(what, overrides, output)
     folder = RunFolder(recipe.folder)
+    with _claimed(folder.path, "evaluation", inputs_of(recipe)):
+        return _evaluated_alone(what, recipe, folder, overrides)
+
+
+def _evaluated_alone(what: str, recipe: Recipe, folder: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
     model, tokenizer = _loaded(recipe.model)
     rows = _prepared(recipe, model, tokenizer)
     held_out = list(rows.test or rows.train)
@@ -141,6 +159,15 @@ def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = No
     if found.samples:
         folder.write_lines(SAMPLES, found.samples)
     return _kept(folder, EVALUATION, found, table)
+
+
+@contextmanager
+def _claimed(folder: Path, kind: Kind, inputs: Mapping[str, str] | None) -> Iterator[None]:
+    """Hold the folder that numbers go to, beside others that measure; a run that trains there keeps them out."""
+    with claimed(folder, kind, inputs, key="--output", shared=True) as caution:
+        if caution is not None:
+            Console(stderr=True).print(f"warning: {caution}", style="yellow", soft_wrap=True, highlight=False)
+        yield
 
 
 def _loaded(where: ModelConfig) -> tuple[Any, Any]:
@@ -191,7 +218,6 @@ def _identities(reference: Any) -> set[str]:
 def _kept(folder: RunFolder, name: str, found: HeldOutMeasures, table: TableReference | None) -> dict[str, Any]:
     """Write what was measured, print it, and say where it is."""
     evaluation = found.evaluation.updated(reference=_identity_of(table))
-    folder.path.mkdir(parents=True, exist_ok=True)
     folder.write(name, evaluation)
     if found.margins:
         folder.write_lines(margins_of(name), found.margins)
@@ -211,14 +237,10 @@ def _identity_of(table: TableReference | None) -> ReferenceIdentity | None:
 def _begin_folder(
     folder: RunFolder, recipe: Recipe, what: str, overrides: Sequence[str], table: TableReference | None
 ) -> None:
-    """Make the folder, with a card that says what was measured."""
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder.path}: cannot be made ({error.strerror}); name another with --output") from None
+    """Write a card that says what was measured."""
     told = [item for item in overrides if not item.startswith("reference.model=")]
     chosen = [] if recipe.reference.model is None else ["--reference", recipe.reference.model]
-    card = manifest(recipe).updated(
+    card = manifest(recipe.seed).updated(
         status="measured",
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         model=ModelFacts(name=what),

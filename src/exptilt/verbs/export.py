@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from exptilt.errors import CheckpointError, ConfigError, ModelError
 from exptilt.reports.model_card import write_card
-from exptilt.run_folder.file_names import CONFIG, MODEL
+from exptilt.run_folder.file_names import CONFIG
 from exptilt.run_folder.folder import RunFolder
+from exptilt.run_folder.ownership import require_apart
 from exptilt.settings.model_settings import ModelConfig
 
 
@@ -27,12 +26,13 @@ def export_run(run: Path, *, merge: bool = False, output: Path | None = None, ca
         CheckpointError: no finished run there.
         ConfigError: the output is in use.
         ModelError: there is no adapter to merge, or its base is gone.
+        DiskError: the disk refuses.
     """
     folder = _finished(run)
-    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"{output}: is not an empty folder; choose another --output")
+    _require_free(folder, output)
     if merge:
         target = output or run / "merged"
+        _require_merged(target)
         merge_adapter(folder.model, target)
         write_card(folder, target, repository=card_for)
         return target
@@ -40,7 +40,9 @@ def export_run(run: Path, *, merge: bool = False, output: Path | None = None, ca
         write_card(folder, repository=card_for)
     if output is None:
         return folder.model
-    _copy(folder.model, output)
+    from exptilt.policies.saving import copy_model
+
+    copy_model(folder.model, output)
     return output
 
 
@@ -78,14 +80,26 @@ def _finished(run: Path) -> RunFolder:
     return folder
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Complete, or not there."""
+def _require_free(run: RunFolder, output: Path | None) -> None:
+    """Refuse an output that would replace something or lies in a model."""
+    if output is None:
+        return
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output}: is not an empty folder; choose another --output")
+    from exptilt.policies.adapters import base_of, is_adapter
+
+    base = {"the adapter's base": base_of(run.model)} if is_adapter(run.model) else {}
+    require_apart(output, {"the run's model": str(run.model)} | base, "--output")
+
+
+def _require_merged(target: Path) -> None:
+    """Refuse to replace what an earlier merge has not written: its model card is there and names exptilt."""
+    card = target / "README.md"
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
-            copied = shutil.copytree(source, Path(staging) / MODEL)
-            if target.exists():
-                target.rmdir()
-            copied.rename(target)
-    except OSError as error:
-        raise ModelError(f"{target}: cannot be written ({error.strerror})") from error
+        ours = "\n- exptilt\n" in card.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        ours = False
+    if not ours:
+        raise ConfigError(f"{target}: is no model that exptilt merged and would be replaced; choose another --output")

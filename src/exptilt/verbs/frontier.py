@@ -41,9 +41,11 @@ from exptilt.run_folder.file_names import (
     STUDY_RUNS,
 )
 from exptilt.run_folder.folder import RunFolder
+from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.study_record import MeasuredSamples, ReferenceSamples
+from exptilt.runs.run_start import data_inputs, model_inputs
 from exptilt.settings.declaration import as_dict
-from exptilt.settings.grid_settings import GridRecipe, GridRun
+from exptilt.settings.grid_settings import GridRecipe, GridRun, OwnTask
 from exptilt.settings.load import dump, load
 from exptilt.studies.bench import Yardstick
 from exptilt.studies.grid import bench_of, law_of
@@ -64,11 +66,19 @@ def run_grid(recipe: GridRecipe, console: Console | None = None) -> dict[str, An
 
     Raises:
         ConfigError: the folder holds a study of another task, seed or measurement.
+        CheckpointError: the folder holds something else or overlaps with an input, or another process works in it.
         ExptiltError: a run failed, or a reward is not finite.
     """
     console = console or Console()
     folder = RunFolder(recipe.folder)
-    _claim(folder, recipe)
+    with claimed(folder.path, "study", _inputs_of(recipe)) as caution:
+        if caution is not None:
+            console.print(f"warning: {caution}", style="yellow", soft_wrap=True, highlight=False)
+        _begin_study(folder, recipe)
+        return _study(recipe, folder, console)
+
+
+def _study(recipe: GridRecipe, folder: RunFolder, console: Console) -> dict[str, Any]:
     grid = Grid(recipe)
     console.print(f"reference: {grid.bench.reference.path}", highlight=False)
     for name, value in grid.bench.facts.items():
@@ -215,7 +225,16 @@ class Grid:
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _claim(folder: RunFolder, recipe: GridRecipe) -> None:
+def _inputs_of(recipe: GridRecipe) -> dict[str, str]:
+    """Every path a study reads and must not write over, by its key."""
+    task = recipe.task
+    if isinstance(task, OwnTask):
+        return model_inputs(task.model, "task.model") | data_inputs(task.data, "task.data")
+    data = getattr(task, "data", None)
+    return {} if data is None else {"task.data": str(data)}
+
+
+def _begin_study(folder: RunFolder, recipe: GridRecipe) -> None:
     """Write the resolved recipe, unless the folder belongs to another study."""
     kept = folder.path / STUDY_CONFIG
     if kept.exists():
@@ -227,7 +246,6 @@ def _claim(folder: RunFolder, recipe: GridRecipe) -> None:
                 f"{folder.path}: holds a study with another {' and another '.join(changed)}; "
                 "choose another output, or remove the folder"
             )
-    folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_text(STUDY_CONFIG, dump(recipe))
 
 

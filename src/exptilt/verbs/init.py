@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
-from exptilt.errors import ConfigError
+from exptilt.disk import write_whole
+from exptilt.errors import ConfigError, DiskError
 from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
+from exptilt.settings.yaml_source import read_yaml
 from exptilt.verbs.config import commented_yaml
 
 _HEAD = """\
@@ -35,18 +38,32 @@ def write_starter(path: Path, force: bool) -> None:
     """Write a commented recipe.
 
     Raises:
-        ConfigError: the file exists and `force` was not given, or it cannot be written.
+        ConfigError: the file exists and `force` was not given, or it is no YAML and `force` may not replace it; or it
+            cannot be written.
     """
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file in it, such as {path / 'recipe.yaml'}")
     if path.exists() and not force:
         raise ConfigError(f"{path}: exists already; choose another name or add --force")
+    if path.exists() and not _is_recipe(path):
+        raise ConfigError(f"{path}: is no recipe, and --force replaces nothing else; choose another name")
     recipe = Recipe(
         output="runs/first",
         model=ModelConfig(path="path/to/model-folder-or-hub-id"),
         data=DataConfig(train="preferences.jsonl", test_fraction=0.1),
     )
     try:
-        path.write_text(_HEAD.format(path=path) + commented_yaml(recipe, _KEYS), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+        write_whole(path, _HEAD.format(path=path) + commented_yaml(recipe, _KEYS))
+    except DiskError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _is_recipe(path: Path) -> bool:
+    """Whether a file is one of YAML by its name, empty, or a recipe, perhaps with mistakes in it."""
+    if path.suffix in (".yaml", ".yml"):
+        return True
+    try:
+        values = read_yaml(path).values
+    except ConfigError:
+        return False
+    return not values or bool(values.keys() & {field.name for field in fields(Recipe)})

@@ -10,14 +10,9 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from exptilt.errors import CheckpointError
-from exptilt.training.checkpoints.checkpoint_folder import (
-    Checkpoints,
-    discard_after,
-    is_complete,
-    load_checkpoint,
-    load_own,
-    newest_checkpoint,
-)
+from exptilt.training.checkpoints.checkpoint_folder import Checkpoints
+from exptilt.training.checkpoints.choice import is_complete, newest_checkpoint
+from exptilt.training.checkpoints.read_checkpoint import load_checkpoint, load_own
 from exptilt.training.checkpoints.run_state import random_state, restore_random_state
 
 STATE = {"step": 3, "model": {"w": torch.arange(4.0)}, "note": ["a", 1.5, None, (torch.ones(2), torch.tensor(7))]}
@@ -79,16 +74,6 @@ def test_a_refusing_disk_is_said_and_earlier_ones_stay(tmp_path, monkeypatch):
         save_checkpoint(tmp_path, 2, STATE, keep=5)
     assert newest_checkpoint(tmp_path) == before
     assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_what_lies_past_a_step_is_discarded(tmp_path):
-    for step in (2, 9, 10, 11):
-        save_checkpoint(tmp_path, step, STATE, keep=9)
-    discard_after(tmp_path, 9)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000009"]
-    discard_after(tmp_path, 0)
-    discard_after(tmp_path / "never made", 0)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_generator_goes_on_where_it_was(tmp_path):

@@ -13,7 +13,7 @@ from exptilt.losses import DPO
 from exptilt.processes.world import World
 from exptilt.settings.training_settings import OptimConfig, TrainConfig
 from exptilt.training.callbacks.callback import Callback, Progress
-from exptilt.training.checkpoints.checkpoint_folder import newest_checkpoint
+from exptilt.training.checkpoints.choice import newest_checkpoint
 from exptilt.training.checkpoints.run_state import load_weights, restore, seed_of, state_of, trained_weights
 from exptilt.training.loop import train
 from exptilt.training.sums import Sums

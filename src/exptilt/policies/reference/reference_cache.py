@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Container, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from exptilt.disk import write_whole
+from exptilt.errors import DiskError
 from exptilt.policies.reference.kept_logps import KeptLogProbs, Key, Scored
 from exptilt.types import LogProbs
 
@@ -68,11 +69,9 @@ class ReferenceCache:
         except OSError:
             missing = [key for key in keys if key not in known]
         if missing:
-            with suppress(OSError):  # without it only the last bits of a resumed pass may differ
+            with suppress(OSError, DiskError):  # without it only the last bits of a resumed pass may differ
                 path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_suffix(f".{os.getpid()}")
-                temporary.write_bytes(b"".join(missing))
-                temporary.replace(path)
+                write_whole(path, b"".join(missing))
         return missing
 
     def forget_plan(self, weights: str, keys: list[Key]) -> None:
@@ -99,12 +98,8 @@ class ReferenceCache:
         target = self.folder / weights / f"{checksum[:32]}.safetensors"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as file:
-                file.write(save(tensors, metadata={"checksum": checksum}))
-                file.flush()
-                os.fsync(file.fileno())
-            Path(file.name).replace(target)
-        except OSError as error:
+            write_whole(target, save(tensors, metadata={"checksum": checksum}))
+        except (OSError, DiskError) as error:
             logger.warning(
                 "%s: cannot keep reference log-probabilities (%s); they will be computed again", target, error
             )

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from exptilt.data.encode.tokens import encode_prompts
+from exptilt.disk import write_folder
 from exptilt.errors import ConfigError, DataError
 from exptilt.policies.models import load_tokenizer
 from exptilt.policies.tokenizers import train_tokenizer
@@ -66,7 +67,7 @@ class _Imdb:
         words = self.folder / "tokenizer"
         excerpts = [part for review in train for part in cut(review.text, self.task.words)[: self.task.excerpts]]
         if not words.exists():
-            train_tokenizer(excerpts, self.task.model.vocab_size).save_pretrained(words)
+            write_folder(words, train_tokenizer(excerpts, self.task.model.vocab_size).save_pretrained)
         tokenizer = load_tokenizer(ModelConfig(tokenizer=str(words)))
         rng = np.random.default_rng((self.seed, 1))
         rows = ({"prompt": prompt, "completion": rest} for prompt, rest in split(tokenizer, excerpts, rng))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from exptilt.data.encode.tokens import encode_prompts
+from exptilt.disk import write_folder
 from exptilt.policies.models import load_tokenizer
 from exptilt.policies.tokenizers import train_word_tokenizer
 from exptilt.sampling.sampling_law import SamplingLaw
@@ -24,7 +25,7 @@ def prepare_world(task: WorldTask, folder: Path, seed: int, law: SamplingLaw, nu
     size = SmallModel(hidden_size=task.width, num_layers=task.num_layers, num_heads=4, max_positions=64)
     words = folder / "tokenizer"
     if not words.exists():
-        train_word_tokenizer([" ".join(world.vocabulary)]).save_pretrained(words)
+        write_folder(words, train_word_tokenizer([" ".join(world.vocabulary)]).save_pretrained)
     rows = (
         {"prompt": opening, "completion": " " + text} for opening, text in world.corpus(task.num_reviews, seed=seed + 1)
     )

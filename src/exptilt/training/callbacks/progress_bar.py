@@ -28,6 +28,8 @@ class ShowProgress(Callback):
     def on_start(self, progress: Progress) -> None:
         """Begin the clock where this process begins."""
         self.began, self.first = time.monotonic(), progress.step
+        if progress.step and self.every:
+            print(f"goes on from the checkpoint of step {progress.step}", file=sys.stderr, flush=True)
         if sys.stderr.isatty():
             self.bar = tqdm(
                 desc="train", total=progress.num_steps, initial=progress.step, unit="step", delay=2, leave=False

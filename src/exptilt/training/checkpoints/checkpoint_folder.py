@@ -8,7 +8,7 @@ A checkpoint is a folder `checkpoints/step-00000040`:
     manifest.json            size and digest of every file
 
 It is written under a temporary name, flushed to disk, and renamed as the last act, when every process has said that its
-files are written; a damaged one is passed over in favour of the one before. All processes, on however many machines, must
+files are written. Which one a run goes on from: see `choice`. All processes, on however many machines, must
 see one folder. Read only checkpoints you trust: torch's `.metadata` is a pickle.
 """
 
@@ -19,24 +19,27 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from exptilt.disk import describe, flush, has_size, write
-from exptilt.errors import CheckpointError
+from exptilt.disk import describe, flush, has_size, reason, require_space, write
+from exptilt.errors import CheckpointError, DiskError
 from exptilt.processes.world import World
-from exptilt.training.checkpoints.shards import ShardWriter, lift, put_back, read_shards
+from exptilt.training.checkpoints.choice import (
+    PREFIX,
+    Choice,
+    choose_checkpoint,
+    list_checkpoints,
+    set_aside,
+    set_aside_after,
+)
+from exptilt.training.checkpoints.shards import ShardWriter, lift
 
-Target = Callable[[str, torch.Size, torch.dtype], Tensor]
-"""Name, shape and dtype of a saved tensor -> the tensor to read it into."""
-
-_PREFIX = "step-"
 _FAULTS = (OSError, RuntimeError, ValueError)
 
 
@@ -96,14 +99,37 @@ class Checkpoints:
             self._saving.join()
             self._saving = None
 
-    def newest(self) -> Path | None:
-        """The newest complete checkpoint, or None: process 0 looks, all get its answer."""
-        return self.world.first(newest_checkpoint(self.folder) if self.world.is_first else None)
+    def choose(self) -> Choice:
+        """The checkpoint to go on from: process 0 looks, all get its answer.
 
-    def discard_after(self, step: int) -> None:
-        """Remove what lies past `step`, once; see `discard_after`."""
-        if self.world.is_first:
-            discard_after(self.folder, step)
+        Raises:
+            CheckpointError: there are some and none can be read.
+        """
+        choice = self.world.first_alone(lambda: choose_checkpoint(self.folder))
+        return self.world.first(choice or Choice(None))
+
+    def set_aside_after(self, step: int) -> list[Path]:
+        """Rename what lies past `step`, once; see `choice.set_aside_after`."""
+        moved = self.world.first_alone(lambda: set_aside_after(self.folder, step))
+        return self.world.first(moved or [])
+
+    def require_space(self, size: float, saves: int) -> None:
+        """Refuse to begin what the disk will not hold.
+
+        Args:
+            size: bytes of one checkpoint.
+            saves: how many will be written; of them at most `keep` and the newest are there at one time.
+
+        Raises:
+            DiskError: there is less free space.
+        """
+
+        def look() -> None:
+            present = len(list_checkpoints(self.folder))
+            num = max(1, min(saves, self.keep + 1 - present)) if saves else 0
+            require_space(self.folder, num * size, f"{num} checkpoints of the run")
+
+        self.world.first_alone(look)
 
 
 @contextmanager
@@ -113,7 +139,7 @@ def finishing(checkpoints: Checkpoints) -> Iterator[None]:
         yield
     except BaseException:
         if checkpoints.world.size == 1:
-            with suppress(CheckpointError):  # the error on its way says more
+            with suppress(CheckpointError, DiskError):  # the error on its way says more
                 checkpoints.settle()
         checkpoints.abandon()
         raise
@@ -137,7 +163,7 @@ class _Saving:
 
     @property
     def final(self) -> Path:
-        return self.folder / f"{_PREFIX}{self.step:08d}"
+        return self.folder / f"{PREFIX}{self.step:08d}"
 
     @property
     def is_writing(self) -> bool:
@@ -149,7 +175,8 @@ class _Saving:
         self.files[f"process-{self.world.rank:05d}.pt"] = _pickled(own)
         if self.world.is_first:
             self.files["state.pt"] = _pickled(bare)
-        made = self.world.first_alone(self._make_folder)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        made = self.world.first_alone(lambda: self._make_folder(size))
         self.temporary = self.world.first(made or Path())
         self.shards = ShardWriter(self.temporary, tensors, self.world)
         self.shards.plan(copy)
@@ -171,7 +198,8 @@ class _Saving:
             names = [*self.files, *dict.fromkeys(result.storage_data.relative_path for result in self.written)]
             self.described = {name: describe(self.temporary / name) for name in names}
         except _FAULTS as error:
-            self.error = f"process {self.world.rank}: {error}" if self.world.size > 1 else str(error)
+            why = reason(error, self.temporary)
+            self.error = f"process {self.world.rank}: {why}" if self.world.size > 1 else why
         self.files = {}
 
     def commit(self, keep: int) -> None:
@@ -182,14 +210,15 @@ class _Saving:
         described = {name: what for _, some, _ in everyone for name, what in some.items()}
         self.world.first_alone(lambda: self._finish([results for results, _, _ in everyone], described, errors, keep))
 
-    def _make_folder(self) -> Path:
+    def _make_folder(self, size: int) -> Path:
         temporary = self.folder / f".writing-{self.final.name}-{os.getpid()}"
         try:
+            require_space(self.folder, size, "the tensors of this checkpoint")
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-        except OSError as error:
-            raise self._failed(str(error)) from error
+        except (OSError, DiskError) as error:
+            raise self._failed(error) from error
         return temporary
 
     def _finish(self, results: list[Any], described: dict[str, Any], errors: list[str], keep: int) -> None:
@@ -204,82 +233,18 @@ class _Saving:
             manifest = {"step": self.step, "processes": self.world.size, "files": described}
             write(self.temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
             flush(self.temporary)
-            if self.final.exists():  # a damaged one of the same step, passed over on resume
-                shutil.rmtree(self.final)
+            if self.final.exists():
+                set_aside(self.final)
             os.replace(self.temporary, self.final)
             flush(self.folder)
-        except _FAULTS as error:
+        except (*_FAULTS, DiskError) as error:
             shutil.rmtree(self.temporary, ignore_errors=True)
-            raise self._failed(str(error)) from error
+            raise self._failed(error) from error
         _prune(self.folder, keep)
 
-    def _failed(self, why: str) -> CheckpointError:
+    def _failed(self, error: Exception) -> CheckpointError:
+        why = reason(error, self.folder)
         return CheckpointError(f"{self.final}: could not be written ({why}); earlier checkpoints are intact")
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a `checkpoints` folder, or None."""
-    for candidate in sorted(folder.glob(f"{_PREFIX}*"), reverse=True):
-        if is_complete(candidate):
-            return candidate
-    return None
-
-
-def discard_after(folder: Path, step: int) -> None:
-    """Remove what lies past `step`: damaged checkpoints, and those of a run that is started anew."""
-    for later in folder.glob(f"{_PREFIX}*"):
-        if later.name > f"{_PREFIX}{step:08d}":
-            shutil.rmtree(later)
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether every file of a checkpoint has the size and digest its manifest promises."""
-    try:
-        files = json.loads((checkpoint / "manifest.json").read_text())["files"]
-        return all(describe(checkpoint / name) == description for name, description in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def load_checkpoint(checkpoint: Path, target: Target | None = None) -> dict[str, Any]:
-    """Read a checkpoint's state, as `Checkpoints.save` was given it.
-
-    Args:
-        checkpoint: one that `newest_checkpoint` or `is_complete` has looked at.
-        target: where each tensor goes; default: a new one on the CPU, whole.
-
-    Raises:
-        CheckpointError: it cannot be read, or its tensors do not fit.
-    """
-    bare = load_bare(checkpoint)
-    try:
-        tensors = read_shards(checkpoint, target or (lambda _name, shape, dtype: torch.empty(shape, dtype=dtype)))
-    except (*_FAULTS, EOFError) as error:
-        raise CheckpointError(f"{checkpoint}: its tensors cannot be read ({error})") from error
-    state: dict[str, Any] = put_back(bare, tensors)
-    return state
-
-
-def load_bare(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's state without its tensors: little to read, enough to see whether it fits.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    try:
-        bare: dict[str, Any] = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
-    except (*_FAULTS, EOFError) as error:
-        raise CheckpointError(f"{checkpoint}: cannot be read ({error})") from error
-    return bare
-
-
-def load_own(checkpoint: Path, rank: int) -> dict[str, Any] | None:
-    """What process `rank` kept for itself; None if there were not so many processes."""
-    path = checkpoint / f"process-{rank:05d}.pt"
-    if not path.exists():
-        return None
-    own: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return own
 
 
 def _pickled(content: Mapping[str, Any]) -> bytes:
@@ -289,7 +254,7 @@ def _pickled(content: Mapping[str, Any]) -> bytes:
 
 
 def _prune(folder: Path, keep: int) -> None:
-    for old in sorted(folder.glob(f"{_PREFIX}*"))[:-keep]:
+    for old in list_checkpoints(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)  # what stays is tried again with the next one
     for abandoned in folder.glob(".writing-*"):
         shutil.rmtree(abandoned, ignore_errors=True)

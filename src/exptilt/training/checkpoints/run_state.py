@@ -18,11 +18,14 @@ from transformers import set_seed
 from exptilt.errors import CheckpointError
 from exptilt.policies.sharding import reshard
 from exptilt.training.callbacks.callback import Callback, Progress
-from exptilt.training.checkpoints.checkpoint_folder import load_bare, load_checkpoint, load_own
+from exptilt.training.checkpoints.read_checkpoint import load_bare, load_checkpoint, load_own
 from exptilt.training.checkpoints.shards import lift
 
 if TYPE_CHECKING:
     from exptilt.training.run import Run
+
+_OPTIMIZER_SIZES = {"AdamW": 2.0, "AdamW8bit": 0.5, "RMSprop": 1.0}
+"""The size of an optimizer's state, in units of the weights it moves; that of Adafactor is next to nothing."""
 
 
 def state_of(run: Run, place: Progress) -> dict[str, Any]:
@@ -37,6 +40,12 @@ def state_of(run: Run, place: Progress) -> dict[str, Any]:
         "loss": dict(run.objective.state),
         "callbacks": _callback_states(run.callbacks),
     }
+
+
+def state_bytes(run: Run) -> float:
+    """The size of a checkpoint, within the few kilobytes that are no tensors; before the first step an estimate."""
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in trained_weights(run.model).values())
+    return weights * (1 + _OPTIMIZER_SIZES.get(type(run.optimizer).__name__, 0.0))
 
 
 def restore(run: Run, checkpoint: Path) -> Progress:

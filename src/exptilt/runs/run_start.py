@@ -1,0 +1,109 @@
+"""The start of a run: its folder claimed for this process, its recipe written, and its end recorded whichever way it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from rich.console import Console
+
+from exptilt.errors import CheckpointError, ConfigError, DiskError, ExptiltError, Stopped
+from exptilt.run_folder.file_names import CONFIG, RUN
+from exptilt.run_folder.folder import RunFolder, manifest
+from exptilt.run_folder.lock import claimed
+from exptilt.runs.identity import changed_keys
+from exptilt.settings.data_settings import DataConfig
+from exptilt.settings.load import dump, load
+from exptilt.settings.model_settings import ModelConfig
+from exptilt.settings.recipe import Recipe
+
+_REASON = 2000
+"""Most characters of an error that are kept in run.json."""
+
+
+@contextmanager
+def started(recipe: Recipe, folder: RunFolder, processes: int, console: Console) -> Iterator[None]:
+    """Hold the run folder while the block trains, measures and reports; called in the process that writes.
+
+    Raises:
+        CheckpointError: the folder is not ours, overlaps with an input, holds another run, or another process is in it.
+        DiskError: it cannot be written.
+    """
+    with claimed(folder.path, "run", inputs_of(recipe)) as caution:
+        if caution is not None:
+            console.print(f"warning: {caution}", style="yellow", soft_wrap=True, highlight=False)
+        _make_way(recipe, folder, console)
+        folder.write_text(CONFIG, dump(recipe))
+        before = folder.run
+        known = manifest(recipe.seed).given() | before.given() | {"reason": None}
+        folder.write(RUN, before.updated(**known | {"status": "running", "processes": processes}))
+        with _end_recorded(folder):
+            yield
+
+
+def inputs_of(recipe: Recipe) -> dict[str, str]:
+    """Every path a run reads and must not write over, by its key."""
+    named = {"reference.model": recipe.reference.model, "adapter.path": recipe.adapter and recipe.adapter.path}
+    return model_inputs(recipe.model) | data_inputs(recipe.data) | {key: path for key, path in named.items() if path}
+
+
+def model_inputs(model: ModelConfig, prefix: str = "model") -> dict[str, str]:
+    """Paths that settings of a model name, by key."""
+    named = {f"{prefix}.path": model.path, f"{prefix}.tokenizer": model.tokenizer}
+    return {key: path for key, path in named.items() if path}
+
+
+def data_inputs(data: DataConfig, prefix: str = "data") -> dict[str, str]:
+    """Paths that settings of data name, by key."""
+    named = {f"{prefix}.train": data.train, f"{prefix}.test": data.test}
+    more = {f"{prefix}.mixture[{number}].path": source.path for number, source in enumerate(data.mixture)}
+    return {key: path for key, path in (named | more).items() if path}
+
+
+def _make_way(recipe: Recipe, folder: RunFolder, console: Console) -> None:
+    """An earlier run is gone on with, moved aside or, where it is another one, refused."""
+    if recipe.train.resume == "never":
+        aside = folder.set_aside()
+        if aside is not None:
+            words = f"train.resume=never: the run that was here is now in {aside}; remove it when you need it no more"
+            console.print(words, soft_wrap=True, highlight=False)
+    elif recipe.train.resume == "auto":
+        _refuse_another_run(recipe, folder)
+
+
+def _refuse_another_run(recipe: Recipe, folder: RunFolder) -> None:
+    written = folder.recipe_text()
+    if written is None or written == dump(recipe) or not folder.has_results():
+        return
+    try:
+        changed = changed_keys(load(Recipe, folder.path / CONFIG), recipe)
+    except ConfigError:
+        changed = ["config.yaml, which this version of exptilt does not read"]
+    if changed:
+        raise CheckpointError(
+            f"{folder.path}: holds a run of another recipe (different: {_listed(changed)}); set another output, "
+            "or train.resume=never to move that run aside and start anew"
+        )
+
+
+def _listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(keys[:3]) + more
+
+
+@contextmanager
+def _end_recorded(folder: RunFolder) -> Iterator[None]:
+    """Write into run.json that a run failed or was interrupted, and why; a run that has ended says so already."""
+    try:
+        yield
+    except BaseException as error:
+        interrupted = isinstance(error, Stopped | KeyboardInterrupt | SystemExit)
+        with suppress(DiskError, CheckpointError):  # the error on its way says more
+            if folder.run.status == "running":
+                folder.update_manifest(status="stopped" if interrupted else "failed", reason=_words(error))
+        raise
+
+
+def _words(error: BaseException) -> str:
+    words = str(error) if isinstance(error, ExptiltError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+    return words[:_REASON]
