@@ -16,6 +16,7 @@ from exptilt.evaluation.held_out import Wanted, measure_ches, measure_policy, me
 from exptilt.evaluation.held_out_samples import measure_samples
 from exptilt.evaluation.intervals import Resampling
 from exptilt.losses.dpo import DPO
+from exptilt.losses.from_choice import build_loss
 from exptilt.policies.engine.forward import packable
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.reference.references import table_reference
@@ -149,7 +150,12 @@ def test_without_a_reference_only_what_needs_none_is_measured(evaluated):
     where = ModelConfig(path=str(folder.model))
     tokenizer = load_tokenizer(where)
     found = measure_policy(
-        load_model(where), None, tokenizer, held_out(recipe), None, Wanted.of(recipe.loss, recipe.evaluate, 4096, 0)
+        load_model(where),
+        None,
+        tokenizer,
+        held_out(recipe),
+        None,
+        Wanted.of(build_loss(recipe.loss), recipe.evaluate, 4096, 0),
     )
     evaluation = found.evaluation.as_dict()
     assert list(evaluation["accuracy"]) == ["without_reference"]

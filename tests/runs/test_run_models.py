@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from exptilt.errors import ConfigError
+from exptilt.losses.from_choice import build_loss
 from exptilt.policies.adapters import is_adapter
 from exptilt.policies.engine.inside import precision_of
 from exptilt.policies.fingerprint import fingerprint
@@ -23,7 +24,6 @@ from exptilt.runs.run_recipe import run_recipe
 from exptilt.settings.load import load
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig
 from exptilt.settings.recipe import Recipe
-from exptilt.training.objective import Objective
 
 ALONE = World.alone()
 QUIET = Console(quiet=True)
@@ -41,7 +41,7 @@ def recipe(make_recipe, saved) -> Recipe:
 
 
 def setup(recipe: Recipe):
-    return setup_of(recipe, Objective(recipe.loss).loss)
+    return setup_of(recipe, build_loss(recipe.loss))
 
 
 def models(recipe: Recipe):
