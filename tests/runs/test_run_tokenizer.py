@@ -55,10 +55,10 @@ def test_a_tokenizer_that_is_none_names_its_key(make_recipe, tmp_path, settings,
 def test_the_template_of_the_recipe_goes_into_the_folder_of_the_model(make_recipe, tmp_path):
     recipe = make_recipe()
     recipe.folder.mkdir()
-    find_tokenizer(recipe).save_pretrained(tmp_path / "base")
+    find_tokenizer(recipe.model, recipe.data).save_pretrained(tmp_path / "base")
     model = ModelConfig(config=recipe.model.config, tokenizer=str(tmp_path / "base"))
-    with_template = replace(recipe, model=model, data=replace(recipe.data, chat_template="gemma"))
-    find_tokenizer(with_template).save_pretrained(tmp_path / "trained")
+    data = replace(recipe.data, chat_template="gemma")
+    find_tokenizer(model, data).save_pretrained(tmp_path / "trained")
     turns = [{"role": "user", "content": "Q"}]
     saved = AutoTokenizer.from_pretrained(tmp_path / "trained")
     text = saved.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
