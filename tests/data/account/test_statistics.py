@@ -5,10 +5,11 @@ import pytest
 from exptilt.data.account.statistics import Tally, label_weights, num_marks, suggestion
 from exptilt.data.problems import Ledger
 from exptilt.data.records import Preference, Rating
+from exptilt.kinds import COMPLETION, PAIR, UNPAIRED
 from exptilt.settings.data_settings import DataConfig
 
 
-def noted(records, kind="pair"):
+def noted(records, kind=PAIR):
     tally, ledger = Tally(), Ledger(DataConfig(train="x").policies)
     for record in records:
         tally.add(record)
@@ -75,21 +76,21 @@ def test_the_named_weights_fulfil_the_rule():
 
 
 def test_labels_that_are_all_one_or_sorted():
-    assert "one_label" in noted([rating(True)] * 3, "unpaired")[1]
-    found = noted([rating(True)] * 60 + [rating(False)] * 60, "unpaired")[1]
+    assert "one_label" in noted([rating(True)] * 3, UNPAIRED)[1]
+    found = noted([rating(True)] * 60 + [rating(False)] * 60, UNPAIRED)[1]
     assert {"label_balance", "sorted_labels"} <= found.keys()
-    mixed = noted([rating(n % 2 == 0) for n in range(120)], "unpaired")[1]
+    mixed = noted([rating(n % 2 == 0) for n in range(120)], UNPAIRED)[1]
     assert "sorted_labels" not in mixed
 
 
 def test_fewer_examples_ask_for_a_larger_beta_and_learning_rate():
-    said = [suggestion("pair", count) for count in (500, 10_000, 64_000)]
+    said = [suggestion(PAIR, count) for count in (500, 10_000, 64_000)]
     betas = [float(text.split("beta ")[1].split(" ")[0]) for text in said]
     rates = [float(text.split("learning_rate ")[1].split(" ")[0]) for text in said]
     assert betas == sorted(betas, reverse=True)
     assert rates == sorted(rates, reverse=True)
     assert "8 steps of 64" in said[0]
-    assert "beta" not in suggestion("completion", 1000)
+    assert "beta" not in suggestion(COMPLETION, 1000)
 
 
 @pytest.mark.parametrize("unit", ["\n", " \n", "\t", "<a", "1", "|", "- \n"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from exptilt.data.prepare import prepare
 from exptilt.errors import ConfigError, DataError
+from exptilt.kinds import PAIR
 from exptilt.policies.engine.forward import context_length
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.sampling.draws import distinct_prompts
@@ -26,7 +27,7 @@ def prepare_own(task: OwnTask, law: SamplingLaw, num_prompts: int) -> Bench:
     function = find_function(task.reward)
     tokenizer = load_tokenizer(task.model)
     context = context_length(load_model(task.model, tokenizer))
-    rows = prepare(task.data, tokenizer, "pair", context).test
+    rows = prepare(task.data, tokenizer, PAIR, context).test
     prompts = distinct_prompts(rows)
     if not prompts:
         raise DataError(f"{task.data.train}: no held-out prompts to measure on; set data.test or data.test_fraction")
