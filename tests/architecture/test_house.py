@@ -30,7 +30,7 @@ GUESSES = {
     "where a run folder is locked": "run_folder/lock.py::FolderLock",
     "what a recipe's keys are": "settings/recipe.py::Recipe",
     "what a group is": "data/groups.py::Group",
-    "what kinds of objectives there are": "losses/kinds.py::Kind",
+    "what kinds of objectives there are": "kinds.py::Kind",
     "samples beside the reference": "sampling/draws.py::Draws",
     "what a reward is, and what a judge is": "preferences.py::Reward",
 }

@@ -148,7 +148,9 @@ def test_xpo_says_what_rows_on_disk_lack(tiny_model, draw_rows):
 
     def rows_on_disk(*args, **settings):
         rows = draw_rows(*args, **settings)
-        return [replace(row, completions=tuple(replace(part, version=None) for part in row.completions)) for row in rows]
+        return [
+            replace(row, completions=tuple(replace(part, version=None) for part in row.completions)) for row in rows
+        ]
 
     bench = Bench(XPO(), tiny_model, rows_on_disk)
     with pytest.raises(DataError, match=r"rows.jsonl:1: loss 'xpo' needs chosen is policy in every row"):

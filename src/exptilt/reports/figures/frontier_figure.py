@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exptilt.reports.figures.labels import place
+from exptilt.reports.figures.point_labels import place
 from exptilt.reports.figures.svg import INK, MARKERS, MUTED, SERIES, SURFACE, Figure, draw
 from exptilt.reports.words.numbers import joined, number
 from exptilt.run_folder.estimate_record import Estimate
