@@ -72,7 +72,7 @@ def test_a_mean_per_token_is_over_all_tokens():
 
 def test_a_row_whose_margin_hides_it_is_named():
     """The hinge of an infinite margin is zero: the loss is finite, the log-probability is not."""
-    with pytest.raises(NonFiniteError, match=r"log-probability of 1 row\(s\) is not finite.*: r:2"):
+    with pytest.raises(NonFiniteError, match=r"log-probability of 1 row is not finite.*: r:2"):
         Objective(Hinge())([row(1, 2, 2), row(2, 2, 2)], sums(-1, -2, -1, -math.inf), sums(-1, -2, -1, -2))
 
 
