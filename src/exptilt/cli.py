@@ -81,9 +81,9 @@ def demo(
     seed: Annotated[int, typer.Option(help="Two runs with one seed give the same table.")] = 0,
 ) -> None:
     """Run the whole path in small: a model, preferences, five runs, a report."""
-    from exptilt.verbs.demo import run_demo
+    from exptilt.verbs.demo import demo as run
 
-    run_demo(output, seed)
+    run(output, seed)
 
 
 @app.command()
@@ -92,9 +92,9 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a commented recipe to edit."""
-    from exptilt.verbs.init import write_starter
+    from exptilt.verbs.init import init as run
 
-    write_starter(path, force)
+    run(path, force)
     print(f"wrote {path}; set model.path and data.train, then: exptilt doctor {path} && exptilt train {path}")
 
 
@@ -117,9 +117,9 @@ def doctor(
         from exptilt.settings.recipe import Recipe
 
         load(Recipe, source, overrides or [])  # a mistake in a recipe does not wait for the libraries that read rows
-    from exptilt.verbs.doctor import examine
+    from exptilt.verbs.doctor import doctor as run
 
-    status = examine(source, overrides or [], model, as_json, examples, html=html, reference_check=reference_check)
+    status = run(source, overrides or [], model, as_json, examples, html=html, reference_check=reference_check)
     raise typer.Exit(status)
 
 
@@ -132,17 +132,9 @@ def train(
     from exptilt.settings.recipe import Recipe
 
     settings = load(Recipe, recipe, overrides or [])  # first: a mistake in a recipe does not wait for torch
-    from exptilt.runs.run_recipe import run_recipe
+    from exptilt.verbs.train import train as run
 
-    outcome = run_recipe(settings)
-    if not outcome.folder.writes:  # another process of the run speaks
-        return
-    if not outcome.finished:
-        print(f"stopped at step {outcome.step}; to go on: {_this_command()}")
-        return
-    from exptilt.reports.tables.evaluation_table import print_summary
-
-    print_summary(outcome.folder)
+    run(settings, _this_command())
 
 
 @app.command()
@@ -159,9 +151,9 @@ def plan(
     from exptilt.settings.recipe import Recipe
 
     settings = load(Recipe, recipe, overrides or [])
-    from exptilt.verbs.plan import plan_recipe
+    from exptilt.verbs.plan import plan as run
 
-    raise typer.Exit(plan_recipe(settings, gpus, as_json))
+    raise typer.Exit(run(settings, gpus, as_json))
 
 
 @app.command()
@@ -182,9 +174,9 @@ def evaluate(
         recipe_of_run(Path(what), wanted)
     elif policy is None:
         recipe_of_model(what, wanted, output)
-    from exptilt.verbs.evaluate import evaluate as measure
+    from exptilt.verbs.evaluate import evaluate as run
 
-    measure(what, overrides or [], policy=policy, reference=reference, output=output)
+    run(what, overrides or [], policy=policy, reference=reference, output=output)
 
 
 @app.command()
@@ -196,9 +188,9 @@ def frontier(
     from exptilt.settings.load import load
 
     settings = load(GridRecipe, recipe, overrides or [])
-    from exptilt.verbs.frontier import run_grid
+    from exptilt.verbs.frontier import frontier as run
 
-    run_grid(settings)
+    run(settings)
 
 
 @app.command()
@@ -207,9 +199,9 @@ def report(
     output: Annotated[Path | None, typer.Option(help="Where to write; by default the first run's report.html.")] = None,
 ) -> None:
     """Write one self-contained page about one or several runs."""
-    from exptilt.reports.page import write_report
+    from exptilt.verbs.report import report as run
 
-    print(write_report(runs, output))
+    run(runs, output)
 
 
 @app.command()
@@ -221,7 +213,7 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="Make the hub repository a private one.")] = False,
 ) -> None:
     """Write a run's model as a plain folder, or put it on the hub."""
-    from exptilt.verbs.export import export_run
+    from exptilt.verbs.export import export as export_run
 
     if not (merge or output or push):
         raise ConfigError("nothing to do: add --merge, --output FOLDER or --push OWNER/NAME")
@@ -248,9 +240,9 @@ def config(
 
         print(json.dumps(schema(Recipe), indent=2))
         return
-    from exptilt.verbs.config import print_keys
+    from exptilt.verbs.config import config as run
 
-    print_keys(Recipe, prefix)
+    run(Recipe, prefix)
 
 
 if __name__ == "__main__":

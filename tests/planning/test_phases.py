@@ -8,7 +8,7 @@ from exptilt.losses import DPO
 from exptilt.planning.arithmetic import Load, Manner, forward_flops, step_flops
 from exptilt.planning.model_size import model_size
 from exptilt.planning.phases import Costs
-from exptilt.planning.probe import Line, Rehearsal, Subject
+from exptilt.planning.probe import Rehearsal, StraightLine, Subject
 from exptilt.runs.run_models import Setup
 from exptilt.settings.training_settings import OptimConfig
 
@@ -41,9 +41,11 @@ def approx(line):
 
 def test_a_rehearsal_gives_lines_over_operations_and_devices_share_the_slope():
     one, two = costs(1, [np.zeros(1)] * 4), costs(2, [np.zeros(1)] * 4)
-    assert (one.step.start, one.step.slope) == approx(Line(1, 1e-9))
-    assert (two.step.start, two.step.slope) == approx(Line(1, 5e-10))  # each device has micro-batches of its own
-    assert (two.forward.start, two.forward.slope) == approx(Line(0.05, 5e-11))
+    assert (one.step.start, one.step.slope) == approx(StraightLine(1, 1e-9))
+    assert (two.step.start, two.step.slope) == approx(
+        StraightLine(1, 5e-10)
+    )  # each device has micro-batches of its own
+    assert (two.forward.start, two.forward.slope) == approx(StraightLine(0.05, 5e-11))
     assert (one.update, two.update) == (0.5, 0.5)
     assert one.drawing(8, 10) == pytest.approx(10 * 0.2 * 8 / 4)
     load = Load(groups=2, tokens=25, counted=10, pairs=50)

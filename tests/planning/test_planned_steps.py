@@ -3,7 +3,7 @@ import pytest
 
 from exptilt.data.batching import Batches
 from exptilt.data.groups import Completion, Group
-from exptilt.planning.planned_rows import Rows
+from exptilt.planning.planned_rows import PlannedRows
 from exptilt.planning.planned_steps import Steps
 
 
@@ -56,7 +56,7 @@ def test_a_rehearsal_takes_the_runs_own_steps_where_three_take_no_longer_than_th
 
 def test_a_runs_steps_are_its_own(make_recipe):
     recipe = make_recipe("batch.size=3", "train.max_steps=2", "seed=5")
-    rows = Rows(train=ROWS, test=[], num_train=4, num_test=0)
+    rows = PlannedRows(train=ROWS, test=[], num_train=4, num_test=0)
     batches = Batches(ROWS, recipe.batch, seed=5)
     found = Steps.of(recipe, rows)
     assert [[one.id for one in step] for step in found.groups] == [
@@ -64,4 +64,4 @@ def test_a_runs_steps_are_its_own(make_recipe):
     ]
     assert found.more == 1
     large = make_recipe("batch.size=8")
-    assert Steps.of(large, Rows(train=ROWS, test=[], num_train=100, num_test=0)).more == pytest.approx(2)
+    assert Steps.of(large, PlannedRows(train=ROWS, test=[], num_train=100, num_test=0)).more == pytest.approx(2)

@@ -11,7 +11,7 @@ from exptilt.planning.planner import Planner
 from exptilt.planning.probe import Rehearsal
 from exptilt.settings.load import dump, load
 from exptilt.settings.recipe import Recipe
-from exptilt.verbs.plan import plan_recipe
+from exptilt.verbs.plan import plan
 
 
 def fleet(count=1, memory=80e9):
@@ -84,12 +84,12 @@ def test_a_moving_reference_is_a_second_model(make_recipe):
 def test_the_command_prints_a_plan_and_json_and_says_by_its_status_whether_it_fits(make_recipe, tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_text(dump(make_recipe()))
-    assert plan_recipe(load(Recipe, path, ["batch.size=4"]), "8xH100", as_json=False) == 0
+    assert plan(load(Recipe, path, ["batch.size=4"]), "8xH100", as_json=False) == 0
     shown = capsys.readouterr().out
     assert "8 x H100-80GB (ddp)" in shown
     assert "it fits" in shown
     assert "assumption" in shown
-    assert plan_recipe(load(Recipe, path), "8xH100", as_json=True) == 0
+    assert plan(load(Recipe, path), "8xH100", as_json=True) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["fits"] is True
     assert content["peak"] == pytest.approx(sum(content["memory"].values()))

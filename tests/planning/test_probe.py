@@ -11,7 +11,7 @@ from exptilt.data.groups import Completion, Group
 from exptilt.errors import ModelError
 from exptilt.losses import DPO
 from exptilt.planning import probe
-from exptilt.planning.probe import Line, Subject, rehearsal, rehearse
+from exptilt.planning.probe import StraightLine, Subject, rehearsal, rehearse
 from exptilt.runs.run_models import Setup
 from exptilt.settings.training_settings import OptimConfig
 
@@ -98,6 +98,6 @@ def test_a_peak_is_on_a_line_from_before_where_both_sizes_are_close():
 
 
 def test_a_line_neither_falls_nor_starts_below_zero():
-    assert Line.through([(10, 5.0), (20, 4.0)]) == Line(4.0, 0.0)
-    assert Line.through([(10, 1.0), (20, 4.0)]) == Line(0.0, 0.2)
-    assert Line(1.0, 2.0).at(10) == 21
+    assert StraightLine.through([(10, 5.0), (20, 4.0)]) == StraightLine(4.0, 0.0)
+    assert StraightLine.through([(10, 1.0), (20, 4.0)]) == StraightLine(0.0, 0.2)
+    assert StraightLine(1.0, 2.0).at(10) == 21

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from exptilt.reports.figures.curves import spread
+from exptilt.reports.numbers import factor
 from exptilt.reports.page import write_report
 from exptilt.reports.report_inputs import read_inputs
 from exptilt.reports.tables.page_sections import measured_tables, section_rows
-from exptilt.reports.words.numbers import factor
 from exptilt.run_folder.run_contents import read_run
 
 MakeRun = Callable[..., Path]

@@ -29,7 +29,7 @@ from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.yaml_source import Source
 from exptilt.studies.study import FrontierStudy, PolicyPoint
 from exptilt.studies.tasks.own_task import find_function
-from exptilt.verbs.frontier import Grid, run_grid
+from exptilt.verbs.frontier import Grid, frontier
 
 QUIET = Console(quiet=True)
 TASK = WorldTask(num_reviews=256, sft_epochs=1.0, width=16, num_layers=1, samples_per_prompt=2)
@@ -44,7 +44,7 @@ def study(tmp_path_factory):
     methods = [Method(loss=DPO(beta=0.05), learning_rate=5e-3), Method(loss=SFT())]
     folder = tmp_path_factory.mktemp("study")
     recipe = GridRecipe(output=str(folder / "grid"), task=TASK, methods=methods, measure=MEASURE)
-    yield recipe, run_grid(recipe, QUIET)
+    yield recipe, frontier(recipe, QUIET)
     patch.undo()
 
 
@@ -166,14 +166,14 @@ def test_numbers_against_another_reference_are_refused(study):
 def test_a_folder_of_another_study_is_refused(study):
     recipe, _ = study
     with pytest.raises(ConfigError, match="holds a study with another seed"):
-        run_grid(replace(recipe, seed=1), QUIET)
+        frontier(replace(recipe, seed=1), QUIET)
 
 
 def test_a_run_in_a_process_of_its_own_is_the_run_in_this_one(study, tmp_path):
     recipe, content = study
     again = recipe.folder / "runs" / "dpo-beta-0.05-seed-0"
     again.rename(tmp_path / "kept")
-    found = run_grid(replace(recipe, jobs=2, methods=recipe.methods[:1]), QUIET)
+    found = frontier(replace(recipe, jobs=2, methods=recipe.methods[:1]), QUIET)
     assert (again / "model" / "model.safetensors").read_bytes() == (
         tmp_path / "kept" / "model" / "model.safetensors"
     ).read_bytes()
@@ -194,7 +194,7 @@ def test_runs_that_fail_in_their_processes_are_named(study, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(ExptiltError, match="1 of 2 runs failed, see above: DPO"):
-        run_grid(replace(recipe, jobs=2), QUIET)
+        frontier(replace(recipe, jobs=2), QUIET)
     assert sorted(started) == ["dpo-beta-0.05-seed-0", "preferred-ft-seed-0"]
 
 
@@ -211,7 +211,7 @@ def test_your_own_model_pairs_and_reward(study, tmp_path, monkeypatch):
     task = OwnTask(name="own", model=bench.reference, data=bench.data, reward="my_reward:goodness")
     own = replace(recipe, output=str(tmp_path / "own"), task=task, methods=recipe.methods[1:])
     own = replace(own, measure=MeasureConfig(num_prompts=4, num_samples=2, pool=8, max_new_tokens=6))
-    content = run_grid(replace(own, measure=replace(own.measure, proxy="my_reward:shortness", proposals=0)), QUIET)
+    content = frontier(replace(own, measure=replace(own.measure, proxy="my_reward:shortness", proposals=0)), QUIET)
     assert content["pooled"] is None
     assert content["log_m"] == pytest.approx(np.log(8))
     assert [one["name"] for one in content["proxies"]] == ["shortness"]
@@ -219,7 +219,7 @@ def test_your_own_model_pairs_and_reward(study, tmp_path, monkeypatch):
         content["proxies"][0]["end"]["value"] < content["reference_reward"]["value"]
     )  # the shortest have fewest words
     with pytest.raises(DataError, match="proxy 'flat': the reward does not vary within any prompt"):
-        run_grid(replace(own, measure=replace(own.measure, proxy="my_reward:flat", proposals=0)), QUIET)
+        frontier(replace(own, measure=replace(own.measure, proxy="my_reward:flat", proposals=0)), QUIET)
     assert content["reward_name"] == "goodness"
     assert len(content["points"]) == 1
     assert 0 < content["reference_reward"]["value"] <= 6

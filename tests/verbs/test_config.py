@@ -8,12 +8,12 @@ from rich.console import Console
 from exptilt.errors import ConfigError
 from exptilt.settings.objectives import entries
 from exptilt.settings.recipe import Recipe
-from exptilt.verbs.config import commented_yaml, keys_of, print_keys, scalar
+from exptilt.verbs.config import commented_yaml, config, keys_of, scalar
 
 
 def printed(prefix="", width=80):
     console = Console(file=StringIO(), width=width, no_color=True)
-    print_keys(Recipe, prefix, console)
+    config(Recipe, prefix, console)
     return console.file.getvalue()
 
 

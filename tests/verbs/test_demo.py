@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from exptilt.verbs import demo
-from exptilt.verbs.demo import METHODS, DemoSize, run_demo
+from exptilt.verbs import demo as demo_file
+from exptilt.verbs.demo import METHODS, DemoSize, demo
 
 SMALL = DemoSize(
     num_reviews=800,
@@ -27,9 +27,9 @@ KEPT = ("preferred-ft", "dpo-beta-0.1")
 def frontiers(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("EXPTILT_CACHE", str(tmp_path_factory.mktemp("cache")))
-    patch.setattr(demo, "METHODS", {name: METHODS[name] for name in KEPT})
+    patch.setattr(demo_file, "METHODS", {name: METHODS[name] for name in KEPT})
     folders = [tmp_path_factory.mktemp("demo") for _ in range(2)]
-    yield folders, [run_demo(folder, seed=3, size=SMALL) for folder in folders]
+    yield folders, [demo(folder, seed=3, size=SMALL) for folder in folders]
     patch.undo()
 
 

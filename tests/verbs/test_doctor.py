@@ -13,7 +13,7 @@ from exptilt.errors import ConfigError
 from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.load import dump
 from exptilt.settings.model_settings import ModelConfig
-from exptilt.verbs.doctor import _kind_of, examine
+from exptilt.verbs.doctor import _kind_of, doctor
 
 DATA = Path(os.environ.get("EXPTILT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 REAL = {  # file: rows, whether a run would take them as they are, left out
@@ -33,7 +33,7 @@ EXAMPLES = {"kwise/qa_feedback_dev.jsonl.gz": 3000}
 
 
 def looked_at(capsys, source, *overrides):
-    status = examine(str(source), list(overrides), None, True, 0)
+    status = doctor(str(source), list(overrides), None, True, 0)
     return status, json.loads(capsys.readouterr().out)
 
 
@@ -85,7 +85,7 @@ def test_the_first_rows_tell_the_kind_and_all_rows_where_none_of_them_can_be_use
 
 def test_errors_are_named_and_a_policy_settles_them(capsys, write_rows, pairs):
     path = write_rows("bad.jsonl", [*pairs(), pairs()[0], {"prompt": "a", "chosen": "b"}])
-    assert examine(str(path), [], None, False, 0) == 1
+    assert doctor(str(path), [], None, False, 0) == 1
     text = " ".join(capsys.readouterr().out.split())
     assert "bad.jsonl:31: repeats bad.jsonl:1 -> remove the copies, or set data.on_duplicate to drop or keep" in text
     assert "bad.jsonl:32: column 'rejected' is missing" in text
@@ -96,7 +96,7 @@ def test_errors_are_named_and_a_policy_settles_them(capsys, write_rows, pairs):
 
 
 def test_a_model_shows_lengths_and_examples(capsys, finished, tmp_path):
-    assert examine(finished.data.train, [], str(finished.folder / "model"), False, 1) == 0
+    assert doctor(finished.data.train, [], str(finished.folder / "model"), False, 1) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     assert "chosen (" in text
@@ -110,11 +110,11 @@ def test_a_row_the_model_cannot_hold_is_an_error_before_the_run(capsys, finished
     long = {"prompt": "Is it long?", "chosen": " it is" * 300, "rejected": " it is not"}
     path = write_rows("long.jsonl", [*pairs(), long])
     model = str(finished.folder / "model")
-    assert examine(str(path), [], model, True, 0) == 1
+    assert doctor(str(path), [], model, True, 0) == 1
     (error,) = [one for one in json.loads(capsys.readouterr().out)["findings"] if one["severity"] == "error"]
     assert (error["code"], error["examples"]) == ("too_long", ["long.jsonl:31"])
     assert "and max_tokens is " in error["message"]
-    assert examine(str(path), ["data.on_too_long=drop"], model, True, 0) == 0
+    assert doctor(str(path), ["data.on_too_long=drop"], model, True, 0) == 0
 
 
 def test_the_budget_of_the_recipe_is_the_one_spoken_of(capsys, finished, tmp_path):
@@ -137,17 +137,17 @@ def test_a_recipe_is_examined_with_its_own_settings(capsys, make_recipe, tmp_pat
 def test_a_page_is_written_beside_what_is_printed(capsys, write_rows, pairs, tmp_path):
     page = tmp_path / "report.html"
     bad = write_rows("bad.jsonl", [*pairs(), pairs()[0]])
-    assert examine(str(bad), [], None, True, 0, html=page) == 1
+    assert doctor(str(bad), [], None, True, 0, html=page) == 1
     assert json.loads(capsys.readouterr().out)["train"]["kept"] == 30
     assert "A run would refuse these data:" in page.read_text()
-    assert examine(str(bad), ["data.on_duplicate=drop"], None, False, 0, html=page) == 0
+    assert doctor(str(bad), ["data.on_duplicate=drop"], None, False, 0, html=page) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(page)
     assert "A run would take these data." in page.read_text()
 
 
 def test_the_reference_is_asked_whether_it_knows_such_text(capsys, finished, tmp_path):
     def found(source, *overrides, model=None):
-        assert examine(str(source), list(overrides), model, True, 0, reference_check=True) == 0
+        assert doctor(str(source), list(overrides), model, True, 0, reference_check=True) == 0
         findings = json.loads(capsys.readouterr().out)["findings"]
         return next(one for one in findings if one["code"] in ("familiarity", "unfamiliar"))
 
@@ -167,7 +167,7 @@ def test_a_reference_check_needs_a_model(write_rows, pairs, make_recipe, tmp_pat
     (tmp_path / "mine.yaml").write_text(dump(replace(make_recipe(), model=ModelConfig())))
     for source in (write_rows("good.jsonl", pairs()), tmp_path / "mine.yaml"):
         with pytest.raises(ConfigError, match="--reference-check needs a model: name one with --model"):
-            examine(str(source), [], None, False, 0, reference_check=True)
+            doctor(str(source), [], None, False, 0, reference_check=True)
 
 
 @pytest.mark.parametrize(
@@ -180,5 +180,5 @@ def test_a_reference_check_needs_a_model(write_rows, pairs, make_recipe, tmp_pat
 )
 def test_a_wrong_override_names_its_key(write_rows, pairs, override, expected):
     with pytest.raises(ConfigError) as caught:
-        examine(str(write_rows("good.jsonl", pairs())), [override], None, False, 0)
+        doctor(str(write_rows("good.jsonl", pairs())), [override], None, False, 0)
     assert expected in str(caught.value)

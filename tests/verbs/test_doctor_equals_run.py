@@ -15,7 +15,7 @@ from exptilt.errors import ExptiltError
 from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.settings.load import dump, load
-from exptilt.verbs.doctor import _Alone, _kind_of, examine
+from exptilt.verbs.doctor import _Alone, _kind_of, doctor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from doctor_corpus import files
@@ -34,10 +34,10 @@ def tokenizer():
     return made
 
 
-def doctor(source, *overrides):
+def doctor_status(source, *overrides):
     """0 or 1, whatever way the refusal takes."""
     try:
-        return examine(str(source), list(overrides), None, True, 0)
+        return doctor(str(source), list(overrides), None, True, 0)
     except ExptiltError:
         return 1
 
@@ -60,7 +60,7 @@ def test_the_doctor_without_a_model_and_a_run_with_one_agree_on_several_hundred_
     for name, content, overrides in files():
         path = tmp_path / "rows.jsonl"
         path.write_text(content)
-        said, done = doctor(path, *overrides), run(path, overrides, tokenizer)
+        said, done = doctor_status(path, *overrides), run(path, overrides, tokenizer)
         capsys.readouterr()
         outcomes[done] += 1
         if said != done:
@@ -104,7 +104,7 @@ def test_the_doctor_of_a_recipe_and_the_whole_run_agree(name, make_recipe, write
     rows, overrides, takes = RUNS[name]
     recipe = make_recipe(f"data.train={write_rows('rows.jsonl', rows)}", "train.max_steps=4", *overrides)
     (tmp_path / "mine.yaml").write_text(dump(recipe))
-    assert doctor(tmp_path / "mine.yaml") == (not takes)
+    assert doctor_status(tmp_path / "mine.yaml") == (not takes)
     capsys.readouterr()
     try:
         taken = run_recipe(recipe, page=False).finished
@@ -118,7 +118,7 @@ def test_held_out_rows_are_counted_as_rows_where_one_gives_several_pairs(write_r
     labels = [{"i": i, "j": j, "label": "i"} for i in range(4) for j in range(i + 1, 4)]
     rows = [{"question": f"Q{n}?", "answers": [f"{n}{k}" for k in "abcd"], "pair_labels": labels} for n in range(40)]
     path = write_rows("compared.jsonl", rows)
-    assert examine(str(path), ["data.test_fraction=0.4"], None, True, 0) == 0
+    assert doctor(str(path), ["data.test_fraction=0.4"], None, True, 0) == 0
     report = json.loads(capsys.readouterr().out)
     train, test = report["train"], report["test"]
     assert train["rows"] + test["rows"] == 40

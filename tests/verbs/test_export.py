@@ -28,7 +28,7 @@ from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import Caution
 from exptilt.settings.load import dump
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig
-from exptilt.verbs.export import export_run
+from exptilt.verbs.export import export
 
 ROW = Group(
     id="r:1",
@@ -62,7 +62,7 @@ def put_adapter(run, dtype=None, **settings):
 def test_a_merged_model_is_that_of_base_and_adapter_in_plain_transformers(finished, settings):
     run = finished.folder
     put_adapter(run, **settings)
-    folder = export_run(run, merge=True)
+    folder = export(run, merge=True)
     assert folder == run / "merged"
     assert not (folder / "adapter_config.json").exists()
     assert type(AutoModelForCausalLM.from_pretrained(folder)).__name__ == "LlamaForCausalLM"
@@ -75,7 +75,7 @@ def test_a_merged_model_is_that_of_base_and_adapter_in_plain_transformers(finish
 def test_a_merged_model_has_the_dtype_of_its_base_and_is_rounded_once(finished):
     run = finished.folder
     put_adapter(run, dtype="bfloat16")
-    merged = AutoModelForCausalLM.from_pretrained(export_run(run, merge=True))
+    merged = AutoModelForCausalLM.from_pretrained(export(run, merge=True))
     assert merged.dtype == torch.bfloat16
     whole = load_model(ModelConfig(path=str(run / "model"))).float().merge_and_unload()
     for name, weight in merged.state_dict().items():
@@ -83,7 +83,7 @@ def test_a_merged_model_has_the_dtype_of_its_base_and_is_rounded_once(finished):
 
 
 def test_a_copy_elsewhere_is_the_model_with_a_card(finished, tmp_path):
-    folder = export_run(finished.folder, output=tmp_path / "away" / "model")
+    folder = export(finished.folder, output=tmp_path / "away" / "model")
     assert torch.equal(logps(folder), logps(finished.folder / "model"))
     assert (folder / "README.md").read_text() == (finished.folder / "model" / "README.md").read_text()
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
@@ -91,24 +91,24 @@ def test_a_copy_elsewhere_is_the_model_with_a_card(finished, tmp_path):
 
 def test_a_card_that_was_edited_is_left_alone(finished):
     (finished.folder / "model" / "README.md").write_text("mine")
-    assert (export_run(finished.folder) / "README.md").read_text() == "mine"
+    assert (export(finished.folder) / "README.md").read_text() == "mine"
 
 
 def test_what_cannot_be_exported_says_why(finished, tmp_path):
     with pytest.raises(ModelError, match="is a whole model already, there is no adapter to merge; leave out --merge"):
-        export_run(finished.folder, merge=True)
+        export(finished.folder, merge=True)
     assert not (finished.folder / "merged").exists()
     with pytest.raises(CheckpointError, match="is not a run folder"):
-        export_run(tmp_path / "nothing")
+        export(tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"is not an empty folder; choose another --output"):
-        export_run(finished.folder, output=finished.folder / "sft")
+        export(finished.folder, output=finished.folder / "sft")
     put_adapter(finished.folder)
     (finished.folder / "sft").rename(tmp_path / "gone")
     with pytest.raises(ModelError, match=r"its base model .* is not there"):
-        export_run(finished.folder, merge=True)
+        export(finished.folder, merge=True)
     RunFolder(finished.folder).update_manifest(status="stopped")
     with pytest.raises(CheckpointError, match="is not finished; go on with"):
-        export_run(finished.folder, merge=True)
+        export(finished.folder, merge=True)
 
 
 def test_a_card_tells_what_the_run_knows_and_no_place_of_this_machine(finished):

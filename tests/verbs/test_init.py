@@ -7,11 +7,11 @@ from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.load import load
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
-from exptilt.verbs.init import write_starter
+from exptilt.verbs.init import init
 
 
 def test_it_loads_as_the_defaults(tmp_path):
-    write_starter(tmp_path / "mine.yaml", force=False)
+    init(tmp_path / "mine.yaml", force=False)
     assert load(Recipe, tmp_path / "mine.yaml") == Recipe(
         output="runs/first",
         model=ModelConfig(path="path/to/model-folder-or-hub-id"),
@@ -20,7 +20,7 @@ def test_it_loads_as_the_defaults(tmp_path):
 
 
 def test_it_is_short_explained_and_writes_numbers_as_people_do(tmp_path):
-    write_starter(tmp_path / "mine.yaml", force=False)
+    init(tmp_path / "mine.yaml", force=False)
     text = (tmp_path / "mine.yaml").read_text().replace(str(tmp_path), "")
     lines = text.splitlines()
     assert len(lines) < 90
@@ -34,15 +34,15 @@ def test_an_existing_file_stays_unless_forced(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("precious")
     with pytest.raises(ConfigError, match="exists already; choose another name or add --force"):
-        write_starter(path, force=False)
+        init(path, force=False)
     assert path.read_text() == "precious"
-    write_starter(path, force=True)
+    init(path, force=True)
     assert load(Recipe, path).output == "runs/first"
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_places_that_cannot_hold_it(tmp_path, force):
     with pytest.raises(ConfigError, match=r"is a folder; name a file in it, such as .*recipe\.yaml"):
-        write_starter(tmp_path, force)
+        init(tmp_path, force)
     with pytest.raises(ConfigError, match="cannot be written: No such file or directory"):
-        write_starter(tmp_path / "none" / "mine.yaml", force)
+        init(tmp_path / "none" / "mine.yaml", force)

@@ -13,14 +13,14 @@ from exptilt.data.account.data_report import example_of, lengths_among
 from exptilt.data.account.statistics import Tally
 from exptilt.data.cache import Cached, DataCache
 from exptilt.data.checks.record_checks import template_mark
-from exptilt.data.checks.rendered_rows import RenderedRows, Settlement, is_identical_only_rendered, settled
 from exptilt.data.encode.chat_templates import refuse_unread, template_of, with_chat_template
 from exptilt.data.encode.fewer_turns import fewer_turns, has_turns
 from exptilt.data.encode.fit import fit
+from exptilt.data.encode.rendered_rows import RenderedRows, Settlement, is_identical_only_rendered, settled
 from exptilt.data.encode.tokens import Encoded, Encoder
 from exptilt.data.groups import Group
 from exptilt.data.problems import Ledger, RowError
-from exptilt.data.read.source_records import Part
+from exptilt.data.read.source_records import SourcePart
 from exptilt.data.records import Preference, Record
 from exptilt.data.splits import Examples, Split, check_splits, read_splits, refuse_errors
 from exptilt.data.table import GroupTable, TableBuilder
@@ -222,7 +222,7 @@ def _split(split: Split, work: _Work) -> tuple[_Done, SplitReport]:
     return done, report
 
 
-def _source(part: Part) -> SourceReport:
+def _source(part: SourcePart) -> SourceReport:
     return SourceReport(
         path=part.source.path,
         format=part.format,

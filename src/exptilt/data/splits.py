@@ -17,7 +17,7 @@ from exptilt.data.conversions import convert
 from exptilt.data.memory.digests import Counts
 from exptilt.data.memory.spill import Selection, Shelf, selected
 from exptilt.data.problems import Ledger
-from exptilt.data.read.source_records import Part, read_part
+from exptilt.data.read.source_records import SourcePart, read_part
 from exptilt.data.records import Preference, Record, words_of
 from exptilt.errors import DataError
 from exptilt.kinds import Kind
@@ -34,7 +34,7 @@ class Split:
     records: Sequence[Record]
     rows_left_out: Counter[str] = field(default_factory=Counter)
     columns_not_read: tuple[str, ...] = ()
-    parts: list[Part] = field(default_factory=list)
+    parts: list[SourcePart] = field(default_factory=list)
     """The sources it was mixed from."""
     weights: list[tuple[int, float]] = field(default_factory=list)
     """How many records each source gave, one source after the other, and how often they are used."""

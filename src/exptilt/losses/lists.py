@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class Rows(NamedTuple):
+class RaggedRows(NamedTuple):
     """Where each of the B completions stands in a (G, K) rectangle."""
 
     sizes: Tensor
@@ -30,7 +30,7 @@ class Rows(NamedTuple):
         return rectangle.sum(dim=1)
 
 
-def rows_of(sizes: Tensor, values: Tensor) -> Rows:
+def rows_of(sizes: Tensor, values: Tensor) -> RaggedRows:
     """The layout of groups of the given sizes over (B,) values, on their device.
 
     Raises:
@@ -45,10 +45,10 @@ def rows_of(sizes: Tensor, values: Tensor) -> Rows:
         raise ValueError(f"sizes: group {group} has {int(sizes[group])} completion; a ranking needs at least 2")
     sizes = sizes.to(values.device)
     columns = torch.arange(int(sizes.max()), device=sizes.device)
-    return Rows(sizes, columns.unsqueeze(0) < sizes.unsqueeze(1))
+    return RaggedRows(sizes, columns.unsqueeze(0) < sizes.unsqueeze(1))
 
 
-def log_softmax_rows(values: Tensor, rows: Rows) -> Tensor:
+def log_softmax_rows(values: Tensor, rows: RaggedRows) -> Tensor:
     """(G, K) log-softmax inside each group; 0 where there is no completion."""
     spread = rows.spread(values, fill=-torch.inf)
     return (spread - spread.logsumexp(dim=1, keepdim=True)).masked_fill(~rows.mask, 0.0)

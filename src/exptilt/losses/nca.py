@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid, softplus
 
 from exptilt.kinds import LIST, PAIR
 from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios
-from exptilt.losses.lists import Rows, log_softmax_rows, rows_of
+from exptilt.losses.lists import RaggedRows, log_softmax_rows, rows_of
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import Positive
 from exptilt.types import ListLoss, LogProbs, Pair, PairLoss
@@ -134,7 +134,7 @@ class InfoNCA(Loss):
         return ListLoss(-rows.sum(weights * log_softmax_rows(rewards, rows)), rewards.detach())
 
 
-def _softmax_of_scores(scores: Tensor, rows: Rows, temperature: float, like: Tensor) -> Tensor:
+def _softmax_of_scores(scores: Tensor, rows: RaggedRows, temperature: float, like: Tensor) -> Tensor:
     """(G, K) softmax of the scores inside each group, 0 where there is no completion."""
     column = check_column("scores", scores, len(like)).to(like.dtype)
     return log_softmax_rows(column / temperature, rows).exp().masked_fill(~rows.mask, 0.0)

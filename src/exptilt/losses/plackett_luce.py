@@ -10,7 +10,7 @@ from torch import Tensor
 
 from exptilt.kinds import LIST, REWARD_LIST
 from exptilt.losses.base import Loss, check_column, log_ratio
-from exptilt.losses.lists import Rows, rows_of
+from exptilt.losses.lists import RaggedRows, rows_of
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import Positive
 from exptilt.types import ListLoss, LogProbs, at_least_float32
@@ -102,7 +102,7 @@ def ranking_loss(rewards: Tensor, sizes: Tensor, ranks: Tensor, ties: Ties) -> T
     rivals = (position.unsqueeze(1) >= position.unsqueeze(2)) & mask.unsqueeze(1) & mask.unsqueeze(2)
     rivals = rivals | torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
     race = torch.where(rivals, reward.unsqueeze(1), -torch.inf).logsumexp(dim=2)
-    loss = Rows.sum((race - reward).masked_fill(~mask, 0.0))
+    loss = RaggedRows.sum((race - reward).masked_fill(~mask, 0.0))
     if ties == "breslow":
         return loss
     corrections: dict[int, Tensor] = {}

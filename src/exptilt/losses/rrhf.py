@@ -10,7 +10,7 @@ from torch.nn.functional import relu
 
 from exptilt.kinds import LIST
 from exptilt.losses.base import Loss, check_column
-from exptilt.losses.lists import Rows, rows_of
+from exptilt.losses.lists import RaggedRows, rows_of
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import NonNegative
 from exptilt.types import ListLoss, LogProbs
@@ -105,12 +105,12 @@ class PRO(Loss):
         rivals = torch.where(later, mean.unsqueeze(1) * heat, -torch.inf)
         own = mean * own_heat
         race = torch.cat([own.unsqueeze(2), rivals], dim=2).logsumexp(dim=2)
-        contrast = Rows.sum((race - own).masked_fill(~mask, 0.0))
+        contrast = RaggedRows.sum((race - own).masked_fill(~mask, 0.0))
         best = rows.spread(policy.sum()).gather(1, order[:, :1]).squeeze(1)
         imitation = self.sft_weight * (rows.sizes.to(best) - 1).square() * best
         return ListLoss(contrast - imitation, means.detach())
 
 
-def _scored(scores: Tensor, like: Tensor, rows: Rows) -> Tensor:
+def _scored(scores: Tensor, like: Tensor, rows: RaggedRows) -> Tensor:
     """(G, K) scores, -inf where there is no completion."""
     return rows.spread(check_column("scores", scores, len(like)).to(like), fill=-torch.inf)

@@ -13,8 +13,8 @@ from exptilt.losses.from_choice import build_loss
 from exptilt.planning.arithmetic import Load, Manner, forward_flops, step_flops
 from exptilt.planning.devices import Fleet
 from exptilt.planning.model_size import ModelSize
-from exptilt.planning.planned_rows import Rows
-from exptilt.planning.probe import TURNS, Line, Rehearsal, Subject
+from exptilt.planning.planned_rows import PlannedRows
+from exptilt.planning.probe import TURNS, Rehearsal, StraightLine, Subject
 from exptilt.policies.scorer import MicroBatches
 from exptilt.runs.checks.familiarity import NUM_PROMPTS
 from exptilt.runs.run_batches import steps_in
@@ -36,13 +36,13 @@ class Costs:
     """Seconds of each kind of work, for all devices together."""
 
     size: ModelSize
-    step: Line
+    step: StraightLine
     """Forward, loss and backward of a micro-batch, by its operations."""
-    forward: Line
+    forward: StraightLine
     """Scoring without a graph, likewise; of a batch wherever it is scored."""
     update: float
     """Clipping and the optimizer, once a step."""
-    draw: Line
+    draw: StraightLine
     """One new token, by how many completions get one."""
 
     @classmethod
@@ -53,20 +53,20 @@ class Costs:
             [_mean_load(some[1:]) for some in sizes],
             [_mean_load(some[1 : TURNS + 1]) for some in sizes],
         )
-        step = Line.through(
+        step = StraightLine.through(
             [(step_flops(size, load, manner), t) for load, t in zip(stepped, rehearsal.step, strict=True)]
         )
-        forward = Line.through(
+        forward = StraightLine.through(
             [(forward_flops(size, load), t) for load, t in zip(scored, rehearsal.forward, strict=True)]
         )
         rows = max(1, len(subject.prompts))
         draw = rehearsal.draw if subject.prompts else forward.at(forward_flops(size, Load(1, 1, 1, 0)))
         return cls(
             size=size,
-            step=Line(step.start, step.slope / devices),  # micro-batches are counted on each device
-            forward=Line(forward.start / devices, forward.slope / devices),
+            step=StraightLine(step.start, step.slope / devices),  # micro-batches are counted on each device
+            forward=StraightLine(forward.start / devices, forward.slope / devices),
             update=rehearsal.update,
-            draw=Line(0.0, draw / rows / devices),
+            draw=StraightLine(0.0, draw / rows / devices),
         )
 
     @classmethod
@@ -83,10 +83,10 @@ class Costs:
         told, row = size.layers * _LAUNCH, forward_flops(size, Load(1, 1, 1, 0)) * seconds
         return cls(
             size=size,
-            step=Line(told, seconds),
-            forward=Line(told / 3 / fleet.count, seconds),
+            step=StraightLine(told, seconds),
+            forward=StraightLine(told / 3 / fleet.count, seconds),
             update=moved / fleet.device.bandwidth,
-            draw=Line(max(told / 3, size.total * 2 / fleet.device.bandwidth), row),
+            draw=StraightLine(max(told / 3, size.total * 2 / fleet.device.bandwidth), row),
         )
 
     def scoring(self, load: Load, at_once: int) -> float:
@@ -101,7 +101,7 @@ class Costs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
+class PlannedPhase:
     """One run of the loop: the supervised phase, or the training itself."""
 
     name: str
@@ -136,7 +136,7 @@ def steps_of(recipe: Recipe, rows: int) -> int:
     return steps_in(recipe.train, math.ceil(rows / recipe.batch.size))
 
 
-def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: Rows, load: Load) -> dict[str, float]:
+def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: PlannedRows, load: Load) -> dict[str, float]:
     """Seconds of a phase, by activity.
 
     Args:
@@ -188,7 +188,7 @@ class Plan:
     """Of a micro-batch: the recipe's, or what auto would find."""
     memory: dict[str, float]
     """Bytes on each device at the peak."""
-    phases: list[Phase]
+    phases: list[PlannedPhase]
     disk: float
     """Bytes of checkpoints and model."""
     notes: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Rows of a planned run: their number and lengths, from the cache or from a sample."""
+"""PlannedRows of a planned run: their number and lengths, from the cache or from a sample."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from exptilt.kinds import Kind
 from exptilt.settings.data_settings import DataConfig
 
 _SAMPLE = 2000
-"""Rows that are tokenised where the cache has none."""
+"""PlannedRows that are tokenised where the cache has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class PlannedRows:
     """Training and test rows, all or a sample, and their full numbers."""
 
     train: Sequence[Group]
@@ -34,7 +34,7 @@ class Rows:
         return len(self.train) < self.num_train
 
 
-def rows_of(settings: DataConfig, tokenizer: Any, kind: Kind, context: int | None) -> Rows:
+def rows_of(settings: DataConfig, tokenizer: Any, kind: Kind, context: int | None) -> PlannedRows:
     """All rows if they are in the cache; else the first rows tokenised, and the full number from checks on text.
 
     Raises:
@@ -42,7 +42,7 @@ def rows_of(settings: DataConfig, tokenizer: Any, kind: Kind, context: int | Non
     """
     cached = DataCache.of(settings, tokenizer, kind.name, context)
     if cached is not None and (found := cached.read()) is not None:
-        return Rows(train=found.train, test=found.test, num_train=len(found.train), num_test=len(found.test))
+        return PlannedRows(train=found.train, test=found.test, num_train=len(found.train), num_test=len(found.test))
     limit = min(_SAMPLE, settings.limit or _SAMPLE)
     part = prepare(replace(settings, limit=limit), tokenizer, kind, context, strict=False)
     report = part.report
@@ -52,7 +52,7 @@ def rows_of(settings: DataConfig, tokenizer: Any, kind: Kind, context: int | Non
     if (report.train.rows or 0) >= limit and limit != settings.limit:
         whole = prepare(settings, None, kind, context, strict=False).report
         counts = (whole.train.kept or 0, (whole.test.kept or 0) if whole.test else 0)
-    return Rows(
+    return PlannedRows(
         train=part.train,
         test=part.test,
         num_train=max(counts[0], len(part.train)),

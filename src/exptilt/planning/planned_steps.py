@@ -12,7 +12,7 @@ from exptilt.data.groups import Group
 from exptilt.losses.from_choice import build_loss
 from exptilt.planning.arithmetic import Load
 from exptilt.planning.phases import steps_of
-from exptilt.planning.planned_rows import Rows
+from exptilt.planning.planned_rows import PlannedRows
 from exptilt.planning.probe import TURNS
 from exptilt.runs.run_batches import batches_for
 from exptilt.settings.recipe import Recipe
@@ -31,7 +31,7 @@ class Steps:
     """How many times larger a step of the run is: above 1 where a step has more rows than the sample."""
 
     @classmethod
-    def of(cls, recipe: Recipe, rows: Rows) -> Steps:
+    def of(cls, recipe: Recipe, rows: PlannedRows) -> Steps:
         """All steps of a short run, or the first steps of a long one."""
         objective = Objective(build_loss(recipe.loss))
         batches = batches_for(objective.loss, rows.train, recipe.batch, seed=recipe.seed)

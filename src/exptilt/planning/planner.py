@@ -21,8 +21,8 @@ from exptilt.planning.advice import changes_of
 from exptilt.planning.arithmetic import Manner, Storage, memory_parts, step_flops
 from exptilt.planning.devices import Fleet
 from exptilt.planning.model_size import Kept, ModelSize, kept_bytes, model_size
-from exptilt.planning.phases import SHARE, Costs, Phase, Plan, checks_reference, seconds_of, steps_of
-from exptilt.planning.planned_rows import Rows, rows_of
+from exptilt.planning.phases import SHARE, Costs, Plan, PlannedPhase, checks_reference, seconds_of, steps_of
+from exptilt.planning.planned_rows import PlannedRows, rows_of
 from exptilt.planning.planned_steps import Steps
 from exptilt.planning.probe import Rehearsal, Subject, rehearse, rehearsed
 from exptilt.policies.architecture import architecture_for
@@ -34,7 +34,7 @@ from exptilt.settings.recipe import Recipe
 
 _LEAST_TOKENS = 256
 _KEPT_ROWS = 16
-"""Rows on which activations are counted."""
+"""PlannedRows on which activations are counted."""
 _FLOPS = {"cpu": 4e11, "cuda": 5e14}
 """Operations of a rehearsed micro-batch, where a run's own is not smaller: seconds."""
 _STEPS = 10
@@ -59,7 +59,7 @@ class Planner:
         self.architecture = architecture_for(recipe.model, self.tokenizer)
         context = getattr(self.architecture.get_text_config(), "max_position_embeddings", None)
         self.context = context if isinstance(context, int) and context > 0 else None
-        self._rows: dict[Kind, Rows] = {}
+        self._rows: dict[Kind, PlannedRows] = {}
         self._steps: dict[Any, Steps] = {}
         self._reading = 0
         self._kept: dict[Any, tuple[ModelSize, Kept]] = {}
@@ -71,7 +71,7 @@ class Planner:
         tokens = [self.micro_batch(part) for part in parts]
         memories = [self.memory(part, count) for part, count in zip(parts, tokens, strict=True)]
         size, kept = self.counted(recipe)
-        notes, phases = self._notes(kept, parts), list[Phase]()
+        notes, phases = self._notes(kept, parts), list[PlannedPhase]()
         if self.fleet.here and not all(self._fits(memory) for memory in memories):
             notes.append("time was not measured, because it does not fit")
         else:
@@ -92,8 +92,8 @@ class Planner:
         )
         return made if made.fits else replace(made, advice=self.advice())
 
-    def rows(self, recipe: Recipe) -> Rows:
-        """Rows of the recipe, as its objective's kind reads them."""
+    def rows(self, recipe: Recipe) -> PlannedRows:
+        """PlannedRows of the recipe, as its objective's kind reads them."""
         kind, process = recipe.loss.kind, psutil.Process()
         if kind not in self._rows:
             before = process.memory_info().rss
@@ -203,7 +203,7 @@ class Planner:
         rest = max(0.0, found.peak_with(tokens, subject) - sum(kept.values()))
         return kept | {"activations": rest, "rows, and what reads them": float(self._reading)}
 
-    def _phase(self, recipe: Recipe, tokens: int, rehearsed: _Rehearsed) -> Phase:
+    def _phase(self, recipe: Recipe, tokens: int, rehearsed: _Rehearsed) -> PlannedPhase:
         rows, cut, size = self.rows(recipe), self.steps(recipe), self.counted(recipe)[0]
         setup = self.setup(recipe)
         load, manner, steps = cut.load, self._manner(recipe), steps_of(recipe, rows.num_train)
@@ -216,7 +216,7 @@ class Planner:
             costs = Costs.of_table(size, self.fleet, setup.products, moved=moved)
         micro_batches, flops = max(1.0, cut.micro_batches(tokens) / self.fleet.count), step_flops(size, load, manner)
         step = micro_batches * costs.step.start + flops * costs.step.slope + costs.update
-        return Phase(
+        return PlannedPhase(
             name="supervised phase" if recipe.loss.kind.imitates else recipe.loss.name,
             rows=rows.num_train,
             steps=steps,

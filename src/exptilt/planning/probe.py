@@ -53,7 +53,7 @@ _NEW_TOKENS = (1, 6)
 
 
 @dataclass(frozen=True)
-class Line:
+class StraightLine:
     """A line: value = start + slope * size."""
 
     start: float
@@ -64,12 +64,12 @@ class Line:
         return self.start + self.slope * size
 
     @classmethod
-    def through(cls, points: Sequence[tuple[float, float]], least: float = 0.0) -> Line:
+    def through(cls, points: Sequence[tuple[float, float]], least: float = 0.0) -> StraightLine:
         """The line through two points (size, value), never falling; through the larger point and `least` where the sizes are close.
 
         Example:
-            >>> Line.through([(10, 25.0), (30, 45.0)]), Line.through([(9, 19.0), (10, 20.0)])
-            (Line(start=15.0, slope=1.0), Line(start=0.0, slope=2.0))
+            >>> StraightLine.through([(10, 25.0), (30, 45.0)]), StraightLine.through([(9, 19.0), (10, 20.0)])
+            (StraightLine(start=15.0, slope=1.0), StraightLine(start=0.0, slope=2.0))
         """
         (few, low), (many, high) = points
         if many < _APART * few:
@@ -140,7 +140,7 @@ class Rehearsal:
         small, large = (
             max(_tokens(groups) for step in some for groups in step) for some in (subject.small, subject.large)
         )
-        line = Line.through([(small, self.peak[0]), (large, self.peak[1])], self.before)
+        line = StraightLine.through([(small, self.peak[0]), (large, self.peak[1])], self.before)
         return max(self.before, self.peak[1], line.at(tokens))
 
 

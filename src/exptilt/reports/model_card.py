@@ -14,10 +14,7 @@ from exptilt.run_folder.evaluation_record import Evaluation
 from exptilt.run_folder.file_names import CONFIG, DATA, EVALUATION
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import Caution
-from exptilt.settings.declaration import as_dict
-from exptilt.settings.load import load
-from exptilt.settings.recipe import Recipe
-from exptilt.settings.yaml_source import to_yaml
+from exptilt.settings.yaml_source import read_yaml, to_yaml
 
 _TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
@@ -36,12 +33,12 @@ def write_card(run: RunFolder, target: Path | None = None, *, repository: str | 
     from huggingface_hub import ModelCard
 
     folder = target or run.model
-    recipe = load(Recipe, run.path / CONFIG)
+    recipe = read_yaml(run.path / CONFIG).values
     info, data = run.run, run.record(DataReport, DATA) or DataReport()
     measured = list(_measures_with_intervals(run.record(Evaluation, EVALUATION) or Evaluation()))
     merged = target is not None and target.resolve() != run.model.resolve()
     adapter = not merged and (folder / "adapter_config.json").is_file()
-    base = _hub_id(recipe.model.path)
+    base = _hub_id(recipe["model"]["path"])
     name = (repository or run.path.resolve().name).rpartition("/")[2]
     card = ModelCard.from_template(
         _card_data(recipe, name, base, measured, adapter),
@@ -62,20 +59,20 @@ def write_card(run: RunFolder, target: Path | None = None, *, repository: str | 
         time="" if info.seconds is None else f" in {info.seconds / 60:.1f} minutes",
         hardware=info.hardware or "unknown hardware",
         versions=", ".join(f"{package} {number}" for package, number in info.versions.items()),
-        recipe=to_yaml(_shareable(as_dict(recipe) | {"output": "run"})).strip(),
+        recipe=to_yaml(_shareable({**recipe, "output": "run"})).strip(),
     )
     path = folder / "README.md"
     write_whole(path, str(card))
     return path
 
 
-def _card_data(recipe: Recipe, name: str, base: str | None, measured: list[Any], adapter: bool) -> Any:
+def _card_data(recipe: Mapping[str, Any], name: str, base: str | None, measured: list[Any], adapter: bool) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=_hub_id(recipe.data.train) or "preferences",
+            dataset_type=_hub_id(recipe["data"]["train"]) or "preferences",
             dataset_name="held-out preferences",
             metric_type=kind,
             metric_name=words,
@@ -84,24 +81,24 @@ def _card_data(recipe: Recipe, name: str, base: str | None, measured: list[Any],
         )
         for words, kind, estimate in measured
     ]
-    sources = [recipe.data.train, *(one.path for one in recipe.data.mixture)]
+    sources = [recipe["data"]["train"], *(source["path"] for source in recipe["data"]["mixture"])]
     return ModelCardData(
         base_model=base,
         datasets=[found for one in sources if (found := _hub_id(one))] or None,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
-        tags=["exptilt", "preference-optimization", recipe.loss.name],
+        tags=["exptilt", "preference-optimization", recipe["loss"]["name"]],
         model_name=name,
         eval_results=results or None,
     )
 
 
-def _summary(recipe: Recipe, base: str | None) -> str:
-    beta = getattr(recipe.loss, "beta", None)
+def _summary(recipe: Mapping[str, Any], base: str | None) -> str:
+    objective, beta = recipe["loss"]["name"], recipe["loss"].get("beta")
     strength = f" (beta {beta:g})" if beta is not None else ""
-    start = f"from {base}" if base else "from a local model" if recipe.model.path else "from random weights"
-    first = ", after a supervised phase on the chosen completions" if recipe.sft is not None else ""
-    return f"Trained {start} with the objective `{recipe.loss.name}`{strength}{first}, by exptilt."
+    start = f"from {base}" if base else "from a local model" if recipe["model"]["path"] else "from random weights"
+    first = ", after a supervised phase on the chosen completions" if recipe["sft"] is not None else ""
+    return f"Trained {start} with the objective `{objective}`{strength}{first}, by exptilt."
 
 
 def _measures_with_intervals(evaluation: Evaluation) -> Iterator[tuple[str, str, Estimate]]:

@@ -15,21 +15,21 @@ from markupsafe import Markup
 
 from exptilt.disk import refusals, write_whole
 from exptilt.errors import CheckpointError, DiskError
-from exptilt.reports.figures.curves import DISPLACEMENT, HEALTH, LEARNING, LIKELIHOOD, curve
+from exptilt.reports.displacement_section import DISPLACEMENT, is_this_normal
+from exptilt.reports.figures.curves import HEALTH, LEARNING, LIKELIHOOD, curve
 from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, frontier_figure
 from exptilt.reports.figures.held_out_figures import calibration, margin_histogram
 from exptilt.reports.figures.proxy_figure import proxy_figure, proxy_rows
 from exptilt.reports.figures.svg import SERIES, Figure
+from exptilt.reports.numbers import duration, estimate, factor, number, plain, prose, stacked, visible
 from exptilt.reports.report_inputs import Inputs, read_inputs
 from exptilt.reports.tables import page_sections
 from exptilt.reports.tables.data_facts import data_groups
 from exptilt.reports.tables.paired import paired_differences
+from exptilt.reports.tone import Conclusion, PageAnswer
 from exptilt.reports.words.conclusion import conclusion_of, run_conclusion
-from exptilt.reports.words.displacement_answer import is_this_normal
 from exptilt.reports.words.frontier_words import point_of
-from exptilt.reports.words.numbers import duration, estimate, factor, number, plain, prose, stacked, visible
 from exptilt.reports.words.remarks import Remark, alarms, cautions, commands, detectable, missing, remark_of
-from exptilt.reports.words.tone import Answer, Conclusion
 from exptilt.run_folder.file_names import REPORT_PAGE
 from exptilt.run_folder.report_record import (
     AnswerRecord,
@@ -264,7 +264,7 @@ def _conclusion(conclusion: Conclusion) -> ConclusionRecord:
     return ConclusionRecord(headline=conclusion.headline, answers=answers)
 
 
-def _answer(answer: Answer) -> AnswerRecord:
+def _answer(answer: PageAnswer) -> AnswerRecord:
     return AnswerRecord(**vars(answer))
 
 

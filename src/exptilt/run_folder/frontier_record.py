@@ -134,3 +134,27 @@ class Frontier(FileRecord):
     def ends(self) -> list[Point]:
         """The points at which runs ended."""
         return [point for point in self.points if point.final]
+
+
+def is_reference(point: Point) -> bool:
+    """Is this point the reference itself?"""
+    return point.method == "reference" or point.name == "reference"
+
+
+def with_reference_point(frontier: Frontier) -> Frontier:
+    """The frontier with its reference drawn: a point at no KL, where the optimum's curve starts too."""
+    start = frontier.reference_reward
+    if start is None or start.value is None or any(is_reference(point) for point in frontier.points):
+        return frontier
+    best = frontier.optimum
+    if best is not None and best.kl and best.kl[0] > 0:
+        low, high = start.interval or (start.value, start.value)
+        best = Optimum(
+            kl=(0.0, *best.kl),
+            reward=(start.value, *best.reward),
+            low=None if best.low is None else (low, *best.low),
+            high=None if best.high is None else (high, *best.high),
+            trusted=None if best.trusted is None else (best.trusted[0], *best.trusted),
+        )
+    own = Point(name="reference", method="reference", kl=Estimate(value=0.0), reward=start)
+    return frontier.model_copy(update={"optimum": best, "points": (own, *frontier.points)})

@@ -46,7 +46,7 @@ def keys_of(cls: type[Any]) -> list[Key]:
     return list(_keys_below(whole, whole.get("$defs", {}), "", {}))
 
 
-def print_keys(cls: type[Any], prefix: str = "", console: Console | None = None) -> None:
+def config(cls: type[Any], prefix: str = "", console: Console | None = None) -> None:
     """Print the keys of a recipe: a block a section, the objectives by what they are trained on.
 
     Args:

@@ -67,7 +67,7 @@ METHODS: dict[str, tuple[AnyLoss, str]] = {
 """Objective and title of every run, by folder."""
 
 
-def run_demo(output: Path, seed: int, size: DemoSize | None = None) -> dict[str, Any]:
+def demo(output: Path, seed: int, size: DemoSize | None = None) -> dict[str, Any]:
     """Run the experiment, print its table, write its report.
 
     Args:

@@ -27,7 +27,7 @@ _STEPS = 50
 """Steps whose micro-batches are looked at; an epoch of them says no more."""
 
 
-def examine(
+def doctor(
     source: str,
     overrides: Sequence[str],
     model: str | None,

@@ -13,7 +13,7 @@ from exptilt.run_folder.ownership import require_apart
 from exptilt.settings.model_settings import ModelConfig
 
 
-def export_run(run: Path, *, merge: bool = False, output: Path | None = None, card_for: str | None = None) -> Path:
+def export(run: Path, *, merge: bool = False, output: Path | None = None, card_for: str | None = None) -> Path:
     """The folder of a run's model, ready to be used elsewhere.
 
     Args:

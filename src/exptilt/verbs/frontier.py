@@ -58,7 +58,7 @@ from exptilt.studies.tasks.own_task import rewarding
 _MODULE = "exptilt.verbs.frontier"
 
 
-def run_grid(recipe: GridRecipe, console: Console | None = None) -> dict[str, Any]:
+def frontier(recipe: GridRecipe, console: Console | None = None) -> dict[str, Any]:
     """Run a study, print its table, write its report; called again it goes on where it stopped.
 
     Returns:

@@ -34,7 +34,7 @@ _KEYS = (
 )  # fmt: skip
 
 
-def write_starter(path: Path, force: bool) -> None:
+def init(path: Path, force: bool) -> None:
     """Write a commented recipe.
 
     Raises:

@@ -16,7 +16,7 @@ from exptilt.planning.planner import Planner
 from exptilt.settings.recipe import Recipe
 
 
-def plan_recipe(recipe: Recipe, gpus: str | None, as_json: bool) -> int:
+def plan(recipe: Recipe, gpus: str | None, as_json: bool) -> int:
     """Plan a recipe and print it.
 
     Args:

@@ -4,12 +4,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from exptilt.reports.figures.curves import DISPLACEMENT, LEARNING, curve
-from exptilt.reports.figures.frontier_figure import colour_keys, frontier_figure, with_reference
+from exptilt.reports.displacement_section import DISPLACEMENT
+from exptilt.reports.figures.curves import LEARNING, curve
+from exptilt.reports.figures.frontier_figure import colour_keys, frontier_figure
 from exptilt.reports.figures.held_out_figures import calibration, lengths, margin_histogram
 from exptilt.reports.figures.svg import SERIES
 from exptilt.run_folder.estimate_record import Estimate
-from exptilt.run_folder.frontier_record import Frontier
+from exptilt.run_folder.frontier_record import Frontier, with_reference_point
 from exptilt.run_folder.run_contents import read_run
 
 MakeRun = Callable[..., Path]
@@ -58,11 +59,11 @@ def test_the_reference_stands_where_the_optimum_starts(frontier: dict[str, objec
     optimum = frontier["optimum"]
     assert isinstance(optimum, dict)
     frontier["optimum"] = {name: column[1:] for name, column in optimum.items()}
-    made = with_reference(Frontier.from_dict(frontier))
+    made = with_reference_point(Frontier.from_dict(frontier))
     assert made.optimum is not None
     assert (made.optimum.kl[:2], made.optimum.reward[0]) == ((0.0, 0.05), 0.5)
     assert (made.points[0].name, made.points[0].kl.value, made.points[0].reward.value) == ("reference", 0.0, 0.5)
-    assert with_reference(made) is made
+    assert with_reference_point(made) is made
 
 
 def test_many_policies_are_coloured_by_method(frontier: dict[str, object]) -> None:

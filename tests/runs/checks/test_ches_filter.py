@@ -19,7 +19,7 @@ from exptilt.run_folder.data_record import DataReport
 from exptilt.runs.checks.ches_filter import ches_finding, leave_out_displacing
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import SFTPhase
-from exptilt.verbs.doctor import examine
+from exptilt.verbs.doctor import doctor
 
 
 @pytest.fixture
@@ -98,11 +98,11 @@ def test_the_supervised_phase_keeps_all_rows(make_recipe):
 def test_the_doctor_names_the_pairs_and_applies_the_filter(finished, write_rows, pairs, capsys):
     source = write_rows("some.jsonl", pairs(20))
     model = str(finished.folder / "sft" / "model")
-    assert examine(str(source), [], model, False, 0, reference_check=True) == 0
+    assert doctor(str(source), [], model, False, 0, reference_check=True) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "CHES per token of 20 pairs: median" in said
     assert "leaves the highest 1 out" in said
-    assert examine(str(source), ["data.drop_highest_ches=0.2"], model, False, 0, reference_check=True) == 0
+    assert doctor(str(source), ["data.drop_highest_ches=0.2"], model, False, 0, reference_check=True) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "20 rows read, 16 examples kept; left out: 4 displacing" in said
     assert "CHES per token of 16 pairs" in said

@@ -29,7 +29,7 @@ Named = tuple[str, Row | RowError]
 
 
 @dataclass(kw_only=True)
-class Part:
+class SourcePart:
     """Account of one source: its format, and the rows and columns that were not used."""
 
     source: SourceConfig
@@ -53,7 +53,7 @@ class Part:
         self.rows_left_out[error.code] += 1
 
 
-def read_part(source: SourceConfig, records: Shelf[Record], ledger: Ledger, prefix: str = "") -> Part:
+def read_part(source: SourceConfig, records: Shelf[Record], ledger: Ledger, prefix: str = "") -> SourcePart:
     """Read one source.
 
     Args:
@@ -66,7 +66,7 @@ def read_part(source: SourceConfig, records: Shelf[Record], ledger: Ledger, pref
         DataError: if the source cannot be read, no format fits it, or the settings name columns that it has not.
     """
     named = {*source.columns.values(), *source.where, *source.ignore_columns}
-    part = Part(source=source, format=source.format, unseen=named)
+    part = SourcePart(source=source, format=source.format, unseen=named)
     _refuse_unknown(source)
     before = len(records)
     rows = _selected_rows(part, ledger, prefix)
@@ -102,7 +102,7 @@ def read_part(source: SourceConfig, records: Shelf[Record], ledger: Ledger, pref
     return part
 
 
-def _read(part: Part, reader: RowReader, named: Iterable[Named], records: Shelf[Record], ledger: Ledger) -> None:
+def _read(part: SourcePart, reader: RowReader, named: Iterable[Named], records: Shelf[Record], ledger: Ledger) -> None:
     for row_id, row in named:
         try:
             if isinstance(row, RowError):
@@ -119,7 +119,7 @@ def _read(part: Part, reader: RowReader, named: Iterable[Named], records: Shelf[
             part.first_of_row.append(number == 0)
 
 
-def _selected_rows(part: Part, ledger: Ledger, prefix: str) -> Iterator[Named]:
+def _selected_rows(part: SourcePart, ledger: Ledger, prefix: str) -> Iterator[Named]:
     """Rows with columns renamed as `columns` says, filtered by `where`."""
     source = part.source
     rows = read_rows(source.path, source.split, subset=source.subset, revision=source.revision, limit=source.limit)
@@ -147,7 +147,7 @@ def _refuse_unknown(source: SourceConfig) -> None:
             raise DataError(f"{source.path}: data.columns.{name}: no format reads a column of that name{meant}")
 
 
-def _refuse_unseen(part: Part) -> None:
+def _refuse_unseen(part: SourcePart) -> None:
     """Refuse settings that name a column no row has."""
     for key, names in (
         ("columns", part.source.columns.values()),
@@ -165,7 +165,7 @@ def _same(value: Any, wanted: object) -> bool:
     return value == wanted or str(value).lower() == str(wanted).lower()
 
 
-def _merged_rows(named: Iterable[Named], adapter: formats.Adapter, part: Part, ledger: Ledger) -> Iterator[Named]:
+def _merged_rows(named: Iterable[Named], adapter: formats.Adapter, part: SourcePart, ledger: Ledger) -> Iterator[Named]:
     """Rows with an equal key, merged into one row at the position of the first."""
     kept, keys = Shelf[tuple[str, Row]](), Digests()
     for row_id, row in named:

@@ -31,7 +31,7 @@ LossOf = Callable[[Sequence[Group], LogProbs], Tensor]
 """A loss of some groups and the log-probabilities of their completions: a scalar with a graph."""
 
 
-class Part(NamedTuple):
+class ChunkPart(NamedTuple):
     """Some groups, and where their rows lie."""
 
     groups: Sequence[Group]
@@ -81,7 +81,7 @@ def gradient_of_states(
 
 
 class _Walk(Protocol):
-    def gradient(self, part: Part, loss_of: LossOf) -> Tensor: ...
+    def gradient(self, part: ChunkPart, loss_of: LossOf) -> Tensor: ...
 
     def finish(self) -> None: ...
 
@@ -92,7 +92,7 @@ class _Graphs:
     def __init__(self, states: States, targets: Tensor, names: tuple[str, ...], reference: States | None) -> None:
         self.states, self.targets, self.names, self.reference = states, targets, names, reference
 
-    def gradient(self, part: Part, loss_of: LossOf) -> Tensor:
+    def gradient(self, part: ChunkPart, loss_of: LossOf) -> Tensor:
         rows = slice(part.begin, part.end)
         leaf = self.states.hidden.detach()[rows].requires_grad_()
         reference = self.reference and States(self.reference.head, self.reference.hidden[rows])
@@ -120,7 +120,7 @@ class _Residuals:
         self.logits = product.wide.new_empty(self.chunk if reuse else 0, len(product.weight))
         self.of_weight, self.begun = self._weight_gradient()
 
-    def gradient(self, part: Part, loss_of: LossOf) -> Tensor:
+    def gradient(self, part: ChunkPart, loss_of: LossOf) -> Tensor:
         cuts = list(chunks(part.begin, part.end, self.limit))
         values = torch.cat([self._forward(rows) for rows in cuts]).requires_grad_()
         loss = loss_of(part.groups, part.logps(values=values))
@@ -190,13 +190,13 @@ class _Residuals:
         return factor * self.product.to_hidden(residual)
 
 
-def _parts(groups: Sequence[Group], device: torch.device, limit: int) -> Iterator[Part]:
+def _parts(groups: Sequence[Group], device: torch.device, limit: int) -> Iterator[ChunkPart]:
     """Neighbouring groups of at most `limit` counted tokens together; a larger group alone; one part for no groups."""
     counts = [[completion.length for completion in group.completions] for group in groups]
     first = begin = end = 0
     for place, lengths in enumerate([*counts, [limit + 1]]):
         if place == len(counts) or (end > begin and end - begin + sum(lengths) > limit):
             own = [length for some in counts[first:place] for length in some]
-            yield Part(groups[first:place], on_device(own, device, torch.int64), begin, end)
+            yield ChunkPart(groups[first:place], on_device(own, device, torch.int64), begin, end)
             first, begin = place, end
         end += sum(lengths)

@@ -19,7 +19,7 @@ from exptilt.reports.figures.svg import (
     running_mean,
     thin,
 )
-from exptilt.reports.words.numbers import MINUS, number
+from exptilt.reports.numbers import MINUS, number
 from exptilt.run_folder.run_contents import RunContents
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class Curve:
     level: float | None = None
     """A value worth a line of its own."""
     level_name: str = ""
+    with_average: bool = False
+    """Whether the average of its lines is drawn for a single run, and the part of it that is forced."""
 
 
 LEARNING = (
@@ -70,13 +72,6 @@ LEARNING = (
     Curve("margins", "Margin between chosen and rejected", "reward", ("rewards/margins",), 0.0),
 )
 LIKELIHOOD = Curve("logps", "Log-probability of whole replies", "nats", ("logps/chosen", "logps/rejected", "logps"))
-DISPLACEMENT = Curve(
-    "displacement",
-    "Log-probability minus the reference's",
-    "nats per reply",
-    ("displacement/chosen", "displacement/rejected"),
-    0.0,
-)
 HEALTH = (
     Curve("gradient", "Gradient norm", "norm", ("grad_norm",)),
     Curve("rate", "Learning rate", "learning rate", ("lr",)),
@@ -91,7 +86,7 @@ def curve(spec: Curve, runs: Sequence[RunContents], colours: Sequence[str], *, l
     ]
     if not traces:
         return None
-    if spec is DISPLACEMENT and len(runs) == 1:
+    if spec.with_average and len(runs) == 1:
         traces += _midline(traces) + _forced(runs[0], traces)
     alt = f"{spec.title} over training steps. " + _in_words(traces)
     paint = partial(_paint_curves, spec=spec, traces=traces, labelled=len(runs) == 1)

@@ -11,9 +11,8 @@ import numpy as np
 
 from exptilt.reports.figures.point_labels import place
 from exptilt.reports.figures.svg import INK, MARKERS, MUTED, SERIES, SURFACE, Figure, draw
-from exptilt.reports.words.numbers import joined, number
-from exptilt.run_folder.estimate_record import Estimate
-from exptilt.run_folder.frontier_record import Frontier, Optimum, Point
+from exptilt.reports.numbers import joined, number
+from exptilt.run_folder.frontier_record import Frontier, Optimum, Point, is_reference, with_reference_point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,35 +35,11 @@ def colour_index(point: Point, colours: dict[str, int]) -> int:
     return colours.get(point.name, colours.get(point.method or point.name, 0))
 
 
-def is_reference(point: Point) -> bool:
-    """Is this point the reference itself?"""
-    return point.method == "reference" or point.name == "reference"
-
-
-def with_reference(frontier: Frontier) -> Frontier:
-    """The frontier with its reference drawn: a point at no KL, where the optimum's curve starts too."""
-    start = frontier.reference_reward
-    if start is None or start.value is None or any(is_reference(point) for point in frontier.points):
-        return frontier
-    best = frontier.optimum
-    if best is not None and best.kl and best.kl[0] > 0:
-        low, high = start.interval or (start.value, start.value)
-        best = Optimum(
-            kl=(0.0, *best.kl),
-            reward=(start.value, *best.reward),
-            low=None if best.low is None else (low, *best.low),
-            high=None if best.high is None else (high, *best.high),
-            trusted=None if best.trusted is None else (best.trusted[0], *best.trusted),
-        )
-    own = Point(name="reference", method="reference", kl=Estimate(value=0.0), reward=start)
-    return frontier.model_copy(update={"optimum": best, "points": (own, *frontier.points)})
-
-
 def frontier_figure(frontier: Frontier) -> Figure | None:
     """Draw the plane; None where there is neither an optimum nor a point."""
     if frontier.optimum is None and not frontier.points:
         return None
-    frontier = with_reference(frontier)
+    frontier = with_reference_point(frontier)
     alt = _in_words(frontier)
     wide = draw("frontier", alt, partial(_paint, frontier=frontier), (9.6, 5.4))
     narrow = draw("frontier-narrow", alt, partial(_paint, frontier=frontier), (4.8, 5.2))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from exptilt.evaluation.intervals import wilson
 from exptilt.reports.figures.svg import INK, LINE, MUTED, PANEL, SURFACE, Figure, draw
-from exptilt.reports.words.numbers import number
+from exptilt.reports.numbers import number
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.run_contents import RunContents
 

@@ -12,8 +12,8 @@ import numpy as np
 from exptilt.reports.figures.curves import spread
 from exptilt.reports.figures.frontier_figure import colour_keys
 from exptilt.reports.figures.svg import INK, MUTED, SERIES, SURFACE, Figure, draw
-from exptilt.reports.words.numbers import estimate, number
-from exptilt.reports.words.tone import compare
+from exptilt.reports.numbers import estimate, number
+from exptilt.reports.tone import compare
 from exptilt.run_folder.frontier_record import Frontier, Proxy
 
 if TYPE_CHECKING:

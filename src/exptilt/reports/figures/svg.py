@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from exptilt.reports.words.numbers import visible
+from exptilt.reports.numbers import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from exptilt.kinds import KINDS
-from exptilt.reports.words.numbers import number
+from exptilt.reports.numbers import number
 from exptilt.run_folder.data_record import DataReport, Example, Finding, SplitReport
 from exptilt.run_folder.run_contents import RunContents
 

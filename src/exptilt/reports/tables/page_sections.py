@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, is_reference, with_reference
+from exptilt.reports.displacement_section import displacement_rows
+from exptilt.reports.figures.frontier_figure import colour_index, colour_keys
 from exptilt.reports.figures.held_out_figures import lengths
 from exptilt.reports.figures.svg import INK, SERIES, Figure
+from exptilt.reports.numbers import duration, estimate, number, plain
 from exptilt.reports.report_inputs import Inputs
 from exptilt.reports.words.frontier_words import gained, is_trusted
-from exptilt.reports.words.numbers import duration, estimate, number, plain
 from exptilt.run_folder.estimate_record import Estimate
-from exptilt.run_folder.evaluation_record import Displacement, Evaluation
-from exptilt.run_folder.frontier_record import Frontier
+from exptilt.run_folder.evaluation_record import Evaluation
+from exptilt.run_folder.frontier_record import Frontier, is_reference, with_reference_point
 from exptilt.run_folder.run_contents import RunContents
 from exptilt.run_folder.run_record import ReferenceIdentity, RunRecord
 from exptilt.run_folder.samples_record import SideBySide
@@ -63,7 +64,7 @@ def frontier_rows(frontier: Frontier | None) -> list[Row]:
     words = {"above": "yes", "below": "no, lower", "overlaps": "unclear", "unknown": "no interval"}
     colours = colour_keys(frontier)
     rows = []
-    for point in with_reference(frontier).ends:
+    for point in with_reference_point(frontier).ends:
         if is_reference(point):
             still = (estimate(point.reward), number(point.kl.value), *("—",) * 4)
             rows.append(Row(point.name, "var(--ink)", still))
@@ -139,26 +140,13 @@ def gap_tables(runs: Sequence[RunContents]) -> list[tuple[str, list[str], list[l
 
 def measured_tables(runs: Sequence[RunContents]) -> dict[str, list[tuple[str, list[str]]]]:
     """Numbers of the evaluations by the section of the page they belong to, one row each, one value per run."""
-    makers = {"accuracy": _accuracies, "displacement": _displacements, "length": _about_length}
+    makers = {"accuracy": _accuracies, "displacement": displacement_rows, "length": _about_length}
     return {name: _side_by_side([maker(run.evaluation) for run in runs]) for name, maker in makers.items()}
 
 
 def _side_by_side(columns: list[dict[str, str]]) -> list[tuple[str, list[str]]]:
     names = list(dict.fromkeys(name for column in columns for name in column))
     return [(name, [column.get(name, "—") for column in columns]) for name in names]
-
-
-def _displacements(evaluation: Evaluation | None) -> dict[str, str]:
-    moved = evaluation.displacement if evaluation else Displacement()
-    named = {
-        "Chosen, nats per reply": moved.chosen,
-        "Rejected, nats per reply": moved.rejected,
-        "Average of both": moved.mean,
-        "Forced: \N{MINUS SIGN}KL(reference ‖ policy)": moved.forced,
-        "Remainder: the pairs are not samples of the reference": moved.remainder,
-        "CHES per token (higher: the two sides look more alike)": moved.ches.normalised if moved.ches else None,
-    }
-    return {label: estimate(value) for label, value in named.items() if value is not None}
 
 
 def _about_length(evaluation: Evaluation | None) -> dict[str, str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from exptilt.reports.displacement_section import displacement
+from exptilt.reports.numbers import estimate, joined, number
 from exptilt.reports.report_inputs import Inputs
-from exptilt.reports.words.displacement_answer import displacement
+from exptilt.reports.tone import Conclusion, PageAnswer, Side, Tone, compare
 from exptilt.reports.words.frontier_words import COST, WORKED, apart, distance, frontier_conclusion, point_of
-from exptilt.reports.words.numbers import estimate, joined, number
-from exptilt.reports.words.tone import Answer, Conclusion, Side, Tone, compare
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.frontier_record import Frontier, Point
 from exptilt.run_folder.run_contents import RunContents
@@ -64,11 +64,13 @@ def run_conclusion(run: RunContents, frontier: Frontier | None = None) -> Conclu
     return Conclusion(headline, (worked, moved, cost, away))
 
 
-def _worked(run: RunContents, point: Point | None) -> Answer:
+def _worked(run: RunContents, point: Point | None) -> PageAnswer:
     gain = ((run.evaluation.reward if run.evaluation else None) or {}).get("gain") or (point.gain if point else None)
     if gain is not None:
         answer, tone = _GAINS[compare(gain, 0.0)]
-        return Answer(WORKED, answer, f"Reward gained over the reference on held-out prompts: {estimate(gain)}.", tone)
+        return PageAnswer(
+            WORKED, answer, f"Reward gained over the reference on held-out prompts: {estimate(gain)}.", tone
+        )
     measured = headline_accuracy(run)
     return _from_curves(run) if measured is None else _from_accuracy(run, *measured)
 
@@ -83,17 +85,17 @@ def headline_accuracy(run: RunContents) -> tuple[str, Estimate] | None:
     return None
 
 
-def _from_accuracy(run: RunContents, kind: str, accuracy: Estimate) -> Answer:
+def _from_accuracy(run: RunContents, kind: str, accuracy: Estimate) -> PageAnswer:
     count = f", {accuracy.n:,} measured" if accuracy.n else ""
     shown = f"It ranks {estimate(accuracy, percent=True)} of held-out pairs as their labels do ({kind}{count})"
     side = compare(accuracy, 0.5)
     if side == "above":
-        return Answer(WORKED, "Yes, better than a coin", f"{shown}.{_against_length(run, accuracy)}", "good")
+        return PageAnswer(WORKED, "Yes, better than a coin", f"{shown}.{_against_length(run, accuracy)}", "good")
     if side == "below":
         advice = "worse than a coin: check that chosen and rejected are not swapped"
-        return Answer(WORKED, "No, worse than a coin", f"{shown}, {advice}.", "bad")
+        return PageAnswer(WORKED, "No, worse than a coin", f"{shown}, {advice}.", "bad")
     doubt = "not distinguishable from a coin" if side == "overlaps" else "which without an interval shows nothing yet"
-    return Answer(WORKED, "Not shown", f"{shown}, {doubt}.", "unsure")
+    return PageAnswer(WORKED, "Not shown", f"{shown}, {doubt}.", "unsure")
 
 
 def _against_length(run: RunContents, accuracy: Estimate) -> str:
@@ -112,34 +114,40 @@ def _against_length(run: RunContents, accuracy: Estimate) -> str:
     return f" Always taking the {side} reply gets {number(100 * share, 1)} %: {words[compare(accuracy, share)]}."
 
 
-def _from_curves(run: RunContents) -> Answer:
+def _from_curves(run: RunContents) -> PageAnswer:
     _, accuracies = run.series("eval/rewards/accuracies")
     if accuracies:
         shown = f"The last held-out accuracy in the log is {number(100 * accuracies[-1], 1)} % (no interval)."
-        return Answer(WORKED, "Not shown", f"{shown} `exptilt evaluate` measures it with one.", "unsure")
+        return PageAnswer(WORKED, "Not shown", f"{shown} `exptilt evaluate` measures it with one.", "unsure")
     for split, words in (("eval", "Held-out"), ("train", "Training")):
         _, losses = run.series(f"{split}/loss")
         if len(losses) > 1:
             went = "fell" if losses[-1] < losses[0] else "did not fall: it went"
             shown = f"{words} loss {went} from {number(losses[0])} to {number(losses[-1])} (no interval)."
-            return Answer(WORKED, "Not measured", f"{shown} A loss does not say whether replies are better.", "unsure")
-    return Answer(WORKED, "Not measured", "There is no evaluation and no loss curve: see `exptilt evaluate`.", "none")
+            return PageAnswer(
+                WORKED, "Not measured", f"{shown} A loss does not say whether replies are better.", "unsure"
+            )
+    return PageAnswer(
+        WORKED, "Not measured", "There is no evaluation and no loss curve: see `exptilt evaluate`.", "none"
+    )
 
 
-def _moved(run: RunContents) -> Answer:
+def _moved(run: RunContents) -> PageAnswer:
     moved = displacement(run)
     if moved is None:
-        return Answer(MOVED, "Not measured", "The log has no log-probabilities against a reference.", "none")
+        return PageAnswer(MOVED, "Not measured", "The log has no log-probabilities against a reference.", "none")
     gap = (moved[0].value or 0.0) - (moved[1].value or 0.0)
     chosen, rejected = (estimate(side) for side in moved)
     detail = f"Against the reference, chosen replies moved by {chosen} nats and rejected by {rejected} nats."
-    return Answer(MOVED, f"{number(gap)} nats between the sides", detail, "unsure")
+    return PageAnswer(MOVED, f"{number(gap)} nats between the sides", detail, "unsure")
 
 
-def _cost(run: RunContents, point: Point | None) -> Answer:
+def _cost(run: RunContents, point: Point | None) -> PageAnswer:
     kl = (run.evaluation.kl if run.evaluation else None) or (point.kl if point else None)
     if kl is None or kl.value is None:
-        return Answer(COST, "Not measured", "KL needs samples of the trained model: see `exptilt evaluate`.", "none")
-    return Answer(
+        return PageAnswer(
+            COST, "Not measured", "KL needs samples of the trained model: see `exptilt evaluate`.", "none"
+        )
+    return PageAnswer(
         COST, f"{number(kl.value)} nats", f"KL(policy ‖ reference) is {estimate(kl)} nats per reply.", "unsure"
     )

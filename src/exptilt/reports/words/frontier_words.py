@@ -6,11 +6,10 @@ import math
 
 import numpy as np
 
-from exptilt.reports.figures.frontier_figure import is_reference
-from exptilt.reports.words.numbers import estimate, joined, number
-from exptilt.reports.words.tone import Answer, Conclusion, Side, compare
+from exptilt.reports.numbers import estimate, joined, number
+from exptilt.reports.tone import Conclusion, PageAnswer, Side, compare
 from exptilt.run_folder.estimate_record import Estimate
-from exptilt.run_folder.frontier_record import Frontier, Point
+from exptilt.run_folder.frontier_record import Frontier, Point, is_reference
 from exptilt.run_folder.run_contents import RunContents
 
 _NAMED = 4
@@ -104,17 +103,17 @@ def point_of(run: RunContents, frontier: Frontier | None) -> Point | None:
     return None
 
 
-def distance(point: Point | None, frontier: Frontier | None) -> Answer:
+def distance(point: Point | None, frontier: Frontier | None) -> PageAnswer:
     """The share of the optimum's gain a policy reached at its own KL."""
     if frontier is None:
-        return Answer(
+        return PageAnswer(
             DISTANCE, "Not measured", "It needs a reward on samples of the reference: see `exptilt frontier`.", "none"
         )
     if point is None:
-        return Answer(DISTANCE, "Not measured", "The frontier has no point for this run.", "none")
+        return PageAnswer(DISTANCE, "Not measured", "The frontier has no point for this run.", "none")
     if point.fraction is None or point.fraction.value is None:
         detail = f"The samples of the reference do not show what the optimum is at the KL of {point.name}."
-        return Answer(DISTANCE, "Cannot be said", detail, "none")
+        return PageAnswer(DISTANCE, "Cannot be said", detail, "none")
     doubt = ""
     if not is_trusted(point, frontier):
         doubt = " Few samples carry the optimum there, so read this as an upper bound."
@@ -122,32 +121,34 @@ def distance(point: Point | None, frontier: Frontier | None) -> Answer:
     detail = f"{point.name} reached {share} of the gain the optimum has at the same KL.{doubt}"
     if point.kl_fraction is not None and point.kl_fraction.value is not None:
         detail += f" The optimum needs {estimate(point.kl_fraction, percent=True)} of that KL for the same reward."
-    return Answer(DISTANCE, f"{number(100 * point.fraction.value, 0)} % of the optimum", detail, "unsure")
+    return PageAnswer(DISTANCE, f"{number(100 * point.fraction.value, 0)} % of the optimum", detail, "unsure")
 
 
-def _gains(points: list[Point], frontier: Frontier) -> Answer:
+def _gains(points: list[Point], frontier: Frontier) -> PageAnswer:
     up = [point.name for point in points if gained(point, frontier) == "above"]
     down = [point.name for point in points if gained(point, frontier) == "below"]
     loss = f" {joined(down)} lost reward." if down else ""
     if up:
         who = "The one policy" if len(points) == 1 else f"{len(up)} of {len(points)} policies"
         detail = f"{who} gained reward over the reference, with an interval that excludes no gain.{loss}"
-        return Answer(WORKED, "Yes" if len(up) == len(points) else f"Yes, {len(up)} of {len(points)}", detail, "good")
+        return PageAnswer(
+            WORKED, "Yes" if len(up) == len(points) else f"Yes, {len(up)} of {len(points)}", detail, "good"
+        )
     if down:
-        return Answer(WORKED, "No", f"No policy gained reward over the reference.{loss}", "bad")
+        return PageAnswer(WORKED, "No", f"No policy gained reward over the reference.{loss}", "bad")
     detail = "No policy's gain over the reference is distinguishable from zero, or the intervals are missing."
-    return Answer(WORKED, "Not shown", detail, "unsure")
+    return PageAnswer(WORKED, "Not shown", detail, "unsure")
 
 
-def _leader(best: Point, points: list[Point]) -> Answer:
+def _leader(best: Point, points: list[Point]) -> PageAnswer:
     question = "Which is best?"
     rivals = [point.name for point in points if point is not best and not apart(best.reward, point.reward)]
     shown = f"{best.name} has the highest reward, {estimate(best.reward)}"
     if rivals:
         who = joined(rivals) if len(rivals) <= _NAMED else f"{len(rivals)} others"
-        return Answer(question, "No single winner", f"{shown}; intervals do not set it apart from {who}.", "unsure")
+        return PageAnswer(question, "No single winner", f"{shown}; intervals do not set it apart from {who}.", "unsure")
     others = ", and its interval lies above all others" if len(points) > 1 else ""
-    return Answer(question, best.name, f"{shown}{others}.", "good" if others else "unsure")
+    return PageAnswer(question, best.name, f"{shown}{others}.", "good" if others else "unsure")
 
 
 def apart(best: Estimate, other: Estimate) -> bool:
@@ -155,9 +156,9 @@ def apart(best: Estimate, other: Estimate) -> bool:
     return best.interval is not None and other.interval is not None and best.interval[0] > other.interval[1]
 
 
-def _spent(best: Point, points: list[Point], frontier: Frontier) -> Answer:
+def _spent(best: Point, points: list[Point], frontier: Frontier) -> PageAnswer:
     if best.kl.value is None:
-        return Answer(COST, "Not measured", f"{best.name} has no KL.", "none")
+        return PageAnswer(COST, "Not measured", f"{best.name} has no KL.", "none")
     costs = [point.kl.value for point in points if point.kl.value is not None]
     span = f"; all lie between {number(min(costs))} and {number(max(costs))}" if len(costs) > 1 else ""
     detail = f"{best.name} moved {estimate(best.kl)} nats per reply away from the reference{span}."
@@ -166,7 +167,7 @@ def _spent(best: Point, points: list[Point], frontier: Frontier) -> Answer:
             reward, cost = number(cheap.reward.value), number(cheap.kl)
             detail += f" The best of {cheap.n} samples of the reference has more reward, {reward}, for {cost} nats."
             break
-    return Answer(COST, f"{number(best.kl.value)} nats", detail, "unsure")
+    return PageAnswer(COST, f"{number(best.kl.value)} nats", detail, "unsure")
 
 
 def _spelled(name: str) -> str:

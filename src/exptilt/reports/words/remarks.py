@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from exptilt.reports.numbers import joined, number
 from exptilt.reports.report_inputs import Inputs
 from exptilt.reports.words.frontier_words import above_optimum
-from exptilt.reports.words.numbers import joined, number
 from exptilt.run_folder.run_contents import RunContents
 from exptilt.run_folder.run_record import Caution
 

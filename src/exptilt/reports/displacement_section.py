@@ -1,23 +1,33 @@
-"""The question every user asks: chosen rewards fall, is this normal? Answered from the run's own numbers."""
+"""The report's section on displacement: chosen rewards fall, is this normal? Its answer, its curve and its rows."""
 
 from __future__ import annotations
 
 import math
 
-from exptilt.reports.words.numbers import MINUS, estimate, number
-from exptilt.reports.words.tone import Answer
+from exptilt.reports.figures.curves import Curve
+from exptilt.reports.numbers import MINUS, estimate, number
+from exptilt.reports.tone import PageAnswer
 from exptilt.run_folder.estimate_record import Estimate
-from exptilt.run_folder.evaluation_record import Displacement
+from exptilt.run_folder.evaluation_record import Displacement, Evaluation
 from exptilt.run_folder.run_contents import RunContents
 
 QUESTION = "Chosen replies lose probability: is this normal?"
 STILL = 0.05
 """nats per reply below which a side counts as not moved."""
+DISPLACEMENT = Curve(
+    "displacement",
+    "Log-probability minus the reference's",
+    "nats per reply",
+    ("displacement/chosen", "displacement/rejected"),
+    0.0,
+    with_average=True,
+)
+"""The section's figure."""
 WINDOW = 5
 """Logged training steps averaged for a final value where nothing held out was logged."""
 
 
-def is_this_normal(run: RunContents) -> Answer | None:
+def is_this_normal(run: RunContents) -> PageAnswer | None:
     """Say what happened to both sides and whether to worry; None where it was never logged.
 
     Both sides falling is normal as long as chosen lost no more than the difference gained. Past that, most of the mass
@@ -34,16 +44,16 @@ def is_this_normal(run: RunContents) -> Answer | None:
     )
     if max(abs(up), abs(down)) < STILL:
         advice = f"That is less than {STILL} nats on either side: train longer, or raise the learning rate."
-        return Answer(QUESTION, "Nothing moved yet.", f"{facts} {advice}", "unsure")
+        return PageAnswer(QUESTION, "Nothing moved yet.", f"{facts} {advice}", "unsure")
     if up <= down:
         advice = (
             "The rejected side is now favoured. Check that chosen and rejected are not swapped, and that the learning "
             "rate is not far too high."
         )
-        return Answer(QUESTION, "No: the wrong side gained.", f"{facts} {advice}", "bad")
+        return PageAnswer(QUESTION, "No: the wrong side gained.", f"{facts} {advice}", "bad")
     if up >= 0:
         advice = "Chosen replies are at least as likely as under the reference, so the question does not arise here."
-        return Answer(QUESTION, "Here they did not fall.", f"{facts} {advice}", "good")
+        return PageAnswer(QUESTION, "Here they did not fall.", f"{facts} {advice}", "good")
     return _both_fell(run, facts, up, down)
 
 
@@ -66,7 +76,7 @@ def _last(run: RunContents, side: str) -> Estimate | None:
     return Estimate(value=sum(last) / len(last)) if last else None
 
 
-def _both_fell(run: RunContents, facts: str, up: float, down: float) -> Answer:
+def _both_fell(run: RunContents, facts: str, up: float, down: float) -> PageAnswer:
     gap = up - down
     share = -up / gap
     average = (
@@ -80,14 +90,14 @@ def _both_fell(run: RunContents, facts: str, up: float, down: float) -> Answer:
             "their words, so pushing the rejected side down takes the chosen side along. Chosen lost "
             f"{number(share)} nats for each nat of difference gained; below 1 is usual.{_per_token(run, up)}\n{average}"
         )
-        return Answer(QUESTION, "Yes, this is normal.", detail, "good")
+        return PageAnswer(QUESTION, "Yes, this is normal.", detail, "good")
     detail = (
         f"{facts} Chosen lost {number(share)} nats for each nat of difference gained. Above 1, most of the probability "
         "left both sides and went to replies in neither column: read the samples to see which."
         f"{_per_token(run, up)}\n{average}\nIf the samples look worse, try a lower learning rate, fewer steps, a "
         "larger beta, an added SFT term on the chosen replies, or leaving out pairs whose two sides are nearly the same."
     )
-    return Answer(QUESTION, "Common, but worth watching.", detail, "unsure")
+    return PageAnswer(QUESTION, "Common, but worth watching.", detail, "unsure")
 
 
 def _measured_part(run: RunContents) -> str:
@@ -109,3 +119,17 @@ def _per_token(run: RunContents, up: float) -> str:
             spread = f" Spread over {number(lengths[-1])} tokens, each chosen token is {lost} % less likely than under"
             return f"{spread} the reference."
     return ""
+
+
+def displacement_rows(evaluation: Evaluation | None) -> dict[str, str]:
+    """The section's table, for one run: names and values with their intervals."""
+    moved = evaluation.displacement if evaluation else Displacement()
+    named = {
+        "Chosen, nats per reply": moved.chosen,
+        "Rejected, nats per reply": moved.rejected,
+        "Average of both": moved.mean,
+        "Forced: \N{MINUS SIGN}KL(reference ‖ policy)": moved.forced,
+        "Remainder: the pairs are not samples of the reference": moved.remainder,
+        "CHES per token (higher: the two sides look more alike)": moved.ches.normalised if moved.ches else None,
+    }
+    return {label: estimate(value) for label, value in named.items() if value is not None}

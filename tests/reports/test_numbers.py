@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from exptilt.reports.words.numbers import estimate, joined, number, plain, prose, visible
+from exptilt.reports.numbers import estimate, joined, number, plain, prose, visible
 from exptilt.run_folder.estimate_record import Estimate
 
 

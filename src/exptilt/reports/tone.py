@@ -16,7 +16,7 @@ Side = Literal["above", "below", "overlaps", "unknown"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class PageAnswer:
     """One question, its answer in a few words, and the sentence behind it."""
 
     question: str
@@ -30,7 +30,7 @@ class Conclusion:
     """The top of the page."""
 
     headline: str
-    answers: tuple[Answer, ...]
+    answers: tuple[PageAnswer, ...]
 
 
 def compare(given: Estimate | None, level: float) -> Side:

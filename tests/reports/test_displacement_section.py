@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from exptilt.reports.figures.curves import DISPLACEMENT, curve
+from exptilt.reports.displacement_section import DISPLACEMENT, displacement, is_this_normal
+from exptilt.reports.figures.curves import curve
 from exptilt.reports.figures.svg import SERIES
-from exptilt.reports.words.displacement_answer import displacement, is_this_normal
-from exptilt.reports.words.numbers import MINUS
+from exptilt.reports.numbers import MINUS
 from exptilt.run_folder.run_contents import read_run
 
 

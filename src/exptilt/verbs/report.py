@@ -1,0 +1,18 @@
+"""`exptilt report`: one page about one or several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from exptilt.reports.page import write_report
+
+
+def report(runs: Sequence[Path], output: Path | None = None) -> None:
+    """Write the page and say where it is.
+
+    Args:
+        runs: run folders.
+        output: where to write; by default the first run's report.html.
+    """
+    print(write_report(runs, output))
