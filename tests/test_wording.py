@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from exptilt.settings.training_settings import OptimConfig
-from exptilt.wording import SURE, counted, did_you_mean, first_line, nearest
+from exptilt.wording import SURE, counted, did_you_mean, in_one_line, nearest
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_counted_nouns():
     ],
 )
 def test_the_first_line_of_a_foreign_error_ends_without_its_full_stop(error, line):
-    assert first_line(error) == line
+    assert in_one_line(error) == line
