@@ -113,9 +113,11 @@ def exptilt_arm(setting: dict[str, Any], turns: Turns) -> None:
     from exptilt.losses import DPO, PlackettLuce
     from exptilt.policies.adapters import with_adapter
     from exptilt.policies.engine.inside import set_precision
+    from exptilt.policies.engine.product import prefer_onednn
     from exptilt.policies.models import load_model
     from exptilt.policies.policy import Policy
     from exptilt.policies.scoring import score_all
+    from exptilt.processes.allocator import keep_freed
     from exptilt.processes.world import World
     from exptilt.settings.data_settings import BatchConfig
     from exptilt.settings.model_settings import AdapterConfig, ModelConfig
@@ -126,6 +128,8 @@ def exptilt_arm(setting: dict[str, Any], turns: Turns) -> None:
     from exptilt.types import LogProbs
 
     turns.imported()
+    prefer_onednn()  # as a run does
+    keep_freed()
     loaded: Any = load_model(ModelConfig(path=f"{setting['folder']}/model", dtype=setting["weights"]))
     model: Any = loaded.to(setting["device"])
     turns.loaded()

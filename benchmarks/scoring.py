@@ -23,10 +23,11 @@ from workloads import SHAPES, WORKLOADS, Shape, build_model, rows_of
 
 from exptilt.data.groups import Group
 from exptilt.policies.engine import attention
-from exptilt.policies.engine.forward import packable, packed_states
+from exptilt.policies.engine.forward import packed_states
 from exptilt.policies.engine.fused import gradient_of_states
 from exptilt.policies.engine.head import Head, States
 from exptilt.policies.engine.packing import pack
+from exptilt.policies.engine.self_check import packable
 from exptilt.policies.scoring import head_gradients
 from exptilt.types import LogProbs
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from exptilt.settings.training_settings import OptimConfig
-from exptilt.wording import SURE, counted, did_you_mean, first_line, nearest
+from exptilt.wording import SURE, counted, did_you_mean, in_one_line, nearest
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,26 @@ def test_counted_nouns():
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (ValueError("  bad value.\nmore"), "bad value"),
+        (ValueError("  bad value.\n\tmore"), "bad value. more"),
         (ValueError(""), "ValueError"),
         (OSError(" \n "), "OSError"),
         (RuntimeError("...and so on..."), "...and so on"),
     ],
 )
-def test_the_first_line_of_a_foreign_error_ends_without_its_full_stop(error, line):
-    assert first_line(error) == line
+def test_a_foreign_error_is_one_line_without_its_full_stop(error, line):
+    assert in_one_line(error) == line
+
+
+def test_a_foreign_error_says_what_did_not_fit_what_and_keeps_both_its_ends():
+    shape = (
+        "size mismatch for a.{}: copying a param with shape torch.Size([2, 3]) from checkpoint, "
+        "the shape in current model is torch.Size([4, 3])."
+    )
+    text = "Error(s) in loading state_dict for Model:\n" + "\n\t".join(shape.format(at) for at in range(9))
+    assert (
+        in_one_line(RuntimeError(text)) == "9 tensors do not fit, first a.0 is (2, 3) in the file, (4, 3) in the model"
+    )
+    long = in_one_line("begins " + "x" * 999 + " ends")
+    assert len(long) <= 240
+    assert long.startswith("begins ")
+    assert long.endswith(" ends")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 TYPO = 0.6
@@ -60,12 +61,35 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of another library's error, without its full stop; the error's type where it has no text.
+_LONGEST = 240
+"""Characters of a foreign error that are kept, so that the message around it stays readable."""
+_MISFIT = re.compile(
+    r"size mismatch for (\S+?): copying a param with shape (?:torch\.Size\()?[\[(]([^\])]*)[\])]+ from checkpoint, "
+    r"the shape in current model is (?:torch\.Size\()?[\[(]([^\])]*)[\])]+"
+)
+
+
+def in_one_line(error: BaseException | str, longest: int = _LONGEST) -> str:
+    r"""What another library raised, all its lines in one.
+
+    What did not fit what is said first, with both shapes; what is too long loses its middle, never its end.
 
     Example:
-        >>> first_line(ValueError(" no such column. ")), first_line(KeyError())
-        ('no such column', 'KeyError')
+        >>> in_one_line(ValueError("cannot read it:\n\tthe file is empty"))
+        'cannot read it: the file is empty'
+        >>> in_one_line(KeyError())
+        'KeyError'
+        >>> in_one_line("size mismatch for w: copying a param with shape torch.Size([2, 3]) from checkpoint, "
+        ...             "the shape in current model is torch.Size([4, 3]).")
+        '1 tensor does not fit: w is (2, 3) in the file, (4, 3) in the model'
     """
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(". ") if lines else type(error).__name__
+    text = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
+    misfits = _MISFIT.findall(text)
+    if misfits:
+        name, stored, expected = misfits[0]
+        count = "1 tensor does not fit:" if len(misfits) == 1 else f"{len(misfits)} tensors do not fit, first"
+        return f"{count} {name} is ({stored}) in the file, ({expected}) in the model"
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f"{text[: longest - end - 5].rstrip()} ... {text[-end:].lstrip()}"

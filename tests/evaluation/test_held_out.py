@@ -17,7 +17,7 @@ from exptilt.evaluation.held_out_samples import measure_samples
 from exptilt.evaluation.intervals import Resampling
 from exptilt.losses.dpo import DPO
 from exptilt.losses.from_choice import build_loss
-from exptilt.policies.engine.forward import packable
+from exptilt.policies.engine.self_check import packable
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.reference.references import table_reference
 from exptilt.policies.scoring import score_all

@@ -16,7 +16,7 @@ from exptilt.data.groups import Completion, Group
 from exptilt.kinds import Kind
 from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.losses import BCO, DPO, NLL, SFT, XPO, AnyLoss, Mixture, Term
-from exptilt.policies.engine.forward import packable
+from exptilt.policies.engine.self_check import packable
 from exptilt.policies.policy import Policy
 from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score

@@ -148,3 +148,27 @@ def test_gradients_beside_4_bit_weights_are_those_beside_the_same_weights_writte
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         AdapterConfig(**wrong)
+
+
+def test_all_linear_is_the_text_model(tmp_path, groups):
+    """A model that also sees has linear layers in its eye, which no text trains."""
+    from transformers import AutoModelForCausalLM, Gemma3Config
+
+    text = {
+        "vocab_size": 53,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text |= {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 8}
+    eye = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+    config = Gemma3Config(text_config=text, vision_config=eye | {"patch_size": 14}, mm_tokens_per_image=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "sees")
+    model = with_adapter(load_model(ModelConfig(path=str(tmp_path / "sees"))), AdapterConfig(rank=2))
+    adapted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(adapted) == 2 * 7 * 2
+    assert not [name for name in adapted if "vision" in name or "lm_head" in name]
+    save_model(moved(model), None, tmp_path / "adapter")
+    again = load_model(ModelConfig(path=str(tmp_path / "adapter")))
+    torch.testing.assert_close(score(again, groups).tokens(), score(model, groups).tokens(), rtol=0, atol=1e-6)

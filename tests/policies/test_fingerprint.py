@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from exptilt.policies import fingerprint as module
-from exptilt.policies.engine.forward import packable
+from exptilt.policies.engine.self_check import packable
 from exptilt.policies.fingerprint import fingerprint
 
 

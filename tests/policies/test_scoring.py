@@ -9,7 +9,7 @@ import torch
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import DataError
 from exptilt.policies.engine import head
-from exptilt.policies.engine.forward import packable
+from exptilt.policies.engine.self_check import packable
 from exptilt.policies.scoring import score, score_all
 
 EXPERTS = {"num_key_value_heads": 2, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8}

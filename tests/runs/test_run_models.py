@@ -162,6 +162,7 @@ def test_options_that_change_no_number(option, make_recipe, saved, tmp_path):
     [
         (["adapter={}"], "adapter needs model.path"),
         (["model={path: m, quantize: nf4}"], "model.quantize needs adapter"),
+        (["model={path: m, resize_embeddings: true}", "adapter={}"], "resize_embeddings needs all weights trained"),
         (["model={path: m, quantize: nf4}", "adapter={}", "parallel.kind=fsdp"], "cannot be sharded"),
         (["model={path: m, dtype: bfloat16}", "train.precision=float32"], "needs weights to match"),
         (["model={path: m}", "adapter={path: a}", "sft={}"], "adapter.path and sft exclude each other"),

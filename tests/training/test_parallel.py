@@ -20,7 +20,7 @@ from exptilt.data.groups import Completion, Group
 from exptilt.errors import TrainingError
 from exptilt.losses import DPO
 from exptilt.policies.adapters import AdapterOff, has_adapter, with_adapter
-from exptilt.policies.engine.forward import packable
+from exptilt.policies.engine.self_check import packable
 from exptilt.policies.policy import Policy
 from exptilt.policies.reference.scores import reference_logps
 from exptilt.policies.saving import save_model

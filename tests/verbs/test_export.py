@@ -202,7 +202,8 @@ def test_the_command(finished, monkeypatch):
     result = CliRunner().invoke(app, ["export", str(finished.folder), "--merge", "--push", "me/tilted", "--private"])
     assert result.exit_code == 0, result.output
     merged = finished.folder / "merged"
-    assert result.output.split() == ["model:", str(merged), "published:", "hub"]
+    assert result.stdout.split() == ["model:", str(merged), "published:", "hub"]
+    assert "merged: log-probabilities differ by at most" in result.stderr
     assert seen == [((merged, "me/tilted"), {"private": True})]
     assert 'from_pretrained("me/tilted")' in (merged / "README.md").read_text()
     nothing = CliRunner().invoke(app, ["export", str(finished.folder)])

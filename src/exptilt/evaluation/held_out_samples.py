@@ -14,6 +14,7 @@ from exptilt.evaluation.intervals import Prompts, Resampling
 from exptilt.evaluation.kl import SequenceKL, estimate_kl
 from exptilt.evaluation.length import length_change, reward_on_length, sample_lengths
 from exptilt.evaluation.pairs.displacement import top_gainers
+from exptilt.policies.turn_ends import turn_ends
 from exptilt.run_folder.evaluation_record import Evaluation, Gainer, KlCheck, LawRecord, LengthSlope
 from exptilt.run_folder.samples_record import SideBySide
 from exptilt.sampling.draws import Draws, distinct_prompts, draw, prompt_text, room_for
@@ -62,7 +63,9 @@ def measure_samples(
         beta: of the implicit reward; None takes 1.
     """
     prompts = distinct_prompts(groups)[: settings.num_prompts]
-    law = SamplingLaw(max_new_tokens=room_for(model, prompts, settings.max_new_tokens))
+    law = SamplingLaw(
+        max_new_tokens=room_for(model, prompts, settings.max_new_tokens), eos_ids=turn_ends(tokenizer, model, groups)
+    )
     resampling = Resampling(level=settings.level)
     own = draw(model, tokenizer, prompts, num_samples=settings.num_samples, law=law, seed=seed)
     if reference is None:
@@ -144,4 +147,10 @@ def side_by_side(tokenizer: Any, policy: Draws, reference: Draws | None) -> tupl
 
 def law_record(law: SamplingLaw) -> LawRecord:
     """The sampling law in a few numbers."""
-    return LawRecord(temperature=law.temperature, top_k=law.top_k, top_p=law.top_p, max_new_tokens=law.max_new_tokens)
+    return LawRecord(
+        temperature=law.temperature,
+        top_k=law.top_k,
+        top_p=law.top_p,
+        max_new_tokens=law.max_new_tokens,
+        eos_ids=law.eos_ids,
+    )

@@ -31,6 +31,7 @@ from exptilt.errors import ModelError
 from exptilt.policies.engine.product import prefer_onednn
 from exptilt.policies.scorer import MicroBatches
 from exptilt.policies.scoring import score_all
+from exptilt.policies.start import Start
 from exptilt.processes.allocator import given_back, keep_freed
 from exptilt.processes.memory import peak_bytes
 from exptilt.runs.run_models import Models, Setup, set_up
@@ -104,7 +105,11 @@ class Subject:
         """Random weights of the run's shape, set up as the run sets up its own."""
         prefer_onednn()
         keep_freed()
-        models = set_up(self._random(), self.setup, other=self._random() if self.setup.reference == "other" else None)
+        models = set_up(
+            Start(self._random(), self.weights),
+            self.setup,
+            other=self._random() if self.setup.reference == "other" else None,
+        )
         models.policy.train()
         return models
 

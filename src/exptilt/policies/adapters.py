@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils.hub import cached_file
 
+from exptilt.data.read.hub import is_reachable
 from exptilt.errors import ModelError
+from exptilt.policies.engine.forward import causal_lm
+from exptilt.policies.stacked import is_stacked, only_start, stack
 from exptilt.settings.model_settings import AdapterConfig
+from exptilt.wording import in_one_line
 
 
-def with_adapter(model: PreTrainedModel, settings: AdapterConfig, *, seed: int = 0) -> Any:
+def with_adapter(model: Any, settings: AdapterConfig, *, seed: int = 0, revision: str | None = None) -> Any:
     """Freeze a model and put a trainable adapter around it, in float32.
 
-    A new adapter changes nothing at first: one of its two matrices is zero.
+    A new adapter changes nothing at first: one of its two matrices is zero. Beside an adapter that the model has
+    already (`start.load_start`) it is a second one, and the first is frozen; see `stacked`.
 
     Args:
         model: the base; its weights are used in place.
         settings: which adapter.
         seed: of the random matrix; torch's global generator is left as it was.
+        revision: of a base from the hub, written into the adapter.
 
     Returns:
         A `peft.PeftModel`.
@@ -34,34 +44,102 @@ def with_adapter(model: PreTrainedModel, settings: AdapterConfig, *, seed: int =
     Raises:
         ModelError: in one line, if no layer has such a name, or the folder is no adapter for this model.
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     if settings.path is not None:
+        folder = find_adapter(settings.path)
         _check_adapter(settings.path)
-        with _as_one_line("adapter"):
-            return PeftModel.from_pretrained(model, settings.path, is_trainable=True)
+        return load_adapter(model, folder or settings.path, trainable=True)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.rank,
         lora_alpha=2 * settings.rank if settings.alpha is None else settings.alpha,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
-        target_modules="all-linear" if settings.targets == ("all-linear",) else list(settings.targets),
+        **_targets(model, settings),
         modules_to_save=list(settings.modules_to_save) or None,
         use_dora=settings.dora,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores transposes
     )
-    with _as_one_line("adapter"), torch.random.fork_rng(devices=[]):
+    with as_one_line("adapter"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted = get_peft_model(model, lora)
-    base = str(model.name_or_path)
+        adapted = stack(model, lora) if has_adapter(model) else get_peft_model(model, lora)
+    base = str(causal_lm(model).name_or_path)
     # A relative folder would be looked for wherever the adapter is loaded.
     lora.base_model_name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
+    lora.revision = None if Path(base).is_dir() else revision
     return adapted
+
+
+def _targets(model: Any, settings: AdapterConfig) -> dict[str, Any]:
+    """Which layers; `all-linear` is every linear layer of the text model but the head, not those of an eye or an ear."""
+    if settings.targets != ("all-linear",):
+        return {"target_modules": list(settings.targets)}
+    inner = causal_lm(model)
+    text = _text_part(inner)
+    if text is None and not has_adapter(model):
+        return {"target_modules": "all-linear"}
+    prefix = "" if text is None else f"{text}."
+    head = inner.get_output_embeddings()
+    names = {
+        name.removesuffix(".base_layer").rpartition(".")[2]
+        for name, module in inner.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and name.startswith(prefix) and ".lora_" not in name
+        if module is not head and getattr(head, "base_layer", None) is not module
+    }
+    outside = {} if text is None else {"exclude_modules": rf"(?!{re.escape(prefix)}).*"}
+    return {"target_modules": sorted(names), **outside}
+
+
+def _text_part(inner: Any) -> str | None:
+    """The name of the text model inside one that also sees or hears; None where there is nothing else."""
+    if inner.config.get_text_config() is inner.config:
+        return None
+    decoder = inner.get_decoder()
+    return next((name for name, module in inner.named_modules() if module is decoder and name), None)
 
 
 def is_adapter(folder: str | Path) -> bool:
     """Whether a folder holds a PEFT adapter."""
     return (Path(folder).expanduser() / "adapter_config.json").is_file()
+
+
+def find_adapter(path: str, revision: str | None = None) -> Path | None:
+    """The folder of a PEFT adapter that a path or hub id names; None where it names something else.
+
+    A cached hub id needs no network; one that cannot be asked is no adapter, and whoever loads it says why it fails.
+    """
+    folder = Path(path).expanduser()
+    if folder.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        return folder if is_adapter(folder) else None
+    is_reachable()
+    try:
+        settings = cached_file(
+            path,
+            "adapter_config.json",
+            revision=revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):
+        return None
+    return None if settings is None else _with_weights(path, Path(settings), revision)
+
+
+def _with_weights(hub_id: str, settings: Path, revision: str | None) -> Path:
+    """The cached folder of a hub id, with everything an adapter and its tokenizer need."""
+    with suppress(OSError, ValueError):
+        snapshot_download(
+            hub_id, revision=revision, allow_patterns=["*.json", "*.jinja", "*.model", "*.txt", "adapter_model.*"]
+        )
+    return settings.parent
+
+
+def revision_of(folder: str | Path) -> str | None:
+    """The revision of the base that an adapter was trained on, where it names one."""
+    path = Path(folder).expanduser() / "adapter_config.json"
+    found = json.loads(path.read_text(encoding="utf-8")).get("revision")
+    return str(found) if found else None
 
 
 def base_of(folder: str | Path) -> str:
@@ -86,27 +164,62 @@ def base_of(folder: str | Path) -> str:
     return str(base)
 
 
-def load_adapter(base: PreTrainedModel, folder: str | Path) -> Any:
-    """Put a saved adapter around its base, for scoring and sampling only.
+def load_adapter(base: PreTrainedModel, folder: str | Path, *, name: str = "default", trainable: bool = False) -> Any:
+    """Put a saved adapter around its base.
+
+    Args:
+        base: the model it was trained on; its weights are used in place.
+        folder: the adapter's.
+        name: what peft calls it from now on.
+        trainable: whether training goes on with it; else it is for scoring and sampling only.
 
     Raises:
-        ModelError: in one line, if it does not belong to this model.
+        ModelError: in one line, if it does not belong to this model: another shape, a weight that one of both lacks.
     """
     from peft import PeftModel
 
-    with _as_one_line(str(folder)):
-        return PeftModel.from_pretrained(base, str(Path(folder).expanduser()))
+    where = Path(folder).expanduser()
+    with as_one_line(str(folder)):
+        model = PeftModel.from_pretrained(base, str(where), adapter_name=name, is_trainable=trainable)
+    _require_same_weights(model, where, name)
+    return model
+
+
+def _require_same_weights(model: Any, folder: Path, name: str) -> None:
+    """Peft only warns of weights that the file lacks, and says nothing of those that the model lacks.
+
+    Raises:
+        ModelError: naming the first.
+    """
+    from peft import get_peft_model_state_dict
+
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file() or model.peft_config[name].is_prompt_learning:
+        return
+    with safe_open(path, framework="pt") as file:
+        stored = set(file.keys())
+    expected = {key for key in get_peft_model_state_dict(model, adapter_name=name) if "lora_" in key}
+    unread = sorted(key for key in stored - expected if "lora_" in key)
+    missing = sorted(expected - stored)
+    if unread or missing:
+        what = f"lacks {missing[0]}" if missing else f"holds {unread[0]}, which the base has no place for"
+        raise ModelError(
+            f"{folder}: is not an adapter of {model.get_base_model().name_or_path}: it {what} "
+            f"({len(missing) + len(unread)} such weights)"
+        )
 
 
 @contextmanager
-def _as_one_line(where: str) -> Iterator[None]:
+def as_one_line(where: str) -> Iterator[None]:
     """What peft raises, for a person; what transformers warns peft about is not theirs to mend."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            # Head and embedding are parted where they must be (`merging`, `stacked.mark_ties`).
+            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
             yield
     except (ValueError, RuntimeError, OSError, TypeError) as error:
-        raise ModelError(f"{where}: {str(error).strip().partition(chr(10))[0]}") from error
+        raise ModelError(f"{where}: {in_one_line(error)}") from error
 
 
 class AdapterOff:
@@ -129,7 +242,7 @@ class AdapterOff:
     @contextmanager
     def running(self) -> Iterator[None]:
         """While the adapter is off; entered by whatever runs a part of the model."""
-        with self.model.disable_adapter():
+        with only_start(self.model) if is_stacked(self.model) else self.model.disable_adapter():
             yield
 
 

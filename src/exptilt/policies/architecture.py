@@ -7,9 +7,11 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from exptilt.errors import ModelError
-from exptilt.policies.adapters import base_of, is_adapter
+from exptilt.policies.adapters import base_of, find_adapter, revision_of
+from exptilt.policies.engine.forward import context_of
 from exptilt.policies.models import architecture_of
 from exptilt.settings.model_settings import ModelConfig
+from exptilt.wording import in_one_line
 
 
 def architecture_for(settings: ModelConfig, tokenizer: Any) -> PreTrainedConfig:
@@ -22,12 +24,15 @@ def architecture_for(settings: ModelConfig, tokenizer: Any) -> PreTrainedConfig:
         return architecture_of(settings.config, tokenizer)
     if settings.path is None:
         raise ModelError("no model given: set model.path to a folder or hub id, or model.config")
-    adapted = is_adapter(settings.path)
-    path = base_of(settings.path) if adapted else settings.path
+    adapter = find_adapter(settings.path, settings.revision)
+    path = settings.path if adapter is None else base_of(adapter)
+    revision = settings.revision if adapter is None else revision_of(adapter)
     try:
-        found: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=None if adapted else settings.revision)
+        found: PreTrainedConfig = AutoConfig.from_pretrained(
+            path, revision=revision, trust_remote_code=settings.trust_remote_code
+        )
     except Exception as error:  # transformers and the hub each raise their own kinds
-        raise ModelError(f"{path}: cannot read a model's config.json ({str(error).partition(chr(10))[0]})") from error
+        raise ModelError(f"{path}: cannot read a model's config.json ({in_one_line(error)})") from error
     return found
 
 
@@ -37,7 +42,6 @@ def declared_context(settings: ModelConfig, tokenizer: Any) -> int | None:
     The same as `context_length` of the model once it is loaded.
     """
     try:
-        limit = getattr(architecture_for(settings, tokenizer).get_text_config(), "max_position_embeddings", None)
+        return context_of(architecture_for(settings, tokenizer))
     except ModelError:
         return None
-    return limit if isinstance(limit, int) and limit > 0 else None

@@ -14,9 +14,11 @@ from tqdm import tqdm
 
 from exptilt.data.batching import by_size
 from exptilt.data.groups import Group
-from exptilt.policies.engine.forward import causal_lm, evaluating, packable, packed_states
+from exptilt.policies.engine.forward import causal_lm, evaluating, packed_states
 from exptilt.policies.engine.inside import inside
 from exptilt.policies.engine.packing import pack
+from exptilt.policies.engine.passes import passes
+from exptilt.policies.engine.self_check import packable
 from exptilt.settings.data_settings import DEFAULT_TOKENS
 
 
@@ -63,8 +65,12 @@ def state_sums(
 
 
 def _packed(model: Any, groups: Sequence[Group]) -> Tensor:
-    packed = pack(groups, causal_lm(model).device)
-    return inside(model, lambda: packed_states(model, packed).hidden)
+    parts = passes([model], groups)
+    found = []
+    for part in parts:
+        packed = pack(part.groups, causal_lm(model).device)
+        found.append(inside(model, lambda packed=packed: packed_states(model, packed).hidden))
+    return parts.in_order(found)
 
 
 def _one_by_one(model: Any, groups: Sequence[Group]) -> Tensor:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -20,17 +18,20 @@ from transformers import (
 )
 from transformers.utils.import_utils import is_bitsandbytes_available
 
-from exptilt.data.read.hub import is_reachable
 from exptilt.errors import ModelError
-from exptilt.policies.adapters import base_of, is_adapter, load_adapter
+from exptilt.policies.adapters import base_of, find_adapter, load_adapter
+from exptilt.policies.embeddings import add_rows
+from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.engine.product import prefer_onednn
+from exptilt.policies.gate import Incoming, check_folder, identify, refused, require_all_read
 from exptilt.processes.allocator import keep_freed
+from exptilt.processes.surroundings import is_borrowed
 from exptilt.processes.world import local_device
 from exptilt.settings.model_settings import ModelConfig, SmallModel
-from exptilt.wording import counted, first_line
 
 _AUTO: Any = AutoModelForCausalLM
 """Untyped in transformers."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
 
 
 def load_model(
@@ -38,8 +39,9 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a model, or make one with random weights; in evaluation mode, on the CPU (4-bit weights where they run).
 
-    A folder of an adapter gives a `peft.PeftModel` around its base. Also chooses the faster library for products of
-    float32 on this processor (`prefer_onednn`), and keeps memory that is freed (`keep_freed`).
+    A folder of an adapter gives a `peft.PeftModel` around its base. Inside `processes.surroundings.left_as_found`, which
+    all verbs enter, it also chooses the faster library for products of float32 on this processor (`prefer_onednn`) and
+    keeps memory that is freed (`keep_freed`); your own process it leaves alone.
 
     Args:
         settings: which model.
@@ -50,25 +52,23 @@ def load_model(
         ModelError: in one line, if the folder is missing or no model, the hub does not give it, a weight is missing, or
             the tokenizer has more tokens than the model.
     """
-    prefer_onednn()
-    keep_freed()
+    if is_borrowed():
+        prefer_onednn()
+        keep_freed()
     if settings.config is not None:
         if tokenizer is None:
             raise ModelError(
                 "model.config makes a model from scratch and needs a tokenizer; set model.tokenizer, or train one"
             )
         model = _from_scratch(settings, settings.config, tokenizer, seed)
-    elif settings.path is not None and is_adapter(settings.path):
-        base = replace(settings, path=base_of(settings.path), revision=None)
-        model = load_adapter(load_model(base, tokenizer), settings.path)
     elif settings.path is not None:
-        model = _from_path(settings, settings.path)
+        model = _incoming(settings, identify(settings), tokenizer)
     else:
         raise ModelError(
             "no model given: set model.path to a folder or hub id, or model.config to train one from scratch"
         )
     if tokenizer is not None:
-        _check_vocabulary(model, tokenizer)
+        check_vocabulary(model, tokenizer)
     model.eval()  # type: ignore[no-untyped-call]
     return model
 
@@ -82,12 +82,15 @@ def load_tokenizer(settings: ModelConfig) -> PreTrainedTokenizerBase:
     path = settings.tokenizer or settings.path
     if path is None:
         raise ModelError("no tokenizer given: set model.tokenizer to a folder or hub id, or train one")
-    _check_folder(path, "tokenizer", ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model"))
-    revision = settings.revision if settings.tokenizer is None else None
+    adapter = None if settings.tokenizer is not None else find_adapter(path, settings.revision)
+    if adapter is not None:
+        path = str(adapter) if any((adapter / name).is_file() for name in _TOKENIZER_FILES) else base_of(adapter)
+    check_folder(path, "tokenizer", _TOKENIZER_FILES)
+    revision = settings.revision if settings.tokenizer is None and adapter is None else None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=settings.trust_remote_code)
     except Exception as error:  # transformers, tokenizers and the hub each raise their own kinds
-        raise ModelError(f"{path}: cannot load a tokenizer ({first_line(error)})") from error
+        raise refused(path, "a tokenizer", error) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"{path}: the tokenizer has no end token (eos_token), so no completion could ever end; set one"
@@ -137,39 +140,55 @@ def architecture_of(small: SmallModel, tokenizer: PreTrainedTokenizerBase) -> Pr
     )
 
 
-def _from_path(settings: ModelConfig, path: str) -> PreTrainedModel:
-    _check_folder(path, "model", ("config.json",))
+def _incoming(settings: ModelConfig, incoming: Incoming, tokenizer: PreTrainedTokenizerBase | None) -> Any:
+    if incoming.adapter is None:
+        return _from_path(settings, incoming, tokenizer)
+    base = replace(settings, path=incoming.path, revision=incoming.revision)
+    return load_adapter(load_model(base, tokenizer), incoming.adapter)
+
+
+def _from_path(settings: ModelConfig, incoming: Incoming, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedModel:
+    path, architecture = incoming.path, incoming.config
     dtype = "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    _set_dropout(architecture, settings.dropout)
     try:
-        architecture = AutoConfig.from_pretrained(path, revision=settings.revision)
-        _set_dropout(architecture, settings.dropout)
         model, info = _AUTO.from_pretrained(
             path,
             revision=settings.revision,
             config=architecture,
             dtype=dtype,
             output_loading_info=True,
-            **(_four_bits(dtype) if settings.quantize == "nf4" else {}),
+            ignore_mismatched_sizes=True,  # they are refused below, with both shapes
+            trust_remote_code=settings.trust_remote_code,
+            **_quantised(settings, incoming, dtype),
         )
-        for module in model.modules():
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                # Its layout for inference has no gradient, and stays once the reference has been scored.
-                module.support_avx512bf16_for_cpu = False
     except ModelError:
         raise
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
-        raise ModelError(f"{path}: cannot load a causal language model ({first_line(error)})") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"{path}: the folder lacks {counted(len(missing), 'weight')}, which would start random (first: {missing[0]}); "
-            "it is not a complete causal language model"
-        )
+        raise refused(path, "a causal language model", error) from error
+    require_all_read(path, model.config, info, ignore_unexpected=settings.ignore_unexpected)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # Its layout for inference has no gradient, and stays once the reference has been scored.
+            module.support_avx512bf16_for_cpu = False
+    if settings.resize_embeddings and tokenizer is not None:
+        add_rows(model, len(tokenizer))
     return model  # type: ignore[no-any-return]
 
 
+def _quantised(settings: ModelConfig, incoming: Incoming, dtype: Any) -> dict[str, Any]:
+    """How transformers loads weights in few bits: as the recipe says, or as they were saved."""
+    if incoming.method:
+        if settings.quantize != "none" and "bitsandbytes" not in incoming.method:
+            raise ModelError(
+                f"{incoming.path}: its weights are quantised already ({incoming.method}); leave out model.quantize"
+            )
+        return {"device_map": {"": local_device()}}
+    return _four_bits(dtype) if settings.quantize == "nf4" else {}
+
+
 def _four_bits(dtype: Any) -> dict[str, Any]:
-    """How transformers loads weights in 4 bits, as QLoRA does: normal floats, their scales quantised as well."""
+    """As QLoRA does: normal floats, their scales quantised as well."""
     if not is_bitsandbytes_available():
         raise ModelError("model.quantize=nf4 needs bitsandbytes: pip install 'exptilt[qlora]'")
     settings = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
@@ -181,22 +200,7 @@ def _four_bits(dtype: Any) -> dict[str, Any]:
     return {"quantization_config": settings, "device_map": {"": local_device()}}
 
 
-def _check_folder(path: str, kind: str, files: tuple[str, ...]) -> None:
-    """Tell a wrong folder apart from a hub id before transformers asks the network for it."""
-    folder = Path(path).expanduser()
-    if not folder.exists():
-        if path.startswith((".", "/", "~")) or path.count("/") > 1:
-            raise ModelError(f"{path}: no such folder")
-        is_reachable()  # if it is not, the hub's client looks into its cache at once instead of trying for a minute
-        return
-    if not folder.is_dir():
-        raise ModelError(f"{path}: is a file; give the folder of a {kind} saved by transformers")
-    if any((folder / name).is_file() for name in files):
-        return
-    raise ModelError(f"{path}: is no {kind} folder, {' or '.join(files)} is not in it")
-
-
-def _set_dropout(architecture: PreTrainedConfig, rate: float | None) -> None:
+def _set_dropout(architecture: Any, rate: float | None) -> None:
     if rate is None:
         return
     for name, value in architecture.to_dict().items():
@@ -208,10 +212,15 @@ def _set_dropout(architecture: PreTrainedConfig, rate: float | None) -> None:
             setattr(architecture, name, rate)
 
 
-def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    known = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, whose: str = "the model") -> None:
+    """Every token has a row in the embeddings.
+
+    Raises:
+        ModelError: with both numbers.
+    """
+    known = len(causal_lm(model).get_input_embeddings().weight)
     if len(tokenizer) > known:
         raise ModelError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model only {known}; they do not belong together, "
-            "or tokens were added without resizing the model's embeddings"
+            f"the tokenizer has {len(tokenizer)} tokens, {whose} only {known}; they do not belong together, "
+            "or tokens were added without resizing the model's embeddings (model.resize_embeddings=true adds their rows)"
         )

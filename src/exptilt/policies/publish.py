@@ -7,6 +7,7 @@ from typing import Any
 
 from exptilt.errors import ModelError
 from exptilt.policies.adapters import base_of, is_adapter
+from exptilt.wording import in_one_line
 
 
 def publish(folder: Path, repository: str, *, private: bool = False, api: Any = None) -> str:
@@ -38,7 +39,7 @@ def publish(folder: Path, repository: str, *, private: bool = False, api: Any = 
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(
-            f"{repository}: the hub took nothing ({str(error).strip().partition(chr(10))[0]}); `hf auth login` with a token "
+            f"{repository}: the hub took nothing ({in_one_line(error)}); `hf auth login` with a token "
             "that may write, and look at the name"
         ) from error
     return str(address)

@@ -19,6 +19,8 @@ from exptilt.disk import reason, require_space, write_folder
 from exptilt.errors import DiskError, ModelError
 from exptilt.policies.adapters import has_adapter
 from exptilt.policies.engine.forward import causal_lm
+from exptilt.policies.side_files import copy_side_files
+from exptilt.policies.stacked import is_stacked, save_stacked
 from exptilt.processes.world import World
 
 _OF_A_MODEL = (
@@ -83,15 +85,26 @@ def copy_model(source: Path, target: Path) -> None:
 
 def _write(model: Any, tokenizer: Any, target: Path, weights: dict[str, Tensor] | None) -> None:
     def fill(staging: Path) -> None:
-        model.save_pretrained(staging, **({} if weights is None else {"state_dict": dict(weights)}))
+        if is_stacked(model):
+            save_stacked(model, staging, weights)
+        else:
+            model.save_pretrained(staging, **({} if weights is None else {"state_dict": dict(weights)}))
         if weights is not None:
             _state_dtype(staging / "config.json", weights)
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
+        if not has_adapter(model):
+            source = str(causal_lm(model).name_or_path)
+            own = tokenizer is None or _same(source, str(getattr(tokenizer, "name_or_path", source)))
+            copy_side_files(source, staging, own_tokenizer=own)
 
     saved = [one for one in model.parameters() if one.requires_grad] if has_adapter(model) else model.parameters()
     size = sum(one.numel() * one.element_size() for one in (saved if weights is None else weights.values()))
     _place(target, fill, size)
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def _place(target: Path, fill: Callable[[Path], Any], size: int = 0) -> None:

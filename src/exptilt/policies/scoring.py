@@ -22,7 +22,6 @@ from exptilt.policies.engine.forward import (
     causal_lm,
     check_context,
     evaluating,
-    packable,
     packed_states,
     separate_units,
 )
@@ -30,6 +29,8 @@ from exptilt.policies.engine.fused import LossOf, gradient_of_states
 from exptilt.policies.engine.head import States, unit_stats
 from exptilt.policies.engine.inside import inside
 from exptilt.policies.engine.packing import Packed, pack
+from exptilt.policies.engine.passes import Passes, passes
+from exptilt.policies.engine.self_check import packable
 from exptilt.settings.data_settings import DEFAULT_TOKENS
 from exptilt.types import LogProbs
 
@@ -116,6 +117,16 @@ def unit_scores(
 def _unit_scores(
     model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any, balance: Balance | None
 ) -> tuple[dict[str, Tensor], Tensor]:
+    parts = _passes(model, reference, groups)
+    found = [_one_pass(model, part.groups, names, reference, balance) for part in parts]
+    units = {name: parts.in_order([units[name] for units, _ in found]) for name in found[0][0]}
+    return units, parts.in_order([lengths for _, lengths in found], per_completion=True)
+
+
+def _one_pass(
+    model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any, balance: Balance | None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The same for rows that may share a call."""
     found = _states(model, groups, reference, balance)
     if found is None:
         units = separate_units(model, groups, names, reference, balance)
@@ -133,7 +144,8 @@ def _head_gradients(
     reference: Any,
     balance: Balance | None,
 ) -> tuple[Tensor, Tensor]:
-    found = _states(model, groups, reference, balance)
+    several = len(_passes(model, reference, groups)) > 1
+    found = None if several else _states(model, groups, reference, balance)
     if found is None:
         units, lengths = _unit_scores(model, groups, names, reference, balance)
         loss = loss_of(groups, LogProbs(lengths=lengths, **units))
@@ -145,15 +157,23 @@ def _head_gradients(
     return hidden, gradient
 
 
+def _passes(model: Any, reference: Any, groups: Sequence[Group]) -> Passes:
+    for one in _both(model, reference):
+        check_context(one, groups)
+        packable(one)  # the first question finds out whether rows may share a call
+    return passes(_both(model, reference), groups)
+
+
+def _both(model: Any, reference: Any) -> list[Any]:
+    return [model] if reference is None else [model, reference]
+
+
 def _states(
     model: Any, groups: Sequence[Group], reference: Any, balance: Balance | None
 ) -> tuple[Packed, States, States | None] | None:
     """What predicts the counted tokens, in the policy and in the reference; None where one of them cannot run packed."""
-    models = [model] if reference is None else [model, reference]
-    for one in models:
-        check_context(one, groups)
     packed = pack(groups or [FILLER], causal_lm(model).device)
-    if not all(packable(one) for one in models):
+    if not all(packable(one) for one in _both(model, reference)):
         return None
     with torch.no_grad():
         of_reference = None if reference is None else packed_states(reference, packed)

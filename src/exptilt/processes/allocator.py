@@ -72,6 +72,19 @@ def given_back() -> Iterator[None]:
         give_back()
 
 
+@contextmanager
+def as_usual() -> Iterator[None]:
+    """Whatever is kept inside, afterwards glibc is back at what it settles on by itself; it cannot be asked what it had."""
+    try:
+        yield
+    finally:
+        libc = _glibc()
+        if libc is not None and not _thresholds_are_set():
+            libc.mallopt(_MMAP, _USUAL)
+            libc.mallopt(_TRIM, 2 * _USUAL)
+            libc.malloc_trim(0)
+
+
 def _thresholds_are_set() -> bool:
     return any(name in os.environ for name in _SETTINGS)
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from exptilt.errors import TrainingError
 from exptilt.processes.world import World
-from exptilt.wording import first_line
+from exptilt.wording import in_one_line
 
 _BROKEN = ("gloo", "nccl", "connection", "socket", "timed out", "process group")
 """Words in torch's errors about a broken exchange; many of these errors are plain RuntimeErrors."""
@@ -71,7 +71,7 @@ def losing_no_process(world: World) -> Iterator[None]:
         raise TrainingError(
             f"process {world.rank} of {world.size} lost touch with the others: one of them has ended or hangs, and its own "
             "message says why. Checkpoints written so far are intact; the same command goes on from the newest "
-            f"({first_line(error)[:200]})"
+            f"({in_one_line(error)})"
         ) from error
 
 

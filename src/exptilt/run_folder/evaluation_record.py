@@ -142,6 +142,8 @@ class LawRecord(FilePart):
     top_k: int | None = None
     top_p: float | None = None
     max_new_tokens: int | None = None
+    eos_ids: tuple[int, ...] | None = None
+    """Tokens that ended a completion."""
 
 
 class Evaluation(FileRecord):

@@ -69,6 +69,8 @@ class RunRecord(FileRecord):
     finished: str | None = None
     status: str | None = None
     """running, stopped, done, measured or failed."""
+    reason: str | None = None
+    """Why it failed or was stopped."""
     seed: int | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     """By package."""

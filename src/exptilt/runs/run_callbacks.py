@@ -13,6 +13,7 @@ from exptilt.data.groups import Group
 from exptilt.losses.at_zero import loss_at_zero
 from exptilt.losses.from_choice import build_loss
 from exptilt.policies.saving import save_model
+from exptilt.policies.turn_ends import turn_ends
 from exptilt.processes.world import World
 from exptilt.run_folder.file_names import BEST, METRICS
 from exptilt.run_folder.folder import RunFolder
@@ -103,7 +104,10 @@ class Watched:
         if not recipe.train.eval_samples:
             return None
         prompts = distinct_prompts(self.held_out)[: recipe.train.eval_samples]
-        law = SamplingLaw(max_new_tokens=room_for(policy, prompts, recipe.evaluate.max_new_tokens))
+        law = SamplingLaw(
+            max_new_tokens=room_for(policy, prompts, recipe.evaluate.max_new_tokens),
+            eos_ids=turn_ends(self.tokenizer, policy, self.held_out),
+        )
 
         def drawn() -> Draws:
             draws = draw(policy, self.tokenizer, prompts, law=law, seed=recipe.seed)

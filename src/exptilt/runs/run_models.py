@@ -9,23 +9,28 @@ The fingerprint is taken while weights are whole; whether packed rows are right 
 from __future__ import annotations
 
 import copy
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
+from exptilt.errors import ModelError
 from exptilt.losses import Loss
-from exptilt.policies.adapters import adapter_fingerprint, with_adapter
-from exptilt.policies.device import model_on_device
+from exptilt.policies.adapters import with_adapter
+from exptilt.policies.device import is_quantized, model_on_device
 from exptilt.policies.engine.balance import Balance, asks
-from exptilt.policies.engine.forward import causal_lm, packable
+from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.engine.inside import set_precision
+from exptilt.policies.engine.self_check import packable
 from exptilt.policies.fingerprint import fingerprint
-from exptilt.policies.models import load_model
+from exptilt.policies.outgoing import check_outgoing
 from exptilt.policies.policy import Policy
+from exptilt.policies.reference.other import load_reference
 from exptilt.policies.reference.references import START, AdapterOffReference, LiveReference
 from exptilt.policies.sharding import blocks_of, shard
+from exptilt.policies.start import Start, identity_of, load_start
 from exptilt.processes.world import World, local_device
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig, ReferenceConfig
 from exptilt.settings.recipe import Recipe
@@ -121,29 +126,38 @@ def models_of(
         tokenizer: of the model.
         world: the processes that share them.
     """
-    base = load_model(model, tokenizer, seed=setup.seed)
-    other = None if reference.model is None else other_model(reference.model, model.dtype)
-    return set_up(base, setup, other=other, source=reference.model or START)
+    start = load_start(model, setup.adapter, tokenizer, seed=setup.seed)
+    other = None if reference.model is None else load_reference(model, reference.model, tokenizer)
+    check = partial(check_outgoing, tokenizer=tokenizer, trust_remote_code=model.trust_remote_code)
+    return set_up(start, setup, other=other, source=reference.model or START, check=check)
 
 
-def set_up(base: Any, setup: Setup, *, other: Any = None, source: str = START) -> Models:
+def set_up(
+    start: Start,
+    setup: Setup,
+    *,
+    other: Any = None,
+    source: str = START,
+    check: Callable[[Any], None] | None = None,
+) -> Models:
     """Make weights ready to train: adapter, precision, device, shards; and the reference beside them.
 
     Args:
-        base: the model as loaded, whole and on the CPU unless it is quantised.
+        start: the model as loaded, whole and on the CPU unless it is quantised.
         setup: what is wanted.
         other: another model as the reference, whole and on the CPU.
         source: where the reference comes from, in words.
+        check: looks at the policy while it is whole, before it is moved, wrapped or sharded.
     """
-    dtype = causal_lm(base).dtype
-    if setup.widens:
+    base = start.model
+    if setup.widens and not is_quantized(base):
         base = base.float()
-    weights, policy = fingerprint(base), base
+    weights, policy = identity_of(base), base
     if setup.adapter is not None:
-        policy = with_adapter(base, setup.adapter, seed=setup.seed)
-        if setup.adapter.path is not None:
-            parts = fingerprint(policy) + adapter_fingerprint(policy)
-            weights = hashlib.sha256(parts.encode()).hexdigest()
+        policy = with_adapter(base, setup.adapter, seed=setup.seed, revision=start.revision)
+        weights = weights if setup.adapter.path is None else identity_of(policy)
+    if check is not None:
+        check(policy)
     held: HeldReference | None = None
     if setup.reference == "adapter off":
         held = AdapterOffReference(policy, weights, source)
@@ -151,11 +165,13 @@ def set_up(base: Any, setup: Setup, *, other: Any = None, source: str = START) -
         frozen = other if setup.reference == "other" else copy.deepcopy(policy).eval().requires_grad_(False)
         identity = weights if setup.reference == "copy" else fingerprint(frozen)
         held = LiveReference(_made_ready(frozen, setup, trained=False), identity, source)
-    return Models(_made_ready(policy, setup, trained=True), weights, dtype, held)
+    return Models(_made_ready(policy, setup, trained=True), weights, start.dtype, held)
 
 
 def _made_ready(model: Any, setup: Setup, *, trained: bool) -> Any:
     """On its device, checked, and wrapped as the setup says."""
+    if setup.parallel.kind == "fsdp" and is_quantized(model):
+        raise ModelError("weights in few bits cannot be sharded; set parallel.kind=ddp")
     model = model_on_device(model)
     packable(model)
     set_precision(model, setup.products)
@@ -171,21 +187,16 @@ def _made_ready(model: Any, setup: Setup, *, trained: bool) -> Any:
 
 def start_model(model: ModelConfig, adapter: AdapterConfig | None, tokenizer: Any, seed: int = 0) -> Any:
     """The weights a run starts from as one model on this process's device, to score and sample; nothing is trained."""
-    start: Any = load_model(model, tokenizer, seed=seed)
+    start = load_start(model, adapter, tokenizer, seed=seed).model
     if adapter is not None and adapter.path is not None:
         start = with_adapter(start, adapter).eval()
     return model_on_device(start)
 
 
-def other_model(path: str, dtype: Literal["auto", "float32", "bfloat16"] = "auto") -> Any:
-    """The reference that a recipe names, frozen, on the CPU."""
-    return load_model(ModelConfig(path=path, dtype=dtype)).requires_grad_(False)
-
-
 def reference_model(recipe: Recipe, tokenizer: Any) -> Any:
     """The reference as one model on this process's device: the one a recipe names, else the weights the run starts from."""
     if recipe.reference.model is not None:
-        return model_on_device(other_model(recipe.reference.model, recipe.model.dtype))
+        return model_on_device(load_reference(recipe.model, recipe.reference.model))
     return start_model(recipe.model, recipe.adapter, tokenizer, recipe.seed).eval().requires_grad_(False)
 
 

@@ -17,6 +17,7 @@ from exptilt.policies.device import model_on_device
 from exptilt.policies.models import load_model
 from exptilt.processes.interrupt import losing_no_process
 from exptilt.processes.launch import joined
+from exptilt.processes.surroundings import left_as_found
 from exptilt.processes.world import World
 from exptilt.reports.model_card import write_card
 from exptilt.reports.page import write_report
@@ -47,7 +48,8 @@ def run_recipe(
     """Train, measure and report by a recipe, in this process or in all that torchrun started.
 
     Called again after an interruption it goes on where it was; after the end it does nothing. Measurements are made by
-    the first process, from the model as it was saved; the others have left by then.
+    the first process, from the model as it was saved; the others have left by then. The process is left as it was: its
+    precision, random generators, signal handlers, threads and logging (`processes.surroundings`).
 
     Args:
         recipe: the run.
@@ -58,8 +60,9 @@ def run_recipe(
     Raises:
         ExptiltError: with a line for a person: data that cannot be used, a model that is none, a loss that is not finite.
     """
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    with ExitStack() as held:  # the folder stays ours until the report is written, when the other processes have left
+    with left_as_found(), ExitStack() as held:
+        # The folder stays ours until the report is written, when the other processes have left.
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         with joined(recipe.parallel) as world, losing_no_process(world):
             console = (console or Console(stderr=True)) if world.is_first else Console(quiet=True)
             outcome, session = _run(recipe, console, world, held, callbacks)

@@ -14,10 +14,12 @@ from exptilt.data.account.data_terminal import print_report
 from exptilt.data.batching import pack, shares
 from exptilt.data.groups import Group, digest_of
 from exptilt.data.prepare import Prepared
+from exptilt.losses.at_zero import loss_at_zero
 from exptilt.losses.from_choice import build_loss
 from exptilt.policies.engine.forward import evaluating
 from exptilt.policies.policy import Policy
 from exptilt.policies.reference.references import TableReference
+from exptilt.policies.reference.start_distance import start_distance
 from exptilt.policies.reference.step_zero import check_step_zero
 from exptilt.policies.saving import copy_model, save_model
 from exptilt.policies.scorer import Scorer
@@ -179,10 +181,13 @@ def run_of(session: Session) -> Run:
     recipe, model = session.recipe, session.models.policy
     optimizer = build_optimizer(recipe.optim, model)
     start = session.moving or session.table
-    if session.objective.loss.needs_reference and start is not None and recipe.reference.model is None:
+    if session.objective.loss.needs_reference and start is not None:
         first = session.batches.step(0)[0][:_STEP_ZERO_ROWS]
         with evaluating(model):
-            check_step_zero(session.policy, start, first, session.setup.products)
+            if recipe.reference.model is None:
+                check_step_zero(session.policy, start, first, session.setup.products)
+            else:
+                _say(session.console, _distance(session, start, first))
     rows = {"data": digest_of(session.rows.train), "held-out rows": digest_of(session.rows.test)}
     content = rows | {"starting weights": session.models.weights}
     moving = [session.moving] if session.moving is not None else []
@@ -203,6 +208,16 @@ def run_of(session: Session) -> Run:
         seed=recipe.seed,
         world=session.world,
     )
+
+
+def _distance(session: Session, reference: Scorer, groups: Sequence[Group]) -> str:
+    """In words, where a run against another reference begins."""
+    loss = None
+    if groups and not session.objective.loss.is_stateful:
+        with torch.no_grad():
+            loss = session.objective(groups, session.policy(groups), reference(groups)).sums.means()["loss"]
+    at_zero, name = loss_at_zero(session.objective.loss), str(session.recipe.reference.model)
+    return start_distance(session.policy, reference, groups, name=name, loss=loss, at_zero=at_zero)
 
 
 def _say(console: Console, words: str) -> None:

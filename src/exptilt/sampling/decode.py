@@ -16,6 +16,7 @@ from exptilt.data.groups import TokenIds
 from exptilt.errors import ModelError
 from exptilt.policies.engine.balance import asks
 from exptilt.policies.engine.forward import causal_lm
+from exptilt.policies.engine.passes import rule_of
 
 
 @dataclass(slots=True)
@@ -44,6 +45,11 @@ class State:
         self.seen = torch.cat([self.seen, tokens[:, None]], dim=1)
         if self.mask is not None:
             self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        rule, length = rule_of(causal_lm(self.model)), self.seen.shape[1]
+        if rule.key(length) != rule.key(length - 1):  # other frequencies from here on, also for what is in the cache
+            rule.begin(causal_lm(self.model))
+            self.logits, self.cache = _forward(self.model, self.seen, self.mask, None)
+            return
         self.logits, self.cache = _forward(self.model, tokens[:, None], self.mask, self.cache)
 
 
@@ -58,6 +64,7 @@ def read_prompts(model: Any, prompts: Sequence[TokenIds]) -> State:
     if any(len(prompt) < longest for prompt in prompts):
         ones = [torch.ones(len(prompt), dtype=torch.bool, device=device) for prompt in prompts]
         mask = pad_sequence(ones, batch_first=True, padding_side="left")
+    rule_of(causal_lm(model)).begin(causal_lm(model))
     logits, cache = _forward(model, seen, mask, None)
     return State(model=model, cache=cache, logits=logits, seen=seen, mask=mask)
 

@@ -8,8 +8,9 @@ slower: 4,096 samples of 24 tokens from a 3-layer model of width 128 take 3.7 s 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, Top
 
 from exptilt.data.groups import Completion, Group, TokenIds
 from exptilt.errors import ModelError
-from exptilt.policies.engine.forward import context_length
+from exptilt.policies.engine.forward import causal_lm, context_length
+from exptilt.policies.engine.passes import rule_of
+from exptilt.policies.turn_ends import turn_ends
 from exptilt.sampling.decode import State, read_prompts
 from exptilt.sampling.sampling_law import HasEos, SamplingLaw
 
@@ -44,8 +47,9 @@ class Sample:
     law: SamplingLaw
 
     def text(self, tokenizer: Any) -> str:
-        """The completion as text, without special tokens."""
-        return str(tokenizer.decode(self.ids.tolist(), skip_special_tokens=True))
+        """The completion as text, without special tokens and without the token that ended it, special or not."""
+        spoken = self.ids[:-1] if self.ended else self.ids
+        return str(tokenizer.decode(spoken.tolist(), skip_special_tokens=True))
 
 
 def sample(
@@ -69,7 +73,8 @@ def sample(
 
     Args:
         model: a transformers (or PEFT) causal language model; put into evaluation mode while sampling.
-        end: the tokenizer, or the ids that end a completion; `law.eos_ids` wins where it is set.
+        end: the tokenizer, which with the model's generation config says what ends a turn (`policies.turn_ends`), or the
+            ids that end a completion; `law.eos_ids` wins where it is set.
         prompts: token ids of each prompt, at least one id each.
         num_samples: completions per prompt, >= 1.
         law: how to draw.
@@ -84,7 +89,7 @@ def sample(
         ValueError: an empty prompt, or one that does not fit the model's context with `max_new_tokens`.
         ModelError: the model's probabilities are not finite, or it keeps no cache of keys and values.
     """
-    law = law.ending_at(end)
+    law = law.ending_at(turn_ends(end, model) if hasattr(end, "all_special_ids") else end)
     for name, value, least in (("num_samples", num_samples, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}")
@@ -95,15 +100,26 @@ def sample(
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        start = 0
+        for batch in _batches(model, order, [len(prompts[prompt]) for prompt, _ in rows], batch_size):
             finished = _draw_batch(model, prompts, [rows[row] for row in batch], law, seed)
             drawn.update(zip(batch, finished, strict=True))
             if progress is not None:
                 progress(start + len(batch), len(rows))
+            start += len(batch)
     finally:
         model.train(was_training)
     return [drawn[row] for row in range(len(rows))]
+
+
+def _batches(model: Any, order: Sequence[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Rows drawn together; of equal lengths where a model's positions depend on the longest row of a call."""
+    rule = rule_of(causal_lm(model))
+    size = 1 if rule.kind == "alone" else size
+    stretches = [list(order)] if not rule.kind else [list(same) for _, same in groupby(order, key=lengths.__getitem__)]
+    for stretch in stretches:
+        for start in range(0, len(stretch), size):
+            yield stretch[start : start + size]
 
 
 def samples_as_groups(samples: Sequence[Sample], max_completions: int = 16) -> list[Group]:

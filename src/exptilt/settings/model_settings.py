@@ -72,6 +72,12 @@ class ModelConfig:
     """Precision of the weights; auto: float32 while they are trained, else and when saved the checkpoint's own."""
     quantize: Literal["none", "nf4"] = "none"
     """nf4 keeps the frozen weights under an adapter in 4 bits (QLoRA); needs the extra exptilt[qlora]."""
+    ignore_unexpected: bool = False
+    """Train on although the folder holds weights that the model does not have, such as the head of a reward model."""
+    trust_remote_code: bool = False
+    """Run the Python code that a model's folder or hub id brings along; read it first."""
+    resize_embeddings: bool = False
+    """Add rows to the embeddings for tokens that only the tokenizer has; each starts as the mean of the others."""
     dropout: float | None = 0.0
     """Every dropout rate of the model, in [0, 1); null keeps the model's own."""
 

@@ -67,6 +67,11 @@ class Recipe:
             raise ValueError("adapter needs model.path: beside random weights it could not be used again")
         if self.adapter is not None and self.adapter.path is not None and self.sft is not None:
             raise ValueError("adapter.path and sft exclude each other: the supervised phase makes the first adapter")
+        if self.model.resize_embeddings and self.adapter is not None:
+            raise ValueError(
+                "model.resize_embeddings needs all weights trained: an adapter saved beside a base with other rows would load "
+                "nowhere; leave out adapter, or resize the base and save it first"
+            )
         if self.model.quantize != "none" and self.adapter is None:
             raise ValueError("model.quantize needs adapter: weights in 4 bits cannot be trained themselves")
         if self.model.quantize != "none" and self.parallel.kind == "fsdp":

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from exptilt.losses import DPO, IPO, SFT, AnyLoss
 from exptilt.policies.models import load_model, load_tokenizer
+from exptilt.processes.surroundings import left_as_found
 from exptilt.reports.page import write_report
 from exptilt.reports.report_terminal import frontier_table
 from exptilt.run_folder.file_names import FRONTIER, SAMPLES, STUDY_RUNS
@@ -67,6 +68,7 @@ METHODS: dict[str, tuple[AnyLoss, str]] = {
 """Objective and title of every run, by folder."""
 
 
+@left_as_found()
 def demo(output: Path, seed: int, size: DemoSize | None = None) -> dict[str, Any]:
     """Run the experiment, print its table, write its report.
 

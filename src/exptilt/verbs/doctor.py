@@ -183,12 +183,19 @@ def _tokenizer_of(model: Any, data: DataConfig) -> Any:
 def _with_reference_check(subject: _Subject, prepared: Prepared) -> Prepared:
     import transformers
 
+    from exptilt.processes.surroundings import left_as_found
+
+    with left_as_found():
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        return _checked_with_model(subject, prepared)
+
+
+def _checked_with_model(subject: _Subject, prepared: Prepared) -> Prepared:
     from exptilt.policies.device import model_on_device
     from exptilt.policies.models import load_model
     from exptilt.runs.checks.ches_filter import ches_finding, leave_out_displacing
     from exptilt.runs.checks.familiarity import check_reference
 
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = model_on_device(load_model(subject.model, subject.tokenizer, seed=subject.seed))
     findings = [check_reference(model, subject.tokenizer, prepared, sft_first=subject.sft_first, seed=subject.seed)]
     if not subject.sft_first:  # else training starts from weights that are not there yet

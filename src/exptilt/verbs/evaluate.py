@@ -21,12 +21,14 @@ from exptilt.data.prepare import Prepared, prepare
 from exptilt.errors import CheckpointError, DataError
 from exptilt.evaluation.held_out import HeldOutMeasures, Wanted, detectable_line, measure_policy
 from exptilt.losses.from_choice import build_loss
-from exptilt.policies.adapters import adapter_fingerprint, base_of, has_adapter, is_adapter
+from exptilt.policies.adapters import adapter_fingerprint, base_of, find_adapter, has_adapter
 from exptilt.policies.device import is_quantized, model_on_device
 from exptilt.policies.engine.forward import context_length
+from exptilt.policies.engine.self_check import packable
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.reference.references import START, TableReference, table_reference
+from exptilt.processes.surroundings import left_as_found
 from exptilt.reports.tables.evaluation_table import evaluation_table, gainers_text
 from exptilt.run_folder.file_names import DATA, EVALUATION, MODEL, RUN, SAMPLES, margins_of
 from exptilt.run_folder.folder import RunFolder, manifest
@@ -58,7 +60,6 @@ def evaluate(
         reference: another model to measure against.
         output: where the files go; by default into the run, or beside the model.
     """
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     overrides = with_reference(overrides, reference)
     if is_run(what):
         return evaluate_run(Path(what), overrides, policy, output)
@@ -67,6 +68,7 @@ def evaluate(
     return evaluate_model(what, overrides, output)
 
 
+@left_as_found()
 def evaluate_run(
     run: Path, overrides: Sequence[str], policy: str | None = None, output: Path | None = None
 ) -> dict[str, Any]:
@@ -118,6 +120,7 @@ def _evaluated(
     return _kept(RunFolder(output or folder.path), name, found, table)
 
 
+@left_as_found()
 def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = None) -> dict[str, Any]:
     """Measure a model that belongs to no run, and write a folder that `exptilt report` reads.
 
@@ -143,8 +146,9 @@ def _evaluated_alone(what: str, recipe: Recipe, folder: RunFolder, overrides: Se
     held_out = list(rows.test or rows.train)
     console = Console()
     console.print(detectable_line(held_out, recipe.evaluate.level), highlight=False, soft_wrap=True)
-    if recipe.reference.model is None and is_adapter(what):
-        recipe = replace(recipe, reference=replace(recipe.reference, model=base_of(what)))
+    adapter = find_adapter(what, recipe.model.revision)
+    if recipe.reference.model is None and adapter is not None:
+        recipe = replace(recipe, reference=replace(recipe.reference, model=base_of(adapter)))
     table, start = None, None
     if recipe.reference.model is None:
         console.print("no reference: name one with --reference to measure KL, log-ratios and displacement")
@@ -172,10 +176,11 @@ def _claimed(folder: Path, kind: Kind, inputs: Mapping[str, str] | None) -> Iter
 
 def _loaded(where: ModelConfig) -> tuple[Any, Any]:
     """The model on this process's device, and its tokenizer: its own, or that of an adapter's base."""
-    path = str(where.path)
-    own = is_adapter(path) and not (Path(path).expanduser() / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(replace(where, path=base_of(path)) if own else where)
-    return model_on_device(load_model(where, tokenizer)), tokenizer
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    tokenizer = load_tokenizer(where)
+    model = model_on_device(load_model(where, tokenizer))
+    packable(model)  # a model that is not causal is refused before rows are read
+    return model, tokenizer
 
 
 def _prepared(recipe: Recipe, model: Any, tokenizer: Any) -> Prepared:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from exptilt.errors import CheckpointError, ConfigError, ModelError
 from exptilt.reports.model_card import write_card
@@ -33,7 +37,15 @@ def export(run: Path, *, merge: bool = False, output: Path | None = None, card_f
     if merge:
         target = output or run / "merged"
         _require_merged(target)
-        merge_adapter(folder.model, target)
+        from exptilt.processes.surroundings import left_as_found
+
+        with left_as_found():
+            difference = merge_adapter(folder.model, target)
+        Console(stderr=True).print(
+            f"merged: log-probabilities differ by at most {difference:.2g} nats from base and adapter on a probe",
+            highlight=False,
+            soft_wrap=True,
+        )
         write_card(folder, target, repository=card_for)
         return target
     if not (folder.model / "README.md").is_file():  # one that is there may have been edited
@@ -46,18 +58,24 @@ def export(run: Path, *, merge: bool = False, output: Path | None = None, card_f
     return output
 
 
-def merge_adapter(source: Path, target: Path) -> None:
+def merge_adapter(source: Path, target: Path) -> float:
     """Write the model that an adapter folder and its base make together, as plain transformers loads it.
 
-    The sum is formed in float32 and rounded once to the dtype of the base.
+    The sum is formed in float32 and rounded once to the dtype of the base. What was written is loaded again and
+    compared with base and adapter.
+
+    Returns:
+        The largest difference of a log-probability on a probe, nats; beyond that of the sum it is the dtype's rounding.
 
     Raises:
-        ModelError: the folder holds no adapter, its base is gone, or the target cannot be written.
+        ModelError: the folder holds no adapter, its base is gone, the merged model is another than base and adapter, or
+            the target cannot be written.
     """
     import transformers
 
     from exptilt.policies.adapters import is_adapter
     from exptilt.policies.engine.forward import causal_lm
+    from exptilt.policies.merging import LOADED_TOLERANCE, largest_difference, merge, probe_logps
     from exptilt.policies.models import load_model, load_tokenizer
     from exptilt.policies.saving import save_model
 
@@ -65,10 +83,21 @@ def merge_adapter(source: Path, target: Path) -> None:
     if not is_adapter(source):
         raise ModelError(f"{source}: is a whole model already, there is no adapter to merge; leave out --merge")
     settings = ModelConfig(path=str(source))
+    tokenizer = load_tokenizer(settings)
     model: Any = load_model(settings)
     dtype = causal_lm(model).dtype
-    merged = model.float().merge_and_unload(safe_merge=True)
-    save_model(merged, load_tokenizer(settings), target, dtype=dtype)
+    before = probe_logps(model.float())
+    merged = merge(model).model
+    rounded = probe_logps(copy.deepcopy(merged).to(dtype).float())
+    save_model(merged, tokenizer, target, dtype=dtype)
+    after = probe_logps(load_model(ModelConfig(path=str(target)), tokenizer).float())  # type: ignore[no-untyped-call]
+    if largest_difference(rounded, after) > LOADED_TOLERANCE:
+        shutil.rmtree(target, ignore_errors=True)
+        raise ModelError(
+            f"{target}: the merged model loads as another one (its log-probabilities differ by "
+            f"{largest_difference(rounded, after):.3g} nats on a probe); it was removed, use the adapter as it is"
+        )
+    return largest_difference(before, after)
 
 
 def _finished(run: Path) -> RunFolder:

@@ -29,6 +29,8 @@ from rich.console import Console
 from exptilt.errors import ConfigError, ExptiltError
 from exptilt.policies.device import model_on_device
 from exptilt.policies.models import load_model, load_tokenizer
+from exptilt.policies.turn_ends import turn_ends
+from exptilt.processes.surroundings import left_as_found
 from exptilt.reports.page import write_report
 from exptilt.reports.report_terminal import frontier_table
 from exptilt.run_folder.file_names import (
@@ -58,6 +60,7 @@ from exptilt.studies.tasks.own_task import rewarding
 _MODULE = "exptilt.verbs.frontier"
 
 
+@left_as_found()
 def frontier(recipe: GridRecipe, console: Console | None = None) -> dict[str, Any]:
     """Run a study, print its table, write its report; called again it goes on where it stopped.
 
@@ -114,13 +117,13 @@ class Grid:
     @cached_property
     def yardstick(self) -> Yardstick:
         """What policies are measured with."""
-        tokenizer = load_tokenizer(self.bench.reference)
+        tokenizer, reference = load_tokenizer(self.bench.reference), self._model()
         return Yardstick(
-            reference=self._model(),
+            reference=reference,
             tokenizer=tokenizer,
             prompts=self.bench.prompts,
             reward=self.bench.reward,
-            law=law_of(self.recipe.measure).ending_at(tokenizer),
+            law=law_of(self.recipe.measure).ending_at(turn_ends(tokenizer, reference)),
             seed=self.recipe.seed + 10,
         )
 
@@ -276,7 +279,8 @@ def _main(arguments: Sequence[str]) -> int:
     recipe = load(GridRecipe, path)
     entry = next(entry for entry in recipe.runs if entry.slug == slug)
     try:
-        Grid(recipe).run(entry)
+        with left_as_found():
+            Grid(recipe).run(entry)
     except ExptiltError as error:
         print(f"exptilt: {entry.title}: {error}", file=sys.stderr)
         return 2

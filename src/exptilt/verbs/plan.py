@@ -13,9 +13,11 @@ from rich.table import Table
 from exptilt.planning.devices import parse_fleet
 from exptilt.planning.phases import Plan
 from exptilt.planning.planner import Planner
+from exptilt.processes.surroundings import left_as_found
 from exptilt.settings.recipe import Recipe
 
 
+@left_as_found()
 def plan(recipe: Recipe, gpus: str | None, as_json: bool) -> int:
     """Plan a recipe and print it.
 

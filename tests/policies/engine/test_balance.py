@@ -18,7 +18,7 @@ from exptilt.kinds import UNPAIRED
 from exptilt.labels import Desirable
 from exptilt.losses import AOT, BCO, DPO, KTO, SFT, TDPO1
 from exptilt.policies.adapters import with_adapter
-from exptilt.policies.engine import forward
+from exptilt.policies.engine import forward, self_check
 from exptilt.policies.engine.balance import Balance
 from exptilt.policies.policy import Policy
 from exptilt.policies.scorer import ScorerFunction
@@ -87,7 +87,7 @@ def step(model, rows, sizes, loss, reference):
 
 
 def unpack(model):
-    forward._CHECKED[model] = forward.SelfCheck(packed=False, error=0.0, reason="a test")
+    self_check._CHECKED[model] = self_check.SelfCheck(packed=False, error=0.0, reason="a test")
 
 
 @pytest.mark.parametrize("packed", [True, False])

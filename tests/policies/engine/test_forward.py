@@ -5,8 +5,10 @@ import torch
 
 from exptilt.errors import ModelError
 from exptilt.policies.engine import forward
+from exptilt.policies.engine import self_check as checking
 from exptilt.policies.engine.attention import NAME
-from exptilt.policies.engine.forward import context_length, packable, self_check
+from exptilt.policies.engine.forward import context_length
+from exptilt.policies.engine.self_check import packable, self_check
 from exptilt.policies.scoring import score
 
 
@@ -59,7 +61,7 @@ def test_half_precision_is_checked_in_float32(make_model) -> None:
 
 
 def test_larger_half_precision_is_checked_against_its_own_noise(make_model, monkeypatch) -> None:
-    monkeypatch.setattr(forward, "_COPY_LIMIT", 0)
+    monkeypatch.setattr(checking, "_COPY_LIMIT", 0)
     check = self_check(make_model("llama").to(torch.bfloat16))
     assert check.packed
     assert 1e-5 < check.error < 0.1

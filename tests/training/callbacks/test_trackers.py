@@ -105,7 +105,7 @@ def test_the_environment_of_several_processes_is_not_looked_at(diary, tmp_path, 
 
 def test_one_that_cannot_begin_ends_the_run_in_one_line(diary, tmp_path, monkeypatch):
     monkeypatch.setattr(diary, "broken", "start")
-    with pytest.raises(TrainingError, match=r"^train\.report_to: diary cannot begin \(the wire\); take it out"):
+    with pytest.raises(TrainingError, match=r"^train\.report_to: diary cannot begin \(the wire is cut\); take it out"):
         walk(Trackers(["diary"], tmp_path, {}))
 
 
@@ -113,7 +113,7 @@ def test_one_that_fails_later_is_said_once_and_left_out(diary, tmp_path, monkeyp
     monkeypatch.setattr(diary, "broken", "log")
     walk(Trackers(["diary"], tmp_path, {}), end=5)
     (record,) = caplog.records
-    assert "diary failed at step 1 (the wire)" in record.getMessage()
+    assert "diary failed at step 1 (the wire is cut)" in record.getMessage()
     assert [call[0] for call in calls] == ["made", "start", "recipe"]
 
 

@@ -19,7 +19,7 @@ from exptilt.data.read.json_array import array_items
 from exptilt.data.read.strict_json import RowDecoder
 from exptilt.data.read.tables import Rows, after, read_arrow, read_parquet
 from exptilt.errors import DataError
-from exptilt.wording import first_line
+from exptilt.wording import in_one_line
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -160,7 +160,7 @@ def _parts(path: Path, split: Callable[[IO[bytes]], Iterable[bytes]], name: str)
             f"{path}: the gzip file is cut short or damaged after {name.format(number)}; fetch it again"
         ) from None
     except OSError as error:
-        why = error.strerror or f"{first_line(error)}; fetch it again"
+        why = error.strerror or f"{in_one_line(error)}; fetch it again"
         raise DataError(f"{path}: cannot be read after {name.format(number)}: {why}") from None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exptilt.errors import DataError
-from exptilt.wording import first_line
+from exptilt.wording import in_one_line
 
 _SECONDS = 5.0
 """How long to wait for an answer, whatever it is."""
@@ -56,7 +56,7 @@ def data_set(source: str, split: str, subset: str | None, revision: str | None) 
     try:
         return datasets.load_dataset(source, subset, split=split, revision=revision)
     except Exception as error:  # datasets, huggingface_hub and httpx each raise their own
-        why = f"the hub gives no data set: {first_line(error)}" if reached else NOT_REACHED
+        why = f"the hub gives no data set: {in_one_line(error)}" if reached else NOT_REACHED
         raise DataError(f"{source}: no such file here, and {why}") from None
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from exptilt.data.problems import RowError
-from exptilt.wording import first_line
+from exptilt.wording import in_one_line
 
 
 class RowDecoder:
@@ -40,7 +40,7 @@ class RowDecoder:
         except RecursionError:
             raise RowError("invalid_json", "invalid JSON: nested too deeply") from None
         except ValueError as error:
-            raise RowError("invalid_json", f"invalid JSON: {first_line(error)}") from None
+            raise RowError("invalid_json", f"invalid JSON: {in_one_line(error)}") from None
         if self._repeated is not None:
             raise self._twice(self._repeated)
         return value

@@ -11,7 +11,7 @@ from exptilt.data.problems import RowError
 from exptilt.data.read import hub
 from exptilt.data.turns import without_added_nulls
 from exptilt.errors import DataError
-from exptilt.wording import first_line
+from exptilt.wording import in_one_line
 
 Rows = Iterator[tuple[str, dict[str, Any] | RowError]]
 _AT_ONCE = 1024
@@ -62,7 +62,7 @@ def read_saved(path: Path, split: str) -> Rows:
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # whatever datasets and arrow raise, the folder is what is wrong
-        raise DataError(f"{path}: no folder saved by datasets can be read there: {first_line(error)}") from None
+        raise DataError(f"{path}: no folder saved by datasets can be read there: {in_one_line(error)}") from None
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
             raise DataError(f"{path}: has no split {split!r}; it has {', '.join(loaded)}")
@@ -108,7 +108,7 @@ def _numbered(path: str, name: str, batches: Iterable[Any], what: str) -> Rows:
                 yield f"{name}:{number}", row
     except (pyarrow.ArrowException, OSError) as error:
         damaged = "damaged" if number else f"damaged or {what}"
-        raise DataError(f"{path}: {after(number)}{damaged}: {first_line(error)}") from None
+        raise DataError(f"{path}: {after(number)}{damaged}: {in_one_line(error)}") from None
 
 
 def _rows_of(batch: Any) -> Iterable[dict[str, Any]]:

@@ -119,7 +119,8 @@ def segments_attention(
     segments.windows.add(asked.window)
     if asked.window is not None and asked.window >= segments.longest:
         asked = asked._replace(window=None)
-    return _packed(query, key, value, segments, asked), None
+    # As sdpa returns it: some layers (AFMoE, JetMoE) take a view of it.
+    return _packed(query, key, value, segments, asked).contiguous(), None
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # every row is cut differently and would be compiled again

@@ -1,14 +1,10 @@
-"""Running a model: packed rows through its trunk, whole sequences through its own forward, and whether both agree."""
+"""Running a model: packed rows through its trunk, whole sequences through its own forward."""
 
 from __future__ import annotations
 
-import copy
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,40 +12,17 @@ from torch import Tensor, nn
 
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import DataError
-from exptilt.policies.engine.attention import NAME, mask_of
+from exptilt.policies.engine.attention import mask_of
 from exptilt.policies.engine.balance import Balance, Routed
 from exptilt.policies.engine.distribution import log_softmax, merge, row_stats
-from exptilt.policies.engine.head import CHUNK_ELEMENTS, Head, States, unit_stats
+from exptilt.policies.engine.head import CHUNK_ELEMENTS, Head, States
 from exptilt.policies.engine.inside import running
-from exptilt.policies.engine.packing import Packed, pack
-
-logger = logging.getLogger(__name__)
-
-_COPY_LIMIT = 50_000_000
-"""Half-precision models up to this size are checked on a float32 copy, where a mistake cannot hide in rounding."""
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-_HALF_TOLERANCE = 0.02
-_NOISE = 4.0
-"""How much more than by padding alone larger half-precision models may differ by packing."""
-
-
-@dataclass(frozen=True)
-class SelfCheck:
-    """Whether packed rows give this model's own log-probabilities."""
-
-    packed: bool
-    error: float
-    """Largest difference between packed and separate log-probabilities on the probe, nats."""
-    reason: str = ""
-    """Why not packed."""
-
+from exptilt.policies.engine.packing import Packed
 
 FILLER = Group(
     id="filler", prompt=np.zeros(1, np.int32), completions=(Completion(np.zeros(1, np.int32), np.zeros(1, np.bool_)),)
 )
 """Two tokens of which none counts, so that everything that is asked of it is empty and has a graph."""
-
-_CHECKED: WeakKeyDictionary[nn.Module, SelfCheck] = WeakKeyDictionary()
 
 
 def causal_lm(model: Any) -> Any:
@@ -59,8 +32,18 @@ def causal_lm(model: Any) -> Any:
 
 def context_length(model: Any) -> int | None:
     """The longest sequence a model knows positions for; None for one that states no limit (recurrent, ALiBi)."""
-    limit = getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
+    return context_of(causal_lm(model).config)
+
+
+def context_of(config: Any) -> int | None:
+    """The same, of a configuration."""
+    config = config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    rope = getattr(config, "rope_parameters", None) or {}
+    stretches = rope.get("rope_type") == "dynamic"  # NTK: made to go beyond what it was trained with
+    return int(limit * rope.get("factor", 1.0)) if stretches else limit
 
 
 def check_context(model: Any, groups: Sequence[Group]) -> None:
@@ -79,101 +62,6 @@ def check_context(model: Any, groups: Sequence[Group]) -> None:
                 f"row {group.id}: prompt and completion are {fed + 1} tokens, the model's context is {limit}; "
                 "drop the row, shorten it, or use a model with a longer context"
             )
-
-
-def packable(model: Any) -> bool:
-    """Whether `model` runs on packed rows; the first question runs the self-check and says aloud if not."""
-    inner = causal_lm(model)
-    if inner not in _CHECKED:
-        _CHECKED[inner] = self_check(model)
-        if not _CHECKED[inner].packed:
-            logger.warning(
-                "%s cannot run on packed rows (%s); it scores padded sequences instead, which is right but slower",
-                type(inner).__name__,
-                _CHECKED[inner].reason,
-            )
-    if _CHECKED[inner].packed and inner.config._attn_implementation != NAME:
-        inner.set_attn_implementation(NAME)
-    return _CHECKED[inner].packed
-
-
-def self_check(model: Any) -> SelfCheck:
-    """Compare packed with separate forward passes on a probe of 40 tokens.
-
-    The attention implementation stays switched to exptilt's if the check passes (without packed rows it does what
-    `sdpa` does) and is as before if it fails. Half-precision models of up to 50 million parameters are checked on a
-    float32 copy; larger ones against what padding alone changes in them, four times over, or 0.02 nats.
-    """
-    inner = causal_lm(model)
-    reason = _unsupported(inner)
-    if reason:
-        return SelfCheck(packed=False, error=float("inf"), reason=reason)
-    probed = model
-    if inner.dtype in (torch.bfloat16, torch.float16) and inner.num_parameters() <= _COPY_LIMIT:
-        probed = copy.deepcopy(model).float()
-    before = inner.config._attn_implementation
-    try:
-        # Autocast would hide mistakes in its rounding.
-        with evaluating(probed), torch.no_grad(), torch.autocast(inner.device.type, enabled=False):
-            error, reason = _compare(probed)
-    except Exception as failure:  # whatever a foreign architecture raises means the same: run it as its authors do
-        error, reason = float("inf"), f"{type(failure).__name__}: {str(failure).partition(chr(10))[0]}"
-    if reason:
-        inner.set_attn_implementation(before)
-        return SelfCheck(packed=False, error=error, reason=reason)
-    inner.set_attn_implementation(NAME)
-    return SelfCheck(packed=True, error=error)
-
-
-def _unsupported(model: Any) -> str:
-    """What the configuration already rules out, because no short probe could show it."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    foreign = sorted(kinds - {"full_attention", "sliding_attention"})
-    return f"layers of type {', '.join(foreign)}" if foreign else ""
-
-
-def _compare(model: Any) -> tuple[float, str]:
-    inner = causal_lm(model)
-    groups = _probe(inner.config.get_text_config().vocab_size)
-    own = _separate(model, groups)
-    inner.set_attn_implementation(NAME)
-    if inner.config._attn_implementation != NAME:
-        return float("inf"), "its attention does not go through transformers' attention interface"
-    switched = _separate(model, groups)
-    packed = pack(groups, inner.device)
-    values = unit_stats(packed_states(model, packed), packed.targets)["values"]
-    error = max(float((values - own).abs().max()), float((switched - own).abs().max()))
-    tolerance = _TOLERANCE.get(inner.dtype) or max(_HALF_TOLERANCE, _NOISE * _noise(model, groups, own))
-    if not error <= tolerance:
-        return error, f"packed and separate log-probabilities differ by {error:.2g} nats on the probe"
-    kinds = getattr(inner.config.get_text_config(), "layer_types", None) or ()
-    if "sliding_attention" in kinds and packed.segments.windows <= {None}:
-        return error, "its sliding window reaches attention only through a mask"
-    return error, ""
-
-
-def _noise(model: Any, groups: Sequence[Group], padded: Tensor) -> float:
-    """The largest difference between log-probabilities of padded sequences and of the same sequences alone, nats."""
-    alone = [replace(group, completions=(one,)) for group in groups for one in group.completions]
-    return float((torch.cat([_separate(model, [group]) for group in alone]) - padded).abs().max())
-
-
-def _probe(vocabulary: int) -> list[Group]:
-    """Two prompts, completions longer and shorter than them, one of a single token."""
-    draw = np.random.default_rng(0)
-
-    def ids(length: int) -> Any:
-        return draw.integers(0, vocabulary, length, dtype=np.int32)
-
-    shapes = [(9, (4, 3, 1)), (3, (7, 9))]
-    return [
-        Group(
-            id="probe",
-            prompt=ids(prompt),
-            completions=tuple(Completion(ids(length), np.ones(length, dtype=np.bool_)) for length in lengths),
-        )
-        for prompt, lengths in shapes
-    ]
 
 
 def packed_states(model: Any, packed: Packed, routed: Routed | None = None) -> States:
@@ -254,10 +142,6 @@ def separate_units(
         parts.append(row_stats(rows, targets, names, log_q))
     units = merge(parts, names)
     return units if routed is None else dict(zip(units, routed.join(*units.values()), strict=True))
-
-
-def _separate(model: Any, groups: Sequence[Group]) -> Tensor:
-    return torch.cat([rows.gather(1, targets[:, None]).squeeze(1) for rows, targets in separate_rows(model, groups)])
 
 
 @contextmanager

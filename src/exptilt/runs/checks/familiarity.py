@@ -20,6 +20,7 @@ from exptilt.data.problems import finding_of
 from exptilt.evaluation.intervals import DEFAULT, Clusters, Resampling, bootstrap, divide, ratio
 from exptilt.policies.engine.forward import context_length
 from exptilt.policies.scoring import score_all
+from exptilt.policies.turn_ends import turn_ends
 from exptilt.run_folder.data_record import Finding
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.sampling.generate import sample, samples_as_groups
@@ -116,7 +117,7 @@ def check_familiarity(
             f"that fit the model, and at least {_LEAST_PROMPTS} are needed"
         )
         return finding_of("familiarity", detail, len(chosen))
-    law = SamplingLaw(max_new_tokens=room, eos_ids=_ends(tokenizer, chosen))
+    law = SamplingLaw(max_new_tokens=room, eos_ids=turn_ends(tokenizer, model, chosen))
     chosen = [_cut(group, room) for group in chosen]
     drawn = sample(model, tokenizer, [group.prompt for group in chosen], law=law, seed=seed)
     scored = [
@@ -192,9 +193,3 @@ def _cut(group: Group, room: int) -> Group:
 def _chosen(group: Group) -> Completion | None:
     best = 0 if group.label is None else group.label.best
     return None if best is None else group.completions[best]
-
-
-def _ends(tokenizer: Any, groups: Sequence[Group]) -> tuple[int, ...]:
-    """The end token, and the special tokens a chat template ends a turn with."""
-    last = {int(group.completions[0].ids[-1]) for group in groups}
-    return tuple(sorted({int(tokenizer.eos_token_id)} | (last & {int(token) for token in tokenizer.all_special_ids})))

@@ -13,7 +13,7 @@ from typing import Any
 from exptilt.errors import ConfigError, TrainingError
 from exptilt.settings.declaration import dotted
 from exptilt.training.callbacks.callback import Callback, Progress
-from exptilt.wording import did_you_mean, first_line
+from exptilt.wording import did_you_mean, in_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Trackers(Callback):
                 self.trackers[name] = self._start_tracker(name, progress.step)
             except Exception as error:  # whatever a foreign service raises
                 raise TrainingError(
-                    f"train.report_to: {name} cannot begin ({first_line(error)}); take it out, or set what it needs"
+                    f"train.report_to: {name} cannot begin ({in_one_line(error)}); take it out, or set what it needs"
                     f"{' (WANDB_MODE=offline needs no network)' if name == 'wandb' else ''}"
                 ) from error
 
@@ -120,7 +120,7 @@ class Trackers(Callback):
                     "train.report_to: %s failed at step %s (%s) and gets nothing more of this run; metrics.jsonl goes on",
                     name,
                     progress.step,
-                    first_line(error),
+                    in_one_line(error),
                 )
                 del self.trackers[name]
 
@@ -130,7 +130,7 @@ class Trackers(Callback):
             try:
                 tracker.finish()
             except Exception as error:
-                logger.warning("train.report_to: %s did not finish properly (%s)", name, first_line(error))
+                logger.warning("train.report_to: %s did not finish properly (%s)", name, in_one_line(error))
         self.trackers.clear()
 
     def state(self) -> dict[str, Any]:

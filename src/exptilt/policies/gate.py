@@ -1,0 +1,175 @@
+"""What is this model? Asked of its folder or hub id before a weight is read, and of what was read afterwards.
+
+plain        a causal language model
+adapter      a PEFT adapter, on a base that it names
+quantised    a causal language model whose weights are in 4 or 8 bits already
+refused      no causal language model; a body with a head for another task; code of its own that nobody has allowed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from exptilt.data.read.hub import is_reachable
+from exptilt.errors import ModelError
+from exptilt.policies.adapters import base_of, find_adapter, revision_of
+from exptilt.settings.model_settings import ModelConfig
+from exptilt.wording import in_one_line
+
+_SCORES = ("score.", "v_head.", "value_head.", "reward_head.", "regression_head.", "rm_head.")
+"""Heads of reward and value models."""
+_BUFFERS = (".masked_bias", "rotary_emb.inv_freq")
+"""Constants that older versions of transformers saved beside the weights."""
+_TASKS = ("classifier.", "qa_outputs.", "pooler.", "classification_head.", "pre_classifier.")
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """The answer, from files alone."""
+
+    path: str
+    """Folder or hub id of the model, of the base where it is an adapter."""
+    revision: str | None
+    kind: Literal["plain", "adapter", "quantised"]
+    adapter: str | None = None
+    """The adapter's folder."""
+    method: str = ""
+    """How the weights are quantised, as transformers calls it; empty where they are not."""
+    config: PreTrainedConfig | None = None
+    """Of the model; None of an adapter, whose base passes the gate by itself."""
+
+
+def identify(settings: ModelConfig) -> Incoming:
+    """What `model.path` names.
+
+    Raises:
+        ModelError: in one line: no such folder, no model, not causal, or code that is not allowed.
+    """
+    path = str(settings.path)
+    adapter = find_adapter(path, settings.revision)
+    if adapter is not None:
+        base = base_of(adapter)
+        if find_adapter(base, revision_of(adapter)) is not None:
+            raise ModelError(f"{path}: is an adapter on another adapter ({base}); merge that one into its base first")
+        return Incoming(base, revision_of(adapter), "adapter", str(adapter))
+    check_folder(path, "model", ("config.json",))
+    config = read_config(settings, path)
+    _require_causal_kind(path, config)
+    method = _method(config)
+    return Incoming(path, settings.revision, "quantised" if method else "plain", method=method, config=config)
+
+
+def read_config(settings: ModelConfig, path: str) -> PreTrainedConfig:
+    """A model's configuration.
+
+    Raises:
+        ModelError: it cannot be read, or comes with code that is not allowed.
+    """
+    try:
+        found: PreTrainedConfig = AutoConfig.from_pretrained(
+            path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
+    except Exception as error:  # transformers and the hub each raise their own kinds
+        raise refused(path, "a causal language model", error) from error
+    return found
+
+
+def refused(path: str, what: str, error: Exception) -> ModelError:
+    """What transformers, safetensors or the hub raised, for a person."""
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"{path}: {what.removeprefix('a ')} that needs code of its own folder to run; read that code, and if you trust "
+            "it set model.trust_remote_code=true"
+        )
+    return ModelError(f"{path}: cannot load {what} ({in_one_line(error)})")
+
+
+def check_folder(path: str, kind: str, files: tuple[str, ...]) -> None:
+    """Tell a wrong folder apart from a hub id before transformers asks the network for it."""
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        if path.startswith((".", "/", "~")) or path.count("/") > 1:
+            raise ModelError(f"{path}: no such folder")
+        is_reachable()  # if it is not, the hub's client looks into its cache at once instead of trying for a minute
+        return
+    if not folder.is_dir():
+        raise ModelError(f"{path}: is a file; give the folder of a {kind} saved by transformers")
+    if any((folder / name).is_file() for name in files):
+        return
+    raise ModelError(f"{path}: is no {kind} folder, {' or '.join(files)} is not in it")
+
+
+def require_all_read(path: str, config: PreTrainedConfig, info: Mapping[str, Any], *, ignore_unexpected: bool) -> None:
+    """Every weight of the folder was read and every weight of the model was in the folder.
+
+    Weights that the model's class lists as ignorable are not in `info`.
+
+    Args:
+        path: the folder, for messages.
+        config: of the model.
+        info: `output_loading_info` of transformers.
+        ignore_unexpected: the recipe's key.
+
+    Raises:
+        ModelError: naming the weights.
+    """
+    missing = sorted(info["missing_keys"])
+    unread = sorted(name for name in info["unexpected_keys"] if not name.endswith(_BUFFERS))
+    misfits = sorted(info.get("mismatched_keys") or ())
+    if misfits:
+        name, stored, expected = misfits[0]
+        raise ModelError(
+            f"{path}: {len(misfits)} weights do not fit config.json (first: {name} is {tuple(stored)} in the file, "
+            f"{tuple(expected)} in the model); weights and config.json are of different models"
+        )
+    if unread and not ignore_unexpected:
+        raise ModelError(
+            f"{path}: {_what_it_is(config, unread)}; nobody reads {_some(unread)}. Take the language model it was made "
+            "from, or set model.ignore_unexpected=true to train it without them"
+        )
+    if missing:
+        also = f" ({_what_it_is(config, unread)})" if unread else ""
+        raise ModelError(
+            f"{path}: {len(missing)} weights are missing from the folder and would start random (first: {missing[0]}); "
+            f"it is not a complete causal language model{also}"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more weights"
+
+
+def _what_it_is(config: PreTrainedConfig, unread: Sequence[str]) -> str:
+    saved_as = next(iter(getattr(config, "architectures", None) or ()), "")
+    own = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")
+    named = f", saved as {saved_as}" if saved_as and saved_as not in own and "CausalLM" not in saved_as else ""
+    if any(name.startswith(_SCORES) or ".v_head." in name for name in unread):
+        return f"this is a reward model (it scores text{named})"
+    if named or any(name.startswith(_TASKS) for name in unread):
+        return f"this is a model with a head for another task{named}"
+    return "the folder holds weights that this architecture does not have"
+
+
+def _require_causal_kind(path: str, config: PreTrainedConfig) -> None:
+    auto: Mapping[str, str] = getattr(config, "auto_map", None) or {}
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "AutoModelForCausalLM" in auto:
+        return
+    raise ModelError(
+        f"{path}: cannot load a causal language model: {config.model_type} is none (it has no such class in transformers); "
+        "exptilt tilts models that write text from left to right"
+    )
+
+
+def _method(config: PreTrainedConfig) -> str:
+    given = getattr(config, "quantization_config", None)
+    if not given:
+        return ""
+    method = given.get("quant_method") if isinstance(given, Mapping) else getattr(given, "quant_method", None)
+    return str(getattr(method, "value", method) or "quantised")

@@ -1,0 +1,91 @@
+"""The weights a run starts from: a model as it is, one with its adapter merged, or one with its adapter frozen."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from exptilt.errors import ModelError
+from exptilt.policies.adapters import adapter_fingerprint, base_of, find_adapter, has_adapter, load_adapter
+from exptilt.policies.device import is_quantized
+from exptilt.policies.engine.forward import causal_lm
+from exptilt.policies.fingerprint import fingerprint
+from exptilt.policies.gate import identify
+from exptilt.policies.merging import merge
+from exptilt.policies.models import load_model
+from exptilt.policies.stacked import START
+from exptilt.settings.model_settings import AdapterConfig, ModelConfig
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model before a new adapter is added to it."""
+
+    model: Any
+    dtype: torch.dtype
+    """Of the weights as they were loaded, in which they are saved."""
+    revision: str | None = None
+    """Of the base, where it came from the hub."""
+
+
+def load_start(settings: ModelConfig, adapter: AdapterConfig | None, tokenizer: Any = None, *, seed: int = 0) -> Start:
+    """What `model` and `adapter` of a recipe start from, before a new adapter is added.
+
+    An adapter in `model.path` is part of the start, and so of the reference:
+
+        without `adapter`   it is merged into its base in float32, and all weights are trained
+        with a new one      it stays beside it, frozen; see `stacked`
+        with adapter.path   an adapter says itself which base it sits on, so that base is what is loaded
+
+    Args:
+        settings: which model.
+        adapter: what is trained beside it, if anything.
+        tokenizer: as in `load_model`.
+        seed: as in `load_model`.
+
+    Raises:
+        ModelError: as `load_model`; weights in few bits without an adapter to train; two adapters on two bases.
+    """
+    folder = None if settings.path is None else find_adapter(settings.path, settings.revision)
+    if folder is None:
+        model: Any = load_model(settings, tokenizer, seed=seed)
+        _require_trainable(model, adapter, settings)
+        return Start(model, causal_lm(model).dtype, settings.revision)
+    incoming = identify(settings)
+    base = replace(settings, path=incoming.path, revision=incoming.revision)
+    model = load_model(base, tokenizer)
+    dtype = causal_lm(model).dtype
+    if adapter is not None and adapter.path is not None:
+        _require_one_base(adapter.path, incoming.path)
+        return Start(model, dtype, incoming.revision)
+    _require_trainable(model, adapter, settings)
+    model = load_adapter(model, folder, name=START).eval()
+    return Start(model if adapter is not None else merge(model).model, dtype, incoming.revision)
+
+
+def identity_of(model: Any) -> str:
+    """Fingerprint of what a model computes, its adapters and their scales included."""
+    weights = fingerprint(model)
+    if not has_adapter(model):
+        return weights
+    return hashlib.sha256((weights + adapter_fingerprint(model)).encode()).hexdigest()
+
+
+def _require_trainable(model: Any, adapter: AdapterConfig | None, settings: ModelConfig) -> None:
+    if adapter is None and is_quantized(model):
+        raise ModelError(
+            f"{settings.path}: its weights are in few bits already and cannot be trained themselves; add an adapter "
+            "(adapter.rank=16) beside them, or name the model they were made from"
+        )
+
+
+def _require_one_base(path: str, base: str) -> None:
+    folder = find_adapter(path)
+    own = None if folder is None else base_of(folder)
+    if own is not None and own != base:
+        raise ModelError(
+            f"adapter.path sits on {own}, the adapter in model.path on {base}; name one of these bases as model.path"
+        )
