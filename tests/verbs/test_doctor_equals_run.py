@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from doctor_corpus import files
 
 CHATML = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

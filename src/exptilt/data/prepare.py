@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from exptilt.data.account.data_report import example_of, lengths_among
 from exptilt.data.account.statistics import Tally
 from exptilt.data.cache import Cached, DataCache
-from exptilt.data.checks.record_checks import template_mark
+from exptilt.data.checks.record_checks import has_tools_without_template, template_mark
 from exptilt.data.encode.chat_templates import refuse_unread, template_of, with_chat_template
 from exptilt.data.encode.fewer_turns import fewer_turns, has_turns
 from exptilt.data.encode.fit import fit
@@ -37,6 +37,7 @@ _NUM_EXAMPLES = 3
 """Examples the report shows."""
 _CHUNK = 512
 """Records tokenised at a time."""
+_TOOLS_ARE_LOST = "tools need a chat template, and none is used for this row; data.template=chat puts text through it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +250,11 @@ def _grouped(examples: Examples, work: _Work) -> _Done:
                 work.ledger.note("template_in_text", record.id, f"the text holds {mark!r}, the mark of a chat template")
         if work.encoder is None:
             for record in records:
-                tally.add(record)
+                if has_tools_without_template(record, work.config.template):
+                    work.ledger.decide("template_refused", record.id, _TOOLS_ARE_LOST)
+                    left_out["template_refused"] += 1
+                else:
+                    tally.add(record)
             continue
         for record, encoded in zip(records, work.encoder.encode(records), strict=True):
             fitted = _fit(record, encoded, work)

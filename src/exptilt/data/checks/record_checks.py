@@ -68,6 +68,17 @@ def template_mark(record: Record, own: str = "") -> str | None:
     return None
 
 
+def has_tools_without_template(record: Record, template: str) -> bool:
+    """Whether a row's tools are lost for certain, whichever tokenizer reads it: no chat template is used for the row.
+
+    Args:
+        record: of any kind.
+        template: the setting `data.template`.
+    """
+    is_text = all(isinstance(text, str) for text in (record.prompt, *record.completions))
+    return bool(record.template_args.get("tools")) and (template == "plain" or (is_text and template != "chat"))
+
+
 def _decided(record: Record) -> Iterator[tuple[str, str]]:
     for name, completion in _named(record):
         if _is_empty(completion):

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from exptilt.data.checks.turn_order import check_turn_order
 from exptilt.data.encode.applied_template import AppliedTemplate
 from exptilt.data.encode.chat_templates import template_of
 from exptilt.data.encode.conservation import lost_of_prompt, lost_of_turn
 from exptilt.data.problems import RowError
 from exptilt.data.records import Record, TemplateArgs, Text, align, as_turns
+from exptilt.data.turn_order import check_turn_order
 from exptilt.data.turns import Message, calls_of, content_of, is_trained
 from exptilt.errors import DataError
 

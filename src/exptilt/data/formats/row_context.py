@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from exptilt.data.checks.turn_order import check_turn_order
 from exptilt.data.formats.dialogues import same_turns
 from exptilt.data.formats.fields import exchange, items, number, refuse_media, text, turns, under
 from exptilt.data.formats.structured_text import structure_in
 from exptilt.data.problems import RowError
 from exptilt.data.records import Message, Preference, Ranking, Record, TemplateArgs, Text, align, as_turns
+from exptilt.data.turn_order import check_turn_order
 
 Row = Mapping[str, Any]
 _SYSTEM = ("system", "system_prompt", "system_message")
