@@ -48,7 +48,8 @@ CONCLUSION = ConclusionRecord(
 )
 FULL = {
     "run.json": RunRecord(
-        name="dpo", exptilt="0.1.0", started="2026-01-05T10:00:00+00:00", finished=None, status="done", seed=0,
+        name="dpo", exptilt="0.1.0", started="2026-01-05T10:00:00+00:00", finished=None, status="failed", seed=0,
+        reason="a loss is not finite",
         versions={"torch": "2.13.0"}, hardware="Linux", processes=2, steps=3, seconds=1.5, command="exptilt train r.yaml",
         token_budget=TokenBudget(
             tokens=512, limit="memory", bytes_per_token=9, fixed_bytes=8, free_bytes=7, device="cpu", processes=2
