@@ -32,7 +32,7 @@ class Spy:
 @pytest.fixture
 def spy(monkeypatch):
     spy = Spy()
-    monkeypatch.setattr(allocator, "_told", lambda: False)
+    monkeypatch.setattr(allocator, "_thresholds_are_set", lambda: False)
     monkeypatch.setattr(allocator, "_glibc", lambda: spy)
     return spy
 
@@ -50,7 +50,7 @@ def test_an_older_glibc_gets_the_most_it_takes(spy):
 
 
 def test_what_was_told_otherwise_is_not_changed_but_free_memory_still_goes_back_when_asked(spy, monkeypatch):
-    monkeypatch.setattr(allocator, "_told", lambda: True)
+    monkeypatch.setattr(allocator, "_thresholds_are_set", lambda: True)
     keep_freed()
     with given_back():
         pass

@@ -101,7 +101,16 @@ def test_how_far_another_reference_is_stands_before_step_1(recipe, tmp_path) -> 
     assert "not at 0.6931" in line
 
 
-def test_a_run_leaves_the_precision_of_its_process(recipe) -> None:
+@pytest.fixture
+def fresh():
+    """As a process is in which nobody has asked for another library's products."""
+    matmul = torch.backends.mkldnn.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "none"
+    yield
+    matmul.fp32_precision = before
+
+
+def test_a_run_leaves_the_precision_of_its_process(recipe, fresh) -> None:
     before = torch.get_float32_matmul_precision(), torch.get_rng_state()
     run_recipe(recipe, QUIET, page=False)
     assert torch.get_float32_matmul_precision() == before[0]

@@ -20,7 +20,7 @@ from exptilt.data.read.hub import is_reachable
 from exptilt.errors import ModelError
 from exptilt.policies.adapters import base_of, find_adapter, revision_of
 from exptilt.settings.model_settings import ModelConfig
-from exptilt.wording import in_one_line
+from exptilt.wording import counted, in_one_line
 
 _SCORES = ("score.", "v_head.", "value_head.", "reward_head.", "regression_head.", "rm_head.")
 """Heads of reward and value models."""
@@ -136,7 +136,7 @@ def require_all_read(path: str, config: PreTrainedConfig, info: Mapping[str, Any
     if missing:
         also = f" ({_what_it_is(config, unread)})" if unread else ""
         raise ModelError(
-            f"{path}: {len(missing)} weights are missing from the folder and would start random (first: {missing[0]}); "
+            f"{path}: the folder lacks {counted(len(missing), 'weight')}, which would start random (first: {missing[0]}); "
             f"it is not a complete causal language model{also}"
         )
 
