@@ -35,8 +35,8 @@ def with_adapter(model: Any, settings: AdapterConfig, *, seed: int = 0, revision
     Args:
         model: the base; its weights are used in place.
         settings: which adapter.
-        seed: of the random matrix; torch's global generator is left as it was.
-        revision: of a base from the hub, written into the adapter.
+        seed: seed of the random matrix; torch's global generator is left as it was.
+        revision: revision of a base from the hub, written into the adapter.
 
     Returns:
         A `peft.PeftModel`.
@@ -71,7 +71,7 @@ def with_adapter(model: Any, settings: AdapterConfig, *, seed: int = 0, revision
 
 
 def _targets(model: Any, settings: AdapterConfig) -> dict[str, Any]:
-    """Which layers; `all-linear` is every linear layer of the text model but the head, not those of an eye or an ear."""
+    """Names of the layers that get an adapter; `all-linear` means every linear layer of the text model except the head."""
     if settings.targets != ("all-linear",):
         return {"target_modules": list(settings.targets)}
     inner = causal_lm(model)
@@ -91,7 +91,7 @@ def _targets(model: Any, settings: AdapterConfig) -> dict[str, Any]:
 
 
 def _text_part(inner: Any) -> str | None:
-    """The name of the text model inside one that also sees or hears; None where there is nothing else."""
+    """The name of the text model inside a model that also sees or hears; None for a plain text model."""
     if inner.config.get_text_config() is inner.config:
         return None
     decoder = inner.get_decoder()
@@ -99,14 +99,14 @@ def _text_part(inner: Any) -> str | None:
 
 
 def is_adapter(folder: str | Path) -> bool:
-    """Whether a folder holds a PEFT adapter."""
+    """Tell whether a folder holds a PEFT adapter."""
     return (Path(folder).expanduser() / "adapter_config.json").is_file()
 
 
 def find_adapter(path: str, revision: str | None = None) -> Path | None:
-    """The folder of a PEFT adapter that a path or hub id names; None where it names something else.
+    """Find the folder of a PEFT adapter that a path or hub id names; None if it names something else.
 
-    A cached hub id needs no network; one that cannot be asked is no adapter, and whoever loads it says why it fails.
+    A cached hub id needs no network. A hub id that cannot be reached counts as no adapter; loading it then gives the reason.
     """
     folder = Path(path).expanduser()
     if folder.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
@@ -127,7 +127,7 @@ def find_adapter(path: str, revision: str | None = None) -> Path | None:
 
 
 def _with_weights(hub_id: str, settings: Path, revision: str | None) -> Path:
-    """The cached folder of a hub id, with everything an adapter and its tokenizer need."""
+    """Download or find the cached folder of a hub id, with every file that an adapter and its tokenizer need."""
     with suppress(OSError, ValueError):
         snapshot_download(
             hub_id, revision=revision, allow_patterns=["*.json", "*.jinja", "*.model", "*.txt", "adapter_model.*"]
@@ -136,14 +136,14 @@ def _with_weights(hub_id: str, settings: Path, revision: str | None) -> Path:
 
 
 def revision_of(folder: str | Path) -> str | None:
-    """The revision of the base that an adapter was trained on, where it names one."""
+    """The revision of the base model that an adapter was trained on; None if the adapter names none."""
     path = Path(folder).expanduser() / "adapter_config.json"
-    found = json.loads(path.read_text(encoding="utf-8")).get("revision")
-    return str(found) if found else None
+    revision = json.loads(path.read_text(encoding="utf-8")).get("revision")
+    return str(revision) if revision else None
 
 
 def base_of(folder: str | Path) -> str:
-    """The model an adapter was trained on: a folder or hub id.
+    """The folder or hub id of the model that an adapter was trained on.
 
     Raises:
         ModelError: it names none, or a folder that is gone.
@@ -170,7 +170,7 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, *, name: str = "defa
     Args:
         base: the model it was trained on; its weights are used in place.
         folder: the adapter's.
-        name: what peft calls it from now on.
+        name: name of the adapter in peft.
         trainable: whether training goes on with it; else it is for scoring and sampling only.
 
     Raises:
@@ -186,7 +186,7 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, *, name: str = "defa
 
 
 def _require_same_weights(model: Any, folder: Path, name: str) -> None:
-    """Peft only warns of weights that the file lacks, and says nothing of those that the model lacks.
+    """Refuse an adapter whose file and model differ in weights: peft only warns of one direction and ignores the other.
 
     Raises:
         ModelError: naming the first.
@@ -211,7 +211,7 @@ def _require_same_weights(model: Any, folder: Path, name: str) -> None:
 
 @contextmanager
 def as_one_line(where: str) -> Iterator[None]:
-    """What peft raises, for a person; what transformers warns peft about is not theirs to mend."""
+    """Join an error of peft into one line; hide warnings that transformers gives peft and users cannot act on."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
@@ -223,9 +223,9 @@ def as_one_line(where: str) -> Iterator[None]:
 
 
 class AdapterOff:
-    """A PEFT model with its adapter switched off, as a model of its own: the frozen base, and no second copy.
+    """The frozen base of a PEFT model, used as a model of its own with the adapter switched off; nothing is copied.
 
-    Scoring, sampling and divergences take it where they take a model.
+    Scoring, sampling and divergences accept it in place of a model.
     """
 
     def __init__(self, model: Any) -> None:
@@ -235,22 +235,24 @@ class AdapterOff:
         return getattr(self.model, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The base model's own forward."""
+        """Run the forward pass of the base model."""
         with self.running():
             return self.model(*args, **kwargs)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """While the adapter is off; entered by whatever runs a part of the model."""
+        """Switch the adapter off for the duration of a block; code that runs a part of the model enters it."""
         with only_start(self.model) if is_stacked(self.model) else self.model.disable_adapter():
             yield
 
 
 def adapter_fingerprint(model: Any) -> str:
-    """What a saved adapter's settings are, beyond its weights: its scale, where it sits, its kind."""
-    kept = {name: one.to_dict() for name, one in model.peft_config.items()}
+    """Hash of the settings of a saved adapter that shape its result beside its weights: its scale, its layers and its kind."""
+    configs = {name: config.to_dict() for name, config in model.peft_config.items()}
     ignored = {"base_model_name_or_path", "inference_mode", "lora_dropout", "revision", "peft_version"}
-    settings = {name: {key: value for key, value in one.items() if key not in ignored} for name, one in kept.items()}
+    settings = {
+        name: {key: value for key, value in config.items() if key not in ignored} for name, config in configs.items()
+    }
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=_json_value).encode()).hexdigest()
 
 
@@ -259,7 +261,7 @@ def _json_value(value: Any) -> Any:
 
 
 def has_adapter(model: Any) -> bool:
-    """Whether a model is a base with an adapter around it."""
+    """Tell whether a model is a base with an adapter around it."""
     return hasattr(model, "disable_adapter") and hasattr(model, "peft_config")
 
 

@@ -1,4 +1,4 @@
-"""What a model is by its configuration alone, before any weight is loaded."""
+"""The architecture of a model, read from its configuration before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exptilt.wording import in_one_line
 
 
 def architecture_for(settings: ModelConfig, tokenizer: Any) -> PreTrainedConfig:
-    """The configuration of the model a recipe names.
+    """Read the configuration of the model that a recipe names.
 
     Raises:
         ModelError: there is none, or it cannot be read.
@@ -28,18 +28,18 @@ def architecture_for(settings: ModelConfig, tokenizer: Any) -> PreTrainedConfig:
     path = settings.path if adapter is None else base_of(adapter)
     revision = settings.revision if adapter is None else revision_of(adapter)
     try:
-        found: PreTrainedConfig = AutoConfig.from_pretrained(
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
             path, revision=revision, trust_remote_code=settings.trust_remote_code
         )
     except Exception as error:  # transformers and the hub each raise their own kinds
         raise ModelError(f"{path}: cannot read a model's config.json ({in_one_line(error)})") from error
-    return found
+    return config
 
 
 def declared_context(settings: ModelConfig, tokenizer: Any) -> int | None:
-    """The longest sequence the model takes; None where it states none, or where settings name no model.
+    """The longest sequence a model takes; None if its configuration gives no limit or the settings name no model.
 
-    The same as `context_length` of the model once it is loaded.
+    The value equals `context_length` of the loaded model.
     """
     try:
         return context_of(architecture_for(settings, tokenizer))

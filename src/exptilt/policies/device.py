@@ -11,12 +11,12 @@ from exptilt.processes.world import local_device
 
 
 def is_quantized(model: Any) -> bool:
-    """Whether the weights are stored in few bits, so that they cannot be cast to another dtype."""
+    """Tell whether the weights are stored in few bits, so that they cannot be cast to another dtype."""
     return _quantization(model) is not None
 
 
 def model_on_device(model: Any, device: torch.device | None = None) -> Any:
-    """The model, moved to its device; bitsandbytes loads 4-bit weights where they run, and there they stay.
+    """Move a model to its device and return it; 4-bit weights stay where bitsandbytes loaded them.
 
     Args:
         model: any causal language model, an adapter around one included; it is moved in place.

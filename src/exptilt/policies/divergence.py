@@ -1,4 +1,4 @@
-"""How far a policy has moved from its reference on given completions."""
+"""Sequence-level KL divergence between a policy and its reference on given completions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sequence_kl(
         reference: another with the same vocabulary.
         groups: prompts with completions drawn from the policy at temperature 1; C completions in all.
         max_tokens: unique tokens at once.
-        progress: what a progress bar is called; empty for none.
+        progress: name of the progress bar; empty for none.
 
     Source: Amini, Vieira & Cotterell, "Better Estimation of the Kullback-Leibler Divergence Between Language Models",
         arXiv 2504.10637.

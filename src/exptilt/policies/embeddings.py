@@ -1,4 +1,4 @@
-"""New tokens: rows that a model's embeddings lack."""
+"""New rows of a model's embeddings for tokens that it lacks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 
 @torch.no_grad()
 def add_rows(model: Any, size: int) -> int:
-    """Give a model as many rows as the tokenizer has tokens; new rows are the mean of the old, tied matrices stay tied.
+    """Give a model as many embedding rows as the tokenizer has tokens; new rows are the mean of the old, ties remain.
 
     At the mean a new token starts as likely as an average one, and no random number is drawn. A model with more rows
-    than tokens stays as it is: many are padded to a round number.
+    than tokens stays unchanged, because many models are padded to a round number of rows.
 
     Args:
         model: a causal language model of transformers.

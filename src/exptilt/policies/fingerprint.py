@@ -25,7 +25,7 @@ def fingerprint(model: Any) -> str:
     Covers names, shapes, dtypes and contents. Models up to 256 MB are hashed in full. Of larger ones, each tensor gives
     64 blocks of 4 KB spread evenly and the exact integer sum of all its bits read as 32-bit words, so a changed value
     changes the result wherever it is; only changes that cancel in that sum and miss every block would go unseen.
-    Where the weights lie, dropout rates and the folder they came from change nothing.
+    The device of the weights, dropout rates and the folder of the model change nothing.
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel

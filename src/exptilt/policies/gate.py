@@ -1,4 +1,4 @@
-"""What is this model? Asked of its folder or hub id before a weight is read, and of what was read afterwards.
+"""The gate for incoming models: tells the kind of a model from its files before a weight is read, and checks it after.
 
 plain        a causal language model
 adapter      a PEFT adapter, on a base that it names
@@ -31,7 +31,7 @@ _TASKS = ("classifier.", "qa_outputs.", "pooler.", "classification_head.", "pre_
 
 @dataclass(frozen=True)
 class Incoming:
-    """The answer, from files alone."""
+    """The kind of a model, as its files tell it."""
 
     path: str
     """Folder or hub id of the model, of the base where it is an adapter."""
@@ -40,13 +40,13 @@ class Incoming:
     adapter: str | None = None
     """The adapter's folder."""
     method: str = ""
-    """How the weights are quantised, as transformers calls it; empty where they are not."""
+    """The quantisation method in transformers' words; empty for weights that are not quantised."""
     config: PreTrainedConfig | None = None
-    """Of the model; None of an adapter, whose base passes the gate by itself."""
+    """The model's configuration; None for an adapter, whose base passes the gate by itself."""
 
 
 def identify(settings: ModelConfig) -> Incoming:
-    """What `model.path` names.
+    """Tell the kind of model that `model.path` names.
 
     Raises:
         ModelError: in one line: no such folder, no model, not causal, or code that is not allowed.
@@ -66,22 +66,22 @@ def identify(settings: ModelConfig) -> Incoming:
 
 
 def read_config(settings: ModelConfig, path: str) -> PreTrainedConfig:
-    """A model's configuration.
+    """Read the configuration of a model.
 
     Raises:
         ModelError: it cannot be read, or comes with code that is not allowed.
     """
     try:
-        found: PreTrainedConfig = AutoConfig.from_pretrained(
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
             path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
     except Exception as error:  # transformers and the hub each raise their own kinds
         raise refused(path, "a causal language model", error) from error
-    return found
+    return config
 
 
 def refused(path: str, what: str, error: Exception) -> ModelError:
-    """What transformers, safetensors or the hub raised, for a person."""
+    """Turn an error of transformers, safetensors or the hub into an error for a person."""
     if "trust_remote_code" in str(error):
         return ModelError(
             f"{path}: {what.removeprefix('a ')} that needs code of its own folder to run; read that code, and if you trust "
@@ -106,13 +106,13 @@ def check_folder(path: str, kind: str, files: tuple[str, ...]) -> None:
 
 
 def require_all_read(path: str, config: PreTrainedConfig, info: Mapping[str, Any], *, ignore_unexpected: bool) -> None:
-    """Every weight of the folder was read and every weight of the model was in the folder.
+    """Require that every weight of the folder was read, and that the folder had every weight of the model.
 
     Weights that the model's class lists as ignorable are not in `info`.
 
     Args:
         path: the folder, for messages.
-        config: of the model.
+        config: configuration of the model.
         info: `output_loading_info` of transformers.
         ignore_unexpected: the recipe's key.
 
@@ -148,8 +148,8 @@ def _some(names: Sequence[str]) -> str:
 
 def _what_it_is(config: PreTrainedConfig, unread: Sequence[str]) -> str:
     saved_as = next(iter(getattr(config, "architectures", None) or ()), "")
-    own = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")
-    named = f", saved as {saved_as}" if saved_as and saved_as not in own and "CausalLM" not in saved_as else ""
+    expected = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")
+    named = f", saved as {saved_as}" if saved_as and saved_as not in expected and "CausalLM" not in saved_as else ""
     if any(name.startswith(_SCORES) or ".v_head." in name for name in unread):
         return f"this is a reward model (it scores text{named})"
     if named or any(name.startswith(_TASKS) for name in unread):
@@ -168,8 +168,12 @@ def _require_causal_kind(path: str, config: PreTrainedConfig) -> None:
 
 
 def _method(config: PreTrainedConfig) -> str:
-    given = getattr(config, "quantization_config", None)
-    if not given:
+    quantization = getattr(config, "quantization_config", None)
+    if not quantization:
         return ""
-    method = given.get("quant_method") if isinstance(given, Mapping) else getattr(given, "quant_method", None)
+    method = (
+        quantization.get("quant_method")
+        if isinstance(quantization, Mapping)
+        else getattr(quantization, "quant_method", None)
+    )
     return str(getattr(method, "value", method) or "quantised")

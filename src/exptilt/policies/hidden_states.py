@@ -1,4 +1,4 @@
-"""Last-layer hidden states of completions, summed: what CHES is made of."""
+"""Sums of last-layer hidden states of completions, from which CHES is computed."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def state_sums(
 ) -> StateSums:
     """Sum the states the output layer sees, from the prompt's last token to the token before the completion's last.
 
-    The states of a completion do not depend on what it is scored with: packed rows are never padded, and where a model
+    The states of a completion do not depend on its neighbours in a batch: packed rows are never padded, and where a model
     cannot run on them every completion is run by itself.
 
     Args:
         model: a causal language model.
         groups: prompts with completions; C completions in all.
         max_tokens: unique tokens at once.
-        progress: what a progress bar is called; empty for none.
+        progress: name of the progress bar; empty for none.
     """
     counts = [len(group.completions) for group in groups]
     starts = [0, *accumulate(counts)]
@@ -66,20 +66,20 @@ def state_sums(
 
 def _packed(model: Any, groups: Sequence[Group]) -> Tensor:
     parts = passes([model], groups)
-    found = []
+    states = []
     for part in parts:
         packed = pack(part.groups, causal_lm(model).device)
-        found.append(inside(model, lambda packed=packed: packed_states(model, packed).hidden))
-    return parts.in_order(found)
+        states.append(inside(model, lambda packed=packed: packed_states(model, packed).hidden))
+    return parts.in_order(states)
 
 
 def _one_by_one(model: Any, groups: Sequence[Group]) -> Tensor:
-    """(N, D) states before each counted token, in order."""
-    inner, found = causal_lm(model), []
+    """(N, D) states before each counted token, in order, from one forward pass per completion."""
+    inner, states = causal_lm(model), []
     for group in groups:
         for completion in group.completions:
             fed = np.concatenate([group.prompt, completion.ids])[:-1].astype(np.int64)
             places = len(group.prompt) + np.flatnonzero(completion.counted) - 1
             output = inner.base_model(input_ids=torch.from_numpy(fed)[None].to(inner.device), use_cache=False)
-            found.append(output.last_hidden_state[0][torch.from_numpy(places).to(inner.device)])
-    return torch.cat(found)
+            states.append(output.last_hidden_state[0][torch.from_numpy(places).to(inner.device)])
+    return torch.cat(states)

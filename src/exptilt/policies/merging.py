@@ -1,4 +1,4 @@
-"""Working an adapter into the weights of its base, and whether what comes out is what went in."""
+"""Merge an adapter into the weights of its base, and check that the result computes the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOADED_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Merged:
-    """One plain model, and how far it is from base and adapter."""
+    """One plain model, with its distance from base and adapter."""
 
     model: Any
     difference: float
@@ -71,14 +71,14 @@ def merge(model: Any) -> Merged:
 
 
 def _part_head(model: Any) -> None:
-    """Give head and embedding matrices of their own where an adapter sits on one of them."""
+    """Give head and embedding separate matrices if an adapter sits on one of them."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     inner = causal_lm(model)
     ends: list[Any] = [inner.get_output_embeddings(), inner.get_input_embeddings()]
-    if ends[0] is None or not any(isinstance(one, BaseTunerLayer) for one in ends):
+    if ends[0] is None or not any(isinstance(layer, BaseTunerLayer) for layer in ends):
         return
-    bare: list[Any] = [one.get_base_layer() if isinstance(one, BaseTunerLayer) else one for one in ends]
+    bare: list[Any] = [layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in ends]
     head, embedding = bare
     if head.weight is embedding.weight:
         head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
@@ -95,6 +95,6 @@ def probe_logps(model: Any) -> Tensor:
     return logits[:, -ids.shape[1] :].float().log_softmax(dim=-1).cpu()
 
 
-def largest_difference(one: Tensor, other: Tensor) -> float:
-    """Nats."""
-    return float((one - other).abs().max())
+def largest_difference(first: Tensor, second: Tensor) -> float:
+    """The largest absolute difference of two tensors of log-probabilities, nats."""
+    return float((first - second).abs().max())

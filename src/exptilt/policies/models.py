@@ -46,7 +46,7 @@ def load_model(
     Args:
         settings: which model.
         tokenizer: its vocabulary sizes a model from scratch, and is checked against a loaded one.
-        seed: of random weights; torch's global generator is left as it was.
+        seed: seed of random weights; torch's global generator is left as it was.
 
     Raises:
         ModelError: in one line, if the folder is missing or no model, the hub does not give it, a weight is missing, or
@@ -177,7 +177,7 @@ def _from_path(settings: ModelConfig, incoming: Incoming, tokenizer: PreTrainedT
 
 
 def _quantised(settings: ModelConfig, incoming: Incoming, dtype: Any) -> dict[str, Any]:
-    """How transformers loads weights in few bits: as the recipe says, or as they were saved."""
+    """Quantisation arguments for transformers: from the recipe, or from the saved model."""
     if incoming.method:
         if settings.quantize != "none" and "bitsandbytes" not in incoming.method:
             raise ModelError(
@@ -188,7 +188,7 @@ def _quantised(settings: ModelConfig, incoming: Incoming, dtype: Any) -> dict[st
 
 
 def _four_bits(dtype: Any) -> dict[str, Any]:
-    """As QLoRA does: normal floats, their scales quantised as well."""
+    """The 4-bit settings of QLoRA: normal floats, with quantised scales."""
     if not is_bitsandbytes_available():
         raise ModelError("model.quantize=nf4 needs bitsandbytes: pip install 'exptilt[qlora]'")
     settings = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
@@ -213,7 +213,7 @@ def _set_dropout(architecture: Any, rate: float | None) -> None:
 
 
 def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, whose: str = "the model") -> None:
-    """Every token has a row in the embeddings.
+    """Require that every token has a row in the embeddings.
 
     Raises:
         ModelError: with both numbers.

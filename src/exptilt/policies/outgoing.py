@@ -1,4 +1,4 @@
-"""Will what this run saves load again? Asked before step 1, when an answer costs seconds and not the run."""
+"""The check, before step 1, that the model this run saves will load again."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _AUTO: Any = AutoModelForCausalLM
 
 
 def check_outgoing(model: Any, tokenizer: Any = None, *, trust_remote_code: bool = False) -> None:
-    """Save everything but large weights into a temporary folder, and load it as anybody would.
+    """Save everything but large weights into a temporary folder, and load it as any user would.
 
     An adapter is written, compared number by number with the one in memory, and put on a base of the same kind without
     weights (torch's meta device). Of a full model, config, generation config and tokenizer are written and read, and the
     names, shapes and ties of its weights are compared with those of a model made from that config.
 
     Args:
-        model: as it will be trained; whole, not sharded.
-        tokenizer: what is saved beside it.
+        model: the model that will be trained; whole, not sharded.
+        tokenizer: the tokenizer saved beside it.
         trust_remote_code: as in the recipe.
 
     Raises:
@@ -66,28 +66,30 @@ def _write(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def _expected(inner: Any, folder: Path, trust_remote_code: bool) -> Any:
-    """A model as loading would make it, without weights."""
+    """Make the model that loading would make, without weights."""
     if inner.config.model_type in CONFIG_MAPPING:
         config = AutoConfig.from_pretrained(folder)
     else:
         config = AutoConfig.from_pretrained(inner.name_or_path, trust_remote_code=trust_remote_code)
-    for one in (config, config.get_text_config()):
-        if hasattr(one, "quantization_config"):
-            del one.quantization_config
+    for part in (config, config.get_text_config()):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config
     with torch.device("meta"):
         return _AUTO.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def _compare(inner: Any, expected: Any) -> None:
-    own, wanted = ({name: tuple(value.shape) for name, value in one.state_dict().items()} for one in (inner, expected))
-    for name, shape in own.items():
-        if name in wanted and wanted[name] != shape:
+    saved, expected_shapes = (
+        {name: tuple(value.shape) for name, value in module.state_dict().items()} for module in (inner, expected)
+    )
+    for name, shape in saved.items():
+        if name in expected_shapes and expected_shapes[name] != shape:
             raise ModelError(
-                f"the saved model would not load: {name} is {shape}, and its config makes a model with {wanted[name]}"
+                f"the saved model would not load: {name} is {shape}, and its config makes a model with {expected_shapes[name]}"
             )
-    odd = sorted(own.keys() ^ wanted.keys())
+    odd = sorted(saved.keys() ^ expected_shapes.keys())
     if odd:
-        side = "has no place for" if odd[0] in own else "also has"
+        side = "has no place for" if odd[0] in saved else "also has"
         raise ModelError(
             f"the saved model would not load: a model made from its config {side} {odd[0]} ({len(odd)} in all)"
         )

@@ -1,4 +1,4 @@
-"""The model being trained, as the loop sees it: it scores groups, and it takes gradients of a loss on them."""
+"""The trained model for the loop: it scores groups, and it takes gradients of a loss on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exptilt.types import LogProbs
 
 @dataclass(eq=False)
 class Policy:
-    """A model with what its objective asks of it beside log-probabilities."""
+    """A trained model, with the by-products and the balance loss that its objective needs."""
 
     collective: ClassVar[bool] = True
     model: Any
@@ -24,7 +24,7 @@ class Policy:
     reference: Any = None
     """The model that "divergence" is measured against."""
     balance: Balance | None = field(init=False)
-    """What is added to every gradient where the model is a mixture of experts and asks for it."""
+    """The router's balance loss, added to every gradient of a mixture of experts whose config switches it on."""
 
     def __post_init__(self) -> None:
         self.balance = Balance.of(self.model)
@@ -38,7 +38,7 @@ class Policy:
         return beside(self.reference, lambda: score(self.model, groups, **self._options))
 
     def backward(self, groups: Sequence[Group], loss_of: LossOf) -> None:
-        """Add the gradient of a loss that is a sum over groups; `loss_of` gets some of the groups at a time.
+        """Add the gradient of a loss that is a sum over groups; `loss_of` receives some of the groups at a time.
 
         Without groups it runs forward and backward all the same, and adds zeros: sharded weights are gathered by all
         processes together or not at all.

@@ -1,4 +1,4 @@
-"""A model folder to the Hugging Face hub; only when somebody asks."""
+"""Upload of a model folder to the Hugging Face hub, only on request."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def publish(folder: Path, repository: str, *, private: bool = False, api: Any = 
     """Upload a model folder to the hub; makes the repository if there is none. Returns its address.
 
     Args:
-        folder: what to upload, all of it.
+        folder: the folder to upload, all of it.
         repository: `owner/name`.
-        private: of a repository that is made now.
+        private: whether a new repository is private.
         api: a `huggingface_hub.HfApi`; default, one with the token of `hf auth login`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Writing a model folder: complete or not there at all, from one process or from shards."""
+"""Saving of a model folder, whole or not at all, from one process or from shards."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def save_model(
     dtype: torch.dtype | None = None,
     world: World | None = None,
 ) -> None:
-    """Write a folder that plain transformers (or peft, for an adapter) loads; complete, or not there at all.
+    """Write a folder that plain transformers (or peft, for an adapter) loads; whole, or not at all.
 
     Everything is written to a temporary folder beside it, which then takes the name. The model in an existing folder is
     replaced whole; what people put beside it stays.
@@ -47,7 +47,7 @@ def save_model(
         model: plain, sharded, or with an adapter, which alone is saved.
         tokenizer: saved beside it.
         folder: where.
-        dtype: of the saved weights; default, their own. The dtype of an adapter is always its own.
+        dtype: dtype of the saved weights; default, their own. The dtype of an adapter is always its own.
         world: the processes that hold the model; all of them must call this, the first one writes.
 
     Raises:
@@ -58,7 +58,7 @@ def save_model(
 
 
 def _whole(model: Any, dtype: torch.dtype | None) -> dict[str, Tensor] | None:
-    """All weights, on the CPU, in `dtype`; None where the model can be saved as it is."""
+    """Gather all weights on the CPU in `dtype`; None if the model can be saved directly."""
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
     if not sharded and dtype in (None, causal_lm(model).dtype):
         return None
@@ -75,7 +75,7 @@ def _whole(model: Any, dtype: torch.dtype | None) -> dict[str, Tensor] | None:
 
 
 def copy_model(source: Path, target: Path) -> None:
-    """Give a saved model a second place, complete or not there at all.
+    """Copy a saved model to a second folder, whole or not at all.
 
     Raises:
         ModelError: if the folder cannot be written.
@@ -95,16 +95,22 @@ def _write(model: Any, tokenizer: Any, target: Path, weights: dict[str, Tensor] 
             tokenizer.save_pretrained(staging)
         if not has_adapter(model):
             source = str(causal_lm(model).name_or_path)
-            own = tokenizer is None or _same(source, str(getattr(tokenizer, "name_or_path", source)))
-            copy_side_files(source, staging, own_tokenizer=own)
+            same_tokenizer = tokenizer is None or _same(source, str(getattr(tokenizer, "name_or_path", source)))
+            copy_side_files(source, staging, own_tokenizer=same_tokenizer)
 
-    saved = [one for one in model.parameters() if one.requires_grad] if has_adapter(model) else model.parameters()
-    size = sum(one.numel() * one.element_size() for one in (saved if weights is None else weights.values()))
+    saved = (
+        [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if has_adapter(model)
+        else model.parameters()
+    )
+    size = sum(
+        parameter.numel() * parameter.element_size() for parameter in (saved if weights is None else weights.values())
+    )
     _place(target, fill, size)
 
 
-def _same(one: str, other: str) -> bool:
-    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+def _same(first: str, second: str) -> bool:
+    return first == second or Path(first).expanduser().resolve() == Path(second).expanduser().resolve()
 
 
 def _place(target: Path, fill: Callable[[Path], Any], size: int = 0) -> None:
@@ -117,12 +123,12 @@ def _place(target: Path, fill: Callable[[Path], Any], size: int = 0) -> None:
 
 
 def _is_foreign(name: str) -> bool:
-    """Whether a file of an earlier model stays beside a new one: a note or an edited card, but no part of that model."""
+    """Tell whether a file of the old folder stays beside a new model: a note or an edited card, but no model file."""
     return not any(fnmatch(name, pattern) for pattern in _OF_A_MODEL)
 
 
 def _state_dtype(path: Path, weights: dict[str, Tensor]) -> None:
-    """Transformers writes down the dtype of the model in memory, and loads by what is written."""
+    """Write the saved dtype into the config: transformers would write the dtype in memory, and load by it."""
     if not path.is_file():
         return
     settings = json.loads(path.read_text(encoding="utf-8"))

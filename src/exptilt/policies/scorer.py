@@ -1,4 +1,4 @@
-"""Scorers: whatever gives log-probabilities of groups. The loop knows models and references only as these protocols."""
+"""Protocols of scorers, which give log-probabilities of groups; the loop knows models and references only by them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Scorer(Protocol):
 
     @property
     def collective(self) -> bool:
-        """Whether all processes must call it together, also those without groups: sharded weights are gathered by all."""
+        """Tell whether all processes must call it together, even without groups, because sharded weights are gathered by all."""
 
     def __call__(self, groups: Sequence[Group]) -> LogProbs:
         """Log-probabilities of all completions of these groups, nats."""
@@ -49,11 +49,11 @@ class Reference(Scorer, Protocol):
 
     @property
     def source(self) -> str:
-        """Where the weights came from, in words."""
+        """The origin of the weights, in words."""
 
     @property
     def model(self) -> Any:
-        """The weights as a model, for samples and full distributions; None where only log-probabilities are kept."""
+        """The weights as a model, for samples and full distributions; None if only log-probabilities are stored."""
 
 
 class ScorerFunction:
@@ -73,7 +73,7 @@ class ScorerFunction:
         self.function = function
 
     def __call__(self, groups: Sequence[Group]) -> LogProbs:
-        """What the function gives."""
+        """Call the function."""
         return self.function(groups)
 
     def backward(self, groups: Sequence[Group], loss_of: LossOf) -> None:

@@ -1,4 +1,4 @@
-"""Log-probabilities of completions under a model: the one way every part of exptilt asks for them.
+"""Log-probabilities of completions under a model; every part of exptilt computes them here.
 
 A model runs on packed rows (`packing`, `attention`, `head`). Before its first use a self-check (`forward`) compares
 that with the model's own forward passes; a model that fails is run unpacked, and a warning says so.
@@ -45,11 +45,11 @@ def score(
 ) -> LogProbs:
     """Log-probabilities of all completions of all groups, in order, with gradients.
 
-    Equal to separate forward passes of each completion after its prompt, in float32. Counts only `counted` tokens.
+    The result equals separate forward passes of each completion after its prompt, in float32. Only `counted` tokens count.
 
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
-        groups: what fits in memory at once, see `by_size`. None gives no completions, and runs the model all the same.
+        groups: groups that fit in memory at once, see `by_size`. An empty list gives no completions but still runs the model.
         byproducts: any of "entropy", "log_sum_squares", "divergence"; each fills the field of that name.
         reference: the model "divergence" is measured against, KL(reference || policy); it gets no gradient.
         balance: adds the balance loss of the model's router to the gradient of whatever is made of the result.
@@ -82,9 +82,9 @@ def head_gradients(
     reference: Any = None,
     balance: Balance | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A tensor and its gradient, from which backward gives the trunk its share; the head's weights have theirs already.
+    """The hidden states and their gradient, for backward through the trunk; the head's weights get their gradient here.
 
-    For a loss that is a sum over groups, or one whose gradient in the log-probabilities is known. The same gradients as
+    The loss is a sum over groups, or its gradient in the log-probabilities is known. The gradients equal those of
     `loss_of(groups, score(model, groups)).backward()`, without a second pass through the head.
 
         hidden, gradient = head_gradients(model, groups, loss_of)
@@ -92,7 +92,7 @@ def head_gradients(
 
     Args:
         model: as in `score`.
-        groups: what fits in memory at once; none runs forward and backward all the same and adds zeros.
+        groups: groups that fit in memory at once; an empty list still runs forward and backward, and adds zeros.
         loss_of: a scalar with a graph, from some neighbouring groups and their log-probabilities; called once for each
             of the chunks that `groups` are cut into, inside the model's forward. It must not run the model.
         byproducts: as in `score`.
@@ -118,21 +118,21 @@ def _unit_scores(
     model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any, balance: Balance | None
 ) -> tuple[dict[str, Tensor], Tensor]:
     parts = _passes(model, reference, groups)
-    found = [_one_pass(model, part.groups, names, reference, balance) for part in parts]
-    units = {name: parts.in_order([units[name] for units, _ in found]) for name in found[0][0]}
-    return units, parts.in_order([lengths for _, lengths in found], per_completion=True)
+    results = [_one_pass(model, part.groups, names, reference, balance) for part in parts]
+    units = {name: parts.in_order([units[name] for units, _ in results]) for name in results[0][0]}
+    return units, parts.in_order([lengths for _, lengths in results], per_completion=True)
 
 
 def _one_pass(
     model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any, balance: Balance | None
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The same for rows that may share a call."""
-    found = _states(model, groups, reference, balance)
-    if found is None:
+    """Scores of rows that may share a call, as in `unit_scores`."""
+    inputs = _states(model, groups, reference, balance)
+    if inputs is None:
         units = separate_units(model, groups, names, reference, balance)
         counts = [completion.length for group in groups for completion in group.completions]
         return units, torch.tensor(counts, dtype=torch.int64, device=units["values"].device)
-    packed, states, reference_states = found
+    packed, states, reference_states = inputs
     return unit_stats(states, packed.targets, names, reference_states), packed.lengths[: None if groups else 0]
 
 
@@ -145,12 +145,12 @@ def _head_gradients(
     balance: Balance | None,
 ) -> tuple[Tensor, Tensor]:
     several = len(_passes(model, reference, groups)) > 1
-    found = None if several else _states(model, groups, reference, balance)
-    if found is None:
+    inputs = None if several else _states(model, groups, reference, balance)
+    if inputs is None:
         units, lengths = _unit_scores(model, groups, names, reference, balance)
         loss = loss_of(groups, LogProbs(lengths=lengths, **units))
         return loss, torch.ones_like(loss)
-    packed, states, reference_states = found
+    packed, states, reference_states = inputs
     gradient = gradient_of_states(states, packed.targets, groups, loss_of, names, reference_states)
     # A frozen trunk has no graph, and backward must still be possible.
     hidden = states.hidden if states.hidden.requires_grad else states.hidden.detach().requires_grad_()
@@ -158,9 +158,9 @@ def _head_gradients(
 
 
 def _passes(model: Any, reference: Any, groups: Sequence[Group]) -> Passes:
-    for one in _both(model, reference):
-        check_context(one, groups)
-        packable(one)  # the first question finds out whether rows may share a call
+    for network in _both(model, reference):
+        check_context(network, groups)
+        packable(network)  # the first question finds out whether rows may share a call
     return passes(_both(model, reference), groups)
 
 
@@ -171,9 +171,9 @@ def _both(model: Any, reference: Any) -> list[Any]:
 def _states(
     model: Any, groups: Sequence[Group], reference: Any, balance: Balance | None
 ) -> tuple[Packed, States, States | None] | None:
-    """What predicts the counted tokens, in the policy and in the reference; None where one of them cannot run packed."""
+    """States that predict the counted tokens, in the policy and in the reference; None if either cannot run packed."""
     packed = pack(groups or [FILLER], causal_lm(model).device)
-    if not all(packable(one) for one in _both(model, reference)):
+    if not all(packable(network) for network in _both(model, reference)):
         return None
     with torch.no_grad():
         of_reference = None if reference is None else packed_states(reference, packed)
@@ -195,18 +195,18 @@ def score_all(
         groups: any number.
         max_tokens: unique tokens scored at once; a larger group goes alone.
         byproducts: as in `score`, without "divergence".
-        progress: what a progress bar is called; shown after two seconds, never without a terminal. Empty for none.
+        progress: name of the progress bar; shown after two seconds, never without a terminal. Empty for none.
 
     Returns:
         One `LogProbs` per group, on the CPU.
     """
-    found: list[LogProbs | None] = [None] * len(groups)
+    logps: list[LogProbs | None] = [None] * len(groups)
     bar = tqdm(total=len(groups), desc=progress, unit="row", delay=2, disable=None if progress else True)
     with evaluating(model), torch.no_grad(), bar:
         for batch in by_size([group.num_tokens for group in groups], max_tokens):
             scored = score(model, [groups[index] for index in batch], byproducts=byproducts).to("cpu")
             parts = scored.split([len(groups[index].completions) for index in batch])
             for index, part in zip(batch, parts, strict=True):
-                found[index] = part
+                logps[index] = part
             bar.update(len(batch))
-    return [part for part in found if part is not None]
+    return [part for part in logps if part is not None]

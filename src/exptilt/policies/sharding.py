@@ -1,4 +1,4 @@
-"""Sharding: the weights of a model spread over processes by FSDP2."""
+"""Sharding of a model's weights over processes by FSDP2."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from exptilt.settings.training_settings import ParallelConfig
 
 
 def shard(model: Any, settings: ParallelConfig, precision: torch.dtype) -> Any:
-    """Shard a model's blocks, and what lies outside of them, over all processes; in place.
+    """Shard a model's blocks, and its weights outside of them, over all processes; in place.
 
     The gradient of each weight is the sum over processes, not their mean: the step divides once by the weight of the
     whole batch. Products run in `precision`, gradients are exchanged in float32.
@@ -57,23 +57,23 @@ def shard(model: Any, settings: ParallelConfig, precision: torch.dtype) -> Any:
 
 
 def blocks_of(model: Any) -> list[Any]:
-    """The transformer blocks, as the architecture names them.
+    """The transformer blocks of a model, by the class names that its architecture gives.
 
     Raises:
         TrainingError: it names none.
     """
     names = set(getattr(causal_lm(model), "_no_split_modules", None) or ())
-    found = [module for module in model.modules() if type(module).__name__ in names]
-    if not found:
+    blocks = [module for module in model.modules() if type(module).__name__ in names]
+    if not blocks:
         raise TrainingError(
             f"{type(causal_lm(model)).__name__} does not say what its blocks are (_no_split_modules), so it cannot be "
             "cut into shards or compiled; set parallel.kind=ddp and train.compile=false"
         )
-    return found
+    return blocks
 
 
 def reshard(model: nn.Module) -> None:
-    """Let go of what a forward pass without a backward pass has left gathered: only the shards are the weights."""
+    """Free the weights that a forward pass without backward has left gathered; only the shards remain."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

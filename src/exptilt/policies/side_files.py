@@ -1,4 +1,4 @@
-"""What else lies in a model's folder and still holds after training: processors, chat templates, code, notes of generation."""
+"""Side files of a model's folder that still hold after training: processors, chat templates, code, generation notes."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _FOLDERS = ("additional_chat_templates", "chat_templates")
 
 
 def copy_side_files(source: str, target: Path, *, revision: str | None = None, own_tokenizer: bool = True) -> list[str]:
-    """Copy what a model's folder holds beside weights and config, and `target` does not hold yet.
+    """Copy files of a model's folder beside weights and config that `target` does not hold yet.
 
     Args:
         source: folder or hub id a model was loaded from; of an id, what the cache has where the hub cannot be asked.
         target: the folder being written; nothing in it is replaced.
-        revision: of a hub id.
+        revision: revision of a hub id.
         own_tokenizer: whether the tokenizer is the source's own; if not, its files do not hold any more.
 
     Returns:

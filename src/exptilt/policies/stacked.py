@@ -1,4 +1,4 @@
-"""A new adapter beside a frozen one: training from base + an adapter that exists, whatever the base's weights are kept in.
+"""A new adapter beside a frozen one: training from a base and an existing adapter, whatever the base's dtype.
 
     start    frozen; base + start is where the run begins, and the reference
     default  new, trained
@@ -24,18 +24,18 @@ from torch import Tensor
 from exptilt.errors import ModelError
 
 START, NEW = "start", "default"
-"""What peft calls the two adapters."""
+"""Names of the two adapters in peft."""
 _CARRIED = "exptilt_carried"
 _A, _B = ("lora_A", "lora_embedding_A"), ("lora_B", "lora_embedding_B")
 
 
 def is_stacked(model: Any) -> bool:
-    """Whether a model has a new adapter beside a frozen one."""
+    """Tell whether a model has a new adapter beside a frozen one."""
     return {START, NEW} <= set(getattr(model, "peft_config", ()))
 
 
 def stack(model: Any, settings: Any) -> Any:
-    """Put a new adapter beside the one a model was loaded with, which is frozen.
+    """Freeze the adapter that a model was loaded with, and put a new adapter beside it.
 
     Args:
         model: a PEFT model whose one adapter is called `START`; changed in place.
@@ -61,7 +61,7 @@ def stack(model: Any, settings: Any) -> Any:
 
 
 def _odd(settings: Any) -> str:
-    """What a single adapter could not hold beside another one."""
+    """The feature of an adapter that a single adapter could not hold beside another one; empty if there is none."""
     if str(getattr(settings.peft_type, "value", settings.peft_type)) != "LORA":
         return f"the kind {settings.peft_type}"
     if settings.use_dora:
@@ -74,7 +74,7 @@ def _odd(settings: Any) -> str:
 
 
 def _carry(model: Any) -> None:
-    """Layers that the first adapter replaced whole (`modules_to_save`) become the base's, and travel with what is saved."""
+    """Move layers that the first adapter replaced whole (`modules_to_save`) into the base, and save them with the adapter."""
     from peft.utils import ModulesToSaveWrapper
 
     inner, carried = model.get_base_model(), []
@@ -90,7 +90,7 @@ def _carry(model: Any) -> None:
 
 
 def mark_ties(model: Any) -> None:
-    """Write into a model's config whether its embeddings and head are one matrix, which saving and loading go by."""
+    """Write into a model's config whether embeddings and head are one matrix, which saving and loading follow."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or not getattr(model.config, "tie_word_embeddings", False):
         return
@@ -109,7 +109,7 @@ def _freeze_start(model: Any) -> None:
 
 @contextmanager
 def only_start(model: Any) -> Iterator[None]:
-    """While the new adapter is off and the frozen one is on."""
+    """Switch the new adapter off and the frozen one on for a block."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     replaced = [module for module in model.modules() if NEW in _dict_of(module, "modules_to_save")]
     model.base_model.set_adapter([START])
@@ -128,13 +128,13 @@ def only_start(model: Any) -> Iterator[None]:
 
 
 def _dict_of(module: Any, name: str) -> Any:
-    """What a peft layer keeps by adapter; other layers have attributes of these names too."""
-    found = getattr(module, name, None)
-    return found if isinstance(found, dict | torch.nn.ModuleDict) else {}
+    """The entries by adapter of a peft layer; empty for other layers, which may have attributes of these names."""
+    entries = getattr(module, name, None)
+    return entries if isinstance(entries, dict | torch.nn.ModuleDict) else {}
 
 
 def save_stacked(model: Any, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-    """Write both adapters as one.
+    """Save both adapters as a single adapter.
 
     Args:
         model: made by `stack`.
@@ -196,19 +196,19 @@ def _rank(state: Mapping[str, Tensor]) -> int:
 
 
 def _scales(model: Any, adapter: str) -> dict[str, float]:
-    """What each layer multiplies its product with."""
-    found = {}
+    """The factor of each layer's product."""
+    scales = {}
     for name, module in model.named_modules():
         scaling = _dict_of(module, "scaling")
         if adapter in scaling:
-            found[name] = float(scaling[adapter])
-    return found
+            scales[name] = float(scaling[adapter])
+    return scales
 
 
 def _side_by_side(
     module: str, states: tuple[Mapping[str, Tensor], Mapping[str, Tensor]], scales: list[dict[str, float]], rank: int
 ) -> dict[str, Tensor]:
-    """[A1; A2] and [s1 B1, s2 B2] of one layer, filled up with zeros to one rank for all layers."""
+    """[A1; A2] and [s1 B1, s2 B2] of a layer, filled up with zeros to one rank for all layers."""
     tops, sides = [], []
     keys = ("", "")
     for state, scale in zip(states, scales, strict=True):
@@ -229,8 +229,10 @@ def _side_by_side(
 
 
 def _targets(old: Any, new: Any, names: list[str]) -> list[str]:
-    """The layers by short names where those mean the same layers, else each by its full one."""
-    plain = all(isinstance(one.target_modules, set | list) and one.layers_to_transform is None for one in (old, new))
+    """The layers by short names if those mean exactly these layers, else by full names."""
+    plain = all(
+        isinstance(config.target_modules, set | list) and config.layers_to_transform is None for config in (old, new)
+    )
     if plain and not new.exclude_modules and not old.exclude_modules:
         return sorted({*old.target_modules, *new.target_modules})
     return [name.removeprefix("base_model.model.") for name in names]

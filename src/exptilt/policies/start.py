@@ -26,13 +26,13 @@ class Start:
 
     model: Any
     dtype: torch.dtype
-    """Of the weights as they were loaded, in which they are saved."""
+    """Dtype of the loaded weights, in which they are saved."""
     revision: str | None = None
-    """Of the base, where it came from the hub."""
+    """Revision of the base, if it came from the hub."""
 
 
 def load_start(settings: ModelConfig, adapter: AdapterConfig | None, tokenizer: Any = None, *, seed: int = 0) -> Start:
-    """What `model` and `adapter` of a recipe start from, before a new adapter is added.
+    """Load the model that `model` and `adapter` of a recipe start from, before a new adapter is added.
 
     An adapter in `model.path` is part of the start, and so of the reference:
 
@@ -42,7 +42,7 @@ def load_start(settings: ModelConfig, adapter: AdapterConfig | None, tokenizer: 
 
     Args:
         settings: which model.
-        adapter: what is trained beside it, if anything.
+        adapter: settings of the adapter to train, if any.
         tokenizer: as in `load_model`.
         seed: as in `load_model`.
 
@@ -67,7 +67,7 @@ def load_start(settings: ModelConfig, adapter: AdapterConfig | None, tokenizer: 
 
 
 def identity_of(model: Any) -> str:
-    """Fingerprint of what a model computes, its adapters and their scales included."""
+    """Fingerprint of a model's computation, including its adapters and their scales."""
     weights = fingerprint(model)
     if not has_adapter(model):
         return weights
@@ -84,8 +84,8 @@ def _require_trainable(model: Any, adapter: AdapterConfig | None, settings: Mode
 
 def _require_one_base(path: str, base: str) -> None:
     folder = find_adapter(path)
-    own = None if folder is None else base_of(folder)
-    if own is not None and own != base:
+    own_base = None if folder is None else base_of(folder)
+    if own_base is not None and own_base != base:
         raise ModelError(
-            f"adapter.path sits on {own}, the adapter in model.path on {base}; name one of these bases as model.path"
+            f"adapter.path sits on {own_base}, the adapter in model.path on {base}; name one of these bases as model.path"
         )

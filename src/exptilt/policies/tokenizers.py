@@ -1,4 +1,4 @@
-"""Tokenizers trained on the user's own texts; the same texts always give the same tokenizer."""
+"""Tokenizers trained on the user's own texts; equal texts always give equal tokenizers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> PreTrainedT
     Its chat template is `exptilt.data.encode.chat_templates.SCRATCH`.
 
     Args:
-        texts: what to learn merges from.
+        texts: texts to learn merges from.
         vocab_size: number of tokens at most, the 256 bytes and 3 special tokens included.
 
     Raises:
@@ -50,10 +50,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> PreTrainedT
 def train_word_tokenizer(texts: Iterable[str], vocab_size: int | None = None) -> PreTrainedTokenizerFast:
     """Make a tokenizer with one token per whitespace-separated word; words it does not know become `<unk>`.
 
-    For worlds with few words. Decoding joins words with single spaces. It has no chat template.
+    It suits test worlds with few words. Decoding joins words with single spaces. It has no chat template.
 
     Args:
-        texts: where the words come from.
+        texts: texts that give the words.
         vocab_size: keep the most frequent words only, 4 special tokens included; ties go by alphabet. Default: all.
 
     Example:

@@ -1,4 +1,4 @@
-"""Which tokens end a turn: one owner, for sampling, KL, evaluation and reports.
+"""Tokens that end a turn; sampling, KL, evaluation and reports all take them from here.
 
 A tokenizer has one end token, and chat models end their turns with another one: Llama 3 with `<|eot_id|>`, ChatML with
 `<|im_end|>`. Where only the first is known, samples run on behind the answer. Three sources are read together:
@@ -26,7 +26,7 @@ _LEAST = 0.05
 
 
 def turn_ends(tokenizer: Any, model: Any = None, groups: Sequence[Group] = ()) -> tuple[int, ...]:
-    """The ids after which a completion is over, in ascending order; the first of them ends it and belongs to it.
+    """The ids after which a completion is over, in ascending order; the first of them in a completion ends it.
 
     Args:
         tokenizer: its eos_token is always one of them.
@@ -41,10 +41,10 @@ def turn_ends(tokenizer: Any, model: Any = None, groups: Sequence[Group] = ()) -
     """
     special = {int(token) for token in getattr(tokenizer, "all_special_ids", ())}
     special |= {int(token) for token in getattr(tokenizer, "added_tokens_decoder", {})}
-    found = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
-    found |= _of_model(model) & special
-    found |= _of_rows(groups, special - _no_end(tokenizer))
-    return tuple(sorted(found))
+    ids = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
+    ids |= _of_model(model) & special
+    ids |= _of_rows(groups, special - _no_end(tokenizer))
+    return tuple(sorted(ids))
 
 
 def _of_model(model: Any) -> set[int]:
@@ -55,20 +55,20 @@ def _of_model(model: Any) -> set[int]:
 
 
 def _of_rows(groups: Sequence[Group], special: set[int]) -> set[int]:
-    """The special tokens that completions end with, a few trailing tokens aside."""
+    """The special tokens that completions end with, apart from a few trailing tokens."""
     count = min(len(groups), 256)
     ends: Counter[int] = Counter()
     total = 0
     for group in (groups[at * len(groups) // count] for at in range(count)):
-        for one in group.completions:
+        for completion in group.completions:
             total += 1
-            tail = np.asarray(one.ids)[-_TRAILING:][::-1]
+            tail = np.asarray(completion.ids)[-_TRAILING:][::-1]
             ends.update([token for token in map(int, tail) if token in special][:1])
     return {token for token, times in ends.items() if times >= max(1, _LEAST * total)}
 
 
 def _no_end(tokenizer: Any) -> set[int]:
-    """Special tokens that begin or fill."""
+    """Special tokens that begin a text or fill a row."""
     names = ("bos_token_id", "unk_token_id", "mask_token_id", "cls_token_id")
     return {int(getattr(tokenizer, name)) for name in names if getattr(tokenizer, name, None) is not None} - {
         tokenizer.eos_token_id

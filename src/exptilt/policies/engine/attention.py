@@ -33,7 +33,7 @@ NAME = "exptilt_segments"
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Who attends to whom in one packed row; travels through the model's forward as the keyword `segments`."""
+    """The layout of one packed row: which token may attend to which. The model's forward gets it as keyword `segments`."""
 
     spans: Sequence[Span]
     num_tokens: int
@@ -45,25 +45,25 @@ class Segments:
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest sequence; a window of so many is none."""
+        """Number of tokens of the longest sequence; a window of at least this size has no effect."""
         return max(span.total for span in self.spans)
 
     @cached_property
     def flex(self) -> Flex:
-        """The row as FlexAttention wants it."""
+        """The layout in the form that FlexAttention needs."""
         return Flex.of(self.spans, self.num_tokens, self.device)
 
     def stretches(self, window: int | None = None) -> list[Stretch]:
-        """The row as tiles want it; every layer uses the same few."""
+        """The layout in the form that tiles need; all layers share these stretches."""
         if window not in self.cuts:
             self.cuts[window] = stretches_of(self.spans, window)
         return self.cuts[window]
 
 
 def mask_of(segments: Segments) -> Tensor:
-    """What to give a model as its mask for a packed row.
+    """Make the mask argument that a model gets for a packed row.
 
-    Of four dimensions, so that transformers passes it on untouched and builds none of (T, T); and it carries the
+    It has four dimensions, so that transformers passes it on untouched and builds none of (T, T), and it carries the
     segments, because some architectures (StableLM, Nemotron) hand their layers the mask but no other keyword.
     """
     mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=segments.device)
@@ -81,7 +81,7 @@ def segments_attention(
     segments: Segments | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention for transformers' interface: packed where `segments` is given, else what `sdpa` does.
+    """Attention for transformers' interface: packed attention if `segments` is given, else plain `sdpa`.
 
     Args:
         module: the attention layer.
@@ -89,7 +89,7 @@ def segments_attention(
         key: (1, H_kv, T, d), grouped heads not yet repeated.
         value: (1, H_kv, T, d').
         attention_mask: used only without `segments` (generation, plain batches); see `mask_of`.
-        segments: how the packed row is cut.
+        segments: the layout of the packed row.
         options: `scaling`, `dropout`, `sliding_window`, `softcap`, `s_aux` (attention sinks) as layers pass them.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The balance loss of a mixture of experts, taken group by group, so that how a batch is split does not change it."""
+"""The balance loss of a mixture of experts per group, so that the split of a batch does not change it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OTHERWISE = ("doge",)
 
 @dataclass(eq=False)
 class Balance:
-    """Adds the balance loss of a router to the gradient of whatever is trained, and measures it.
+    """Adds the balance loss of a router to the gradient of the trained weights, and measures it.
 
         aux_g = E sum_i f_gi P_gi
         loss  = preference loss + coefficient * sum_g w_g aux_g / sum_g w_g
@@ -50,9 +50,9 @@ class Balance:
     """
 
     coefficient: float
-    """What it is multiplied with."""
+    """The factor of the loss."""
     top_k: int
-    """How many experts a token is sent to."""
+    """Number of experts that a token is sent to."""
     factor: float = field(default=1.0, init=False)
     """The weight that the gradient of the whole batch will be divided by, over the sum of the groups' weights."""
     measured: Tensor | None = field(default=None, init=False)
@@ -60,7 +60,7 @@ class Balance:
 
     @classmethod
     def of(cls, model: Any) -> Balance | None:
-        """What a model's config asks for (`output_router_logits`, `router_aux_loss_coef`); None if it does not."""
+        """Read the balance loss from a config (`output_router_logits`, `router_aux_loss_coef`); None if the config has none."""
         settings = model.config.get_text_config()
         coefficient, top_k = (getattr(settings, name, None) for name in ("router_aux_loss_coef", "num_experts_per_tok"))
         if not asks(model) or coefficient is None or top_k is None or settings.model_type in _OTHERWISE:
@@ -68,42 +68,42 @@ class Balance:
         return cls(float(coefficient), int(top_k))
 
     def begin(self, factor: float) -> None:
-        """Before a step over one global batch."""
+        """Reset the sums before a step over one global batch."""
         self.factor, self.measured = factor, None
 
 
 def asks(model: Any) -> bool:
-    """Whether a model's config asks for a balance loss."""
+    """Tell whether a model's config switches a balance loss on."""
     return bool(getattr(model.config.get_text_config(), "output_router_logits", False))
 
 
 class Routed:
-    """What the routers did with some groups, in one or several forward passes with a graph."""
+    """Choices of the routers on some groups, collected from one or several forward passes with a graph."""
 
     def __init__(self, balance: Balance, groups: Sequence[Group]) -> None:
         self.balance, self.groups = balance, groups
         self.chosen: Tensor | None = None
-        """(G + 1, E) how often each expert was chosen; the last row is of tokens that do not count."""
+        """(G + 1, E) number of times each expert was chosen; the last row holds tokens that do not count."""
         self.probabilities: Tensor | None = None
         """(G + 1, E) sums."""
 
     @classmethod
     def watching(cls, balance: Balance | None, groups: Sequence[Group]) -> Routed | None:
-        """None where there is nothing to add to: no balance loss, no groups, no graph."""
+        """Start to collect; None if there is no balance loss, no group or no graph."""
         return cls(balance, groups) if balance is not None and groups and torch.is_grad_enabled() else None
 
     def owners(self, num_tokens: int) -> NDArray[np.int64]:
-        """(1, T) of a packed row: the group each token belongs to; the filling belongs to none."""
+        """(1, T) index of the group that each token of a packed row belongs to; filler tokens belong to none."""
         owners = np.full((1, num_tokens), len(self.groups))
         sizes = [group.num_tokens - len(group.completions) for group in self.groups]
         owners[0, : sum(sizes)] = np.repeat(np.arange(len(sizes)), sizes)
         return owners
 
     def add(self, router_logits: Sequence[Tensor] | None, owners: NDArray[np.int64]) -> None:
-        """Count a forward pass in.
+        """Add the router outputs of a forward pass.
 
         Args:
-            router_logits: of every layer, (B * T', E); positions beyond the last T of each row came in front.
+            router_logits: logits of every layer, (B * T', E); positions beyond the last T of each row came in front.
             owners: (B, T) the group of each position; one more than the last for what does not count.
 
         Raises:
@@ -128,7 +128,7 @@ class Routed:
             self.probabilities = self.probabilities.index_add(0, where.to(device), p.to(device))
 
     def join(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The same tensors; backward through any of them now also gives the balance loss its gradient."""
+        """Return these tensors unchanged; backward through any of them also adds the gradient of the balance loss."""
         if self.chosen is None or self.probabilities is None:
             return tensors
         chosen, probabilities = self.chosen[:-1], self.probabilities[:-1]
@@ -136,15 +136,15 @@ class Routed:
         losses = chosen.shape[1] * (chosen * probabilities).sum(1) / rows**2
         weights = on_device([group.weight for group in self.groups], losses.device, losses.dtype)
         total, balance = (weights * losses).sum(), self.balance
-        found = torch.stack([total.detach(), weights.sum()])
-        balance.measured = found if balance.measured is None else balance.measured + found
+        sums = torch.stack([total.detach(), weights.sum()])
+        balance.measured = sums if balance.measured is None else balance.measured + sums
         loss = balance.factor * balance.coefficient * total
         joined: tuple[Tensor, ...] = _Joined.apply(loss, *tensors)  # type: ignore[no-untyped-call]
         return joined
 
 
 class _Joined(torch.autograd.Function):
-    """Tensors as they are; whichever way backward comes, a loss beside them gets a gradient of 1, once."""
+    """Returns tensors unchanged; the first backward through any of them gives the attached loss a gradient of 1."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""What rows of logits say: log-probabilities, and what a loss can ask of a token's distribution beside them."""
+"""Statistics of rows of logits: log-probabilities, and other values of a token's distribution that losses use."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def softmax_of(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def row_stats(log_p: Tensor, targets: Tensor, names: tuple[str, ...], log_q: Tensor | None) -> tuple[Tensor, ...]:
-    """From (n, V) log-probabilities of policy and reference: (n,) of the targets, then of each name."""
-    found = [log_p.gather(1, targets[:, None]).squeeze(1)]
+    """Compute (n,) log-probabilities of the targets, then (n,) of each named statistic, from (n, V) log-probabilities."""
+    columns = [log_p.gather(1, targets[:, None]).squeeze(1)]
     for name in names:
         if name in _OF_POLICY:
-            found.append(_OF_POLICY[name](log_p))
+            columns.append(_OF_POLICY[name](log_p))
         elif log_q is None:
             raise ValueError(f"{name!r} compares with a reference, and none was given")
         else:
-            found.append(_OF_BOTH[name](log_p, log_q, targets))
-    return tuple(found)
+            columns.append(_OF_BOTH[name](log_p, log_q, targets))
+    return tuple(columns)
 
 
 def merge(parts: list[tuple[Tensor, ...]], names: tuple[str, ...]) -> dict[str, Tensor]:
-    """Chunks one after the other, by name."""
+    """Concatenate chunks of statistics by name."""
     columns = [column[0] if len(column) == 1 else torch.cat(column) for column in zip(*parts, strict=True)]
     return dict(zip(("values", *names), columns, strict=True))
 
 
 def check_byproducts(byproducts: Sequence[str], reference: Any) -> None:
-    """Raises ValueError for a name that is none, and where what it compares with is missing."""
+    """Raise ValueError for an unknown name, and for a name that needs a reference if there is none."""
     unknown = [name for name in byproducts if name not in BYPRODUCTS]
     if unknown:
         raise ValueError(f"unknown byproduct {unknown[0]!r}; known: {', '.join(BYPRODUCTS)}")
@@ -90,6 +90,6 @@ _OF_BOTH: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "log_ratio": _log_ratio,
 }
 BYPRODUCTS = (*_OF_POLICY, "divergence")
-"""What a loss can ask for besides log-probabilities; "divergence" is KL(reference || policy)."""
+"""By-products that a loss can use besides log-probabilities; "divergence" is KL(reference || policy)."""
 COMPARISONS = tuple(_OF_BOTH)
-"""What needs the reference's distribution; "kl" is KL(policy || reference), "log_ratio" its value at the token."""
+"""Names that need the reference's distribution; "kl" is KL(policy || reference), "log_ratio" its value at the token."""

@@ -1,4 +1,4 @@
-"""Running a model: packed rows through its trunk, whole sequences through its own forward."""
+"""Forward passes of a model: packed rows through its trunk, whole sequences through its own forward."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def causal_lm(model: Any) -> Any:
 
 
 def context_length(model: Any) -> int | None:
-    """The longest sequence a model knows positions for; None for one that states no limit (recurrent, ALiBi)."""
+    """The longest sequence a model has positions for; None for a model without a limit (recurrent, ALiBi)."""
     return context_of(causal_lm(model).config)
 
 
 def context_of(config: Any) -> int | None:
-    """The same, of a configuration."""
+    """The longest sequence that a configuration has positions for; None if it gives no limit."""
     config = config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
@@ -47,7 +47,7 @@ def context_of(config: Any) -> int | None:
 
 
 def check_context(model: Any, groups: Sequence[Group]) -> None:
-    """A sequence longer than the positions a model knows would end in garbage or in an index error.
+    """Refuse sequences longer than the positions of a model, which would end in garbage or an index error.
 
     Raises:
         DataError: naming the row.
@@ -67,7 +67,7 @@ def check_context(model: Any, groups: Sequence[Group]) -> None:
 def packed_states(model: Any, packed: Packed, routed: Routed | None = None) -> States:
     """Run the trunk on a packed row and keep the hidden states that predict counted tokens.
 
-    With `routed` their gradient brings along that of the router's balance loss.
+    With `routed`, their gradient includes the gradient of the router's balance loss.
     """
     inner = causal_lm(model)
     with running(model):
@@ -86,7 +86,7 @@ def packed_states(model: Any, packed: Packed, routed: Routed | None = None) -> S
 
 
 def separate_rows(model: Any, groups: Sequence[Group], routed: Routed | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Completions after their prompts through the model's own forward, right-padded.
+    """Run completions after their prompts through the model's own forward, right-padded.
 
     Args:
         model: a causal language model.
@@ -98,7 +98,7 @@ def separate_rows(model: Any, groups: Sequence[Group], routed: Routed | None = N
     """
     device = causal_lm(model).device
     pairs = [(group.prompt, completion) for group in groups for completion in group.completions]
-    owned = [(place, number == 0) for place, group in enumerate(groups) for number in range(len(group.completions))]
+    owned = [(index, number == 0) for index, group in enumerate(groups) for number in range(len(group.completions))]
     longest = max(len(prompt) + len(completion.ids) for prompt, completion in pairs)
     vocabulary = causal_lm(model).config.get_text_config().vocab_size
     size = max(1, CHUNK_ELEMENTS // (longest * vocabulary))
@@ -132,7 +132,7 @@ def separate_rows(model: Any, groups: Sequence[Group], routed: Routed | None = N
 def separate_units(
     model: Any, groups: Sequence[Group], names: tuple[str, ...], reference: Any, balance: Balance | None
 ) -> dict[str, Tensor]:
-    """What `head.unit_stats` gives, (N,) each, from sequences of their own."""
+    """Compute the values of `head.unit_stats`, (N,) each, from one sequence per completion instead of a packed row."""
     parts, routed = [], Routed.watching(balance, groups)
     groups = groups or [FILLER]
     others = None if reference is None else separate_rows(reference, groups)
@@ -146,7 +146,7 @@ def separate_units(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off for a while; every module is then as it was."""
+    """Switch dropout off for a block; afterwards every module has its earlier mode again."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

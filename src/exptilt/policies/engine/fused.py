@@ -1,4 +1,4 @@
-"""The head fused with the loss: while a chunk's logits are hot, their log-probabilities, the loss, and its gradients.
+"""The head fused with the loss: log-probabilities, loss and gradients of a chunk while its logits are in the cache.
 
 For a loss that is a sum over groups the chunks are cut between groups. Three matrix products per chunk and no second
 pass, unless a single group is very large.
@@ -32,7 +32,7 @@ LossOf = Callable[[Sequence[Group], LogProbs], Tensor]
 
 
 class ChunkPart(NamedTuple):
-    """Some groups, and where their rows lie."""
+    """Some groups, with the range of their rows among the hidden states."""
 
     groups: Sequence[Group]
     lengths: Tensor
@@ -41,7 +41,7 @@ class ChunkPart(NamedTuple):
     end: int
 
     def logps(self, **units: Tensor) -> LogProbs:
-        """What the loss sees."""
+        """The log-probabilities that the loss receives."""
         return LogProbs(lengths=self.lengths, **units)
 
 
@@ -53,15 +53,15 @@ def gradient_of_states(
     names: tuple[str, ...] = (),
     reference: States | None = None,
 ) -> Tensor:
-    """(N, d) gradient of the sum of `loss_of` over parts with respect to the hidden states; adds to the head's `.grad`.
+    """(N, d) gradient of the summed `loss_of` over parts in the hidden states; the head's gradient is added to its `.grad`.
 
     Args:
-        states: of the N counted tokens of the groups, in order.
+        states: states of the N counted tokens of the groups, in order.
         targets: (N,) token ids.
         groups: whose completions' counted tokens these are.
         loss_of: called once for every part; at least once.
         names: by-products the loss needs beside log-probabilities.
-        reference: what the by-product "divergence" compares with.
+        reference: states that the by-product "divergence" compares with.
     """
     head, hidden = states.head, states.hidden.detach()
     parts = list(_parts(groups, targets.device, head.rows(targets.device)))
@@ -87,7 +87,7 @@ class _Walk(Protocol):
 
 
 class _Graphs:
-    """Any head and any by-product: a graph from a part's hidden states to its loss, walked back at once."""
+    """Gradients by autograd, for any head and any by-product: a graph from a part's states to its loss, used at once."""
 
     def __init__(self, states: States, targets: Tensor, names: tuple[str, ...], reference: States | None) -> None:
         self.states, self.targets, self.names, self.reference = states, targets, names, reference
@@ -103,13 +103,13 @@ class _Graphs:
         return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
     def finish(self) -> None:
-        """Weights have their gradients."""
+        """Do nothing: autograd has added the gradients of the weights."""
 
 
 class _Residuals:
-    """A plain linear head and log-probabilities alone: the formulas above.
+    """Gradients by the formulas above, for a plain linear head and log-probabilities alone.
 
-    On the CPU in buffers that every part reuses, because fresh memory of this size costs more than what is done to it.
+    On the CPU it works in buffers that every part reuses, because fresh memory of this size costs more than what is done to it.
     """
 
     def __init__(self, product: Product, scale: float, hidden: Tensor, targets: Tensor, rows: tuple[int, int]) -> None:
@@ -136,7 +136,7 @@ class _Residuals:
         return gradient
 
     def _weight_gradient(self) -> tuple[Tensor | None, bool]:
-        """Where the weight's gradient is added up, in its `.grad` or in half precision until the end; whether there is any."""
+        """The buffer of the weight's gradient (None for a frozen weight), and whether it holds a gradient already."""
         weight = self.product.weight
         if not weight.requires_grad:
             return None, False
@@ -148,36 +148,36 @@ class _Residuals:
         return weight.grad, begun
 
     def finish(self) -> None:
-        """Bring the gradient home."""
-        weight, found = self.product.weight, self.of_weight
-        if found is not None and not self.begun:
-            found.zero_()
-        if found is None or found is weight.grad:
+        """Add the buffered gradient to the weight's `.grad`."""
+        weight, gradient = self.product.weight, self.of_weight
+        if gradient is not None and not self.begun:
+            gradient.zero_()
+        if gradient is None or gradient is weight.grad:
             return
         if weight.grad is None:
-            weight.grad = found.to(weight.dtype)
+            weight.grad = gradient.to(weight.dtype)
             return
         # A sum of two dtypes makes a wide copy first: of some rows at a time, or it would be as large as the weight.
-        for rows in chunks(0, len(found), max(1, _TOGETHER // found.shape[1])):
-            weight.grad[rows].add_(found[rows])
+        for rows in chunks(0, len(gradient), max(1, _TOGETHER // gradient.shape[1])):
+            weight.grad[rows].add_(gradient[rows])
 
     @torch.no_grad()
     def _forward(self, rows: slice) -> Tensor:
-        """Log-probabilities of the targets; leaves the residuals at hand."""
-        found = []
+        """Log-probabilities of the targets; the residuals remain in the buffer."""
+        logps = []
         for cut in chunks(rows.start, rows.stop, self.chunk):
-            kept = self.residual[cut.start - rows.start : cut.stop - rows.start]
-            buffer = self.logits[: len(kept)] if self.product.half else kept
+            residual = self.residual[cut.start - rows.start : cut.stop - rows.start]
+            buffer = self.logits[: len(residual)] if self.product.half else residual
             logits = self.product.forward(self.hidden[cut], out=buffer if len(buffer) else None)
             if self.scale != 1.0:
                 logits.mul_(self.scale)
             targets = self.targets[cut, None]
             values, p = softmax_of(logits, targets)
             p.scatter_add_(1, targets, torch.full_like(values, -1.0))
-            if p.data_ptr() != kept.data_ptr():
-                kept.copy_(p)
-            found.append(values.squeeze(1))
-        return torch.cat(found)
+            if p.data_ptr() != residual.data_ptr():
+                residual.copy_(p)
+            logps.append(values.squeeze(1))
+        return torch.cat(logps)
 
     @torch.no_grad()
     def _backward(self, rows: slice, upstream: Tensor) -> Tensor:
@@ -191,12 +191,12 @@ class _Residuals:
 
 
 def _parts(groups: Sequence[Group], device: torch.device, limit: int) -> Iterator[ChunkPart]:
-    """Neighbouring groups of at most `limit` counted tokens together; a larger group alone; one part for no groups."""
+    """Neighbouring groups with at most `limit` counted tokens per part; a larger group alone; one part for no groups."""
     counts = [[completion.length for completion in group.completions] for group in groups]
     first = begin = end = 0
-    for place, lengths in enumerate([*counts, [limit + 1]]):
-        if place == len(counts) or (end > begin and end - begin + sum(lengths) > limit):
-            own = [length for some in counts[first:place] for length in some]
-            yield ChunkPart(groups[first:place], on_device(own, device, torch.int64), begin, end)
-            first, begin = place, end
+    for index, lengths in enumerate([*counts, [limit + 1]]):
+        if index == len(counts) or (end > begin and end - begin + sum(lengths) > limit):
+            part_lengths = [length for some in counts[first:index] for length in some]
+            yield ChunkPart(groups[first:index], on_device(part_lengths, device, torch.int64), begin, end)
+            first, begin = index, end
         end += sum(lengths)

@@ -1,4 +1,4 @@
-"""From hidden states to log-probabilities, in chunks, so that long inputs never make a (tokens, vocabulary) tensor.
+"""Log-probabilities from hidden states, in chunks, so that long inputs never make a (tokens, vocabulary) tensor.
 
 Logits are float32 whatever the model's dtype: products of half-precision numbers are exact in float32, and rounding
 their sums to bfloat16 would cost a completion of 2,000 tokens half a nat.
@@ -38,7 +38,7 @@ class Head:
     def of(cls, model: Any) -> Head:
         """Read the head of a causal language model: bias, `logit_scale`, `logits_scaling`, `final_logit_softcapping`.
 
-        An architecture that does anything else to its logits is found by the self-check.
+        The self-check finds an architecture that does anything else to its logits.
         """
         settings = model.config
         factor = float(getattr(settings, "logit_scale", None) or 1.0)
@@ -48,11 +48,11 @@ class Head:
 
     @cached_property
     def product(self) -> Product | None:
-        """The layer as one matrix product with float32 results; None if it is more than that (an adapter, 4 bits)."""
+        """The layer as one matrix product with float32 results; None for an adapter or 4-bit weights."""
         return Product.of(self.layer) if type(self.layer) is nn.Linear else None
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(n, d) to (n, V), float32 or better."""
+        """Map (n, d) hidden states to (n, V) logits, float32 or better."""
         logits = self.layer(hidden) if self.product is None else wide_product(self.product, hidden)
         if self.scale != 1.0:
             logits = logits * self.scale
@@ -66,36 +66,36 @@ class Head:
         return len(self.layer.weight)  # type: ignore[arg-type]
 
     def rows(self, device: torch.device, elements: int = 0) -> int:
-        """How many rows make `elements` logits; default, what is held at once."""
+        """Number of rows that make `elements` logits; by default the number held in memory at once."""
         rows = max(_CHUNK_ROWS, (elements or CHUNK_ELEMENTS) // self.vocabulary)
         return rows if device.type == "cpu" else rows * _ACCELERATOR
 
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """A head and the (N, d) hidden states that predict N tokens."""
+    """The (N, d) hidden states that predict N tokens, and the head that maps them to logits."""
 
     head: Head
     hidden: Tensor
 
     def logits(self, rows: slice) -> Tensor:
-        """(n, V) of some rows."""
+        """(n, V) logits of some rows."""
         return self.head.logits(self.hidden[rows])
 
 
 def unit_stats(
     states: States, targets: Tensor, names: tuple[str, ...] = (), reference: States | None = None
 ) -> dict[str, Tensor]:
-    """Log-probabilities ("values") of `targets` and what else is named, each (N,), with gradients.
+    """Compute log-probabilities ("values") of `targets` and the named by-products, each (N,), with gradients.
 
     Beyond one chunk the logits are computed again in the backward pass instead of being kept: one matrix product more,
     and memory that does not grow with N times the vocabulary.
 
     Args:
-        states: of the policy.
+        states: states of the policy.
         targets: (N,) token ids.
         names: any of `distribution.BYPRODUCTS` and `distribution.COMPARISONS`.
-        reference: of the reference, which `COMPARISONS` need; it gets no gradient.
+        reference: states of the reference, which `COMPARISONS` need; it gets no gradient.
     """
 
     def chunk(rows: slice) -> tuple[Tensor, ...]:
@@ -112,7 +112,7 @@ def unit_stats(
 
 
 def chunks(begin: int, end: int, rows: int) -> Iterator[slice]:
-    """Slices of like size, of at most `rows` each; one empty slice for nothing."""
+    """Slices of similar size with at most `rows` rows each; one empty slice for an empty range."""
     count = max(1, -(-(end - begin) // rows))
     size = max(1, -(-(end - begin) // count))
     for start in range(begin, max(end, begin + 1), size):

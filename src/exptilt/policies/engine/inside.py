@@ -35,7 +35,7 @@ def inside(model: Any, work: Callable[..., T], *args: Any) -> T:
 
 
 def beside(reference: Any, work: Callable[[], T]) -> T:
-    """Run `work`, which runs another model, while the weights of a sharded reference are gathered too.
+    """Run `work`, which runs another model, while a sharded reference's weights are gathered as well.
 
     The reference is entered without a graph, so that backward will not gather it again; `work` has one if the caller has.
     """
@@ -52,7 +52,7 @@ def beside(reference: Any, work: Callable[[], T]) -> T:
 
 
 def running(model: Any) -> AbstractContextManager[None]:
-    """Around every forward of a model that is one only in a certain state: an adapter switched off."""
+    """Enter the state that a model needs around every forward, such as a switched-off adapter."""
     return model.running() if hasattr(type(model), "running") else nullcontext()
 
 
@@ -67,12 +67,12 @@ def make_enterable(model: Any) -> None:
 
 
 def set_precision(model: Any, dtype: torch.dtype) -> None:
-    """From now on the engine runs this model's arithmetic in `dtype`, whatever dtype its weights have."""
+    """Let the engine run this model's arithmetic in `dtype` from now on, whatever dtype its weights have."""
     object.__setattr__(model, _PRECISION, dtype)
 
 
 def precision_of(model: Any) -> torch.dtype:
-    """The dtype of the model's matrix products: what `set_precision` said, else that of its weights."""
+    """The dtype of the model's matrix products: the dtype given to `set_precision`, else that of its weights."""
     dtype: torch.dtype = getattr(model, _PRECISION, None) or next(model.parameters()).dtype
     return dtype
 

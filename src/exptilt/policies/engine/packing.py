@@ -23,7 +23,7 @@ FEW_LENGTHS = 64
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Packed:
-    """T input tokens of G groups in one row, and where the N counted tokens of their C completions are predicted.
+    """T input tokens of G groups in one row, with the states that predict the N counted tokens of their C completions.
 
     A completion is fed without its last token, which predicts nothing. The first token of every completion is predicted
     by the prompt's last position, so several completions share one hidden state.
@@ -34,7 +34,7 @@ class Packed:
     position_ids: Tensor
     """(1, T) int64; restarts at the prompt's length for each completion."""
     segments: Segments
-    """Who attends to whom."""
+    """The rule of which token attends to which."""
     source: Tensor
     """(N,) int64, place in the row of the hidden state that predicts each counted token."""
     targets: Tensor
@@ -48,7 +48,7 @@ def pack(groups: Sequence[Group], device: torch.device | str | None = None, mult
 
     Args:
         groups: at least one; the caller decides how many fit in memory.
-        device: where the tensors go.
+        device: device of the tensors.
         multiple: fill the row up to a multiple of so many tokens, with a sequence that nobody sees. Default: what the
             attention kernel of a GPU wants; elsewhere a little for long rows.
 
@@ -124,7 +124,7 @@ def _check(group: Group) -> None:
 def _counted(
     completions: Sequence[Completion], predicted: Sequence[tuple[int, int]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """Of each counted token the place of the hidden state before it, and the token; of each completion how many count.
+    """The state before each counted token, the token itself, and the number of counted tokens per completion.
 
     `predicted` are the places of the states before the first and before the second token of each completion.
     """
@@ -139,7 +139,7 @@ def _counted(
 
 
 def _positions(begins: Sequence[int], parts: Sequence[NDArray[np.int32]], filling: int) -> NDArray[np.int64]:
-    """Each part of the row counts up from where it begins in its own sequence."""
+    """Positions of all tokens; each part of the row counts up from its begin in its own sequence."""
     lengths = np.array([*map(len, parts), filling])
     ends = np.cumsum(lengths)
     shift: NDArray[np.int64] = np.array([*begins, 0]) - (ends - lengths)

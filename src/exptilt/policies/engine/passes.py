@@ -1,4 +1,4 @@
-"""Which rows may share a call of a model, because its forward depends on the longest row of the call.
+"""Calls of a model whose rows may be run together; some models' forward depends on the longest row of the call.
 
 Two kinds of rotary positions take their frequencies from the longest row they are given:
 
@@ -31,7 +31,7 @@ _ALONE: WeakSet[nn.Module] = WeakSet()
 
 @dataclass(frozen=True)
 class LengthRule:
-    """How a model's forward depends on the longest row of a call."""
+    """The dependence of a model's forward on the longest row of a call."""
 
     kind: str = ""
     """longrope, dynamic, alone, or empty where it does not depend on it."""
@@ -39,25 +39,25 @@ class LengthRule:
     """Tokens of the longest row up to which nothing changes."""
 
     def key(self, fed: int) -> int:
-        """Rows of equal keys may share a call; `fed` are the tokens of a row."""
+        """The key of a row with `fed` tokens; rows of equal keys may share a call."""
         if self.kind == "longrope":
             return int(fed > self.border)
         return max(fed, self.border) if self.kind == "dynamic" else 0
 
     def begin(self, model: Any) -> None:
-        """Forget the longest row that dynamic positions have seen so far, before a call."""
+        """Reset the longest row that dynamic positions remember, before a call."""
         if self.kind == "dynamic":
             for module in model.modules():
                 _forget(module)
 
 
 def rule_of(model: Any) -> LengthRule:
-    """The rule of a causal language model, read from its configuration and from what the self-check saw."""
+    """The rule of a causal language model, from its configuration and its self-check."""
     if model in _ALONE:
         return LengthRule("alone")
     text = model.config.get_text_config()
-    given = getattr(text, "rope_parameters", None) or {}
-    for rope in [given, *(value for value in given.values() if isinstance(value, dict))]:
+    parameters = getattr(text, "rope_parameters", None) or {}
+    for rope in [parameters, *(value for value in parameters.values() if isinstance(value, dict))]:
         kind = str(rope.get("rope_type", ""))
         if kind == "longrope":
             return LengthRule(kind, int(rope["original_max_position_embeddings"]))
@@ -67,7 +67,7 @@ def rule_of(model: Any) -> LengthRule:
 
 
 def run_alone(model: Any) -> None:
-    """From now on every sequence of this model is run by itself."""
+    """Run every sequence of this model in a call of its own from now on."""
     _ALONE.add(model)
 
 
@@ -82,7 +82,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Passes:
-    """The calls that some groups need, and the way back to their order."""
+    """The calls that some groups need, with the way back to the order of the groups."""
 
     parts: Sequence[Pass]
     rules: tuple[tuple[Any, LengthRule], ...]
@@ -91,25 +91,25 @@ class Passes:
         return len(self.parts)
 
     def __iter__(self) -> Iterator[Pass]:
-        """One after the other; what the models remember of an earlier call is forgotten before each."""
+        """Iterate over the calls; before each, the models forget the longest row of the call before."""
         for part in self.parts:
             for model, rule in self.rules:
                 rule.begin(model)
             yield part
 
-    def in_order(self, found: Sequence[Tensor], *, per_completion: bool = False) -> Tensor:
-        """What the passes gave, (units of the pass, ...) each, in the order of the groups.
+    def in_order(self, results: Sequence[Tensor], *, per_completion: bool = False) -> Tensor:
+        """Put the results of the passes, (units of the pass, ...) each, into the order of the groups.
 
         Args:
-            found: one tensor for each pass.
+            results: one tensor for each pass.
             per_completion: whether it has one entry for each completion, and not one for each counted token.
         """
-        if len(found) == 1:
-            return found[0]
-        places = [place for part in self.parts for place in part.completions]
-        each = [one.length for part in self.parts for group in part.groups for one in group.completions]
+        if len(results) == 1:
+            return results[0]
+        places = [index for part in self.parts for index in part.completions]
+        each = [completion.length for part in self.parts for group in part.groups for completion in group.completions]
         sizes = [1] * len(places) if per_completion else each
-        pieces = torch.split(torch.cat(list(found)), sizes)
+        pieces = torch.split(torch.cat(list(results)), sizes)
         order = sorted(range(len(places)), key=places.__getitem__)
         return torch.cat([pieces[at] for at in order])
 
@@ -123,26 +123,26 @@ def passes(models: Sequence[Any], groups: Sequence[Group]) -> Passes:
         ModelError: a sharded model that needs as many calls as there are lengths.
     """
     inner = [model.get_base_model() if hasattr(model, "get_base_model") else model for model in models]
-    rules = tuple((one, rule_of(one)) for one in inner)
+    rules = tuple((completion, rule_of(completion)) for completion in inner)
     if not any(rule.kind for _, rule in rules):
         return Passes([Pass(groups, range(sum(len(group.completions) for group in groups)))], ())
     parts: dict[tuple[int, ...], _Growing] = {}
     if any(hasattr(model, ENTRANCE) for model in models):
         parts = _same_for_all(rules)
-    place = 0
+    index = 0
     for group in groups:
         before: dict[tuple[int, ...], list[Completion]] = {}
-        for one in group.completions:
-            fed = len(group.prompt) + len(one.ids) - 1
-            key = tuple(place if rule.kind == "alone" else rule.key(fed) for _, rule in rules)
-            before.setdefault(key, []).append(one)
-            parts.setdefault(key, _Growing([], [])).completions.append(place)
-            place += 1
+        for completion in group.completions:
+            fed = len(group.prompt) + len(completion.ids) - 1
+            key = tuple(index if rule.kind == "alone" else rule.key(fed) for _, rule in rules)
+            before.setdefault(key, []).append(completion)
+            parts.setdefault(key, _Growing([], [])).completions.append(index)
+            index += 1
         for key, some in before.items():
             whole = len(some) == len(group.completions)
             parts[key].groups.append(group if whole else replace(group, completions=tuple(some)))
-    made = [Pass(part.groups, part.completions) for part in parts.values()]
-    return Passes(made or [Pass([], [])], rules)
+    calls = [Pass(part.groups, part.completions) for part in parts.values()]
+    return Passes(calls or [Pass([], [])], rules)
 
 
 @dataclass
@@ -163,11 +163,11 @@ def _same_for_all(rules: Sequence[tuple[Any, LengthRule]]) -> dict[tuple[int, ..
 
 @contextmanager
 def lowered_border(model: Any, border: int) -> Iterator[None]:
-    """While a short probe runs, longrope changes its frequencies at `border` tokens already."""
+    """Let longrope change its frequencies at `border` tokens already, while a short probe runs."""
     text, name = model.config.get_text_config(), "original_max_position_embeddings"
-    given = getattr(text, "rope_parameters", None) or {}
+    parameters = getattr(text, "rope_parameters", None) or {}
     # Transformers copies the number from the configuration itself into the parameters again.
-    homes = [given, *(value for value in given.values() if isinstance(value, dict)), vars(text)]
+    homes = [parameters, *(value for value in parameters.values() if isinstance(value, dict)), vars(text)]
     before = [(home, home[name]) for home in homes if isinstance(home.get(name), int) and home[name] > border]
     if rule_of(model).kind != "longrope":
         before = []
@@ -181,7 +181,7 @@ def lowered_border(model: Any, border: int) -> Iterator[None]:
 
 
 def _forget(module: Any) -> None:
-    """Give dynamic positions the frequencies of their own context again."""
+    """Give dynamic positions the frequencies of the model's original context again."""
     for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
         prefix = name.removesuffix("max_seq_len_cached")
         original = getattr(module, f"{prefix}original_inv_freq", None)

@@ -1,4 +1,4 @@
-"""Attention of plain batches by its formula, for what torch's fused kernels leave out: soft caps and attention sinks."""
+"""Attention of plain batches by its formula, for soft caps and attention sinks, which torch's fused kernels lack."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from exptilt.policies.engine.spans import Asked
 
 
 def written_out(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, asked: Asked) -> Tensor:
-    """(B, H, Q, d), (B, H_kv, K, d), (B, H_kv, K, d'), to (B, H, Q, d'), with a (B or 1, 1, Q, K) mask; none is causal."""
+    """Attend from (B, H, Q, d), (B, H_kv, K, d), (B, H_kv, K, d') to (B, H, Q, d') by the formula."""
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     scores = query @ key.transpose(-1, -2) * asked.scaling

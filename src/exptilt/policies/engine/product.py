@@ -1,4 +1,4 @@
-"""A linear layer's matrix products, with float32 results from half-precision numbers.
+"""Matrix products of a linear layer, with float32 results from half-precision numbers.
 
 A product of two bfloat16 numbers is exact in float32; what costs accuracy is rounding their sum to bfloat16 again. So
 the forward product keeps float32 results, and only the gradients' products round. A CPU without units for such products
@@ -29,24 +29,24 @@ class Product:
     narrow: Tensor
     """(V, d) in the dtype of the multiplications: autocast's, else the weight's own."""
     wide: Tensor
-    """(V, d) what the forward product reads: on the CPU float32, the weight itself if it is that, elsewhere `narrow`."""
+    """(V, d) weight that the forward product reads: on the CPU a float32 one, without a copy if possible; elsewhere `narrow`."""
 
     @classmethod
     def of(cls, layer: nn.Linear) -> Product:
-        """Read a layer, and whether autocast is on."""
-        own, kind = layer.weight.detach(), layer.weight.device.type
-        narrow = own.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else own
+        """Read the weight of a layer, under the current autocast setting."""
+        weight, kind = layer.weight.detach(), layer.weight.device.type
+        narrow = weight.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else weight
         half = narrow.element_size() < 4
-        wide = narrow if not half or kind != "cpu" else own.float()
+        wide = narrow if not half or kind != "cpu" else weight.float()
         return cls(layer.weight, layer.bias, narrow, wide)
 
     @property
     def half(self) -> bool:
-        """Whether the multiplications are in half precision."""
+        """Tell whether the multiplications are in half precision."""
         return self.narrow.element_size() < 4
 
     def forward(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
-        """The result, hidden @ weight.T, (n, V), float32 or better."""
+        """(n, V) result of hidden @ weight.T, float32 or better."""
         with torch.autocast(hidden.device.type, enabled=False):
             if self.half and self.wide is self.narrow:
                 return torch.mm(hidden.to(self.narrow.dtype), self.wide.T, out_dtype=torch.float32)
@@ -54,18 +54,18 @@ class Product:
                 return torch.mm(hidden.to(self.wide.dtype), self.wide.T, out=out)
 
     def to_hidden(self, gradient: Tensor) -> Tensor:
-        """The gradient of `hidden` from that of the result, (n, d)."""
+        """(n, d) gradient of `hidden`, computed from the gradient of the result."""
         return gradient.to(self.narrow.dtype) @ self.narrow
 
 
 def wide_product(product: Product, hidden: Tensor) -> Tensor:
-    """The layer's result with a graph, hidden @ weight.T + bias, (n, V), float32 or better."""
+    """(n, V) result hidden @ weight.T + bias with a graph, float32 or better."""
     logits: Tensor = _WideProduct.apply(hidden, product.weight, product)  # type: ignore[no-untyped-call]
     return logits if product.bias is None else logits + product.bias.to(logits.dtype)
 
 
 class _WideProduct(torch.autograd.Function):
-    """torch has no product of half-precision tensors with a float32 result that carries a graph."""
+    """The product of half-precision tensors with a float32 result that carries a graph, which torch lacks."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, product: Product) -> Tensor:
@@ -86,9 +86,9 @@ class _WideProduct(torch.autograd.Function):
 
 @contextmanager
 def multipliers(kind: str | None) -> Iterator[None]:
-    """What torch may do with float32 products on the CPU for a while; None for what it may already.
+    """Set the precision of float32 products on the CPU for a block; None keeps the current setting.
 
-    "none": nothing, and MKL takes them. "bf16": round to bfloat16 if that is faster, and oneDNN takes them.
+    "none" permits no rounding, and MKL multiplies. "bf16" permits rounding to bfloat16 if that is faster, and oneDNN multiplies.
     """
     matmul = getattr(torch.backends.mkldnn, "matmul", None)
     if kind is None or matmul is None:
@@ -103,7 +103,7 @@ def multipliers(kind: str | None) -> Iterator[None]:
 
 
 def prefer_onednn() -> None:
-    """From now on let oneDNN multiply float32 on the CPU, where that is faster and as exact.
+    """Let oneDNN multiply float32 on the CPU from now on, if that is faster and as exact.
 
     torch's default, MKL, keeps its fastest kernels for Intel's processors; on others oneDNN is more than twice as fast.
     torch gives it float32 products only together with permission to round them to bfloat16, which takes units of the
@@ -119,7 +119,7 @@ def prefer_onednn() -> None:
 
 @cache
 def _rounds_nothing() -> bool:
-    """Whether float32 products stay float32 under that permission: rounding to bfloat16 is off by 1e-3."""
+    """Tell whether float32 products stay float32 under that permission: rounding to bfloat16 is off by 1e-3."""
     left, right = torch.linspace(0.1, 1, 64 * 96).view(64, 96), torch.linspace(1, 0.2, 96 * 80).view(96, 80)
     with multipliers("bf16"):
         product = left @ right

@@ -1,4 +1,4 @@
-"""What a model's forward is like, asked once before its first use: may rows be packed, padded, or neither?
+"""The self-check of a model's forward, run once before its first use: may rows be packed, padded, or neither?
 
 causal?     later tokens are changed, earlier log-probabilities must stay; a model that sees them is refused
 companions  sequences alone against the same ones padded together
@@ -35,18 +35,18 @@ _COPY_LIMIT = 50_000_000
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 _HALF_TOLERANCE = 0.02
 _NOISE = 4.0
-"""How much more than by padding alone larger half-precision models may differ by packing."""
+"""Packing may change a larger half-precision model by this factor more than padding alone."""
 _ADDITIVE_TOLERANCE = 1e-4
 """Nats by which a float32 model's earlier log-probabilities may move in two calls of one shape: products of experts."""
 _QUANTIZED_TOLERANCE = 0.5
-"""The same of weights in few bits: LLM.int8 looks for outliers over all rows and tokens of a call, and rounds the rest."""
+"""Tolerance for weights in few bits, nats: LLM.int8 looks for outliers over all rows and tokens of a call, and rounds the rest."""
 _BORDER = 10
-"""Where the probe moves the border of a rope that has two sets of frequencies: between its shortest and longest rows."""
+"""The probe's border for a rope with two sets of frequencies: it lies between the probe's shortest and longest rows."""
 
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """Whether packed rows give this model's own log-probabilities, and whether padded ones do."""
+    """The result of a self-check: whether packed rows, and padded rows, give this model's own log-probabilities."""
 
     packed: bool
     error: float
@@ -61,22 +61,22 @@ _CHECKED: WeakKeyDictionary[nn.Module, SelfCheck] = WeakKeyDictionary()
 
 
 def packable(model: Any) -> bool:
-    """Whether `model` runs on packed rows; the first question runs the self-check and says aloud if not.
+    """Tell whether `model` runs on packed rows; the first call runs the self-check and warns if it fails.
 
     Raises:
         ModelError: the model sees later tokens, or its log-probabilities are not finite.
     """
     inner = causal_lm(model)
     if inner not in _CHECKED:
-        found = _CHECKED[inner] = self_check(model)
-        if found.alone:
+        check = _CHECKED[inner] = self_check(model)
+        if check.alone:
             run_alone(inner)
-        if not found.packed:
+        if not check.packed:
             logger.warning(
                 "%s cannot run on packed rows (%s); it scores %s instead, which is right but slower",
                 type(inner).__name__,
-                found.reason,
-                "one sequence at a time" if found.alone else "padded sequences",
+                check.reason,
+                "one sequence at a time" if check.alone else "padded sequences",
             )
     if _CHECKED[inner].packed and inner.config._attn_implementation != NAME:
         inner.set_attn_implementation(NAME)
@@ -105,11 +105,11 @@ def self_check(model: Any) -> SelfCheck:
     with evaluating(probed), torch.no_grad(), exactly, lowered_border(causal_lm(probed), _BORDER):
         groups = _probe(inner.config.get_text_config().vocab_size)
         _require_causal(probed, groups)
-        own = _separate(probed, [one for group in groups for one in _each(group)])
-        _require_finite(probed, own)
-        tolerance, alone = _padding(probed, groups, own)
+        expected = _separate(probed, [single for group in groups for single in _each(group)])
+        _require_finite(probed, expected)
+        tolerance, alone = _padding(probed, groups, expected)
         try:
-            error, reason = _compare(probed, groups, own, tolerance)
+            error, reason = _compare(probed, groups, expected, tolerance)
         except Exception as failure:  # whatever a foreign architecture raises means the same: run it as its authors do
             error, reason = float("inf"), in_one_line(failure)
     inner.set_attn_implementation(before if reason else NAME)
@@ -117,14 +117,14 @@ def self_check(model: Any) -> SelfCheck:
 
 
 def _unsupported(model: Any) -> str:
-    """What the configuration already rules out, because no short probe could show it."""
+    """The reason why a configuration rules out packed rows, for cases that no short probe could show."""
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     foreign = sorted(kinds - {"full_attention", "sliding_attention"})
     return f"layers of type {', '.join(foreign)}" if foreign else ""
 
 
 def _require_causal(model: Any, groups: Sequence[Group]) -> None:
-    """One pair of forwards that differ in their later tokens.
+    """Refuse a model that sees later tokens, by one pair of forward passes that differ only in their later tokens.
 
     Raises:
         ModelError: what comes later changes what came before.
@@ -154,8 +154,8 @@ def _require_causal(model: Any, groups: Sequence[Group]) -> None:
         )
 
 
-def _require_finite(model: Any, own: Tensor) -> None:
-    if bool(torch.isfinite(own).all()):
+def _require_finite(model: Any, logps: Tensor) -> None:
+    if bool(torch.isfinite(logps).all()):
         return
     bad = [name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
     where = f"{len(bad)} of its tensors hold NaN or infinity (first: {bad[0]})" if bad else "its weights are finite"
@@ -173,9 +173,9 @@ def _named(inner: Any) -> str:
     return f"{inner.name_or_path} ({type(inner).__name__})" if inner.name_or_path else type(inner).__name__
 
 
-def _padding(model: Any, groups: Sequence[Group], own: Tensor) -> tuple[float, bool]:
-    """The tolerance of comparisons, nats, and whether rows padded to one width change each other beyond rounding."""
-    noise = float((_in_passes(model, groups) - own).abs().max())
+def _padding(model: Any, groups: Sequence[Group], expected: Tensor) -> tuple[float, bool]:
+    """The tolerance of comparisons in nats, and whether rows padded to one width change each other beyond rounding."""
+    noise = float((_in_passes(model, groups) - expected).abs().max())
     exact = _TOLERANCE.get(next(model.parameters()).dtype)
     tolerance = exact or max(_HALF_TOLERANCE, _NOISE * noise)
     limit = exact or 10 * _HALF_TOLERANCE
@@ -183,13 +183,13 @@ def _padding(model: Any, groups: Sequence[Group], own: Tensor) -> tuple[float, b
 
 
 def _in_passes(model: Any, groups: Sequence[Group]) -> Tensor:
-    """(N,) log-probabilities of padded rows, those on both sides of a border apart."""
+    """(N,) log-probabilities of padded rows; rows on different sides of a border run in different calls."""
     parts = passes([model], groups)
-    found = [_separate(model, part.groups) for part in parts]
-    return found[0] if len(parts) == 1 else parts.in_order(found)
+    results = [_separate(model, part.groups) for part in parts]
+    return results[0] if len(parts) == 1 else parts.in_order(results)
 
 
-def _compare(model: Any, groups: Sequence[Group], own: Tensor, tolerance: float) -> tuple[float, str]:
+def _compare(model: Any, groups: Sequence[Group], expected: Tensor, tolerance: float) -> tuple[float, str]:
     inner = causal_lm(model)
     reason = _unsupported(inner)
     if reason:
@@ -200,13 +200,13 @@ def _compare(model: Any, groups: Sequence[Group], own: Tensor, tolerance: float)
     switched = _in_passes(model, groups)
     windows: set[int | None] = set()
     parts = passes([model], groups)
-    found = []
+    results = []
     for part in parts:
         packed = pack(part.groups, inner.device)
-        found.append(unit_stats(packed_states(model, packed), packed.targets)["values"])
+        results.append(unit_stats(packed_states(model, packed), packed.targets)["values"])
         windows |= packed.segments.windows
-    values = parts.in_order(found)
-    error = max(float((values - own).abs().max()), float((switched - own).abs().max()))
+    values = parts.in_order(results)
+    error = max(float((values - expected).abs().max()), float((switched - expected).abs().max()))
     if not error <= tolerance:
         return error, f"packed and separate log-probabilities differ by {error:.2g} nats on the probe"
     kinds = getattr(inner.config.get_text_config(), "layer_types", None) or ()
@@ -216,11 +216,11 @@ def _compare(model: Any, groups: Sequence[Group], own: Tensor, tolerance: float)
 
 
 def _each(group: Group) -> list[Group]:
-    return [replace(group, completions=(one,)) for one in group.completions]
+    return [replace(group, completions=(completion,)) for completion in group.completions]
 
 
 def _probe(vocabulary: int) -> list[Group]:
-    """Two prompts, completions longer and shorter than them, one of a single token."""
+    """Groups for the check: two prompts, completions longer and shorter than them, and a completion of a single token."""
     draw = np.random.default_rng(0)
 
     def ids(length: int) -> Any:
@@ -238,11 +238,11 @@ def _probe(vocabulary: int) -> list[Group]:
 
 
 def _separate(model: Any, groups: Sequence[Group]) -> Tensor:
-    """(N,) log-probabilities by the model's own forward; each group in a call of its own where there is one completion."""
+    """(N,) log-probabilities by the model's own forward; each group is a call of its own if it has one completion."""
     calls = [[group] for group in groups] if all(len(group.completions) == 1 for group in groups) else [groups]
     rule = rule_of(causal_lm(model))
-    found = []
+    logps = []
     for call in calls:
         rule.begin(causal_lm(model))
-        found += [rows.gather(1, targets[:, None]).squeeze(1) for rows, targets in separate_rows(model, call)]
-    return torch.cat(found)
+        logps += [rows.gather(1, targets[:, None]).squeeze(1) for rows, targets in separate_rows(model, call)]
+    return torch.cat(logps)

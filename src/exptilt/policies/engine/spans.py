@@ -1,4 +1,4 @@
-"""What attention over a packed row is told: where sequences lie, and what a layer asks."""
+"""Inputs of attention over a packed row: the spans of its sequences, and the options of a layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Span(NamedTuple):
-    """Where one completion and its prompt lie in the packed row."""
+    """The range of one completion and its prompt in the packed row."""
 
     prompt: int
     prompt_length: int
@@ -19,21 +19,21 @@ class Span(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Number of keys the last token sees."""
+        """Number of keys that the last token sees."""
         return self.prompt_length + self.length
 
     @property
     def end(self) -> int:
-        """The place after the completion's last token."""
+        """The position after the completion's last token."""
         return self.start + self.length
 
 
 class Asked(NamedTuple):
-    """What a layer asks of attention."""
+    """The attention options of a layer."""
 
     scaling: float
     window: int | None = None
-    """How many positions back a query sees, itself included."""
+    """Number of positions that a query sees, itself included."""
     softcap: float | None = None
     """Scores s become softcap tanh(s / softcap)."""
     sinks: Tensor | None = None
@@ -42,5 +42,5 @@ class Asked(NamedTuple):
 
     @property
     def special(self) -> bool:
-        """Whether it goes beyond what fused kernels of torch do."""
+        """Tell whether the options go beyond torch's fused kernels."""
         return self.softcap is not None or self.sinks is not None

@@ -1,4 +1,4 @@
-"""Packed attention tile by tile over the row as it lies, nothing padded, scores never kept.
+"""Packed attention over the unpadded row, tile by tile; scores are never kept.
 
 A stretch is a run of the row that is worked on together: a long sequence, or several short ones, whose mask then keeps
 them apart, because many small products cost more than one that computes some scores in vain. Of each stretch a tile of
@@ -40,12 +40,12 @@ _LARGE = 40_000
 
 
 class Tile(NamedTuple):
-    """Some queries of a stretch, and the keys they see."""
+    """Some queries of a stretch, with the keys that they see."""
 
     place: slice
-    """Of the queries in the row."""
+    """Positions of the queries in the row."""
     keys: slice
-    """Of the stretch's keys: from the first that the first query sees to the last that the last sees."""
+    """Positions among the stretch's keys, from the first key of the first query to the last key of the last query."""
     hidden: Tensor
     """(n, j) added to the last j keys' scores: minus infinity where a query does not see a key, else 0."""
     behind: int
@@ -54,45 +54,45 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Stretch:
-    """Places in the packed row."""
+    """A run of the packed row that is worked on together."""
 
     begin: int
     end: int
-    """Of the queries, and of the keys that go with them."""
+    """Range of the queries, and of the keys at the same positions."""
     prompt: int
     lead: int
-    """Where the keys that come before begin, and how many they are; 0 for a stretch that holds its prompts."""
+    """Begin and number of the prompt's keys before the stretch; 0 for a stretch that holds its prompts."""
     hidden: Tensor | None = None
     """(n, n) minus infinity where one of its queries does not see one of its keys, else 0; None for one sequence."""
     window: int | None = None
-    """How many positions back a query sees; None where that is all."""
+    """Number of positions back that a query sees; None for all."""
 
     def multipliers(self, dtype: torch.dtype) -> AbstractContextManager[None]:
-        """Who multiplies."""
+        """Set the precision that the products of this stretch may have."""
         length = self.end - self.begin
         if length * (self.lead + length) < _LARGE:
             return multipliers("none")
         return multipliers("bf16" if dtype == torch.bfloat16 else None)
 
     def keys(self, row: Tensor, heads: int) -> Tensor:
-        """(H_kv, T, d) to (H, lead + own, d): what its last query sees."""
-        own = row[:, self.begin : self.end]
-        seen = torch.cat([row[:, self.prompt : self.prompt + self.lead], own], dim=1) if self.lead else own
+        """(H, lead + own, d) keys that its last query sees, from a row (H_kv, T, d)."""
+        inside = row[:, self.begin : self.end]
+        seen = torch.cat([row[:, self.prompt : self.prompt + self.lead], inside], dim=1) if self.lead else inside
         # In one piece, or every product would make it so for itself.
         return seen.repeat_interleave(heads // len(row), dim=0) if heads > len(row) else seen.contiguous()
 
     def add_keys(self, row: Tensor, gradient: Tensor, first: int) -> None:
-        """The way back of `keys`: add (H, k, d), of k keys from the `first` on, to a gradient of the row."""
+        """Reverse `keys`: add the gradient (H, k, d) of k keys from the `first` on to the gradient of the row."""
         if len(gradient) > len(row):
             gradient = gradient.view(len(row), -1, *gradient.shape[1:]).sum(1)
         before = max(0, self.lead - first)
         if before:
             row[:, self.prompt + first : self.prompt + self.lead].add_(gradient[:, :before])
-        own = self.begin + max(0, first - self.lead)
-        row[:, own : own + gradient.shape[1] - before].add_(gradient[:, before:])
+        start = self.begin + max(0, first - self.lead)
+        row[:, start : start + gradient.shape[1] - before].add_(gradient[:, before:])
 
     def tiles(self, heads: int) -> Iterator[Tile]:
-        """All of its queries, some at a time."""
+        """Iterate over all queries of the stretch, some at a time."""
         length = self.end - self.begin
         most = max(16, min(_TILE, _ELEMENTS // (heads * (self.lead + length))))
         size = -(-length // -(-length // most))
@@ -103,12 +103,12 @@ class Stretch:
             if self.window is not None:
                 reach = self.lead + begin - self.window  # the last key that the first query sees no more
                 first, behind = max(0, reach + 1), max(1, -reach)
-            place = slice(self.begin + begin, self.begin + end)
-            yield Tile(place, slice(first, self.lead + end), hidden, min(behind, end - begin))
+            queries = slice(self.begin + begin, self.begin + end)
+            yield Tile(queries, slice(first, self.lead + end), hidden, min(behind, end - begin))
 
 
 def stretches_of(spans: Sequence[Span], window: int | None = None) -> list[Stretch]:
-    """Cut the row: neighbours together while they are short, see all of themselves, and their keys lie in one piece."""
+    """Cut the row into stretches: short neighbours stay together, and the keys of a stretch are contiguous."""
     cuts: list[list[Span]] = []
     for span in spans:
         if cuts and _fits(cuts[-1], span, window):
@@ -119,7 +119,7 @@ def stretches_of(spans: Sequence[Span], window: int | None = None) -> list[Stret
 
 
 def _fits(some: Sequence[Span], span: Span, window: int | None) -> bool:
-    """Whether a span can join its neighbours: it brings its prompt, or they have it."""
+    """Tell whether a span can join its neighbours: it brings its prompt, or they have it."""
     begin, same = _first_position(some[0]), span.prompt == some[0].prompt
     holds = span.prompt >= begin
     whole = window is None or max(some[0].total, span.total) <= window
@@ -137,18 +137,18 @@ def _stretch(some: Sequence[Span], window: int | None) -> Stretch:
         return Stretch(begin, end, first.prompt, lead, window=window)
     hidden = torch.full((end - begin, end - begin), float("-inf"))
     for span in some:
-        own = slice(span.start - begin, span.end - begin)
-        hidden[own, own] = _later(span.length)
+        completion = slice(span.start - begin, span.end - begin)
+        hidden[completion, completion] = _later(span.length)
         prompt = slice(span.prompt - begin, span.prompt - begin + span.prompt_length)
         if span.first:
             hidden[prompt, prompt] = _later(span.prompt_length)
         if prompt.start >= 0:
-            hidden[own, prompt] = 0.0
+            hidden[completion, prompt] = 0.0
     return Stretch(begin, end, first.prompt, lead, hidden)
 
 
 def attend_in_tiles(query: Tensor, key: Tensor, value: Tensor, stretches: Sequence[Stretch], asked: Asked) -> Tensor:
-    """(1, H, T, d), (1, H_kv, T, d), (1, H_kv, T, d'), to (1, H, T, d'), with a graph; windows are the stretches'."""
+    """Attend (1, H, T, d), (1, H_kv, T, d), (1, H_kv, T, d') to (1, H, T, d'), with a graph; stretches hold the windows."""
     # Under autocast queries and keys come rotated in float32.
     rows = (tensor.squeeze(0).to(value.dtype) for tensor in (query, key, value))
     seed = _seed() if asked.dropout else 0
@@ -158,7 +158,7 @@ def attend_in_tiles(query: Tensor, key: Tensor, value: Tensor, stretches: Sequen
 
 
 class _Tiles(torch.autograd.Function):
-    """In float32 also for bfloat16 rows: short stretches lose more to conversions than half precision gains."""
+    """Attention with its own backward, in float32 also for bfloat16 rows: short stretches lose more to conversions."""
 
     @staticmethod
     def forward(
@@ -201,7 +201,7 @@ class _Tiles(torch.autograd.Function):
 
 
 class _Softmax:
-    """Scores of one tile after the other into probabilities, forward and, in the same order, backward."""
+    """Turns the scores of one tile after the other into probabilities, forward and, in the same order, backward."""
 
     def __init__(self, asked: Asked, sinks: Tensor | None, seed: int, device: torch.device) -> None:
         self.asked = asked
@@ -227,18 +227,18 @@ class _Softmax:
             scores[:, tile.behind :, :left].masked_fill_(gone, float("-inf"))
         if self.sinks is None:
             return torch.softmax(scores, -1, out=scores), slope
-        kept = torch.sigmoid(torch.logsumexp(scores, -1) - self.sinks)
-        return torch.softmax(scores, -1, out=scores).mul_(kept[:, :, None]), slope
+        share = torch.sigmoid(torch.logsumexp(scores, -1) - self.sinks)
+        return torch.softmax(scores, -1, out=scores).mul_(share[:, :, None]), slope
 
     def kept(self, p: Tensor) -> Tensor | None:
-        """What dropout keeps of the next tile, over its share; None where it keeps all."""
+        """The dropout mask of the next tile, divided by the share it keeps; None without dropout."""
         if self.random is None:
             return None
         share = 1 - self.asked.dropout
         return torch.empty_like(p).bernoulli_(share, generator=self.random).div_(share)
 
     def note(self, p: Tensor, common: Tensor) -> None:
-        """Add a tile to the gradient of the sinks."""
+        """Add a tile's part to the gradient of the sinks."""
         if self.sinks is not None:
             self.to_sinks = self.to_sinks - ((1 - p.sum(-1)) * common[:, :, 0]).sum(1)
 
@@ -249,8 +249,8 @@ def _forward(stretch: Stretch, rows: Sequence[Tensor], softmax: _Softmax) -> Non
     keys, values = stretch.keys(key, heads), stretch.keys(value, heads)
     for tile in stretch.tiles(heads):
         p, _ = softmax(query[:, tile.place], keys[:, tile.keys], tile)
-        kept = softmax.kept(p)
-        output[:, tile.place] = torch.bmm(p if kept is None else p.mul_(kept), values[:, tile.keys])
+        dropout = softmax.kept(p)
+        output[:, tile.place] = torch.bmm(p if dropout is None else p.mul_(dropout), values[:, tile.keys])
 
 
 def _backward(stretch: Stretch, rows: Sequence[Tensor], gradients: Sequence[Tensor], softmax: _Softmax) -> None:
@@ -259,36 +259,36 @@ def _backward(stretch: Stretch, rows: Sequence[Tensor], gradients: Sequence[Tens
     heads = len(query)
     keys, values = stretch.keys(key, heads), stretch.keys(value, heads)
     for tile in stretch.tiles(heads):
-        own, above = query[:, tile.place].contiguous(), up[:, tile.place].contiguous()
-        p, slope = softmax(own, keys[:, tile.keys], tile)
-        kept = softmax.kept(p)
+        queries, above = query[:, tile.place].contiguous(), up[:, tile.place].contiguous()
+        p, slope = softmax(queries, keys[:, tile.keys], tile)
+        dropout = softmax.kept(p)
         softmax.note(p, common[:, tile.place])
         d = torch.bmm(above, values[:, tile.keys].transpose(1, 2))
-        if kept is not None:
-            d.mul_(kept)
+        if dropout is not None:
+            d.mul_(dropout)
         d.sub_(common[:, tile.place]).mul_(p)
         if slope is not None:
             d.mul_(slope)
         to_query[:, tile.place] = torch.bmm(d, keys[:, tile.keys])
-        stretch.add_keys(to_key, torch.bmm(d.transpose(1, 2), own), tile.keys.start)
-        seen = p if kept is None else p.mul_(kept)
+        stretch.add_keys(to_key, torch.bmm(d.transpose(1, 2), queries), tile.keys.start)
+        seen = p if dropout is None else p.mul_(dropout)
         stretch.add_keys(to_value, torch.bmm(seen.transpose(1, 2), above), tile.keys.start)
 
 
 def _seed() -> int:
-    """Drawn from torch's own generator, which checkpointing rewinds; a real number also where tensors are fakes."""
+    """Draw a seed from torch's generator, which checkpointing rewinds; the seed is real also for fake tensors."""
     with _disable_current_modes():
         return int(torch.randint(2**62, ()))
 
 
 def _later(count: int) -> Tensor:
-    """(n, n) minus infinity where a key comes after the query, else 0."""
+    """(n, n) matrix of minus infinity for keys after the query, else 0."""
     return torch.from_numpy(_above(count))
 
 
 @lru_cache(maxsize=256)
 def _above(count: int) -> NDArray[np.float32]:
-    """Kept as an array: a tensor made while a model runs on fake tensors would be a fake for ever."""
+    """The cached numpy array behind `_later`; a tensor made under fake tensors would stay fake for ever."""
     return np.triu(np.full((count, count), -np.inf, np.float32), 1)
 
 

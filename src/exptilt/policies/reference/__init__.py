@@ -1,1 +1,1 @@
-"""The reference: its log-probabilities, where they come from and where they are kept."""
+"""The reference: its log-probabilities, their sources and their storage."""

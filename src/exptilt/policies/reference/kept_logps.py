@@ -1,4 +1,4 @@
-"""Log-probabilities of many rows, kept in few tensors and found by key."""
+"""A store of log-probabilities of many rows, held in few tensors and looked up by key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Scored(NamedTuple):
     """Completions of each row."""
 
     def without(self, known: Container[Key]) -> Scored | None:
-        """Those that are not known yet; None where all are."""
+        """The rows that `known` lacks; None if it has all."""
         new = [at for at, key in enumerate(self.keys) if key not in known]
         if len(new) == len(self.keys):
             return self
@@ -40,16 +40,16 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Rows that came together."""
+    """Rows that were added together."""
 
     values: NDArray[Any]
     sums: NDArray[np.float64]
     """(completions,) of the values of each."""
     lengths: NDArray[np.int64]
     completions: NDArray[np.int64]
-    """(rows + 1,) where the completions of each row begin, and where the last end."""
+    """(rows + 1,) index of the first completion of each row, and the total."""
     units: NDArray[np.int64]
-    """(completions + 1,) the same of the counted units of each completion."""
+    """(completions + 1,) index of the first counted unit of each completion, and the total."""
 
     @classmethod
     def of(cls, logps: LogProbs, counts: Sequence[int]) -> _Part:
@@ -62,12 +62,12 @@ class _Part:
         return slice(self.completions[at], self.completions[at + 1])
 
     def values_of(self, row: slice) -> NDArray[Any]:
-        """A view, which numpy cuts ten times as fast as torch."""
+        """Values of some completions as a view, which numpy cuts ten times as fast as torch."""
         return self.values[self.units[row.start] : self.units[row.stop]]
 
 
 class KeptLogProbs:
-    """Rows by key; beside the numbers themselves a row costs about two hundred bytes, and no tensor of its own.
+    """Log-probabilities of rows by key; a row costs about two hundred bytes beside its numbers, and no tensor of its own.
 
     Example:
         >>> kept = KeptLogProbs()
@@ -85,11 +85,11 @@ class KeptLogProbs:
         self._count = 0
 
     def add(self, keys: Sequence[Key], logps: LogProbs, counts: Sequence[int]) -> None:
-        """Keep rows that came together; of a key that is there already, what was there first stays.
+        """Store rows that were scored together; a key that is stored already keeps its first values.
 
         Args:
             keys: R rows.
-            logps: of all their completions, one after the other, without gradients.
+            logps: log-probabilities of all their completions, concatenated, without gradients.
             counts: (R,) completions of each row.
         """
         self._parts.append(_Part.of(logps, counts))
@@ -113,19 +113,19 @@ class KeptLogProbs:
     def _find(self, keys: Iterable[Key]) -> Iterator[tuple[_Part, slice]]:
         for key in keys:
             row = self._rows[key]
-            place = bisect_right(self._begins, row) - 1
-            part = self._parts[place]
-            yield part, part.row(row - self._begins[place])
+            index = bisect_right(self._begins, row) - 1
+            part = self._parts[index]
+            yield part, part.row(row - self._begins[index])
 
     def of(self, keys: Iterable[Key]) -> LogProbs:
-        """All completions of some rows, one after the other."""
+        """Log-probabilities of all completions of some rows, concatenated."""
         values, lengths = zip(
             *((part.values_of(row), part.lengths[row]) for part, row in self._find(keys)), strict=True
         )
         return LogProbs(values=_joined(values), lengths=_joined(lengths))
 
     def sums_of(self, keys: Iterable[Key]) -> LogProbs:
-        """The same, where sums are all that is wanted; in float64."""
+        """Summed log-probabilities of all completions of some rows, in float64."""
         sums, lengths = zip(*((part.sums[row], part.lengths[row]) for part, row in self._find(keys)), strict=True)
         return LogProbs.from_sums(_joined(sums), _joined(lengths))
 

@@ -1,4 +1,4 @@
-"""Another model as the reference: it passes the gate that the trained model passes."""
+"""Another model as the reference, which passes the gate of the trained model."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from exptilt.settings.model_settings import ModelConfig
 
 
 def load_reference(settings: ModelConfig, path: str, tokenizer: Any = None) -> Any:
-    """The model that `reference.model` names, frozen, where it was loaded; an adapter with its base.
+    """Load the model that `reference.model` names, frozen and on its device; an adapter comes with its base.
 
     Args:
-        settings: of the trained model; its precision and permissions hold for the reference too.
+        settings: settings of the trained model; its precision and permissions hold for the reference too.
         path: folder or hub id.
-        tokenizer: of the trained model, whose token ids the reference will be asked about; default, what `settings` name.
+        tokenizer: tokenizer of the trained model, whose token ids the reference scores; default, the one `settings` name.
 
     Raises:
         ModelError: as `load_model`; or the reference was trained with other tokens.
     """
     if tokenizer is None and (settings.tokenizer or settings.path):
         tokenizer = load_tokenizer(settings)
-    own = replace(
+    reference_settings = replace(
         settings, path=path, revision=None, config=None, tokenizer=None, quantize="none", resize_embeddings=False
     )
     if tokenizer is not None:
-        _require_same_tokens(own, tokenizer)
+        _require_same_tokens(reference_settings, tokenizer)
     try:
-        model: Any = load_model(own)
+        model: Any = load_model(reference_settings)
     except ModelError as error:
         raise ModelError(f"reference.model: {error}") from None
     if tokenizer is not None:
@@ -39,7 +39,7 @@ def load_reference(settings: ModelConfig, path: str, tokenizer: Any = None) -> A
 
 
 def _require_same_tokens(settings: ModelConfig, tokenizer: Any) -> None:
-    """Every token of the trained model has the same id in the reference's own tokenizer, where it has one.
+    """Require that every token of the trained model has the same id in the reference's tokenizer, if it has one.
 
     Raises:
         ModelError: naming a token that differs.

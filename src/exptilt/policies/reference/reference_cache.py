@@ -1,4 +1,4 @@
-"""The reference's log-probabilities on disk, by content.
+"""The disk cache of the reference's log-probabilities, keyed by content.
 
     <folder>/<weights and precision>/<content>.safetensors
 
@@ -46,20 +46,20 @@ class ReferenceCache:
         self.save_every = save_every
 
     def read(self, weights: str) -> KeptLogProbs:
-        """All examples scored by these weights, by key; a damaged shard is reported, removed and left out."""
-        found = KeptLogProbs()
+        """Read all examples scored by these weights, by key; a damaged shard is reported, removed and left out."""
+        logps = KeptLogProbs()
         for path in sorted((self.folder / weights).glob("*.safetensors")):
             try:
-                found.add(*_read_shard(path))
+                logps.add(*_read_shard(path))
             except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
                 logger.warning("%s: damaged reference shard (%s); removed, its rows are scored again", path, error)
                 path.unlink(missing_ok=True)
-        return found
+        return logps
 
     def plan(self, weights: str, keys: list[Key], known: Container[Key]) -> list[Key]:
-        """Which of `keys` to score in this pass; the same list when a killed pass is resumed.
+        """The list of `keys` to score in this pass; a resumed pass gets the list of the pass that was killed.
 
-        Batches are cut from this list. Cut from what is still missing, a row would have other neighbours after a
+        Batches are cut from this list. If they were cut from the missing rows, a row would have other neighbours after a
         resume, and with them other last bits than in a pass that was never stopped.
         """
         path = self._plan_path(weights, keys)
@@ -75,7 +75,7 @@ class ReferenceCache:
         return missing
 
     def forget_plan(self, weights: str, keys: list[Key]) -> None:
-        """The pass is complete."""
+        """Delete the plan of a pass that is complete."""
         with suppress(OSError):
             self._plan_path(weights, keys).unlink(missing_ok=True)
 
@@ -83,7 +83,7 @@ class ReferenceCache:
         return self.folder / weights / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:32]}.plan"
 
     def write(self, weights: str, rows: Sequence[Scored]) -> None:
-        """Add a shard. A folder that cannot be written costs only the cache: it is reported and the run goes on."""
+        """Add a shard; if the folder cannot be written, that is reported and the run goes on without the cache."""
         if not rows:
             return
         merged = LogProbs.cat([row.logps for row in rows])

@@ -1,4 +1,4 @@
-"""References: what the policy is compared with, as a table of log-probabilities or as a model. One class each.
+"""References that the policy is compared with: a table of log-probabilities or a model. One class each.
 
     TableReference       log-probabilities of everything a run will see, scored once; no second model is held
     LiveReference        another model, or a frozen copy of the starting weights
@@ -34,7 +34,7 @@ START = "the weights this run starts from"
 
 @dataclass(frozen=True)
 class TableReference:
-    """Log-probabilities of every completion that will be asked for, in main memory."""
+    """A table of the log-probabilities of every completion that a run will score, in main memory."""
 
     collective: ClassVar[bool] = False
     model: ClassVar[None] = None
@@ -42,7 +42,7 @@ class TableReference:
     identity: str
     source: str
     device: torch.device
-    """Where log-probabilities are wanted."""
+    """Device of the returned log-probabilities."""
     rows: KeptLogProbs
     only_sums: bool = False
     """Whether completions are told by their sums alone, which most objectives read."""
@@ -56,13 +56,13 @@ class TableReference:
         return (sums.to(torch.float32) if self.device.type == "mps" else sums).sent_to(self.device)
 
     def as_sums(self) -> TableReference:
-        """The same table for objectives that read nothing but sums."""
+        """Reduce the table to sums, for objectives that read nothing else."""
         return replace(self, only_sums=True)
 
 
 @dataclass(frozen=True, eq=False)
 class LiveReference:
-    """A frozen model that scores whatever is asked."""
+    """A frozen model that scores any groups."""
 
     collective: ClassVar[bool] = True
 
@@ -77,7 +77,7 @@ class LiveReference:
 
 @dataclass(frozen=True, eq=False)
 class AdapterOffReference:
-    """The policy's model with its adapter switched off: the starting weights, and no second copy of them."""
+    """The policy's model with its adapter switched off: the starting weights, without a second copy of them."""
 
     collective: ClassVar[bool] = True
 
@@ -88,7 +88,7 @@ class AdapterOffReference:
 
     @property
     def model(self) -> AdapterOff:
-        """The base, to sample and to measure divergences with."""
+        """The base model, for samples and divergences."""
         return AdapterOff(self.policy)
 
     def __call__(self, groups: Sequence[Group]) -> LogProbs:
@@ -97,7 +97,7 @@ class AdapterOffReference:
 
 
 def score_without_graph(model: Any, groups: Sequence[Group]) -> LogProbs:
-    """Log-probabilities under a model that is not trained by them."""
+    """Log-probabilities under a model, without a graph."""
     with torch.no_grad():
         return score(model, groups)
 
@@ -117,7 +117,7 @@ def table_reference(
     Args:
         model: the reference, in evaluation or training mode; its weights stay as they are.
         groups: everything that will be asked for, training and held-out rows alike; taken batch by batch, see `Chained`.
-        source: where the weights came from, in words.
+        source: the origin of the weights, in words.
         identity: fingerprint of the weights; default, it is taken here (sharded weights cannot be).
         cache: whether to look into the cache on disk, and to keep what is new there.
         max_tokens: unique tokens scored at once.

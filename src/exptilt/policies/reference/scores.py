@@ -1,4 +1,4 @@
-"""The reference's log-probabilities: computed once by given weights, taken from the cache where it has them."""
+"""Log-probabilities of the reference: computed once by given weights, or taken from the cache."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def reference_logps(
     weights: str = "",
     world: World | None = None,
 ) -> list[LogProbs]:
-    """Log-probabilities of each group under the reference: from the cache where it has them, else computed and added.
+    """Log-probabilities of each group under the reference; the cache is read first and gets those that it lacks.
 
-    Of what the cache has, four examples are scored again and compared.
+    Four of the cached examples are scored again and compared.
 
     Args:
-        cache: where to look and keep; None computes everything.
+        cache: the cache to read and fill; None computes everything.
         model: the reference, still with the weights the policy starts from.
         groups: any number.
         max_tokens: unique tokens scored at once.
-        progress: what a progress bar is called; empty for none.
+        progress: name of the progress bar; empty for none.
         weights: fingerprint of the model; default, it is taken here (sharded weights cannot be).
         world: the processes that hold the model; each scores a share, and all get everything.
 
@@ -61,8 +61,10 @@ def reference_logps(
     Raises:
         ModelError: if a cached example does not match what the model gives now.
     """
-    kept = score_reference(cache, model, groups, max_tokens=max_tokens, progress=progress, weights=weights, world=world)
-    return [kept[key_of(group)] for group in groups]
+    logps = score_reference(
+        cache, model, groups, max_tokens=max_tokens, progress=progress, weights=weights, world=world
+    )
+    return [logps[key_of(group)] for group in groups]
 
 
 def score_reference(
@@ -75,7 +77,7 @@ def score_reference(
     weights: str = "",
     world: World | None = None,
 ) -> KeptLogProbs:
-    """As `reference_logps`, by key (`key_of`), for any number of rows.
+    """Log-probabilities of any number of rows under the reference, stored by key (`key_of`); uses the cache.
 
     The rows are walked once for their keys and sizes and then taken batch by batch, so a mapped file stays on disk.
     """
@@ -84,7 +86,7 @@ def score_reference(
     name = f"{(weights or fingerprint(model))[:32]}-{_precision(model)}" if cache is not None else ""
     known = world.first(cache.read(name) if cache is not None and world.is_first else KeptLogProbs())
     if cache is not None:
-        _verify(cache, model, {key: place for key, place in rows.places.items() if key in known}, groups, known)
+        _verify(cache, model, {key: index for key, index in rows.places.items() if key in known}, groups, known)
     keys = list(rows.places)
     missing = [key for key in keys if key not in known]
     planned = cache.plan(name, keys, known) if cache is not None and world.is_first else missing
@@ -97,25 +99,25 @@ def score_reference(
 
 @dataclass
 class _Rows:
-    """Rows of a sequence, each once."""
+    """The distinct rows of a sequence."""
 
     groups: Sequence[Group]
     places: dict[Key, int]
-    """Where each stands in the sequence, by key."""
+    """Index of each row in the sequence, by key."""
     sizes: dict[Key, int]
     """Unique tokens of each."""
 
     @classmethod
     def of(cls, groups: Sequence[Group]) -> _Rows:
-        found = cls(groups, {}, {})
-        for place, group in enumerate(groups):
+        rows = cls(groups, {}, {})
+        for index, group in enumerate(groups):
             key = key_of(group)
-            found.places.setdefault(key, place)
-            found.sizes[key] = group.num_tokens
-        return found
+            rows.places.setdefault(key, index)
+            rows.sizes[key] = group.num_tokens
+        return rows
 
     def some(self, keys: Sequence[Key]) -> _Rows:
-        """Those of these keys, which are in the order of the rows."""
+        """The rows of these keys, which must be in the order of the rows."""
         if len(keys) == len(self.places):
             return self
         places, sizes = ({key: named[key] for key in keys} for named in (self.places, self.sizes))
@@ -124,7 +126,7 @@ class _Rows:
 
 @dataclass
 class _Scoring:
-    """Rows scored batch by batch, as many at once as there are processes, and kept as they come."""
+    """Scores rows batch by batch, one batch per process at a time, and stores the results as they come."""
 
     cache: ReferenceCache | None
     weights: str
@@ -132,16 +134,16 @@ class _Scoring:
     world: World
 
     def run(self, model: Any, rows: _Rows, max_tokens: int, progress: str) -> None:
-        """Fill `known`; batches are cut from all rows, whether known or not, so that neighbours never change."""
+        """Fill `known`; batches are cut from all rows, known or not, so that a row's neighbours never change."""
         keys = list(rows.places)
         cut = by_size(list(rows.sizes.values()), max_tokens)
-        wanted = [batch for batch in cut if any(keys[at] not in self.known for at in batch)]
+        batches = [batch for batch in cut if any(keys[at] not in self.known for at in batch)]
         fresh: list[Scored] = []
         saved = time.monotonic()
         hidden = True if not progress or not self.world.is_first else None
-        with tqdm(total=len(wanted), desc=progress, unit="batch", delay=2, disable=hidden) as bar:
-            for begin in range(0, len(wanted), self.world.size):
-                some = wanted[begin : begin + self.world.size]
+        with tqdm(total=len(batches), desc=progress, unit="batch", delay=2, disable=hidden) as bar:
+            for begin in range(0, len(batches), self.world.size):
+                some = batches[begin : begin + self.world.size]
                 mine = [keys[at] for at in some[self.world.rank]] if self.world.rank < len(some) else []
                 fresh += self._new(self.world.gather(_scored(model, rows, mine)))
                 bar.update(len(some))
@@ -151,9 +153,9 @@ class _Scoring:
         if self.cache is not None:
             self.cache.write(self.weights, fresh)
 
-    def _new(self, found: Sequence[Scored | None]) -> list[Scored]:
-        """What was not known yet, and is from now on."""
-        new = [rows for each in found if each is not None and (rows := each.without(self.known)) is not None]
+    def _new(self, results: Sequence[Scored | None]) -> list[Scored]:
+        """Add results to `known`, and return the rows that were new."""
+        new = [rows for each in results if each is not None and (rows := each.without(self.known)) is not None]
         for rows in new:
             self.known.add(*rows)
         return new if self.cache is not None else []
@@ -166,7 +168,7 @@ def _scored(model: Any, rows: _Rows, keys: list[Key]) -> Scored | None:
 
 
 def _score(model: Any, groups: Sequence[Group]) -> list[LogProbs]:
-    """One batch; without groups a forward pass all the same, in step with other processes."""
+    """Score one batch; without groups it runs a forward pass all the same, in step with other processes."""
     with evaluating(model), torch.no_grad():
         return score(model, groups).to("cpu").split([len(group.completions) for group in groups])
 
@@ -188,7 +190,7 @@ def _verify(
 
 
 def _precision(model: Any) -> str:
-    """What the model computes in, as part of a folder's name."""
+    """The dtype that the model computes in, as part of a folder's name."""
     inner = causal_lm(model)
     kind = inner.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else precision_of(model)
@@ -196,9 +198,9 @@ def _precision(model: Any) -> str:
 
 
 def key_of(group: Group) -> Key:
-    """SHA-256 of a row's token ids and of which of them count."""
+    """SHA-256 of a row's token ids and of the mask of counted tokens."""
     parts: list[Any] = [len(group.prompt).to_bytes(8, "little"), np.ascontiguousarray(group.prompt, _TOKEN)]
-    for one in group.completions:
-        ids, counted = np.ascontiguousarray(one.ids, _TOKEN), np.ascontiguousarray(one.counted, np.bool_)
+    for completion in group.completions:
+        ids, counted = np.ascontiguousarray(completion.ids, _TOKEN), np.ascontiguousarray(completion.counted, np.bool_)
         parts += (len(ids).to_bytes(8, "little"), ids, counted)
     return hashlib.sha256(b"".join(parts)).digest()

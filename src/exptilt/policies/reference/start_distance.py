@@ -1,4 +1,4 @@
-"""How far another reference is from the weights a run starts from, said before step 1."""
+"""The distance of another reference from the weights a run starts from, reported before step 1."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _FAR = 0.5
 def start_distance(
     policy: Scorer, reference: Scorer, groups: Sequence[Group], *, name: str, loss: float | None, at_zero: float | None
 ) -> str:
-    """One line about where a run begins whose reference is another model.
+    """One line about the start of a run whose reference is another model.
 
     Args:
         policy: scores groups with the weights training starts from.
         reference: scores groups with the reference.
         groups: a few rows.
-        name: what the recipe calls the reference.
+        name: name of the reference in the recipe.
         loss: the objective's on these rows.
-        at_zero: what it would be if both were the same weights; None where nobody knows.
+        at_zero: the loss if both were the same weights; None if unknown.
 
     Raises:
         TrainingError: a log-ratio is not finite.

@@ -1,4 +1,4 @@
-"""Promise 1: where policy and reference are the same weights, every log-ratio is zero before the first step."""
+"""The check of promise 1: if policy and reference are the same weights, every log-ratio is zero before the first step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_step_zero(policy: Scorer, reference: Scorer, groups: Sequence[Group], 
         policy: scores groups with the weights training starts from.
         reference: scores groups with the reference.
         groups: a few rows.
-        dtype: of the weights; decides what rounding may explain.
+        dtype: dtype of the weights; it sets the tolerance for rounding.
 
     Returns:
         The largest log-ratio of any token, nats.
