@@ -1,4 +1,4 @@
-"""Runs: a recipe's models, rows, reference and loop, put together. The only room below the verbs that reads a whole recipe."""
+"""Runs: models, rows, reference and loop of a recipe. Below the verbs, only this room reads a whole recipe."""
 
 from exptilt.processes.allocator import set_torch_defaults
 

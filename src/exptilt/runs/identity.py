@@ -1,4 +1,4 @@
-"""Identity of a run: what must be equal for a resume."""
+"""Identity of a run: the values that must be equal for a resume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_EFFECT = ("output", "evaluate.", "train.log_", "train.report_", "train.eval_
 
 
 def identity(recipe: Recipe, **content: str) -> dict[str, str]:
-    """What must be equal for a resume: every key that moves a weight, and fingerprints of what they point at."""
+    """Collect every key of a recipe that moves a weight, and fingerprints of the files and models that it names."""
     flat = _written_values(recipe)
     start = Path(recipe.model.path or "")
     if start.is_relative_to(recipe.folder):  # the supervised phase's model moves with the run
@@ -24,14 +24,14 @@ def identity(recipe: Recipe, **content: str) -> dict[str, str]:
 
 
 def changed_keys(old: Recipe, new: Recipe) -> list[str]:
-    """Keys in which two recipes differ and that move a weight, those of the supervised phase among them."""
-    one, other = (_written_values(recipe) for recipe in (old, new))
-    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    """Keys that differ between two recipes and move a weight, keys of the supervised phase included."""
+    old_values, new_values = (_written_values(recipe) for recipe in (old, new))
+    keys = [key for key in {**old_values, **new_values} if old_values.get(key) != new_values.get(key)]
     if (old.sft is None) != (new.sft is None):
         keys = ["sft", *(key for key in keys if not key.startswith("sft"))]
     return [key for key in keys if not key.removeprefix("sft.").startswith(_NO_EFFECT)]
 
 
 def _written_values(recipe: Recipe) -> dict[str, str]:
-    """Every key of a recipe and its value as JSON; an empty section says nothing."""
+    """Every key of a recipe with its value as JSON; an empty section is left out."""
     return {key: json.dumps(value) for key, value in dotted(as_dict(recipe)).items() if value != {}}

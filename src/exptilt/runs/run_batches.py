@@ -1,4 +1,4 @@
-"""The batches of a run as its objective wants them scored, and how many steps they make."""
+"""The batches of a run, with the completions that its objective adds, and the number of steps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FILL_STEPS = 50
 def batches_for(
     loss: Loss, groups: Sequence[Group], settings: BatchConfig, *, seed: int, world_size: int = 1
 ) -> Batches:
-    """The batches of a run; none is smaller than the loss can be formed on: KTO mixes rows, so it needs two."""
+    """Make the batches of a run; none is too small for the loss: KTO mixes rows, so it needs two."""
     least = 2 if loss.mixes_rows else 1
     return Batches(groups, settings, seed=seed, world_size=world_size, least=min(least, settings.size))
 
@@ -35,15 +35,15 @@ def batches_for(
 def check_batches(
     loss: Loss, train: Sequence[Group], test: Sequence[Group], settings: BatchConfig, epochs: TrainConfig, *, seed: int
 ) -> tuple[Finding, ...]:
-    """Form every batch of a run without a model: how full they are, and an error where one cannot be formed.
+    """Form every batch of a run without a model, and report their fill; a batch that cannot be formed is an error.
 
     Args:
         loss: says which columns and which other rows each row needs.
         train: prepared rows.
         test: held-out rows, which are one batch.
-        settings: of batches.
+        settings: settings of batches.
         epochs: says how many steps there will be.
-        seed: of the run.
+        seed: seed of the run.
     """
     if not train:
         return ()
@@ -65,7 +65,7 @@ def check_batches(
 
 @dataclass(frozen=True)
 class ObjectiveBatches:
-    """Batches with the completions an objective adds: KTO scores a completion of another row beside each."""
+    """Batches with the completions that an objective adds: KTO scores a completion of another row beside each."""
 
     batches: Batches
     objective: Objective
@@ -79,11 +79,11 @@ class ObjectiveBatches:
         return self.batches.num_steps
 
     def step(self, step: int) -> MicroBatches:
-        """This process's micro-batches of one step."""
+        """The micro-batches of one step that this process runs."""
         return shares(self._micro_batches(step), self.world.size)[self.world.rank]
 
     def groups(self, num_steps: int) -> list[Group]:
-        """Everything that all processes will score in a run of `num_steps`; repetitions included."""
+        """All groups that all processes score in a run of `num_steps`, repetitions included."""
         return [group for step in range(num_steps) for groups in self._micro_batches(step) for group in groups]
 
     def _micro_batches(self, step: int) -> list[list[Group]]:
@@ -91,7 +91,7 @@ class ObjectiveBatches:
 
 
 def steps_in(train: TrainConfig, steps_per_epoch: int) -> int:
-    """Optimizer steps of a run: its epochs, at least one step, cut by `max_steps`.
+    """Number of optimizer steps of a run: its epochs, at least one step, cut by `max_steps`.
 
     Example:
         >>> steps_in(TrainConfig(epochs=0.5), 7), steps_in(TrainConfig(epochs=3, max_steps=10), 7)

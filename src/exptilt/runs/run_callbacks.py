@@ -1,4 +1,4 @@
-"""What happens around the steps of a recipe's run, in the order in which it must."""
+"""The callbacks of a recipe's run, in the order in which they must be called."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from exptilt.training.throughput import work_of
 
 @dataclasses.dataclass(frozen=True)
 class Watched:
-    """What callbacks look at."""
+    """The parts of a run that its callbacks read."""
 
     recipe: Recipe
     folder: RunFolder
@@ -47,56 +47,56 @@ class Watched:
     products: torch.dtype
     tokenizer: Any
     rows: Sequence[Group]
-    """Of training."""
+    """Training rows."""
     held_out: Sequence[Group]
     held_out_sums: Callable[[], Sums]
     quiet: bool
 
     @property
     def best(self) -> Path:
-        """Where the best weights so far lie."""
+        """The folder of the best weights so far."""
         return self.folder.path / BEST
 
     def callbacks(self, *others: Callback) -> list[Callback]:
-        """All of a run, `others` among them.
+        """All callbacks of a run, with `others` among them.
 
-        First whoever writes for everybody, then those who may end the run, then what must see that it ends: the last
+        The writer of metrics comes first, then callbacks that may end the run, then those that must see its end: the last
         evaluation and, behind it, the last line of training.
         """
         settings, first = self.recipe.train, self.world.is_first
         log = Log(self.folder.path / METRICS, world=self.world)
-        found: list[Callback] = [log, *others]
+        callbacks: list[Callback] = [log, *others]
         if settings.best is not None:
-            found.append(Best(*parse_best(settings.best), self._keep, settings.patience))  # type: ignore[arg-type]
-        found.append(StopIf(settings.stop_if))
+            callbacks.append(Best(*parse_best(settings.best), self._keep, settings.patience))  # type: ignore[arg-type]
+        callbacks.append(StopIf(settings.stop_if))
         if first:
-            found.append(Guards(self._facts(), self._record))
+            callbacks.append(Guards(self._facts(), self._record))
         if first and settings.report_to:
-            found.append(Trackers(settings.report_to, self.folder.path, as_dict(self.recipe)))
+            callbacks.append(Trackers(settings.report_to, self.folder.path, as_dict(self.recipe)))
         if self.held_out:
-            found.append(Evaluate(log, settings.eval_every, self.held_out_sums, self._samples()))
+            callbacks.append(Evaluate(log, settings.eval_every, self.held_out_sums, self._samples()))
         work = work_of(self.models.policy, self.rows, self.products, self.world.size)
-        found.append(LogMetrics(log, settings.log_every, work))
+        callbacks.append(LogMetrics(log, settings.log_every, work))
         if first:
-            found.append(ShowProgress(0 if self.quiet else settings.log_every))
-        log.listeners = found
-        return found
+            callbacks.append(ShowProgress(0 if self.quiet else settings.log_every))
+        log.listeners = callbacks
+        return callbacks
 
     def _keep(self) -> None:
         models = self.models
         save_model(models.policy, self.tokenizer, self.best, dtype=models.dtype, world=self.world)
 
     def _facts(self) -> Facts:
-        """With dropout the first losses scatter, and against another reference they begin anywhere."""
+        """The facts that guards need; with dropout the first losses scatter, and with another reference they begin anywhere."""
         recipe, loss = self.recipe, build_loss(self.recipe.loss)
         at_zero = recipe.reference.model is None and not recipe.model.dropout
         start = loss_at_zero(loss) if at_zero else None
         return Facts(loss.name, getattr(loss, "beta", None), start, recipe.optim.max_grad_norm)
 
     def _record(self, caution: Caution) -> None:
-        """Keep a warning in run.json; a run that was killed may give it again."""
+        """Write a warning to run.json once; a run that was killed may give it again."""
         known = self.folder.run.warnings
-        if not any((one.step, one.name) == (caution.step, caution.name) for one in known):
+        if not any((earlier.step, earlier.name) == (caution.step, caution.name) for earlier in known):
             self.folder.update_manifest(warnings=(*known, caution))
 
     def _samples(self) -> Callable[[Progress], Sums] | None:

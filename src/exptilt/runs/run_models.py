@@ -52,9 +52,9 @@ class Setup:
     checkpointing: bool = False
     compiles: bool = False
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    """With its kind resolved by `setup_of`: `auto` is what the number of processes makes it."""
+    """Settings of parallelism, with `auto` resolved by `setup_of` from the number of processes."""
     reference: Literal["table", "other", "adapter off", "copy"] = "table"
-    """What the reference is held as: a table of log-probabilities, another model, or one made of the policy."""
+    """The form of the reference: a table of log-probabilities, another model, or a model made of the policy."""
     needs_distributions: bool = False
     """Whether the objective compares whole distributions with the reference's."""
     moves: bool = False
@@ -63,12 +63,12 @@ class Setup:
 
     @property
     def holds_second_model(self) -> bool:
-        """Whether another model than the policy is in memory; with its adapter off the policy is none."""
+        """Tell whether a second model beside the policy is in memory; the policy with its adapter off is no second model."""
         return self.reference in ("other", "copy")
 
 
 def setup_of(recipe: Recipe, loss: Loss, world_size: int = 1, *, on_gpu: bool | None = None) -> Setup:
-    """What a recipe and its objective ask of the models, on this device or, for a plan, on a GPU or not."""
+    """Decide how the models of a recipe and its objective are set up, on this device or, for a plan, with or without GPU."""
     moves = bool(recipe.reference.move_every) and bool(loss.needs_reference)
     needs_distributions = loss.needs_distributions
     products = products_of(recipe.train, recipe.model, on_gpu)
@@ -98,7 +98,7 @@ def _held_as(recipe: Recipe, *, held: bool, moves: bool) -> Literal["table", "ot
 
 @dataclass(frozen=True)
 class Models:
-    """The policy before step 1, and the reference where it must be held as a model."""
+    """The policy before step 1, and the reference if it must be held as a model."""
 
     policy: Any
     weights: str
@@ -109,7 +109,7 @@ class Models:
     """The reference as a model; None where a table of log-probabilities is enough."""
 
     def scorer(self, setup: Setup, loss: Loss) -> Policy:
-        """The policy as the loop sees it."""
+        """The policy as a scorer for the loop."""
         against = self.held.model if self.held is not None and setup.needs_distributions else None
         return Policy(self.policy, loss.byproducts, against)
 
@@ -117,13 +117,13 @@ class Models:
 def models_of(
     model: ModelConfig, reference: ReferenceConfig, setup: Setup, tokenizer: Any, world: World | None = None
 ) -> Models:
-    """Everything that training runs on.
+    """Load and set up all models that training needs.
 
     Args:
-        model: where the weights are.
+        model: settings that name the weights.
         reference: names another reference, if there is one.
-        setup: how they are made ready.
-        tokenizer: of the model.
+        setup: the setup to bring them into.
+        tokenizer: tokenizer of the model.
         world: the processes that share them.
     """
     start = load_start(model, setup.adapter, tokenizer, seed=setup.seed)
@@ -144,9 +144,9 @@ def set_up(
 
     Args:
         start: the model as loaded, whole and on the CPU unless it is quantised.
-        setup: what is wanted.
+        setup: the setup to bring them into.
         other: another model as the reference, whole and on the CPU.
-        source: where the reference comes from, in words.
+        source: origin of the reference, in words.
         check: looks at the policy while it is whole, before it is moved, wrapped or sharded.
     """
     base = start.model
@@ -169,7 +169,7 @@ def set_up(
 
 
 def _made_ready(model: Any, setup: Setup, *, trained: bool) -> Any:
-    """On its device, checked, and wrapped as the setup says."""
+    """Move a model to its device, check it, and wrap it according to the setup."""
     if setup.parallel.kind == "fsdp" and is_quantized(model):
         raise ModelError("weights in few bits cannot be sharded; set parallel.kind=ddp")
     model = model_on_device(model)
@@ -186,7 +186,7 @@ def _made_ready(model: Any, setup: Setup, *, trained: bool) -> Any:
 
 
 def start_model(model: ModelConfig, adapter: AdapterConfig | None, tokenizer: Any, seed: int = 0) -> Any:
-    """The weights a run starts from as one model on this process's device, to score and sample; nothing is trained."""
+    """Load the weights a run starts from as one model on this process's device, to score and sample but not to train."""
     start = load_start(model, adapter, tokenizer, seed=seed).model
     if adapter is not None and adapter.path is not None:
         start = with_adapter(start, adapter).eval()
@@ -194,14 +194,14 @@ def start_model(model: ModelConfig, adapter: AdapterConfig | None, tokenizer: An
 
 
 def reference_model(recipe: Recipe, tokenizer: Any) -> Any:
-    """The reference as one model on this process's device: the one a recipe names, else the weights the run starts from."""
+    """Load the reference as one model on this process's device: the recipe's, else the weights the run starts from."""
     if recipe.reference.model is not None:
         return model_on_device(load_reference(recipe.model, recipe.reference.model))
     return start_model(recipe.model, recipe.adapter, tokenizer, recipe.seed).eval().requires_grad_(False)
 
 
 def products_of(train: TrainConfig, model: ModelConfig, on_gpu: bool | None = None) -> torch.dtype:
-    """The arithmetic of forward and backward: what the recipe says, else what suits device (default: this one) and weights."""
+    """The precision of forward and backward: the recipe's, else the one that suits the device (default: this one) and weights."""
     if train.precision != "auto":
         return torch.bfloat16 if train.precision == "bfloat16" else torch.float32
     if on_gpu is None:
@@ -210,14 +210,14 @@ def products_of(train: TrainConfig, model: ModelConfig, on_gpu: bool | None = No
 
 
 def trains_in_float32(model: ModelConfig, adapter: AdapterConfig | None, products: torch.dtype) -> bool:
-    """Whether weights get a float32 copy: trained ones, to keep small updates, and those of float32 products."""
+    """Tell whether weights get a float32 copy: trained weights, to keep small updates, and weights of float32 products."""
     if model.quantize != "none" or model.dtype == "bfloat16":
         return False
     return products == torch.float32 or (adapter is None and model.dtype == "auto")
 
 
 def in_words(models: Models, setup: Setup, world: World) -> str:
-    """One line about what is trained where, for people."""
+    """One line for people about the trained weights and their precision."""
     model = models.policy
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     total = sum(parameter.numel() for parameter in model.parameters())

@@ -35,7 +35,7 @@ from exptilt.training.callbacks.callback import Callback
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a run stands when `run_recipe` returns."""
+    """The state of a run when `run_recipe` returns."""
 
     folder: RunFolder
     step: int
@@ -47,13 +47,13 @@ def run_recipe(
 ) -> Outcome:
     """Train, measure and report by a recipe, in this process or in all that torchrun started.
 
-    Called again after an interruption it goes on where it was; after the end it does nothing. Measurements are made by
-    the first process, from the model as it was saved; the others have left by then. The process is left as it was: its
+    A second call after an interruption continues the run; after the end it does nothing. The first process measures the
+    saved model; the other processes have ended by then. The process is left as it was: its
     precision, random generators, signal handlers, threads and logging (`processes.surroundings`).
 
     Args:
         recipe: the run.
-        console: where to talk to; default, standard error.
+        console: console for messages; default, standard error.
         page: whether to write the report.
         callbacks: your own, beside those of the recipe (docs/callbacks.md); not called in its supervised phase.
 
@@ -74,7 +74,7 @@ def run_recipe(
 def _run(
     recipe: Recipe, console: Console, world: World, held: ExitStack, callbacks: Sequence[Callback] = ()
 ) -> tuple[Outcome, Session | None]:
-    """Train by a recipe, its supervised phase first; the session is None where nothing was left to do.
+    """Train by a recipe, its supervised phase first; the session is None if nothing was left to do.
 
     The run folders stay held by `held`.
     """
@@ -99,7 +99,7 @@ def _run(
 
 
 def _refuse_phases(recipe: Recipe) -> None:
-    """Refuse rows that the last phase cannot use before the first one trains for hours."""
+    """Refuse rows that the last phase cannot use before the first phase trains for hours."""
     first = recipe.sft_recipe()
     if not RunFolder(first.folder, writes=False).is_finished_run_of(dump(first)):
         for phase in check_phases(recipe, find_tokenizer(recipe.model, recipe.data)):
@@ -107,7 +107,7 @@ def _refuse_phases(recipe: Recipe) -> None:
 
 
 def _finish(session: Session, console: Console, page: bool) -> None:
-    """Measure what was saved, and say where everything is."""
+    """Measure the saved model, and tell where the files are."""
     folder = session.folder
     _measure(session)
     _close(session)

@@ -1,4 +1,4 @@
-"""The reference of a run: scored once before anything moves, or held as a model that moves."""
+"""The reference of a run: a table scored before any weight moves, or a model that moves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def groups_to_score(
     batches: ObjectiveBatches,
     num_steps: int,
 ) -> Chained:
-    """What the reference will be asked for: training rows where the loss compares with them, held-out rows for the report."""
+    """The groups that the reference scores: training rows if the loss compares with them, held-out rows for the report."""
     loss = objective.loss
     compares = bool(loss.needs_reference)
     parts: list[Sequence[Group]] = [held_out] if compares or loss.kind.is_paired else []
@@ -35,7 +35,7 @@ def groups_to_score(
 def table_of(
     settings: ReferenceConfig, models: Models, groups: Chained, max_tokens: int, world: World
 ) -> TableReference | None:
-    """Log-probabilities of these groups under the reference, by the weights as they are before step 1."""
+    """Compute log-probabilities of these groups under the reference, by the weights before step 1."""
     if not groups:
         return None
     other = models.held if settings.model is not None else None
@@ -51,7 +51,7 @@ def table_of(
 
 
 def moving_reference_of(settings: ReferenceConfig, models: Models, setup: Setup) -> MovingReference | None:
-    """TR-DPO's reference; None where the reference stays where it is."""
+    """Make TR-DPO's reference; None if the reference does not move."""
     if not setup.moves or not isinstance(models.held, LiveReference):
         return None
     held = models.held

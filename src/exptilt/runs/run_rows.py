@@ -20,13 +20,13 @@ from exptilt.settings.recipe import Recipe
 
 
 def rows_of(recipe: Recipe, loss: Loss, model: Any, tokenizer: Any, world: World) -> Prepared:
-    """Rows as a run trains on them, and the account of every row.
+    """Prepare the rows that a run trains on, and the account of every row.
 
     Args:
         recipe: says where rows are and how they are batched.
         loss: the objective, which decides what kind of rows is wanted.
         model: the weights training starts from; it says how long a row may be, and what it knows of such text.
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
         world: the processes that share the run; the first prepares, the others find its work in the cache.
     """
     kind = loss.kind
@@ -36,17 +36,17 @@ def rows_of(recipe: Recipe, loss: Loss, model: Any, tokenizer: Any, world: World
         with given_back():
             finding = check_reference(model, tokenizer, rows, seed=recipe.seed)
         rows = replace(rows, report=rows.report.adding(finding))
-    found = check_batches(loss, rows.train, rows.test, recipe.batch, recipe.train, seed=recipe.seed)
-    refuse_errors(found)
-    return replace(rows, report=rows.report.adding(*found))
+    findings = check_batches(loss, rows.train, rows.test, recipe.batch, recipe.train, seed=recipe.seed)
+    refuse_errors(findings)
+    return replace(rows, report=rows.report.adding(*findings))
 
 
 def check_phases(recipe: Recipe, tokenizer: Any) -> tuple[Phase, ...]:
-    """A dry run of the rows of all phases, the supervised one first, without a model and without refusing anything.
+    """Check the rows of all phases, the supervised one first, without a model and without refusing any of them.
 
     Args:
-        recipe: of the whole run.
-        tokenizer: of the model that the run starts from; None makes the checks on text only.
+        recipe: recipe of the whole run.
+        tokenizer: tokenizer of the starting model; None limits the checks to text.
     """
     phases = [*([recipe.sft_recipe()] if recipe.sft is not None else []), replace(recipe, sft=None)]
     context = declared_context(recipe.model, tokenizer) if tokenizer is not None else None
@@ -54,8 +54,8 @@ def check_phases(recipe: Recipe, tokenizer: Any) -> tuple[Phase, ...]:
     for phase in phases:
         loss = build_loss(phase.loss)
         rows = prepare(phase.data, tokenizer, loss.kind, context, strict=False)
-        found = check_batches(loss, rows.train, rows.test, phase.batch, phase.train, seed=phase.seed)
-        rows = replace(rows, report=rows.report.adding(*found))
+        findings = check_batches(loss, rows.train, rows.test, phase.batch, phase.train, seed=phase.seed)
+        rows = replace(rows, report=rows.report.adding(*findings))
         checked.append(Phase(name="sft" if phase is not phases[-1] else loss.name, rows=rows))
     return tuple(checked)
 

@@ -1,4 +1,4 @@
-"""The start of a run: its folder claimed for this process, its recipe written, and its end recorded whichever way it ends."""
+"""The start of a run: its folder is locked for this process, its recipe written, and its end recorded in every case."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def started(recipe: Recipe, folder: RunFolder, processes: int, console: Console)
 
 
 def inputs_of(recipe: Recipe) -> dict[str, str]:
-    """Every path a run reads and must not write over, by its key."""
+    """Every path that a run reads and must not overwrite, by its key."""
     named = {"reference.model": recipe.reference.model, "adapter.path": recipe.adapter and recipe.adapter.path}
     return model_inputs(recipe.model) | data_inputs(recipe.data) | {key: path for key, path in named.items() if path}
 
@@ -61,7 +61,7 @@ def data_inputs(data: DataConfig, prefix: str = "data") -> dict[str, str]:
 
 
 def _make_way(recipe: Recipe, folder: RunFolder, console: Console) -> None:
-    """An earlier run is gone on with, moved aside or, where it is another one, refused."""
+    """Continue an earlier run in the folder, move it aside, or refuse if it is a different run."""
     if recipe.train.resume == "never":
         aside = folder.set_aside()
         if aside is not None:
@@ -93,7 +93,7 @@ def _listed(keys: list[str]) -> str:
 
 @contextmanager
 def _end_recorded(folder: RunFolder) -> Iterator[None]:
-    """Write into run.json that a run failed or was interrupted, and why; a run that has ended says so already."""
+    """Write into run.json that a run failed or was interrupted, with the reason; a run that has ended is left alone."""
     try:
         yield
     except BaseException as error:

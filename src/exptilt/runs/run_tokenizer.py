@@ -1,4 +1,4 @@
-"""Which tokenizer a run uses; a model from scratch gets one trained on the run's own text."""
+"""The tokenizer of a run; a model from scratch gets one trained on the run's own text."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from exptilt.settings.model_settings import ModelConfig
 
 
 def find_tokenizer(model: ModelConfig, data: DataConfig, keep_in: Path | None = None) -> Any:
-    """The tokenizer that settings name, or one trained on the training text.
+    """Load the tokenizer that settings name, or train one on the training text.
 
-    It has the chat template of `data.chat_template`, which so goes into the folder of the trained model.
+    It has the chat template of `data.chat_template`, which thereby gets into the folder of the trained model.
 
     Args:
         model: names a tokenizer, or the size of one to train.
@@ -38,19 +38,19 @@ def _tokenizer_of(model: ModelConfig, data: DataConfig, keep_in: Path | None) ->
         raise ModelError(
             "no model given: set model.path to a folder or hub id, or model.config to train a small one from scratch"
         )
-    kept = None if keep_in is None else keep_in / "tokenizer"
-    if kept is not None and kept.is_dir():
-        return load_tokenizer(ModelConfig(tokenizer=str(kept)))
+    folder = None if keep_in is None else keep_in / "tokenizer"
+    if folder is not None and folder.is_dir():
+        return load_tokenizer(ModelConfig(tokenizer=str(folder)))
     records = read_records(data).train
     tokenizer = train_tokenizer(_texts(records), model.config.vocab_size)
-    if kept is None:
+    if folder is None:
         return tokenizer
-    write_folder(kept, tokenizer.save_pretrained)
+    write_folder(folder, tokenizer.save_pretrained)
     return tokenizer
 
 
 def named_tokenizer(model: ModelConfig) -> Any:
-    """The tokenizer that settings name; an error says which key named it."""
+    """Load the tokenizer that settings name; an error says which key named it."""
     try:
         return load_tokenizer(model)
     except ModelError as error:

@@ -52,7 +52,7 @@ _STEP_ZERO_ROWS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """Everything one training run works with. `open_session` makes it; `train` runs it."""
+    """The parts of one training run. `open_session` makes it; `train` runs it."""
 
     recipe: Recipe
     folder: RunFolder
@@ -75,14 +75,14 @@ class Session:
 
     @property
     def anchor(self) -> Scorer | None:
-        """What training compares the policy with; None where the objective compares with nothing."""
+        """The reference that training compares the policy with; None if the objective needs none."""
         if not self.objective.loss.needs_reference or self.moving is not None or self.table is None:
             return self.moving
         return self.table.as_sums() if self.objective.loss.sums_suffice else self.table
 
     @property
     def watched(self) -> Watched:
-        """What callbacks look at."""
+        """The parts of the run that callbacks read."""
         return Watched(
             recipe=self.recipe,
             folder=self.folder,
@@ -97,7 +97,7 @@ class Session:
         )
 
     def train(self) -> Progress:
-        """Train to the end, or to where somebody stops it, and save the model at the end."""
+        """Train to the end, or until somebody stops it, and save the model at the end."""
         began = time.perf_counter()
         progress = train(run_of(self))
         spent = (self.folder.run.seconds or 0.0) + time.perf_counter() - began
@@ -112,7 +112,7 @@ class Session:
         return progress
 
     def _held_out_sums(self) -> Sums:
-        """Loss and metrics over all held-out rows at once, so that neither batch nor processes can matter."""
+        """Sum loss and metrics over all held-out rows at once, so that batches and processes cannot change them."""
         dealt = shares(pack(self.held_out, self.recipe.batch.at_once), self.world.size)
         groups = [group for share in dealt for part in share for group in part]
         with torch.no_grad(), evaluating(self.models.policy):
@@ -124,14 +124,14 @@ class Session:
 def open_session(
     recipe: Recipe, folder: RunFolder, console: Console, world: World, callbacks: Sequence[Callback] = ()
 ) -> Session:
-    """Make everything a run needs, in the only right order.
+    """Make all parts of a run, in the only order that works.
 
     The reference is scored last, when rows and batches are known, and before any weight moves.
 
     Args:
-        recipe: of one phase; a supervised phase before it has ended.
-        folder: where the run writes.
-        console: where to talk to.
+        recipe: recipe of one phase; a supervised phase before it has ended.
+        folder: folder of the run.
+        console: console for messages.
         world: the processes that share the run.
         callbacks: the caller's own, beside those of the recipe.
     """
@@ -177,7 +177,7 @@ def open_session(
 
 
 def run_of(session: Session) -> Run:
-    """The run the loop takes: optimizer and schedule made, step 0 checked."""
+    """Make the run for the loop: optimizer and schedule are built, step 0 is checked."""
     recipe, model = session.recipe, session.models.policy
     optimizer = build_optimizer(recipe.optim, model)
     start = session.moving or session.table
@@ -211,7 +211,7 @@ def run_of(session: Session) -> Run:
 
 
 def _distance(session: Session, reference: Scorer, groups: Sequence[Group]) -> str:
-    """In words, where a run against another reference begins."""
+    """One line about the start of a run against another reference."""
     loss = None
     if groups and not session.objective.loss.is_stateful:
         with torch.no_grad():
@@ -226,7 +226,7 @@ def _say(console: Console, words: str) -> None:
 
 
 def _gathered(mine: Sequence[LogProbs], world: World) -> list[LogProbs]:
-    """The log-probabilities of all processes, in the order of their ranks."""
+    """Gather the log-probabilities of all processes, in the order of their ranks."""
     if world.size == 1:
         return list(mine)
     device: Any = mine[0].lengths.device

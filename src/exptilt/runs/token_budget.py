@@ -1,4 +1,4 @@
-"""`batch.tokens: auto`: how many tokens fit in memory at once, found by probe steps before step 1.
+"""`batch.tokens: auto`: the number of tokens that fit in memory at once, measured by probe steps before step 1.
 
 No result depends on the token budget, so it may differ between machines, and between a run and its resume.
 """
@@ -30,7 +30,7 @@ from exptilt.training.step import accumulate
 from exptilt.types import LogProbs
 
 _SHARE = 0.85
-"""Of the free memory; the rest is for fragmentation, metrics and evaluation."""
+"""Share of the free memory that is used; the rest is for fragmentation, metrics and evaluation."""
 _PROBES = (1024, 4096)
 _CPU_PROBES = (256, 1024)
 """Unique tokens of the two probe steps; on a CPU fewer, because there they cost time."""
@@ -41,15 +41,15 @@ _LEAST = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Tokens per micro-batch, and why so many."""
+    """Tokens per micro-batch, and the reason for this number."""
 
     tokens: int
     limit: Literal["memory", "speed"]
-    """What keeps it from being larger."""
+    """The reason why it is not larger."""
     bytes_per_token: int
-    """What a token more costs, forward and backward."""
+    """Memory of one more token, forward and backward."""
     fixed_bytes: int
-    """What a micro-batch takes beside that."""
+    """Memory of a micro-batch beside its tokens."""
     free_bytes: int
     """Left for micro-batches when weights, gradients and optimizer have their place."""
 
@@ -73,8 +73,8 @@ def tokens_to_fit(
 
     Args:
         policy: ready to train.
-        objective: what the gradient is of.
-        groups: what one step scores, or more.
+        objective: objective whose gradient is measured.
+        groups: groups of one step, or more.
         optimizer: whose state will need a place.
         world: the processes that share the run; all get the smallest answer.
 
@@ -95,7 +95,7 @@ def tokens_to_fit(
             "train.gradient_checkpointing=true, an adapter, parallel.kind=fsdp, or a smaller data.max_tokens"
         )
     budget = budget_from(measured, free, MOST_TOKENS.get(device.type, MOST_TOKENS["cuda"]))
-    return min((world or World.alone()).gather(budget), key=lambda one: one.tokens)
+    return min((world or World.alone()).gather(budget), key=lambda budget_of_rank: budget_of_rank.tokens)
 
 
 def settle_tokens(
@@ -107,17 +107,17 @@ def settle_tokens(
     groups: Sequence[Group],
     world: World,
 ) -> tuple[int | None, str]:
-    """`batch.tokens` as a number, and where it was `auto` a line about it.
+    """Resolve `batch.tokens` to a number, with a line for people if it was `auto`.
 
-    What was found is kept in run.json. A run that goes on where it was, on the same kind of device, takes it from there,
+    The number is kept in run.json. A resumed run on the same kind of device takes it from there,
     so that it ends equal to the bit.
 
     Args:
         batch: says how many, or `auto`.
         optimizer: whose state will need a place.
-        folder: where run.json is.
+        folder: folder of run.json.
         policy: ready to train.
-        objective: of the run.
+        objective: objective of the run.
         groups: the rows of a step, as the objective wants them; needed for `auto` only.
         world: the processes that share the run.
     """
@@ -128,9 +128,9 @@ def settle_tokens(
     if known is not None and known.device == device and known.processes == world.size:
         tokens, words = known.tokens, f"batch.tokens: {known.tokens} tokens a micro-batch, as auto found before"
     else:
-        found = tokens_to_fit(policy, objective, groups, optimizer, world)
-        tokens, words = found.tokens, found.in_words()
-        folder.update_manifest(token_budget=TokenBudget(**asdict(found), device=device, processes=world.size))
+        budget = tokens_to_fit(policy, objective, groups, optimizer, world)
+        tokens, words = budget.tokens, budget.in_words()
+        folder.update_manifest(token_budget=TokenBudget(**asdict(budget), device=device, processes=world.size))
     return tokens, words
 
 
@@ -139,9 +139,9 @@ def _device_name(device: torch.device) -> str:
 
 
 def budget_from(measured: Sequence[tuple[int, int]], free: int, most: int) -> Budget:
-    """The line through the (tokens, bytes) that were measured, up to the share of `free` that may be used.
+    """Fit a line through the measured (tokens, bytes), up to the share of `free` that may be used.
 
-    With one point only, the line goes through zero, which is above the truth.
+    With a single point the line goes through zero, which overestimates the memory.
 
     Example:
         >>> budget_from([(1000, 30_000_000), (4000, 90_000_000)], free=1_000_000_000, most=100_000).tokens
@@ -164,7 +164,7 @@ def budget_from(measured: Sequence[tuple[int, int]], free: int, most: int) -> Bu
 
 
 def longest_until(groups: Sequence[Group], tokens: int) -> list[Group]:
-    """The longest groups, as many as it takes to have at least so many tokens together."""
+    """The longest groups that together have at least this number of tokens."""
     chosen: list[Group] = []
     total = 0
     for group in sorted(groups, key=lambda group: -group.num_tokens):
@@ -176,20 +176,20 @@ def longest_until(groups: Sequence[Group], tokens: int) -> list[Group]:
 
 
 def optimizer_bytes(model: nn.Module, optimizer: OptimConfig) -> int:
-    """What the optimizer keeps beside the weights: two numbers for each with adamw, one with rmsprop."""
+    """Memory of the optimizer beside the weights: two numbers per weight with adamw, one with rmsprop."""
     copies = 2 if optimizer.name == "adamw" else 1
     return copies * sum(_held(parameter) for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _held(parameter: Any) -> int:
-    """Bytes of a parameter that lie in this process."""
+    """Bytes of a parameter in this process."""
     local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
     return int(local.numel() * local.element_size())
 
 
 def scored_now(model: Any, groups: Sequence[Group]) -> Scorer:
-    """A reference of these groups for a step that is only measured: what the model itself says of them now."""
-    table = {id(group): one for group, one in zip(groups, score_all(model, groups), strict=True)}
+    """A reference for a step that is only measured: the model's own log-probabilities of these groups."""
+    table = {id(group): logps for group, logps in zip(groups, score_all(model, groups), strict=True)}
     device = next(model.parameters()).device
     return ScorerFunction(lambda some: LogProbs.cat([table[id(group)] for group in some]).to(device))
 
@@ -207,18 +207,18 @@ def _rise_by_tokens(samples: Sequence[list[Group]], rise_of: Callable[[list[Grou
 
 
 def _rise(policy: Policy, objective: Objective, groups: list[Group], device: torch.device) -> int:
-    """Bytes one micro-batch takes at its peak."""
+    """Peak memory of one micro-batch, bytes."""
     reference = scored_now(policy.model, groups) if objective.loss.needs_reference else None
     # Each process probes by itself, and its running statistics are thrown away.
-    own = replace(objective, state=dict(objective.state))
+    trial = replace(objective, state=dict(objective.state))
     with Rise(device) as rise:
-        accumulate(policy.model, [groups], own, policy, reference)
+        accumulate(policy.model, [groups], trial, policy, reference)
     return rise.bytes
 
 
 @contextmanager
 def _scratch(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """A model in training mode with gradients of its own; afterwards everything is as it was."""
+    """Put a model into training mode with temporary gradients; afterwards its earlier state is restored."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     before = [parameter.grad for parameter in trainable]
     modes = {module: module.training for module in model.modules()}

@@ -1,1 +1,1 @@
-"""Checks before a run that need the model: does the reference know such text, which pairs may displace."""
+"""Checks before a run that need the model: whether the reference knows such text, and which pairs may displace."""

@@ -1,4 +1,4 @@
-"""Which pairs are likely to displace, found by CHES under the weights training starts from, and left out if wanted."""
+"""The CHES filter: it finds pairs that are likely to displace under the starting weights, and leaves them out on request."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _LOOKED_AT = 2000
 def leave_out_displacing(
     model: Any, rows: Prepared, share: float, *, kind: Kind, max_tokens: int = DEFAULT_TOKENS
 ) -> Prepared:
-    """Training pairs without the share of them whose length-normalised CHES is highest.
+    """Remove the share of training pairs with the highest length-normalised CHES.
 
     Args:
         model: the weights training starts from, on the device to compute on.
-        rows: of the run; held-out rows stay as they are.
+        rows: rows of the run; held-out rows stay as they are.
         share: `data.drop_highest_ches`, in [0, 1); 0 gives the rows back untouched.
-        kind: of the objective.
+        kind: kind of the objective.
         max_tokens: unique tokens at once.
 
     Returns:
@@ -50,19 +50,19 @@ def leave_out_displacing(
         raise ConfigError(
             f"data.drop_highest_ches: only pairs have a CHES, and this objective is trained on kind {kind.name!r}; set it to 0"
         )
-    found = ches_of(model, rows.train, max_tokens)
-    gone = highest(found, min(max(1, round(share * len(rows.train))), len(rows.train) - 1))
+    scores = ches_of(model, rows.train, max_tokens)
+    gone = highest(scores, min(max(1, round(share * len(rows.train))), len(rows.train) - 1))
     if not len(gone):
         return rows
     detail = (
         f"{len(gone)} of {len(rows.train)} pairs were left out by data.drop_highest_ches={share:g}: "
-        f"their CHES per token is {found.normalised[gone].min():.3g} or more"
+        f"their CHES per token is {scores.normalised[gone].min():.3g} or more"
     )
     return leave_out(rows, gone.tolist(), "displacing", kind, detail)
 
 
 def ches_finding(model: Any, groups: Sequence[Group]) -> Finding | None:
-    """What the doctor says of CHES, with the pairs that score highest; None where there is no pair.
+    """The doctor's finding about CHES, with the pairs that score highest; None without pairs.
 
     Args:
         model: the weights training would start from.
@@ -73,13 +73,13 @@ def ches_finding(model: Any, groups: Sequence[Group]) -> Finding | None:
     pairs = [group for group in rows if isinstance(group.label, Preferred)]
     if not pairs:
         return None
-    found = ches_of(model, pairs)
-    median, far, most = np.quantile(found.normalised, [0.5, 0.95, 1.0])
+    scores = ches_of(model, pairs)
+    median, far, most = np.quantile(scores.normalised, [0.5, 0.95, 1.0])
     detail = (
         f"CHES per token of {len(pairs)} pairs: median {median:.3g}, 95 % below {far:.3g}, highest {most:.3g}; "
         f"data.drop_highest_ches=0.05 leaves the highest {max(1, round(0.05 * len(pairs)))} out"
     )
     ledger = Ledger({})
-    for at in highest(found, _NAMED):
+    for at in highest(scores, _NAMED):
         ledger.note("ches", pairs[at].id, detail)
     return ledger.findings()[0]

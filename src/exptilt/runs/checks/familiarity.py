@@ -1,7 +1,7 @@
-"""Whether the reference knows the kind of text it is to judge: chosen completions against its own samples.
+"""The check that the reference knows the kind of text in the data: chosen completions against its own samples.
 
 Preference objectives move a policy relative to its reference. A reference that never saw such text gives it next to no
-probability, and what is then learned is mostly the kind of text, not the preference; the papers fine-tune on it first.
+probability. The policy then learns mostly the kind of text, not the preference; the papers fine-tune on it first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NUM_PROMPTS = 32
 _LEAST_PROMPTS = 8
 """Fewer give no interval worth the name."""
 _MAX_NEW_TOKENS = 64
-"""Of own samples, and looked at of chosen text: the same part of both, and cheap enough for the start of every run."""
+"""Length of own samples, and of the part of chosen text that is compared; cheap enough for the start of every run."""
 _FAR = 1.0
 """Nats per token by which chosen text may be less likely than the model's own."""
 _UNTRAINED = 0.9
@@ -45,24 +45,24 @@ class Familiarity:
 
     chosen: Estimate
     own: Estimate
-    """Of the model's own samples at temperature 1."""
+    """Log-probability of the model's own samples at temperature 1."""
     gap: Estimate
     """Own less chosen."""
     vocabulary: int
-    """How many tokens the model chooses among."""
+    """Number of tokens that the model chooses among."""
 
     @property
     def is_far(self) -> bool:
-        """Chosen text is more than 1 nat per token less likely than own samples, and the interval excludes 0."""
+        """Tell whether chosen text is over 1 nat per token less likely than own samples, with an interval that excludes 0."""
         return (self.gap.value or 0.0) > _FAR and (self.gap.low or 0.0) > 0
 
     @property
     def is_untrained(self) -> bool:
-        """Chosen text is about as likely as if every token were as likely as any: then own samples are noise too."""
+        """Tell whether chosen text is about as likely as under uniform tokens: then own samples are noise too."""
         return -(self.chosen.value or 0.0) >= _UNTRAINED * math.log(self.vocabulary)
 
     def finding(self, sft_first: bool = False) -> Finding:
-        """What the report says of it.
+        """The finding for the report; None if there is nothing to say.
 
         Args:
             sft_first: whether a supervised phase on this text comes before the reference is used.
@@ -86,7 +86,7 @@ class Familiarity:
 
 
 def check_reference(model: Any, tokenizer: Any, rows: Prepared, *, sft_first: bool = False, seed: int = 0) -> Finding:
-    """`check_familiarity` on the rows of a run: those held out, or, where there are few, those to train on."""
+    """Run `check_familiarity` on the rows of a run: the held-out rows, or the training rows if those are few."""
     held_out = len(rows.test) >= NUM_PROMPTS
     return check_familiarity(model, tokenizer, rows.test if held_out else rows.train, sft_first=sft_first, seed=seed)
 
@@ -96,14 +96,14 @@ def check_familiarity(
 ) -> Finding:
     """Score chosen completions and one sample per prompt under the same model, and say whether they are far apart.
 
-    Of both at most 64 tokens are looked at. The model is left in evaluation mode; no generator of torch's is moved.
+    The check reads at most 64 tokens of each. The model is left in evaluation mode; torch's generators do not move.
 
     Args:
         model: the reference.
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
         groups: rows as prepared; up to 32 spread evenly over them are used, each prompt once.
         sft_first: as in `Familiarity.finding`.
-        seed: of the samples.
+        seed: seed of the samples.
 
     Returns:
         The finding `unfamiliar`, or `familiarity` where there is nothing to mend or too few prompts to tell.
@@ -124,7 +124,7 @@ def check_familiarity(
         LogProbs.cat(score_all(model, some, progress=what))
         for some, what in ((chosen, "chosen text"), (samples_as_groups(drawn), "own samples"))
     ]
-    (text, text_tokens), (own, own_tokens) = ((one.sum().numpy(), one.lengths.numpy()) for one in scored)
+    (text, text_tokens), (own, own_tokens) = ((logps.sum().numpy(), logps.lengths.numpy()) for logps in scored)
     vocabulary = int(model.config.get_text_config().vocab_size)
     return compare(text, text_tokens, own, own_tokens, vocabulary=vocabulary).finding(sft_first)
 
@@ -136,9 +136,9 @@ def compare(
     own_tokens: ArrayLike,
     *,
     vocabulary: int,
-    how: Resampling = DEFAULT,
+    resampling: Resampling = DEFAULT,
 ) -> Familiarity:
-    """Both means per token, sums over sums, and their difference with an interval over prompts.
+    """Compute both means per token, sums over sums, and their difference with an interval over prompts.
 
     Args:
         chosen: (P,) log-probabilities of whole chosen completions, nats, one for each prompt.
@@ -146,7 +146,7 @@ def compare(
         own: (P,) of the model's own sample for the same prompt.
         own_tokens: (P,) likewise.
         vocabulary: number of tokens the model chooses among.
-        how: the bootstrap.
+        resampling: the bootstrap.
 
     Example:
         >>> found = compare([-40.0] * 8, [10] * 8, [-20.0] * 8, [10] * 8, vocabulary=50_000)
@@ -157,12 +157,12 @@ def compare(
     prompts = Clusters(range(len(columns[0])))
     above, below, own_above, own_below = (prompts.sums(column) for column in columns)
     return Familiarity(
-        chosen=ratio(columns[0], columns[1], prompts.labels, how),
-        own=ratio(columns[2], columns[3], prompts.labels, how),
+        chosen=ratio(columns[0], columns[1], prompts.labels, resampling),
+        own=ratio(columns[2], columns[3], prompts.labels, resampling),
         gap=bootstrap(
             lambda drawn: divide(drawn @ own_above, drawn @ own_below) - divide(drawn @ above, drawn @ below),
             prompts.count,
-            how,
+            resampling,
         ),
         vocabulary=vocabulary,
     )
@@ -173,7 +173,7 @@ def chosen_groups(groups: Sequence[Group], room: int, context: int | None) -> li
 
     Rows without a completion to imitate are left out, and rows whose prompt leaves no `room` in the context.
     """
-    found: dict[bytes, Group] = {}
+    by_prompt: dict[bytes, Group] = {}
     count = min(len(groups), NUM_PROMPTS)
     for group in (groups[at * len(groups) // count] for at in range(count)):
         completion = _chosen(group)
@@ -181,8 +181,8 @@ def chosen_groups(groups: Sequence[Group], room: int, context: int | None) -> li
             continue
         if context is not None and len(group.prompt) + room > context:
             continue
-        found.setdefault(group.prompt.tobytes(), Group(id=group.id, prompt=group.prompt, completions=(completion,)))
-    return list(found.values())
+        by_prompt.setdefault(group.prompt.tobytes(), Group(id=group.id, prompt=group.prompt, completions=(completion,)))
+    return list(by_prompt.values())
 
 
 def _cut(group: Group, room: int) -> Group:
