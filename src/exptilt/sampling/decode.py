@@ -1,4 +1,4 @@
-"""A causal language model read token by token, with its cache of keys and values."""
+"""Incremental decoding of a causal language model, with its cache of keys and values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from exptilt.policies.engine.passes import rule_of
 
 @dataclass(slots=True)
 class State:
-    """What the loop carries from token to token; B rows."""
+    """The state of decoding B rows between two tokens."""
 
     model: Any
     cache: Any
@@ -33,7 +33,7 @@ class State:
     """(B, T) False at padding; None where nothing is padded."""
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order, repeated where an index repeats."""
+        """Select rows by index, in this order; an index that repeats copies its row."""
         if len(rows) == len(self.seen) and bool((rows == torch.arange(len(rows), device=rows.device)).all()):
             return
         self.cache.batch_select_indices(rows)
@@ -54,7 +54,7 @@ class State:
 
 
 def read_prompts(model: Any, prompts: Sequence[TokenIds]) -> State:
-    """Feed the prompts, padded on the left where their lengths differ."""
+    """Feed the prompts, padded on the left if their lengths differ."""
     device = model.get_input_embeddings().weight.device
     longest = max(len(prompt) for prompt in prompts)
     # Padding repeats the row's first token, so a repetition penalty sees nothing that is not in the prompt.

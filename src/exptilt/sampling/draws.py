@@ -1,4 +1,4 @@
-"""Completions of a policy beside its reference, in columns: drawn, read, scored and compared in one way."""
+"""Completions of a policy beside its reference, as columns: drawn, decoded to text, scored and compared."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Draws:
-    """N completions of X prompts, prompt by prompt; every column has one entry for each completion.
+    """N completions of X prompts, prompt by prompt; every column has one entry per completion.
 
-    A column is None until it is measured: the log-probabilities and the KL need a reference (`compared`), the reward
-    needs somebody who gives it (`rewarded`).
+    A column is None until it is measured: `compared` fills the log-probabilities and the KL, `rewarded` fills the
+    reward.
 
     Example:
         >>> law = SamplingLaw(max_new_tokens=4, eos_ids=(2,))
@@ -35,7 +35,7 @@ class Draws:
     """
 
     prompts: Sequence[TokenIds]
-    """(X,) what was asked."""
+    """(X,) the prompts."""
     prompt_index: NDArray[np.int64]
     """(N,) the prompt of each completion, in [0, X); rises."""
     sample_index: NDArray[np.int64]
@@ -49,7 +49,7 @@ class Draws:
     ended: NDArray[np.bool_]
     """(N,) True where the last token is an end token, False where the law's `max_new_tokens` cut."""
     law: SamplingLaw
-    """How all were drawn."""
+    """The law of all draws."""
     policy_logps: Floats | None = None
     """(N,) log pi(y|x) of whole completions, nats."""
     log_ratio: Floats | None = None
@@ -63,15 +63,15 @@ class Draws:
     def of(
         cls, samples: Sequence[Sample], *, prompts: Sequence[TokenIds], texts: Sequence[str], law: SamplingLaw
     ) -> Draws:
-        """Samples, in the order of their prompts, as columns."""
+        """Make columns of samples, in the order of their prompts."""
         return cls(
             prompts=prompts,
-            prompt_index=np.array([one.prompt_index for one in samples], dtype=np.int64),
-            sample_index=np.array([one.sample_index for one in samples], dtype=np.int64),
-            ids=[one.ids for one in samples],
+            prompt_index=np.array([drawn.prompt_index for drawn in samples], dtype=np.int64),
+            sample_index=np.array([drawn.sample_index for drawn in samples], dtype=np.int64),
+            ids=[drawn.ids for drawn in samples],
             texts=texts,
-            length=np.array([len(one.ids) for one in samples], dtype=np.int64),
-            ended=np.array([one.ended for one in samples], dtype=np.bool_),
+            length=np.array([len(drawn.ids) for drawn in samples], dtype=np.int64),
+            ended=np.array([drawn.ended for drawn in samples], dtype=np.bool_),
             law=law,
         )
 
@@ -109,7 +109,7 @@ class Draws:
         return np.flatnonzero(self.sample_index == 0).tolist()
 
     def column(self, name: str) -> Floats:
-        """(N,) a column that is None until it is measured.
+        """(N,) values of a measured column; a column that is None is an error.
 
         Raises:
             ValueError: it is not measured.
@@ -120,16 +120,16 @@ class Draws:
         return values
 
     def by_prompt(self, column: ArrayLike) -> Floats:
-        """(X, N / X) one of the columns, where every prompt has as many completions."""
+        """(X, N / X) values of a column, if every prompt has equally many completions."""
         return np.asarray(column, dtype=np.float64).reshape(len(self.prompts), -1)
 
     def compared(self, policy: Any, reference: Any, progress: str = "") -> Draws:
-        """With log-probabilities under both models, and the KL between them.
+        """Add log-probabilities under both models, and the KL between them.
 
         Args:
-            policy: what they were drawn from.
-            reference: what it is compared with; a sharded one is gathered meanwhile.
-            progress: what a progress bar is called; empty for none.
+            policy: the model that drew them.
+            reference: the model to compare with; a sharded one is gathered meanwhile.
+            progress: name of the progress bar; empty for none.
 
         Raises:
             ValueError: a law other than the policy's own distribution, of which the KL would not be one.
@@ -139,7 +139,7 @@ class Draws:
         return replace(self, policy_logps=sums.policy.numpy(), log_ratio=sums.k1.numpy(), kl=sums.kl.numpy())
 
     def rewarded(self, reward: Floats) -> Draws:
-        """With rewards (N,)."""
+        """Add rewards (N,)."""
         if reward.shape != (len(self),):
             raise ValueError(f"{len(self)} completions need as many rewards, got an array of shape {reward.shape}")
         return replace(self, reward=reward)
@@ -154,13 +154,13 @@ def draw(
     num_samples: int = 1,
     seed: int = 0,
 ) -> Draws:
-    """Draw completions of every prompt, and read them.
+    """Draw completions of every prompt, and decode them to text.
 
     Args:
         model: the policy, or a reference; put into evaluation mode while it is sampled.
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
         prompts: (X,) token ids of each.
-        law: how to draw.
+        law: law to draw by.
         num_samples: completions of each prompt, >= 1.
         seed: >= 0; one seed draws the same random numbers whatever the model, so what differs is the model's doing.
 
@@ -169,16 +169,16 @@ def draw(
     """
     law = law.ending_at(tokenizer)
     samples = sample(model, tokenizer, prompts, num_samples=num_samples, law=law, seed=seed)
-    return Draws.of(samples, prompts=prompts, texts=[one.text(tokenizer) for one in samples], law=law)
+    return Draws.of(samples, prompts=prompts, texts=[drawn.text(tokenizer) for drawn in samples], law=law)
 
 
 def prompt_text(tokenizer: Any, prompt: TokenIds) -> str:
-    """A prompt as text, without special tokens."""
+    """The text of a prompt, without special tokens."""
     return str(tokenizer.decode(prompt.tolist(), skip_special_tokens=True))
 
 
 def distinct_prompts(groups: Iterable[Group]) -> list[TokenIds]:
-    """Each prompt once, in order; empty ones cannot be sampled from.
+    """Each prompt once, in order, without empty prompts, which cannot be sampled from.
 
     Example:
         >>> rows = [Group(id=str(n), prompt=np.array(ids), completions=()) for n, ids in enumerate([[5], [], [6], [5]])]
@@ -188,9 +188,9 @@ def distinct_prompts(groups: Iterable[Group]) -> list[TokenIds]:
     return list({group.prompt.tobytes(): group.prompt for group in groups if len(group.prompt)}.values())
 
 
-def room_for(model: Any, prompts: Sequence[TokenIds], wanted: int) -> int:
-    """New tokens, `wanted` at most, so that no sample runs past the model's context."""
+def room_for(model: Any, prompts: Sequence[TokenIds], num_tokens: int) -> int:
+    """Number of new tokens, `num_tokens` at most, so that no sample runs past the model's context."""
     context = context_length(model)
     if context is None or not prompts:
-        return wanted
-    return max(1, min(wanted, context - max(len(prompt) for prompt in prompts)))
+        return num_tokens
+    return max(1, min(num_tokens, context - max(len(prompt) for prompt in prompts)))

@@ -41,7 +41,7 @@ class Sample:
     """0, 1, ... among the samples of this prompt."""
     prompt: TokenIds
     ids: TokenIds
-    """(n,) what was drawn, the end token included if there is one; n >= 1."""
+    """(n,) drawn tokens, the end token included if there is one; n >= 1."""
     ended: bool
     """True if the last id is an end token, False if the completion was cut at `max_new_tokens`."""
     law: SamplingLaw
@@ -77,7 +77,7 @@ def sample(
             ids that end a completion; `law.eos_ids` wins where it is set.
         prompts: token ids of each prompt, at least one id each.
         num_samples: completions per prompt, >= 1.
-        law: how to draw.
+        law: law to draw by.
         seed: >= 0.
         batch_size: completions drawn at a time.
         progress: called with (completions drawn, completions in all) after every batch.
@@ -113,7 +113,7 @@ def sample(
 
 
 def _batches(model: Any, order: Sequence[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Rows drawn together; of equal lengths where a model's positions depend on the longest row of a call."""
+    """Rows that are drawn together; of equal lengths if the model's positions depend on the longest row of a call."""
     rule = rule_of(causal_lm(model))
     size = 1 if rule.kind == "alone" else size
     stretches = [list(order)] if not rule.kind else [list(same) for _, same in groupby(order, key=lengths.__getitem__)]
@@ -123,7 +123,7 @@ def _batches(model: Any, order: Sequence[int], lengths: Sequence[int], size: int
 
 
 def samples_as_groups(samples: Sequence[Sample], max_completions: int = 16) -> list[Group]:
-    """Samples as groups for scoring: every sampled id counts, and completions keep the order of the samples.
+    """Convert samples to groups for scoring: every sampled id counts, and completions keep the order of the samples.
 
     Neighbouring samples of one prompt share a group, at most `max_completions` of them, so a group stays a small row.
     """
@@ -163,8 +163,8 @@ def _draw_batch(
     uniforms = np.stack([_uniforms(seed, prompt, index, law.max_new_tokens) for prompt, index in rows])
     unique = sorted({prompt for prompt, _ in rows})
     state = read_prompts(model, [prompts[prompt] for prompt in unique])
-    place = {prompt: position for position, prompt in enumerate(unique)}
-    state.select(torch.tensor([place[prompt] for prompt, _ in rows], device=state.seen.device))
+    position_of = {prompt: position for position, prompt in enumerate(unique)}
+    state.select(torch.tensor([position_of[prompt] for prompt, _ in rows], device=state.seen.device))
     eos = law.eos_ids or ()
     return [
         Sample(
@@ -194,15 +194,15 @@ def _draw_ids(state: State, law: SamplingLaw, uniforms: Tensor) -> list[TokenIds
         if not bool(alive.any()) or step + 1 == law.max_new_tokens:
             break
         if alive.float().mean() < _COMPACT_BELOW:
-            kept = alive.nonzero().squeeze(1)
-            state.select(kept.to(device))
-            tokens, rows, alive = tokens[kept.to(device)], rows[kept], alive[kept]
+            remaining = alive.nonzero().squeeze(1)
+            state.select(remaining.to(device))
+            tokens, rows, alive = tokens[remaining.to(device)], rows[remaining], alive[remaining]
         state.advance(tokens)
     return [ids[ids >= 0].numpy().astype(np.int32) for ids in out]
 
 
 def _choose(logits: Tensor, uniform: Tensor, law: SamplingLaw, step: int) -> Tensor:
-    """(B,) token ids: each row's inverse cumulative distribution at its uniform number, or the likeliest token."""
+    """(B,) token ids: the inverse cumulative distribution of each row at its uniform number, or the likeliest token."""
     # Metal has no float64.
     wide = torch.float32 if logits.device.type == "mps" else torch.float64
     cumulative = torch.softmax(logits.to(wide), dim=-1).cumsum(dim=-1)
@@ -217,7 +217,7 @@ def _choose(logits: Tensor, uniform: Tensor, law: SamplingLaw, step: int) -> Ten
 
 
 def _bend(logits: Tensor, seen: Tensor, law: SamplingLaw, eos: Tensor, step: int) -> Tensor:
-    """(B, V) logits of the law, in the order transformers applies its settings."""
+    """(B, V) logits after the settings of the law, applied in transformers' order."""
     if law.is_plain:
         return logits
     if law.repetition_penalty != 1:

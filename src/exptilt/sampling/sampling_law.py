@@ -1,4 +1,4 @@
-"""The distribution completions are drawn from: not the model alone, but the model and every setting that bends it."""
+"""The distribution completions are drawn from: the model together with every setting that changes it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from exptilt.settings.declaration import config
 
 
 class HasEos(Protocol):
-    """What the law needs of a tokenizer."""
+    """The part of a tokenizer that the law needs."""
 
     eos_token_id: int | None
 
 
 @config
 class SamplingLaw:
-    """How completions are drawn: the model's own distribution, or a bent one.
+    """A sampling law: the model's own distribution, or one changed by settings such as temperature or top-k.
 
     Only samples of the plain law (temperature 1, nothing truncated) may be scored with the model's full
     log-probabilities: with top-k or another temperature the KL of what was really sampled is another number, often
@@ -57,17 +57,17 @@ class SamplingLaw:
 
     @property
     def bends(self) -> dict[str, float]:
-        """The settings, by name, that take the law away from the model's own distribution."""
+        """Names of the settings that take the law away from the model's own distribution."""
         plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, "min_new_tokens": 0}
         return {name: getattr(self, name) for name, value in plain.items() if getattr(self, name) != value}
 
     @property
     def is_plain(self) -> bool:
-        """Whether every token is drawn from the model's own distribution."""
+        """Tell whether every token is drawn from the model's own distribution."""
         return not self.bends
 
     def ending_at(self, end: HasEos | Iterable[int]) -> SamplingLaw:
-        """The same law with `eos_ids` filled in from a tokenizer or from ids, where they are not set already.
+        """Fill in `eos_ids` from a tokenizer or from ids, if they are not set already.
 
         Raises:
             ValueError: if the tokenizer has no end token.
@@ -87,7 +87,7 @@ class SamplingLaw:
 
 
 def require_plain(law: SamplingLaw, what: str) -> None:
-    """Refuse a law that is not the model's own where `what` scores samples with the model's own log-probabilities.
+    """Refuse a bent law if `what` scores samples with the model's own log-probabilities.
 
     Raises:
         ValueError: naming the settings that bend the law.
@@ -108,6 +108,6 @@ def require_same(first: SamplingLaw, second: SamplingLaw, what: str) -> None:
         ValueError: naming the settings that differ.
     """
     values = [(field.name, getattr(first, field.name), getattr(second, field.name)) for field in fields(first)]
-    differing = [f"{name} {one} and {other}" for name, one, other in values if one != other]
+    differing = [f"{name} {left} and {right}" for name, left, right in values if left != right]
     if differing:
         raise ValueError(f"{what} needs samples of one sampling law, but these differ: {'; '.join(differing)}")
