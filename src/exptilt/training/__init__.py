@@ -1,1 +1,1 @@
-"""The one training loop, and what joins a loss to a policy."""
+"""The training loop, and the objective that joins a loss to a policy."""

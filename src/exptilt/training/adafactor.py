@@ -16,7 +16,7 @@ _CLIP = 1.0
 
 
 class Adafactor(torch.optim.Optimizer):
-    """Adam without a first moment, its second moment kept as one number a row and one a column of each matrix.
+    """Adam without a first moment; the second moment of a matrix is stored as one number per row and one per column.
 
     With s = t^-0.8 at step t and G the gradient,
 
@@ -26,8 +26,8 @@ class Adafactor(torch.optim.Optimizer):
     so the learning rate means what it means for AdamW: the root mean square of a step. Vectors keep the whole second
     moment.
 
-    Source: Shazeer & Stern, https://arxiv.org/abs/1804.04235, with the rate given from outside and not scaled by the
-    weights, as transformers' Trainer uses it. Own code because torch's scales the rate by the weights and neither
+    Source: Shazeer & Stern, https://arxiv.org/abs/1804.04235, with an external rate that is not scaled by the
+    weights, as in transformers' Trainer. This is own code because torch's scales the rate by the weights and neither
     torch's nor transformers' works on sharded weights.
     """
 
@@ -62,12 +62,12 @@ class Adafactor(torch.optim.Optimizer):
 
 def _blend(state: dict[str, Any], name: str, now: Tensor, fresh: float) -> Tensor:
     state[name] = now if name not in state else torch.lerp(state[name], now, fresh)
-    kept: Tensor = state[name]
-    return kept
+    average: Tensor = state[name]
+    return average
 
 
 def _everywhere(tensor: Tensor) -> Tensor:
-    """A small statistic of a sharded matrix, whole in every process."""
+    """Gather a small statistic of a sharded matrix, so that every process has it whole."""
     return (
         tensor.redistribute(placements=[Replicate()] * tensor.device_mesh.ndim)
         if isinstance(tensor, DTensor)

@@ -2,7 +2,7 @@
 
     for each step:  groups -> micro-batches -> gradient of the global batch, finite and clipped -> optimizer -> schedule
 
-Everything a run consists of is in `Run`; what a checkpoint of it holds, in `run_state`. Losses, data and models know
+`Run` holds all parts of a run, and `run_state` defines the contents of its checkpoints. Losses, data and models know
 nothing of this file.
 """
 
@@ -29,7 +29,7 @@ def train(run: Run) -> Progress:
     """Train until all steps are done or a process is asked to stop; a stop leaves a checkpoint.
 
     Returns:
-        Where the run stands; `is_last` says whether it finished.
+        The progress of the run; `is_last` tells whether it finished.
 
     Raises:
         NonFiniteError: a loss or gradient is not finite; no weight was moved by that step.
@@ -41,35 +41,35 @@ def train(run: Run) -> Progress:
     checkpoints = Checkpoints(run.checkpoints, settings.keep_checkpoints, run.world, settings.save_async)
     with losing_no_process(run.world), finishing(checkpoints):
         set_seed(seed_of(run.seed, run.world.rank))
-        place = _resume(run, checkpoints)
+        progress = _resume(run, checkpoints)
         run.model.train()
         try:
             for callback in run.callbacks:
-                callback.on_start(place)
-            _take_steps(run, place, checkpoints)
+                callback.on_start(progress)
+            _take_steps(run, progress, checkpoints)
         finally:
             for callback in run.callbacks:
-                callback.on_end(place)
-    return place
+                callback.on_end(progress)
+    return progress
 
 
-def _take_steps(run: Run, place: Progress, checkpoints: Checkpoints) -> None:
-    """Take the steps that are left."""
-    saved, asked = place.step, False
+def _take_steps(run: Run, progress: Progress, checkpoints: Checkpoints) -> None:
+    """Take the remaining steps."""
+    saved, asked = progress.step, False
     with graceful_stop() as stop:
-        while not place.is_last and not asked:
-            sums = _one_step(run, place.step)
-            place.step += 1
+        while not progress.is_last and not asked:
+            sums = _one_step(run, progress.step)
+            progress.step += 1
             for callback in run.callbacks:
-                callback.after_step(place, sums)
-            if place.step % run.settings.save_every == 0 or place.is_last:
-                checkpoints.save(place.step, state_of(run, place), random_state())
-                saved = place.step
+                callback.after_step(progress, sums)
+            if progress.step % run.settings.save_every == 0 or progress.is_last:
+                checkpoints.save(progress.step, state_of(run, progress), random_state())
+                saved = progress.step
             asked, is_writing = run.world.any(bool(stop), checkpoints.is_writing)
             if not is_writing:
                 checkpoints.settle()
-        if saved != place.step:
-            checkpoints.save(place.step, state_of(run, place), random_state())
+        if saved != progress.step:
+            checkpoints.save(progress.step, state_of(run, progress), random_state())
 
 
 def _one_step(run: Run, step: int) -> Sums:
@@ -77,7 +77,7 @@ def _one_step(run: Run, step: int) -> Sums:
     micro_batches = run.batches.step(step)
     run.optimizer.zero_grad(set_to_none=True)
     scorers = (run.policy, run.reference)
-    weights = [one for group in run.optimizer.param_groups for one in group["params"]]
+    weights = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
     sums = clipped_gradient(weights, micro_batches, run.objective, scorers, run.world, run.max_grad_norm)
     learning_rate = float(run.schedule.get_last_lr()[0])
     run.optimizer.step()
@@ -89,16 +89,16 @@ def _one_step(run: Run, step: int) -> Sums:
 
 
 def _resume(run: Run, checkpoints: Checkpoints) -> Progress:
-    """Put the run where its newest whole checkpoint stands, or at the start; what lies past that is moved aside."""
+    """Put the run at its newest whole checkpoint, or at the start; checkpoints past that step are moved aside."""
     choice = checkpoints.choose() if run.settings.resume != "never" else Choice(None)
-    place = Progress(step=0, num_steps=run.num_steps, steps_per_epoch=run.batches.num_steps)
+    progress = Progress(step=0, num_steps=run.num_steps, steps_per_epoch=run.batches.num_steps)
     checkpoint = choice.taken
     if checkpoint is not None:
-        place = run.world.all_or_none(lambda: restore(run, checkpoint))
-    moved = checkpoints.set_aside_after(place.step)
+        progress = run.world.all_or_none(lambda: restore(run, checkpoint))
+    moved = checkpoints.set_aside_after(progress.step)
     if run.world.is_first and (choice.passed_over or moved):
         aside = f"moved aside: {', '.join(str(path) for path in moved)}" if moved else ""
         logger.warning("; ".join(words for words in (choice.in_words(), aside) if words))
-    left = place.num_steps - place.step
+    left = progress.num_steps - progress.step
     checkpoints.require_space(state_bytes(run), -(-left // run.settings.save_every))
-    return place
+    return progress

@@ -28,14 +28,14 @@ def build_optimizer(settings: OptimConfig, model: nn.Module) -> torch.optim.Opti
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: those that decay, and norms and biases, which never do.
 
-    A norm is known by its module, since its weight need not be a vector (one per head is a matrix); embeddings and
+    A norm is recognised by its module, since its weight need not be a vector (one per head is a matrix); embeddings and
     adapters decay, as they do in transformers' Trainer and in nanoGPT. A group without members is left out.
     """
     spared = {id(parameter) for parameter in _norms_and_biases(model)}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [one for one in trainable if id(one) not in spared], "weight_decay": weight_decay},
-        {"params": [one for one in trainable if id(one) in spared], "weight_decay": 0.0},
+        {"params": [weight for weight in trainable if id(weight) not in spared], "weight_decay": weight_decay},
+        {"params": [weight for weight in trainable if id(weight) in spared], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
@@ -96,7 +96,7 @@ _MAKERS: dict[str, Callable[[OptimConfig, list[dict[str, Any]]], torch.optim.Opt
 def build_schedule(settings: OptimConfig, optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:
     """Make the schedule, from transformers, over `num_steps` optimizer steps.
 
-    As everywhere in transformers, a warm-up of w steps rises from zero: the first step has rate 0, step w the peak.
+    A warm-up of w steps rises from zero, as in transformers: the first step has rate 0, step w the peak.
     """
     name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
     warmup = round(settings.warmup_ratio * num_steps)

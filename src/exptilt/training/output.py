@@ -1,4 +1,4 @@
-"""What a batch of groups adds to a step, and the error that names its rows where they are not finite."""
+"""The contribution of a batch of groups to a step, and the error that names rows that are not finite."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from exptilt.wording import counted
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What one batch of groups contributes; nothing of it was waited for yet where it lies on a device."""
+    """The contribution of one batch of groups to a step; its tensors may still be in computation on a device."""
 
     loss: Tensor
     """() sum over rows of weight * loss, nats; still attached to the graph."""
     sums: Sums
-    """Of all metrics; of "loss" with the weight that its sum is to be divided by once the whole global batch is in: rows,
+    """Sums of all metrics; "loss" has the weight that its sum is divided by once the whole global batch is in: rows,
     or tokens for a token mean. Its sum is not finite where the loss or a log-probability of any row is not."""
     groups: Sequence[Group]
     scores: Tensor
@@ -34,18 +34,18 @@ class Output:
         return self.sums.totals["loss"][1]
 
     def faults(self) -> list[tuple[str, str]]:
-        """Every row that is not finite: of which number it is, "log-probability" or "loss", and the row's id."""
+        """Every row with a value that is not finite: "log-probability" or "loss", and the row's id."""
         owners = [group.id for group in self.groups for _ in group.completions]
         rows = [group.id for group in self.groups]
         return [
-            (what, names[place])
+            (what, names[index])
             for what, names, values in (("log-probability", owners, self.scores), ("loss", rows, self.losses))
-            for place in (~values.isfinite()).nonzero().flatten().tolist()
+            for index in (~values.isfinite()).nonzero().flatten().tolist()
         ]
 
 
 def not_finite(faults: Sequence[tuple[str, str]]) -> NonFiniteError:
-    """The error that names rows; where log-probabilities are at fault, losses only follow them."""
+    """The error that names rows; losses are named only if all log-probabilities are finite."""
     what = min((what for what, _ in faults), key=("log-probability", "loss").index, default="loss")
     named = list(dict.fromkeys(row for kind, row in faults if kind == what))
     rows = f"{what} of {counted(len(named), 'row')}" if named else "sum of the loss over rows"

@@ -1,4 +1,4 @@
-"""A run: everything the loop works with."""
+"""A run: all parts that the loop works with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from exptilt.training.objective import Objective
 
 @dataclass
 class Run:
-    """One training run, ready to go."""
+    """One training run, ready to start."""
 
     model: nn.Module
     objective: Objective
@@ -35,16 +35,16 @@ class Run:
     num_steps: int
     folder: Path
     identity: Mapping[str, str]
-    """What must be equal for a resume: fingerprints of recipe, data and reference by name."""
+    """Values that must be equal for a resume: fingerprints of recipe, data and reference by name."""
     callbacks: Sequence[Callback] = ()
     seed: int = 0
-    """Of dropout, and of whatever else draws from the global generators."""
+    """Seed of dropout and of everything else that draws from the global generators."""
     world: World = field(default_factory=World.alone)
     """The processes that share every global batch; each has a `Run` of its own, equal but for its shards and rows."""
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints lie."""
+        """The folder of checkpoints."""
         return self.folder / CHECKPOINTS
 
 

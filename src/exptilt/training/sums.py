@@ -28,7 +28,7 @@ class Sums:
 
     @property
     def totals(self) -> dict[str, list[float]]:
-        """By name: [sum, weight]."""
+        """[sum, weight] of each quantity, by name."""
         if self._blocks:
             blocks, numbers = self._blocks, self._totals
             self._blocks, self._totals = {}, {}
@@ -45,26 +45,26 @@ class Sums:
         entry[1] += weight
 
     def add_block(self, names: tuple[str, ...], block: Tensor) -> None:
-        """Add the sums of many quantities at once: (M, 2), a sum and a weight each, left where they are."""
+        """Add (M, 2) sums and weights of many quantities at once, which stay on their device."""
         self._blocks[names] = self._blocks[names] + block if names in self._blocks else block
 
     def count(self, name: str, total: float) -> None:
-        """Add to a count, such as tokens: it has a total and no mean."""
+        """Add to a count, such as tokens, which has a total and no mean."""
         self.add(name, total, 0.0)
 
     def merge(self, other: Sums) -> None:
-        """Add everything another holds."""
+        """Add all sums of another object."""
         for name, (total, weight) in other._totals.items():
             self.add(name, total, weight)
         for names, block in other._blocks.items():
             self.add_block(names, block)
 
     def means(self, prefix: str = "") -> dict[str, float]:
-        """Each sum divided by its weight; a quantity of weight zero is left out."""
+        """The mean of each quantity: its sum divided by its weight; a quantity of weight zero is left out."""
         return {prefix + name: total / weight for name, (total, weight) in self.totals.items() if weight}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Numbers alone travel to other processes."""
+        """Return plain numbers, which alone travel to other processes."""
         return {"_totals": self.totals, "_blocks": {}}
 
     def __eq__(self, other: object) -> bool:

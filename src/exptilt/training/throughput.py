@@ -1,4 +1,4 @@
-"""How fast a run is beside what its hardware could do: floating point operations of a token, and a speed to compare with.
+"""Speed of a run beside the speed of its hardware: floating point operations per token, and a peak to compare with.
 
     operations of a token = 2 per weight forward, 2 per weight for the gradient of its input, 2 per trained weight for
                             its own gradient; so 6 where everything is trained, 4 on frozen weights
@@ -59,22 +59,22 @@ _FLOOR_SIZE = 512
 
 @dataclass(frozen=True)
 class Work:
-    """What training on one token costs, and how much the hardware could do in a second."""
+    """Operations of training on one token, and operations per second that the hardware could do."""
 
     name: str
-    """Of the metric: matmul_floor_share on a CPU, model_flop_utilisation on a GPU."""
+    """Name of the metric: matmul_floor_share on a CPU, model_flop_utilisation on a GPU."""
     per_token: float
     """Floating point operations per unique token, forward and backward."""
     per_second: float
     """Operations per second of all processes together."""
 
     def share(self, tokens_per_second: float) -> float:
-        """How much of what the hardware could do is used for the model."""
+        """The share of the hardware's speed that is used for the model."""
         return tokens_per_second * self.per_token / self.per_second
 
 
 def work_of(model: Any, groups: Sequence[Group], precision: torch.dtype, num_processes: int = 1) -> Work | None:
-    """What a token of these rows costs this model, and what its device could do; None for a device that is not known.
+    """Compute the work per token of these rows on this model and device; None for an unknown device.
 
     On a CPU the comparison is a matrix product of this process, measured here in less than a fifth of a second; on a
     GPU it is the data sheet's bfloat16 speed, so float32 runs get None.
@@ -82,8 +82,8 @@ def work_of(model: Any, groups: Sequence[Group], precision: torch.dtype, num_pro
     Args:
         model: on its device, its trainable weights marked as such; before it is sharded.
         groups: the rows of the run.
-        precision: of its matrix products.
-        num_processes: how many such devices share the run.
+        precision: precision of its matrix products.
+        num_processes: number of such devices in the run.
     """
     device = next(model.parameters()).device
     per_token = weight_operations(model) + attention_operations(model, groups)
@@ -94,7 +94,7 @@ def work_of(model: Any, groups: Sequence[Group], precision: torch.dtype, num_pro
 
 
 def weight_operations(model: Any) -> float:
-    """Operations per token of everything that multiplies a matrix: the head too, an embedding's look-up not.
+    """Operations per token of everything that multiplies a matrix: the head is included, an embedding's look-up is not.
 
     Example:
         >>> weight_operations(nn.Linear(10, 20))
@@ -121,14 +121,14 @@ def attention_operations(model: Any, groups: Sequence[Group]) -> float:
 
 
 def _reach(group: Group) -> float:
-    """Positions attended to, over all unique tokens of a group: the prompt before itself, completions see it too."""
+    """Number of positions attended to by all unique tokens of a group: a completion's token sees the prompt, too."""
     prompt = len(group.prompt)
     lengths = [len(completion.ids) for completion in group.completions]
     return prompt * (prompt + 1) / 2 + sum(length * prompt + length * (length + 1) / 2 for length in lengths)
 
 
 def _size(weight: Any) -> int:
-    """Of the matrix, also where it is stored packed in four bits (bitsandbytes)."""
+    """Number of elements of a matrix, also if it is stored packed in four bits (bitsandbytes)."""
     state = getattr(weight, "quant_state", None)
     return int(weight.numel() if state is None else torch.Size(state.shape).numel())
 
@@ -147,7 +147,7 @@ def measured_speed(precision: torch.dtype) -> float:
 
 
 def peak_of(name: str) -> float | None:
-    """Dense bfloat16 operations per second of a GPU by its name; None for one that is not in the table.
+    """Dense bfloat16 operations per second of a GPU by its name; None for an unknown GPU.
 
     Example:
         >>> peak_of("NVIDIA H100 PCIe")

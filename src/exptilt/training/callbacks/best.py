@@ -1,4 +1,4 @@
-"""The best weights by a held-out metric, and an end where nothing gets better."""
+"""Keeping the best weights by a held-out metric, and an early end when it stops improving."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exptilt.training.callbacks.callback import Callback, Progress
 
 @dataclass
 class Best(Callback):
-    """Keeps the weights whenever a held-out metric is better than ever, and ends the run if it has not been for long.
+    """Keeps the weights whenever a held-out metric improves, and ends the run after too long without improvement.
 
     The starting weights count as a candidate: a run that never improves on them keeps them.
     """
@@ -33,7 +33,7 @@ class Best(Callback):
     """Evaluations since."""
 
     def on_metrics(self, progress: Progress, values: Mapping[str, float]) -> None:
-        """Compare, keep, or count."""
+        """Compare the metric with the best value, and keep the weights or count the miss."""
         if not any(name.startswith("eval/") for name in values):
             return
         if self.name not in values:
@@ -54,9 +54,9 @@ class Best(Callback):
         return value < self.value if self.which == "min" else value > self.value
 
     def state(self) -> dict[str, Any]:
-        """The best value and how long it has stood."""
+        """The best value and the number of evaluations since."""
         return {"value": self.value, "step": self.step, "waited": self.waited}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on comparing with it."""
+        """Continue from a saved best value."""
         self.value, self.step, self.waited = state["value"], state["step"], state["waited"]

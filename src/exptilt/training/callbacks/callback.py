@@ -1,4 +1,4 @@
-"""What happens around the steps: small objects with state of their own, called in the order they are listed.
+"""Callbacks: small objects with state of their own, called around the steps in the order they are listed.
 
 Write your own by subclassing `Callback` and overriding the hooks you need; docs/callbacks.md shows how.
 """
@@ -14,7 +14,7 @@ from exptilt.training.sums import Sums
 
 @dataclass
 class Progress:
-    """Where a run stands."""
+    """The position of a run: steps done, and steps in all."""
 
     step: int
     """Optimizer steps done."""
@@ -24,12 +24,12 @@ class Progress:
 
     @property
     def epoch(self) -> float:
-        """Passes over the data done."""
+        """Number of passes over the data so far."""
         return self.step / self.steps_per_epoch
 
     @property
     def is_last(self) -> bool:
-        """Whether all steps are done."""
+        """Tell whether all steps are done."""
         return self.step >= self.num_steps
 
 
@@ -40,20 +40,20 @@ class Callback:
     """
 
     def on_start(self, progress: Progress) -> None:
-        """Before the first step of this process, also after a resume; `restore` comes first."""
+        """Called before the first step of this process, also after a resume; `restore` comes first."""
 
     def after_step(self, progress: Progress, sums: Sums) -> None:
-        """After every optimizer step, with the sums of its metrics over all processes, before a checkpoint is written."""
+        """Called after every optimizer step, before a checkpoint, with the sums of its metrics over all processes."""
 
     def on_metrics(self, progress: Progress, values: Mapping[str, float]) -> None:
-        """Whenever a line of metrics.jsonl is written, with what it says, e.g. `{"train/loss": 0.69, ...}`."""
+        """Called for every line of metrics.jsonl, with its values, e.g. `{"train/loss": 0.69, ...}`."""
 
     def on_end(self, progress: Progress) -> None:
-        """When this process stops stepping: at the end, on a request to stop, or on an error on its way up."""
+        """Called when this process stops stepping: at the end, on a request to stop, or before an error is raised."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep for this callback; tensors, numbers, strings, lists and dicts only."""
+        """The state that a checkpoint must keep for this callback; tensors, numbers, strings, lists and dicts only."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned."""
+        """Restore a value that `state` returned."""

@@ -1,4 +1,4 @@
-"""Metrics of training and of held-out rows: written to a file, told to whoever listens."""
+"""Metrics of training and of held-out rows, written to a file and passed to listeners."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ from exptilt.training.throughput import Work
 
 @dataclass
 class Log(Callback):
-    """The one place every line of metrics goes through; the first callback of a run.
+    """Writes every line of metrics and passes it to listeners; the first callback of a run.
 
-    The first process writes the file, and all processes hear the numbers of the first: what they decide by them they
-    decide alike.
+    The first process writes the file, and all processes get its numbers, so that all decide alike.
     """
 
     path: Path
     listeners: Sequence[Callback] = ()
-    """Whose `on_metrics` is called; all callbacks of the run."""
+    """Callbacks whose `on_metrics` is called: all callbacks of the run."""
     world: World = field(default_factory=World.alone)
 
     def on_start(self, progress: Progress) -> None:
-        """Cut lines that will be written again; at step 0 that is all of them."""
+        """Cut lines of steps that will run again; at step 0 these are all lines."""
         if self.world.is_first:
             MetricsFile(self.path).cut_after(progress.step or -1)
 
     def write(self, progress: Progress, values: Mapping[str, float]) -> None:
-        """Write one line and tell it; all processes call this together."""
+        """Write one line and pass it on; all processes call this together."""
         values = self.world.first(dict(values))
         if self.world.is_first:
             MetricsFile(self.path).append(MetricsLine(progress.step, progress.epoch, values))
@@ -47,24 +46,24 @@ class Log(Callback):
 class LogMetrics(Callback):
     """Writes the means over all rows since the last written line, every `every` steps and at the end, and the speed.
 
-    Stands behind everything that may end the run, so that the last line is written whoever ends it.
+    It comes after every callback that may end the run, so that the last line is always written.
     """
 
     log: Log
     every: int
     work: Work | None = None
-    """What a step computes and what the hardware could; None: their ratio is not written."""
+    """Operations of a step beside those the hardware could do; None leaves their ratio out."""
     window: Sums = field(default_factory=Sums)
     steps: int = 0
     began: tuple[float, int] = (0.0, 0)
-    """When this process began, and at which step."""
+    """Time and step at which this process began."""
 
     def on_start(self, progress: Progress) -> None:
-        """Begin the clock where this process begins."""
+        """Start the clock when this process starts."""
         self.began = (time.monotonic(), progress.step)
 
     def after_step(self, progress: Progress, sums: Sums) -> None:
-        """Collect, and write when due."""
+        """Add a step's sums, and write a line if it is due."""
         for name, (total, weight) in sums.totals.items():  # read each step, so a resumed window adds in the same order
             self.window.add(name, total, weight)
         self.steps += 1
@@ -89,11 +88,11 @@ class LogMetrics(Callback):
         return {f"train/{name}": value for name, value in speed.items()}
 
     def state(self) -> dict[str, Any]:
-        """The window that is not written yet."""
+        """The sums that are not written yet."""
         return {"window": {name: list(entry) for name, entry in self.window.totals.items()}, "steps": self.steps}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on with the window."""
+        """Continue with saved sums."""
         self.window, self.steps = Sums(state["window"]), state["steps"]
 
 
@@ -101,7 +100,7 @@ class LogMetrics(Callback):
 class Evaluate(Callback):
     """Writes held-out sums: at the start, every `every` steps (0: never between), and at the end.
 
-    Stands behind those who listen to held-out metrics and before `LogMetrics`.
+    It comes after the callbacks that listen to held-out metrics and before `LogMetrics`.
     """
 
     log: Log
@@ -112,12 +111,12 @@ class Evaluate(Callback):
     """Completions drawn at the same moments, and what is measured on them; see `train.samples`."""
 
     def on_start(self, progress: Progress) -> None:
-        """Measure the starting point, once."""
+        """Measure the starting weights, once."""
         if progress.step == 0:
             self._write(progress)
 
     def after_step(self, progress: Progress, sums: Sums) -> None:
-        """Measure when due."""
+        """Measure if an evaluation is due."""
         if progress.is_last or (self.every and progress.step % self.every == 0):
             self._write(progress)
 

@@ -23,7 +23,7 @@ class MovingReference(Callback):
 
         reference <- mix * policy + (1 - mix) * reference
 
-    mix 1 is a copy (a hard update), 0 leaves it where it is. Nothing can be cached, and a second model is in memory.
+    A mix of 1 copies the policy (a hard update), 0 leaves the reference unchanged. Nothing can be cached, and a second model is in memory.
     Only weights that are trained move; with an adapter these are its factors, so that with a mix below 1 the reference's
     update is a product of means, not the mean of products. Both models are cut into shards alike, or neither is: each
     process then moves its own.
@@ -42,11 +42,11 @@ class MovingReference(Callback):
     collective: ClassVar[bool] = True
 
     def __call__(self, groups: Sequence[Group]) -> LogProbs:
-        """Log-probabilities of all completions of these groups under the reference as it is now."""
+        """Log-probabilities of all completions of these groups under the current reference."""
         return score_without_graph(self.model, groups)
 
     def after_step(self, progress: Progress, sums: Sums) -> None:
-        """Move when due."""
+        """Move the reference if it is due."""
         if progress.step % self.every:
             return
         with torch.no_grad():
@@ -54,18 +54,18 @@ class MovingReference(Callback):
                 mine.lerp_(its.to(mine.dtype), self.mix)
 
     def state(self) -> dict[str, Any]:
-        """The weights that moved: without them a resumed run would compare with another model."""
+        """The weights that moved; without them a resumed run would compare with another model."""
         return {"model": {name: mine.detach() for name, (mine, _) in self._pairs().items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take the weights back."""
+        """Restore saved weights."""
         pairs = self._pairs()
         with torch.no_grad():
             for name, weights in state["model"].items():
                 pairs[name][0].copy_(weights)
 
     def _pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Name -> the reference's and the policy's, of all weights that are trained."""
+        """The reference's and the policy's tensor of every trained weight, by name."""
         reshard(self.model)
         reshard(self.policy)
         mine = dict(self.model.named_parameters())

@@ -1,4 +1,4 @@
-"""Where a run stands, on stderr: a bar with ETA on a terminal, a line every few steps elsewhere."""
+"""Progress of a run on stderr: a bar with ETA on a terminal, a line every few steps elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "ac
 
 @dataclass
 class ShowProgress(Callback):
-    """A bar on a terminal; elsewhere a line every `every` steps, or nothing with `every` 0. Quick runs show no bar."""
+    """Shows a bar on a terminal, elsewhere a line every `every` steps (0: none). Quick runs show no bar."""
 
     every: int
     bar: Any = None
@@ -26,7 +26,7 @@ class ShowProgress(Callback):
     window: Sums = field(default_factory=Sums)
 
     def on_start(self, progress: Progress) -> None:
-        """Begin the clock where this process begins."""
+        """Start the clock when this process starts."""
         self.began, self.first = time.monotonic(), progress.step
         if progress.step and self.every:
             print(f"goes on from the checkpoint of step {progress.step}", file=sys.stderr, flush=True)
@@ -36,7 +36,7 @@ class ShowProgress(Callback):
             )
 
     def after_step(self, progress: Progress, sums: Sums) -> None:
-        """Move on."""
+        """Advance the bar, or print a line if it is due."""
         self.window.merge(sums)
         if self.bar is not None:
             self.bar.set_postfix_str(_brief(sums), refresh=False)

@@ -1,4 +1,4 @@
-"""Completions of fixed prompts while a run goes on: to read, and to see length and KL move."""
+"""Sample files of a run: completions of fixed prompts to read, with their length and KL."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from exptilt.training.sums import Sums
 
 @dataclass
 class SampleFiles:
-    """Writes `samples/step-000020.jsonl` for every evaluation, and passes on what was measured.
+    """Writes `samples/step-000020.jsonl` at every evaluation, and passes its measurements on.
 
-    The draws have one seed at every step, so what changes between two steps is the policy's doing.
+    Every step draws with the same seed, so that all changes between two steps come from the policy.
     """
 
     write: Callable[[str, Sequence[StepSample]], None]
@@ -27,14 +27,14 @@ class SampleFiles:
     tokenizer: Any
 
     def __call__(self, progress: Progress) -> Sums:
-        """Draw, write, and give the sums `kl`, `sample_length` and `ended`."""
+        """Draw and write samples, and return the sums `kl`, `sample_length` and `ended`."""
         draws = self.draw()
         self.write(samples_at(progress.step), step_samples(draws, self.tokenizer))
         return sums_of(draws)
 
 
 def step_samples(draws: Draws, tokenizer: Any) -> list[StepSample]:
-    """Completions as lines to read."""
+    """Convert completions to lines for reading."""
     kl: list[float | None] = [None] * len(draws) if draws.kl is None else draws.kl.tolist()
     return [
         StepSample(
@@ -49,7 +49,7 @@ def step_samples(draws: Draws, tokenizer: Any) -> list[StepSample]:
 
 
 def sums_of(draws: Draws) -> Sums:
-    """`sample_length` (tokens), `ended` (1 where the end token came in time) and, where measured, `kl` (nats)."""
+    """Sums of `sample_length` (tokens), `ended` (1 if the end token came in time) and, if measured, `kl` (nats)."""
     columns = {"sample_length": draws.length.astype(float).tolist(), "ended": draws.ended.astype(float).tolist()}
     if draws.kl is not None:
         columns["kl"] = draws.kl.tolist()

@@ -1,4 +1,4 @@
-"""Every line of metrics into the trackers a recipe names, through those that accelerate knows."""
+"""Experiment trackers: every line of metrics goes to those that a recipe names, through accelerate."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from exptilt.wording import did_you_mean, in_one_line
 logger = logging.getLogger(__name__)
 
 PROJECT = "exptilt"
-"""What runs are filed under where a tracker knows projects or experiments; the environment of a tracker wins."""
+"""Name of the project or experiment in a tracker; the environment of a tracker wins."""
 
 EXTRAS = ("tensorboard", "wandb", "trackio", "mlflow")
 """Trackers that `pip install 'exptilt[NAME]'` brings."""
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Refuse a tracker nobody knows, or one that is not installed.
+    """Refuse a tracker that is unknown or not installed.
 
     Raises:
         ConfigError: in one line, with what to install.
@@ -50,7 +50,7 @@ def require_trackers(names: Sequence[str]) -> None:
 
 @dataclass
 class Trackers(Callback):
-    """Sends the recipe once and every line of metrics after it; belongs to the first process alone.
+    """Sends the recipe once, then every line of metrics; it runs in the first process alone.
 
     A tracker that cannot begin ends the run before its first step. One that fails later is reported once and left out:
     nothing is lost, since metrics.jsonl holds every line.
@@ -60,15 +60,15 @@ class Trackers(Callback):
     folder: Path
     """The run's: it gives the run its name, and trackers that write files a place."""
     recipe: Mapping[str, Any]
-    """As nested plain values; sent flat, `loss.beta` and so on."""
+    """Nested plain values of the recipe; sent flat, `loss.beta` and so on."""
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """By which a tracker finds the same run again after a resume."""
+    """Key by which a tracker finds the run again after a resume."""
     mlflow_run: str | None = None
     """Mlflow gives out keys of its own."""
     trackers: dict[str, Any] = field(default_factory=dict, init=False)
 
     def on_start(self, progress: Progress) -> None:
-        """Begin, or go on with, a run in every tracker."""
+        """Begin or continue a run in every tracker."""
         require_trackers(self.names)
         for name in self.names:
             try:
@@ -83,10 +83,10 @@ class Trackers(Callback):
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         kind = LOGGER_TYPE_TO_CLASS[name]
-        place = [str(self.folder)] if kind.requires_logging_directory else []
+        folder_argument = [str(self.folder)] if kind.requires_logging_directory else []
         _look_alone()
         project = name if name == "tensorboard" else PROJECT  # there it is the folder of its files
-        tracker: Any = kind(project, *place, **self._settings(name, step))
+        tracker: Any = kind(project, *folder_argument, **self._settings(name, step))
         tracker.main_process_only = False  # only the first process has one
         tracker.start()
         if name == "mlflow":
@@ -100,7 +100,7 @@ class Trackers(Callback):
         return tracker
 
     def _settings(self, name: str, step: int) -> dict[str, Any]:
-        """What each service calls a run's name and going on with a run."""
+        """The arguments that name and continue a run, which differ by service."""
         called = self.folder.resolve().name
         if name == "wandb":
             return {"name": called, "id": self.key, "resume": "allow", "dir": str(self.folder)}
@@ -111,7 +111,7 @@ class Trackers(Callback):
         return {"purge_step": step + 1} if name == "tensorboard" and step else {}
 
     def on_metrics(self, progress: Progress, values: Mapping[str, float]) -> None:
-        """Pass a line on."""
+        """Send a line of metrics."""
         for name, tracker in list(self.trackers.items()):
             try:
                 tracker.log(dict(values), step=progress.step)
@@ -125,7 +125,7 @@ class Trackers(Callback):
                 del self.trackers[name]
 
     def on_end(self, progress: Progress) -> None:
-        """Finish, so that nothing stays in a buffer."""
+        """Finish every tracker, so that nothing stays in a buffer."""
         for name, tracker in self.trackers.items():
             try:
                 tracker.finish()
@@ -138,12 +138,12 @@ class Trackers(Callback):
         return {"key": self.key, "mlflow_run": self.mlflow_run}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on under the same keys."""
+        """Continue under saved keys."""
         self.key, self.mlflow_run = state["key"], state["mlflow_run"]
 
 
 def _look_alone() -> None:
-    """Let accelerate look at the processes of this run, and see one.
+    """Let accelerate see a single process while it looks at the processes of this run.
 
     Its loggers refuse to work before it has looked, and where it sees several it sets threads and devices.
     """

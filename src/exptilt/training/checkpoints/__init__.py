@@ -1,1 +1,1 @@
-"""Checkpoints: folders that are complete or do not exist, and what a run keeps in them."""
+"""Checkpoints: folders that are complete or do not exist, and the state of a run in them."""

@@ -7,8 +7,8 @@ A checkpoint is a folder `checkpoints/step-00000040`:
     process-00000.pt, ...    what each process has for itself: the state of its random generators
     manifest.json            size and digest of every file
 
-It is written under a temporary name, flushed to disk, and renamed as the last act, when every process has said that its
-files are written. Which one a run goes on from: see `choice`. All processes, on however many machines, must
+It is written under a temporary name, flushed to disk, and renamed at the very end, when every process has reported that
+its files are written. Which one a run goes on from: see `choice`. All processes, on however many machines, must
 see one folder. Read only checkpoints you trust: torch's `.metadata` is a pickle.
 """
 
@@ -49,7 +49,7 @@ class Checkpoints:
 
     folder: Path
     keep: int = 2
-    """How many to keep, >= 1."""
+    """Number of checkpoints to keep, >= 1."""
     world: World = field(default_factory=World.alone)
     in_background: bool = False
     """Copy the state and write it while training goes on; at most one is in flight."""
@@ -63,7 +63,7 @@ class Checkpoints:
         Args:
             step: optimizer steps done.
             state: nested dicts and lists of tensors, numbers and strings, the same in all processes but for the shards.
-            own: what this process keeps for itself.
+            own: state of this process alone.
 
         Raises:
             CheckpointError: the disk refuses, here or in another process; earlier checkpoints are untouched.
@@ -80,11 +80,11 @@ class Checkpoints:
 
     @property
     def is_writing(self) -> bool:
-        """Whether this process still writes in the background."""
+        """Tell whether this process still writes in the background."""
         return self._saving is not None and self._saving.is_writing
 
     def settle(self) -> None:
-        """Wait for what is being written, and make it a checkpoint; all processes call it at the same step.
+        """Wait until files are written, and make them a checkpoint; all processes call it at the same step.
 
         Raises:
             CheckpointError: it could not be written, here or in another process.
@@ -94,13 +94,13 @@ class Checkpoints:
             saving.commit(self.keep)
 
     def abandon(self) -> None:
-        """Wait until nothing is written any more; what was in flight becomes no checkpoint."""
+        """Wait until nothing is being written; an unfinished checkpoint is dropped."""
         if self._saving is not None:
             self._saving.join()
             self._saving = None
 
     def choose(self) -> Choice:
-        """The checkpoint to go on from: process 0 looks, all get its answer.
+        """Choose the checkpoint to continue from: process 0 looks, and all processes get its answer.
 
         Raises:
             CheckpointError: there are some and none can be read.
@@ -109,16 +109,16 @@ class Checkpoints:
         return self.world.first(choice or Choice(None))
 
     def set_aside_after(self, step: int) -> list[Path]:
-        """Rename what lies past `step`, once; see `choice.set_aside_after`."""
+        """Rename checkpoints past `step`, once; see `choice.set_aside_after`."""
         moved = self.world.first_alone(lambda: set_aside_after(self.folder, step))
         return self.world.first(moved or [])
 
     def require_space(self, size: float, saves: int) -> None:
-        """Refuse to begin what the disk will not hold.
+        """Refuse to begin if the disk lacks the space.
 
         Args:
             size: bytes of one checkpoint.
-            saves: how many will be written; of them at most `keep` and the newest are there at one time.
+            saves: number of checkpoints to write; at most `keep` and the newest exist at one time.
 
         Raises:
             DiskError: there is less free space.
@@ -134,7 +134,7 @@ class Checkpoints:
 
 @contextmanager
 def finishing(checkpoints: Checkpoints) -> Iterator[None]:
-    """Settle what is still being written at the end; after an error too, where no other process has to agree."""
+    """Settle unfinished writes at the end; also after an error, if no other process has to agree."""
     try:
         yield
     except BaseException:
@@ -148,7 +148,7 @@ def finishing(checkpoints: Checkpoints) -> Iterator[None]:
 
 @dataclass
 class _Saving:
-    """One checkpoint on its way to disk: prepared by all, written by each, committed by process 0."""
+    """A checkpoint that is being written: prepared by all, written by each, committed by process 0."""
 
     folder: Path
     step: int
@@ -170,14 +170,14 @@ class _Saving:
         return self.thread is not None and self.thread.is_alive()
 
     def prepare(self, state: Mapping[str, Any], own: Mapping[str, Any], copy: bool) -> None:
-        """Make the temporary folder, agree on who writes what."""
+        """Make the temporary folder, and agree on the files that each process writes."""
         bare, tensors = lift(state)
         self.files[f"process-{self.world.rank:05d}.pt"] = _pickled(own)
         if self.world.is_first:
             self.files["state.pt"] = _pickled(bare)
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        made = self.world.first_alone(lambda: self._make_folder(size))
-        self.temporary = self.world.first(made or Path())
+        folder = self.world.first_alone(lambda: self._make_folder(size))
+        self.temporary = self.world.first(folder or Path())
         self.shards = ShardWriter(self.temporary, tensors, self.world)
         self.shards.plan(copy)
 
@@ -190,7 +190,7 @@ class _Saving:
             self.thread.join()
 
     def write(self) -> None:
-        """Write and flush this process's files; what goes wrong is kept for all to hear."""
+        """Write and flush this process's files; an error is stored, so that all processes learn of it."""
         try:
             self.written = self.shards.write()
             for name, content in self.files.items():
@@ -203,7 +203,7 @@ class _Saving:
         self.files = {}
 
     def commit(self, keep: int) -> None:
-        """Once every process has written: manifest, rename, prune."""
+        """Write the manifest, rename and prune, when every process has written."""
         self.join()
         everyone = self.world.gather((self.written, self.described, self.error))
         errors = [error for _, _, error in everyone if error is not None]

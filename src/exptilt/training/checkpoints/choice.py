@@ -1,7 +1,7 @@
-"""Which checkpoint a run goes on from: the newest that is whole, with a reason for every newer one that is not taken.
+"""The choice of the checkpoint to continue from: the newest whole one, with a reason for every newer one passed over.
 
-Nothing here deletes: a checkpoint that cannot be read today may be read tomorrow, so one that stands in the way gets
-another name.
+Nothing here deletes. A checkpoint that cannot be read today may be readable tomorrow, so a checkpoint in the way is
+renamed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ASIDE = "aside-"
 
 @dataclass(frozen=True)
 class Choice:
-    """The checkpoint to go on from."""
+    """The checkpoint to continue from."""
 
     taken: Path | None
     """None where there is no checkpoint at all."""
@@ -30,7 +30,7 @@ class Choice:
     """Newer ones, newest first, each with why it cannot be taken."""
 
     def in_words(self) -> str | None:
-        """What a person should know of those that were passed over."""
+        """A sentence for people about the checkpoints that were passed over."""
         if self.taken is None or not self.passed_over:
             return None
         others = ", ".join(f"{path.name} ({why})" for path, why in self.passed_over)
@@ -38,7 +38,7 @@ class Choice:
 
 
 def choose_checkpoint(folder: Path) -> Choice:
-    """The newest whole checkpoint of a `checkpoints` folder.
+    """Choose the newest whole checkpoint of a `checkpoints` folder, with the reasons against newer ones.
 
     Raises:
         CheckpointError: there are checkpoints and none can be read, or the folder cannot be listed.
@@ -78,12 +78,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or None where there is none; see `choose_checkpoint`."""
+    """The newest whole checkpoint, or None if there is none; see `choose_checkpoint`."""
     return choose_checkpoint(folder).taken
 
 
 def step_of(name: str) -> int:
-    """The step in a name.
+    """The step in a checkpoint's name.
 
     Example:
         >>> step_of("step-00000040")
@@ -93,7 +93,7 @@ def step_of(name: str) -> int:
 
 
 def fault_of(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be used; None if every file has the size and digest that its manifest promises."""
+    """The reason why a checkpoint cannot be used; None if every file has the size and digest of its manifest."""
     try:
         files = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))["files"]
         for name, promised in files.items():
@@ -112,15 +112,15 @@ def fault_of(checkpoint: Path) -> str | None:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint can be used."""
+    """Tell whether a checkpoint can be used."""
     return fault_of(checkpoint) is None
 
 
 def set_aside_after(folder: Path, step: int) -> list[Path]:
-    """Give checkpoints past `step` other names, so that they neither count nor stand in the way of new ones.
+    """Rename checkpoints past `step`, so that they neither count nor block new ones.
 
     Returns:
-        Their new places.
+        Their new paths.
 
     Raises:
         DiskError: one cannot be renamed.
@@ -133,8 +133,8 @@ def set_aside_after(folder: Path, step: int) -> list[Path]:
 
 
 def set_aside(checkpoint: Path) -> Path:
-    """Give one checkpoint a name under which it is no checkpoint any more, and no other is replaced."""
+    """Rename a checkpoint to a free name that no longer counts as a checkpoint."""
     names = (f"{_ASIDE}{checkpoint.name}{more}" for more in ("", *(f"-{number}" for number in range(2, 1000))))
-    place = next(place for name in names if not (place := checkpoint.with_name(name)).exists())
+    target = next(target for name in names if not (target := checkpoint.with_name(name)).exists())
     with refusals(checkpoint, "moved aside"):
-        return checkpoint.rename(place)
+        return checkpoint.rename(target)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, read back; a checkpoint that cannot be read is left as it is."""
+"""Reading a checkpoint; a checkpoint that cannot be read is left unchanged."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _FAULTS = (OSError, RuntimeError, ValueError, EOFError)
 
 
 def load_checkpoint(checkpoint: Path, target: Target | None = None) -> dict[str, Any]:
-    """Read a checkpoint's state, as `Checkpoints.save` was given it.
+    """Read the state that was given to `Checkpoints.save`.
 
     Args:
         checkpoint: one that `choose_checkpoint` or `is_complete` has looked at.
-        target: where each tensor goes; default: a new one on the CPU, whole.
+        target: tensors to read into; default: new ones on the CPU, whole.
 
     Raises:
         CheckpointError: it cannot be read, or its tensors do not fit.
@@ -41,7 +41,7 @@ def load_checkpoint(checkpoint: Path, target: Target | None = None) -> dict[str,
 
 
 def load_bare(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's state without its tensors: little to read, enough to see whether it fits.
+    """Read a checkpoint's state without its tensors: a small read, enough to see whether the state fits.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -54,7 +54,7 @@ def load_bare(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_own(checkpoint: Path, rank: int) -> dict[str, Any] | None:
-    """What process `rank` kept for itself; None if there were not so many processes.
+    """Read the state that process `rank` saved for itself; None if there were not that many processes.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -63,12 +63,12 @@ def load_own(checkpoint: Path, rank: int) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        own: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except _FAULTS as error:
         raise CheckpointError(f"{path}: cannot be read ({_why(error)}); nothing was deleted") from error
-    return own
+    return state
 
 
 def _why(error: Exception) -> str:
-    """A disk's refusal in the words of the system; whatever else does not fit in the words of torch."""
+    """The reason of a read error: the system's words for a disk error, torch's words for any other."""
     return reason(error) if is_refusal(error) else str(error)

@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds, and how a run is put back where it stood, on any number of processes."""
+"""The state of a run in a checkpoint, and its restoration on any number of processes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _OPTIMIZER_SIZES = {"AdamW": 2.0, "AdamW8bit": 0.5, "RMSprop": 1.0}
 """The size of an optimizer's state, in units of the weights it moves; that of Adafactor is next to nothing."""
 
 
-def state_of(run: Run, place: Progress) -> dict[str, Any]:
-    """Everything a resumed run needs to be the run that was never stopped, but for the random generators."""
+def state_of(run: Run, progress: Progress) -> dict[str, Any]:
+    """Collect everything that makes a resumed run equal to one that never stopped, except the random generators."""
     return {
-        "step": place.step,
-        "end": place.num_steps if place.num_steps != run.num_steps else None,
+        "step": progress.step,
+        "end": progress.num_steps if progress.num_steps != run.num_steps else None,
         "identity": dict(run.identity),
         "model": trained_weights(run.model),
         "optimizer": _optimizer_state(run),
@@ -43,13 +43,13 @@ def state_of(run: Run, place: Progress) -> dict[str, Any]:
 
 
 def state_bytes(run: Run) -> float:
-    """The size of a checkpoint, within the few kilobytes that are no tensors; before the first step an estimate."""
+    """Size of a checkpoint's tensors, an estimate before step 1; other files take a few kilobytes."""
     weights = sum(tensor.numel() * tensor.element_size() for tensor in trained_weights(run.model).values())
     return weights * (1 + _OPTIMIZER_SIZES.get(type(run.optimizer).__name__, 0.0))
 
 
 def restore(run: Run, checkpoint: Path) -> Progress:
-    """Put a run where a checkpoint stands.
+    """Restore a run from a checkpoint.
 
     Raises:
         CheckpointError: it belongs to another run, or does not fit its weights or its optimizer.
@@ -61,16 +61,16 @@ def restore(run: Run, checkpoint: Path) -> Progress:
     run.objective.state.update(state["loss"])
     _restore_callbacks(run.callbacks, state["callbacks"])
     step = int(state["step"])
-    own = load_own(checkpoint, run.world.rank)
-    if own is None:
+    random_states = load_own(checkpoint, run.world.rank)
+    if random_states is None:
         set_seed(seed_of(run.seed, run.world.rank, step))
     else:
-        restore_random_state(own)
+        restore_random_state(random_states)
     return Progress(step=step, num_steps=state["end"] or run.num_steps, steps_per_epoch=run.batches.num_steps)
 
 
 def _require_fitting(run: Run, bare: Mapping[str, Any], checkpoint: Path) -> None:
-    """Before anything of the run is touched."""
+    """Refuse a checkpoint that does not fit, before anything of the run changes."""
     changed = [name for name, value in run.identity.items() if bare["identity"].get(name) != value]
     if changed and run.settings.resume != "force":
         raise CheckpointError(
@@ -78,7 +78,9 @@ def _require_fitting(run: Run, bare: Mapping[str, Any], checkpoint: Path) -> Non
             "or train.resume=never to start anew, or train.resume=force to go on all the same"
         )
     saved, mine = bare["optimizer"], _optimizer_state(run)
-    moved, moves = ([name for group in one["groups"] for name in group["params"]] for one in (saved, mine))
+    moved, moves = (
+        [name for group in optimizer_state["groups"] for name in group["params"]] for optimizer_state in (saved, mine)
+    )
     if bare["model"].keys() != trained_weights(run.model).keys() or moved != moves or saved["class"] != mine["class"]:
         raise CheckpointError(
             f"{checkpoint}: other weights were trained there, or with another optimizer ({saved['class']}); "
@@ -87,22 +89,24 @@ def _require_fitting(run: Run, bare: Mapping[str, Any], checkpoint: Path) -> Non
 
 
 def load_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Give a model the weights of a checkpoint; those that were not trained stay as they are.
+    """Load the weights of a checkpoint into a model; weights that were not trained stay unchanged.
 
     Raises:
         CheckpointError: they do not fit.
     """
-    own = trained_weights(model)
-    found = load_checkpoint(checkpoint)["model"]
-    if found.keys() - own.keys():
-        raise CheckpointError(f"{checkpoint}: holds weights {sorted(found.keys() - own.keys())[0]}, the model has none")
+    targets = trained_weights(model)
+    stored = load_checkpoint(checkpoint)["model"]
+    if stored.keys() - targets.keys():
+        raise CheckpointError(
+            f"{checkpoint}: holds weights {sorted(stored.keys() - targets.keys())[0]}, the model has none"
+        )
     with torch.no_grad():
-        for name, weights in found.items():
-            own[name].copy_(weights)
+        for name, weights in stored.items():
+            targets[name].copy_(weights)
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a model that training may change, by name: what needs a gradient, and buffers that are kept.
+    """The tensors of a model that training may change, by name: trained parameters and persistent buffers.
 
     A frozen base under an adapter is not among them: the recipe names it, and its fingerprint is part of the identity.
     """
@@ -112,7 +116,7 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def seed_of(seed: int, rank: int, step: int = 0) -> int:
-    """The seed of one process: that of the run in process 0 at its start, else drawn from all three.
+    """The seed of one process: the run's seed in process 0 at step 0, else drawn from seed, rank and step.
 
     Example:
         >>> seed_of(7, 0), seed_of(7, 1) != seed_of(7, 2)
@@ -134,7 +138,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Set every random generator as `random_state` found it."""
+    """Restore every random generator from a value of `random_state`."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -150,10 +154,10 @@ def _uncompiled_name(name: str) -> str:
 
 
 def _kept_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for place, module in model.named_modules():
+    for prefix, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
-                yield _uncompiled_name(f"{place}.{name}" if place else name), buffer
+                yield _uncompiled_name(f"{prefix}.{name}" if prefix else name), buffer
 
 
 def _callback_states(callbacks: Sequence[Callback]) -> list[list[Any]]:
@@ -161,13 +165,13 @@ def _callback_states(callbacks: Sequence[Callback]) -> list[list[Any]]:
 
 
 def _restore_callbacks(callbacks: Sequence[Callback], states: list[list[Any]]) -> None:
-    """By class and order, so that a forced resume may have other callbacks."""
+    """Restore callbacks by class and order, so that a forced resume may have other callbacks."""
     left = list(states)
     for callback in callbacks:
-        found = next((kept for kept in left if kept[0] == type(callback).__name__), None)
-        if found is not None:
-            left.remove(found)
-            callback.restore(found[1])
+        entry = next((candidate for candidate in left if candidate[0] == type(callback).__name__), None)
+        if entry is not None:
+            left.remove(entry)
+            callback.restore(entry[1])
 
 
 def _names(model: nn.Module) -> dict[Tensor, str]:
@@ -175,20 +179,22 @@ def _names(model: nn.Module) -> dict[Tensor, str]:
 
 
 def _optimizer_state(run: Run) -> dict[str, Any]:
-    """By the names of weights, not their places in a list, so that it fits however the weights are sharded.
+    """The optimizer's state by names of weights instead of list positions, so that it fits any sharding.
 
     torch's own `get_optimizer_state_dict` would take a step with an optimizer that has taken none.
     """
     names, optimizer = _names(run.model), run.optimizer
     return {
         "class": type(optimizer).__name__,
-        "groups": [{**group, "params": [names[one] for one in group["params"]]} for group in optimizer.param_groups],
+        "groups": [
+            {**group, "params": [names[index] for index in group["params"]]} for group in optimizer.param_groups
+        ],
         "state": {names[weights]: dict(values) for weights, values in optimizer.state.items()},
     }
 
 
 def _restore_optimizer(run: Run, saved: Mapping[str, Any]) -> None:
-    places = {name: place for place, name in enumerate(name for group in saved["groups"] for name in group["params"])}
+    places = {name: index for index, name in enumerate(name for group in saved["groups"] for name in group["params"])}
     groups = [{**group, "params": [places[name] for name in group["params"]]} for group in saved["groups"]]
     state = {places[name]: values for name, values in saved["state"].items()}
     run.optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -196,7 +202,7 @@ def _restore_optimizer(run: Run, saved: Mapping[str, Any]) -> None:
 
 @dataclass
 class _Targets:
-    """Where each tensor of a checkpoint goes: sharded as this run's own tensors are, whoever wrote it."""
+    """The target of each tensor in a checkpoint, sharded like this run's own tensors, whatever the sharding on disk."""
 
     run: Run
     weights: dict[str, Tensor] = field(init=False)

@@ -29,7 +29,7 @@ _MARK = "tensor at"
 
 
 def lift(tree: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
-    """Take the tensors out of nested dicts and lists; scalars stay.
+    """Take the tensors out of nested dicts and lists; other values stay.
 
     Example:
         >>> tree, tensors = lift({"a": [torch.ones(2), 3]})
@@ -42,7 +42,7 @@ def lift(tree: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
         return tree, {}
     items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
     parts = {key: lift(value, f"{name}/{key}" if name else str(key)) for key, value in items}
-    tensors = {place: tensor for _, some in parts.values() for place, tensor in some.items()}
+    tensors = {path: tensor for _, some in parts.values() for path, tensor in some.items()}
     bare = {key: part for key, (part, _) in parts.items()}
     if isinstance(tree, Mapping):
         return bare, tensors
@@ -59,7 +59,7 @@ def put_back(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 class _Planner(DefaultSavePlanner):
-    """Hands out copies, if it was told to take them, so that training may go on while they are written."""
+    """Hands out copies on request, so that training may go on while they are written."""
 
     def __init__(self) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
@@ -76,20 +76,20 @@ class _Planner(DefaultSavePlanner):
 
 @dataclass
 class ShardWriter:
-    """Writes named tensors into a folder that all processes see: whole ones once, sharded ones by who holds them."""
+    """Writes named tensors into a folder that all processes see: whole tensors once, shards by the processes that hold them."""
 
     folder: Path
     tensors: dict[str, Tensor]
     world: World
     planner: _Planner = field(default_factory=_Planner, init=False)
     metadata: Metadata | None = field(default=None, init=False)
-    """What process 0 writes about everybody's shards."""
+    """The index of all shards, which process 0 writes."""
 
     def __post_init__(self) -> None:
         self.writer = FileSystemWriter(self.folder, sync_files=True)
 
     def plan(self, copy: bool) -> None:
-        """Agree on who writes what; every process calls it at the same moment.
+        """Agree on the tensors that each process writes; every process calls it at the same moment.
 
         Args:
             copy: take copies now, so that the tensors may change before they are written.
@@ -114,13 +114,13 @@ class ShardWriter:
         return results
 
     def finish(self, results: list[list[WriteResult]]) -> None:
-        """Write down where everything lies; process 0 alone, when all have written."""
+        """Write the index of all shards; process 0 calls it alone, after all have written."""
         assert self.metadata is not None  # noqa: S101 - for the type checker
         self.writer.finish(self.metadata, results)
 
 
 def read_shards(folder: Path, target: Callable[[str, torch.Size, torch.dtype], Tensor]) -> dict[str, Tensor]:
-    """Read all tensors, each into the one that `target` gives for its name, shape and dtype: sharded as that one is.
+    """Read all tensors, each into the tensor that `target` gives for its name, shape and dtype, with that one's sharding.
 
     Every process reads what it needs; there is no exchange, and it does not matter how many processes wrote.
 
