@@ -36,7 +36,12 @@ def test_rows_cannot_be_changed_or_deleted(tmp_path):
     with VoteStore(tmp_path / "votes.db") as store:
         store.add(QUESTION, vote("a"), Call(key="k", request="{}"))
     raw = sqlite3.connect(tmp_path / "votes.db")
-    for statement in ("UPDATE vote SET outcome='tie'", "DELETE FROM vote", "DELETE FROM call", "DELETE FROM comparison"):
+    for statement in (
+        "UPDATE vote SET outcome='tie'",
+        "DELETE FROM vote",
+        "DELETE FROM call",
+        "DELETE FROM comparison",
+    ):
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             raw.execute(statement)
     assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -60,7 +65,9 @@ def test_an_undo_is_a_new_row(tmp_path):
 
 def test_a_ranking_of_three_and_messages_come_back_as_they_were(tmp_path):
     chat = Comparison(({"role": "user", "content": "Hi \ud83d"},), ("c", "a", "b"))
-    ranked = Vote(comparison=chat.id, rater=ANNA, order=(2, 0, 1), ranking=(1, 2, 2), nonce="r", note="n", strength="clearly")
+    ranked = Vote(
+        comparison=chat.id, rater=ANNA, order=(2, 0, 1), ranking=(1, 2, 2), nonce="r", note="n", strength="clearly"
+    )
     with VoteStore(tmp_path / "votes.db") as store:
         store.add(chat, ranked, sources=("C", "A", "B"))
         assert store.votes() == [ranked]

@@ -157,7 +157,9 @@ class VoteStore:
                     )
                 return
             if names:
-                raise DataError(f"{self.name}: this is a database of something else, without a store of votes; name another")
+                raise DataError(
+                    f"{self.name}: this is a database of something else, without a store of votes; name another"
+                )
             if not create:
                 raise DataError(f"{self.name}: there is no store of votes in this database")
             make_tables(connection)
