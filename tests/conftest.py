@@ -38,6 +38,15 @@ torch.set_num_threads(1)
 VOCABULARY = 23
 
 
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Real data sets, which are in no repository; the tests that need them are skipped where they are not."""
+    folder = Path(os.environ.get("EXPTILT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.exists():
+        pytest.skip(f"no real data at {folder}; set EXPTILT_DATA")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("EXPTILT_CACHE", str(tmp_path / "cache"))

@@ -1,0 +1,1 @@
+"""What verdicts say: win rates, length control, ratings, agreement."""

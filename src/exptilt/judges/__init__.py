@@ -1,0 +1,1 @@
+"""Judges: servers, local models, rewards, people and yardsticks give verdicts on comparisons."""

@@ -1,0 +1,258 @@
+"""A model behind an OpenAI-compatible server as judge: vLLM, SGLang, llama.cpp, `transformers serve`, a hosted one.
+
+Every call is in the store before its verdict is given, together with the vote; a request that was answered is never sent
+again, so a killed run goes on and pays at most the calls in flight twice. A reply cut by length is stored, never served,
+and asked again with twice the tokens; where no attempt gives a well-formed verdict, the verdict is unscored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from exptilt.errors import Stopped
+from exptilt.judges.judge_templates import JudgeTemplate
+from exptilt.judges.server_client import Endpoint, ServerClient, ServerReply
+from exptilt.judges.server_request import Sampled, pair_request, request_key, rubric_request
+from exptilt.judges.slots import BOTH_ORDERS, Asked, asked, in_callers_order
+from exptilt.judges.spending import Budget, Prices, estimated_tokens
+from exptilt.judges.token_probability import first_probability
+from exptilt.judges.verdict_parsing import Parsed, parse_rating, parse_verdict
+from exptilt.preferences import Comparison, Outcome, Verdict
+from exptilt.votes.vote_records import Call, Rater, vote_of
+from exptilt.votes.vote_store import VoteStore
+
+_ATTEMPTS = 3
+"""Requests for one verdict at most; the `openai` package retries faults of transport below this."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a judge would do before it does it."""
+
+    verdicts: int
+    stored: int
+    """Verdicts that no call is needed for."""
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    """The most there can be, if every reply fills its limit."""
+    cost: float
+
+
+@dataclass(kw_only=True)
+class ServerJudge:
+    """Asks a model which of two answers is better, in both orders."""
+
+    model: str
+    template: JudgeTemplate
+    store: VoteStore
+    endpoint: Endpoint = field(default_factory=Endpoint)
+    sampled: Sampled = field(default_factory=Sampled)
+    prices: Prices = field(default_factory=Prices)
+    budget: Budget = field(default_factory=Budget)
+    replicates: int = 1
+    ties: bool = True
+    seed: int = 0
+    """Of labels and orders."""
+    progress: Callable[[int], None] = lambda done: None
+    """Called with the number of verdicts that are done."""
+
+    def __post_init__(self) -> None:
+        self._usable = {call.key: call for call in self.store.calls(usable=True)}
+        self._voted = {vote.nonce for vote in self.store.votes(superseded=True)}
+        self.faults: dict[str, int] = {}
+        """Why calls gave no verdict, with how often."""
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model
+
+    @property
+    def identity(self) -> str:
+        """Server, model, template and parameters."""
+        kind = "rubric" if self.template.is_rubric else f"pairs {'with' if self.ties else 'without'} ties"
+        sampled = f"T={self.sampled.temperature:g} max_tokens={self.sampled.max_tokens} seed={self.sampled.seed}"
+        return f"server {self.endpoint.base_url} {self.model} template {self.template.digest[:16]} {kind} {sampled}"
+
+    def work(self, comparisons: Iterable[Comparison]) -> Work:
+        """Calls, tokens and cost of what is not in the store yet."""
+        verdicts = stored = tokens = 0
+        for comparison in comparisons:
+            for one in self._questions(comparison):
+                verdicts += 1
+                missing = [request for key, request in self._requests(one) if key not in self._usable]
+                stored += not missing
+                tokens += sum(_prompt_tokens(request) for request in missing)
+        per_verdict = 2 if self.template.is_rubric else 1
+        calls = (verdicts - stored) * per_verdict
+        most = calls * self.sampled.max_tokens
+        return Work(verdicts, stored, calls, tokens, most, self.prices.cost(tokens, most))
+
+    def __call__(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
+        """Verdicts in both orders and all replicates; those that are in the store cost nothing.
+
+        Raises:
+            ConfigError: no server, no such model, a refused key.
+            Stopped: the budget does not reach; what was asked is stored.
+        """
+        waiting = list(comparisons)
+        yield from asyncio.run(self._all(waiting))
+
+    async def _all(self, comparisons: list[Comparison]) -> list[Verdict]:
+        pairs = [(comparison, one) for comparison in comparisons for one in self._questions(comparison)]
+        if all(key in self._usable for _, one in pairs for key, _ in self._requests(one)):
+            return [await self._verdict(None, comparison, one) for comparison, one in pairs]
+        waiting, stop = iter(enumerate(pairs)), asyncio.Event()
+        verdicts: list[Verdict | None] = [None] * len(pairs)
+        async with ServerClient(self.endpoint) as client:
+
+            async def work() -> None:
+                for index, (comparison, one) in waiting:  # shared: each question goes to one worker
+                    if stop.is_set():
+                        return
+                    verdicts[index] = await self._verdict(client, comparison, one)
+                    self.progress(1)
+
+            workers = [asyncio.create_task(work()) for _ in range(self.endpoint.concurrency)]
+            try:
+                await asyncio.gather(*workers)
+            except BaseException:
+                stop.set()  # those in flight are finished and stored, no more are begun
+                await asyncio.gather(*workers, return_exceptions=True)
+                raise
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def _questions(self, comparison: Comparison) -> Iterator[Asked]:
+        for replicate in range(self.replicates):
+            for order in BOTH_ORDERS:
+                yield asked(comparison, order, replicate, self.seed)
+
+    def _requests(self, one: Asked) -> list[tuple[str, dict[str, Any]]]:
+        """The requests of one verdict with their keys: one for a pair, two where answers are rated."""
+        sampled = replace(self.sampled, seed=self.sampled.seed + one.replicate)
+        if self.template.is_rubric:
+            requests = [
+                rubric_request(self.model, self.template, one.comparison.prompt, answer, sampled)
+                for answer in (one.first, one.second)
+            ]
+            # A rating does not depend on the order, so both orders share it.
+            asked_as: dict[str, Any] = {"replicate": one.replicate}
+        else:
+            requests = [pair_request(self.model, self.template, one, sampled, ties=self.ties)]
+            asked_as = {"order": list(one.order), "replicate": one.replicate}
+        return [(request_key(each, self.endpoint.base_url, self.template, **asked_as), each) for each in requests]
+
+    async def _verdict(self, client: ServerClient | None, comparison: Comparison, one: Asked) -> Verdict:
+        calls = [await self._call(client, key, request, one) for key, request in self._requests(one)]
+        found = self._read(calls, one)
+        shown = in_callers_order(comparison, one.order)
+        if found is None:
+            return Verdict(comparison=comparison.id, order=shown, outcome="unscored")
+        outcome, probability, reason = found
+        verdict = Verdict(
+            comparison=comparison.id, order=shown, outcome=outcome, probability=probability, reason=reason
+        )
+        self._keep(comparison, verdict, [call for call in calls if call is not None], one.replicate)
+        return verdict
+
+    def _keep(self, comparison: Comparison, verdict: Verdict, calls: list[Call], replicate: int) -> None:
+        """Store a vote; its calls are in the store already, so a kill between the two costs nothing."""
+        keys = [call.key for call in calls]
+        nonce = keys[0] if len(keys) == 1 else f"{keys[0][:60]}-{keys[1][:60]}-{verdict.order[0]}"
+        if nonce not in self._voted:
+            rater = Rater("judge", self.name, self.identity)
+            vote = vote_of(comparison, verdict, rater, nonce, question=self.template.question, replicate=replicate)
+            self.store.add(comparison, vote)
+            self._voted.add(nonce)
+
+    async def _call(
+        self, client: ServerClient | None, key: str, request: dict[str, Any], one: Asked
+    ) -> Call | None:
+        """A usable reply, from the store or from the server; None where no attempt gave one."""
+        if key in self._usable or client is None:
+            return self._usable.get(key)
+        for attempt in range(_ATTEMPTS):
+            reply = await self._sent(client, _with_room(request, attempt))
+            fault = reply.fault or self._fault(reply, one)
+            call = _as_call(key, reply, self.prices, usable=not fault)
+            self.store.add_call(call)
+            if not fault:
+                self._usable[key] = call
+                return call
+            self.faults[fault] = self.faults.get(fault, 0) + 1
+            if reply.exhausted:
+                break
+        return None
+
+    async def _sent(self, client: ServerClient, request: dict[str, Any]) -> ServerReply:
+        most = self.prices.cost(_prompt_tokens(request), request["max_tokens"])
+        if not self.budget.reserve(most):
+            raise Stopped(
+                f"the budget of {self.budget.limit:g} does not reach for the next call ({self.budget.spent:.4g} are spent); "
+                "every verdict so far is stored: raise --budget and give the same command to go on"
+            )
+        reply = None
+        try:
+            reply = await client.ask(request)
+        finally:
+            # Without an answer nobody knows what was charged: the most is assumed.
+            self.budget.settle(most, _cost(reply, self.prices) if reply is not None and reply.body else most)
+        return reply
+
+    def _fault(self, reply: ServerReply, one: Asked) -> str:
+        if reply.choice.get("finish_reason") == "length":
+            return "cut by length"
+        if (reply.choice.get("message") or {}).get("refusal"):
+            return "refused"
+        readable = parse_rating(reply.text) if self.template.is_rubric else parse_verdict(reply.text, one.labels)
+        return "" if readable is not None else "no well-formed verdict"
+
+    def _read(self, calls: list[Call | None], one: Asked) -> tuple[Outcome, float | None, str] | None:
+        if any(call is None for call in calls):
+            return None
+        bodies = [ServerReply({}, json.loads(call.reply)) for call in calls if call is not None]
+        if self.template.is_rubric:
+            ratings = [parse_rating(body.text) or 0 for body in bodies]
+            outcome: Outcome = "tie" if ratings[0] == ratings[1] else "first" if ratings[0] > ratings[1] else "second"
+            return outcome, None, f"{ratings[0]} against {ratings[1]}"
+        parsed: Parsed | None = parse_verdict(bodies[0].text, one.labels)
+        if parsed is None:
+            return None
+        tokens = (bodies[0].choice.get("logprobs") or {}).get("content")
+        probability = None if parsed.outcome == "tie" else first_probability(tokens, parsed.start, one.labels)
+        return parsed.outcome, probability, parsed.reason
+
+
+def _with_room(request: dict[str, Any], attempt: int) -> dict[str, Any]:
+    """The same request with twice the tokens for each attempt before; a reasoning model may need them."""
+    return request | {"max_tokens": request["max_tokens"] * 2**attempt}
+
+
+def _prompt_tokens(request: dict[str, Any]) -> int:
+    return sum(estimated_tokens(message["content"]) for message in request["messages"])
+
+
+def _cost(reply: ServerReply, prices: Prices) -> float:
+    usage = reply.body.get("usage") or {}
+    return prices.cost(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+
+
+def _as_call(key: str, reply: ServerReply, prices: Prices, *, usable: bool) -> Call:
+    usage = reply.body.get("usage") or {}
+    return Call(
+        key=key,
+        request=json.dumps(reply.sent, sort_keys=True),
+        reply=json.dumps(reply.body) if reply.body else reply.fault,
+        model=str(reply.body.get("model") or ""),
+        prompt_tokens=usage.get("prompt_tokens"),
+        completion_tokens=usage.get("completion_tokens"),
+        cost=_cost(reply, prices),
+        seconds=reply.seconds,
+        finish_reason=str(reply.choice.get("finish_reason") or reply.fault)[:40],
+        usable=usable,
+    )

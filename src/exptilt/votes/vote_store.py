@@ -1,0 +1,294 @@
+"""`votes.db`: the one store of what people and judges said; rows are added and never changed.
+
+SQLite with a write-ahead log and `synchronous=FULL`, so that a vote is on the disk when `add` returns, or PostgreSQL by
+URL, where several machines vote at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DatabaseError, NoSuchModuleError, SQLAlchemyError
+
+from exptilt.errors import DataError, DiskError
+from exptilt.preferences import Comparison
+from exptilt.votes.network_disk import network_file_system
+from exptilt.votes.vote_records import Call, Rater, Vote, canonical_order
+from exptilt.votes.vote_tables import CALLS, COMPARISONS, ORIGINS, VERSION, VERSIONS, VOTES, make_tables
+
+_WAIT = 30
+"""Seconds that a process waits for another one's write."""
+
+
+class VoteStore:
+    """Opens a store, makes it where there is none, and adds and reads rows.
+
+    Args:
+        where: a path, or a `postgresql://` URL.
+        create: whether a store that is not there is made; otherwise it is refused.
+
+    Raises:
+        DataError: no store there, one of another kind or of a newer version.
+        DiskError: it cannot be opened or written, or lies on a network disk.
+
+    Example:
+        >>> import tempfile
+        >>> question = Comparison("2 + 2?", ("5", "4"))
+        >>> with tempfile.TemporaryDirectory() as folder, VoteStore(Path(folder) / "votes.db") as store:
+        ...     vote = Vote(comparison=question.id, rater=Rater("person", "anna"), order=(0, 1), outcome="first", nonce="n")
+        ...     store.add(question, vote), store.add(question, vote), [vote.first_share for vote in store.votes()]
+        (True, False, [1.0])
+    """
+
+    def __init__(self, where: str | Path, *, create: bool = True) -> None:
+        self.name = _without_password(str(where))
+        url = _url(where, create)
+        self._file = None if url.database is None or not url.drivername.startswith("sqlite") else Path(url.database)
+        try:
+            self._engine = sql.create_engine(url, connect_args={"timeout": _WAIT} if self._file else {})
+        except (NoSuchModuleError, ImportError) as error:
+            raise DataError(f"{self.name}: PostgreSQL needs a driver; pip install 'exptilt[postgres]'") from error
+        if self._file:
+            sql.event.listen(self._engine, "connect", _prepare_sqlite)
+            sql.event.listen(self._engine, "begin", _begin)
+        try:
+            self._require_version(create)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> VoteStore:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def add(self, comparison: Comparison, vote: Vote, call: Call | None = None, sources: Sequence[str] = ()) -> bool:
+        """Store a vote with its comparison and the call that was paid for it, all or nothing; on disk when it returns.
+
+        Args:
+            comparison: what was voted on.
+            vote: about the comparison.
+            call: the request behind a judge's vote.
+            sources: who wrote the answers, in the comparison's order.
+
+        Returns:
+            Whether the vote is new; one whose nonce is there already is not stored again, nor is its call.
+
+        Raises:
+            DiskError: the disk refuses, and nothing is stored.
+        """
+        if vote.comparison != comparison.id:
+            raise ValueError("the vote is about another comparison")
+        with self._transaction() as connection:
+            if self._has_nonce(connection, vote.nonce):
+                return False
+            self._add_comparison(connection, comparison, sources)
+            if call is not None:
+                connection.execute(CALLS.insert().values(_columns_of_call(call)))
+            return bool(connection.execute(self._ignoring(VOTES).values(_columns_of_vote(vote))).rowcount)
+
+    def add_all(self, rows: Iterable[tuple[Comparison, Vote, Sequence[str]]]) -> int:
+        """Store many votes in one transaction, for imports; returns how many are new."""
+        added = 0
+        with self._transaction() as connection:
+            for comparison, vote, sources in rows:
+                self._add_comparison(connection, comparison, sources)
+                added += connection.execute(self._ignoring(VOTES).values(_columns_of_vote(vote))).rowcount
+        return added
+
+    def add_call(self, call: Call) -> None:
+        """Store a call that gave no vote, so that what was paid stays known."""
+        with self._transaction() as connection:
+            connection.execute(CALLS.insert().values(_columns_of_call(call)))
+
+    def votes(self, *, superseded: bool = False) -> list[Vote]:
+        """All votes in the order they came; those that another vote replaced only where `superseded`."""
+        with self._transaction(writes=False) as connection:
+            rows = connection.execute(sql.select(VOTES).order_by(VOTES.c.id)).mappings().all()
+        votes = [_vote(row) for row in rows]
+        if superseded:
+            return votes
+        replaced = {vote.supersedes for vote in votes if vote.supersedes is not None}
+        return [vote for vote in votes if vote.nonce not in replaced]
+
+    def comparisons(self) -> dict[str, Comparison]:
+        """All comparisons by id; the answers are sorted, as votes count them."""
+        with self._transaction(writes=False) as connection:
+            rows = connection.execute(sql.select(COMPARISONS)).mappings().all()
+        return {row["id"]: Comparison(_prompt(row["prompt"]), tuple(json.loads(row["answers"]))) for row in rows}
+
+    def sources(self) -> dict[str, dict[int, list[str]]]:
+        """Who wrote the answers, by comparison and position in the sorted answers."""
+        found: dict[str, dict[int, list[str]]] = {}
+        with self._transaction(writes=False) as connection:
+            for row in connection.execute(sql.select(ORIGINS)).mappings():
+                found.setdefault(row["comparison"], {}).setdefault(row["position"], []).append(row["source"])
+        return found
+
+    def calls(self, *, usable: bool = False) -> Iterator[Call]:
+        """All calls in the order they were made, or those alone that may be served again."""
+        query = sql.select(CALLS).order_by(CALLS.c.id)
+        with self._transaction(writes=False) as connection:
+            rows = connection.execute(query.where(CALLS.c.usable) if usable else query).mappings().all()
+        for row in rows:
+            yield Call(**{name: row[name] for name in Call.__slots__})
+
+    def _require_version(self, create: bool) -> None:
+        with self._transaction() as connection:
+            names = set(sql.inspect(connection).get_table_names())
+            if VERSIONS.name in names:
+                version = connection.execute(sql.select(VERSIONS.c.version)).scalar_one()
+                if version > VERSION:
+                    raise DataError(
+                        f"{self.name}: this store has version {version} and this exptilt knows up to {VERSION}; update exptilt"
+                    )
+                return
+            if names:
+                raise DataError(
+                    f"{self.name}: this is a database of something else, without a store of votes; name another"
+                )
+            if not create:
+                raise DataError(f"{self.name}: there is no store of votes in this database")
+            make_tables(connection)
+
+    def _ignoring(self, table: sql.Table) -> Any:
+        insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        return insert(table).on_conflict_do_nothing()
+
+    @staticmethod
+    def _has_nonce(connection: sql.Connection, nonce: str) -> bool:
+        return connection.execute(sql.select(VOTES.c.id).where(VOTES.c.nonce == nonce)).first() is not None
+
+    def _add_comparison(self, connection: sql.Connection, comparison: Comparison, sources: Sequence[str]) -> None:
+        prompt = comparison.prompt if isinstance(comparison.prompt, str) else [dict(turn) for turn in comparison.prompt]
+        row = {
+            "id": comparison.id,
+            "prompt": json.dumps(prompt, ensure_ascii=True),
+            "answers": json.dumps(sorted(comparison.answers), ensure_ascii=True),
+            "created": _now(),
+        }
+        connection.execute(self._ignoring(COMPARISONS).values(row))
+        for position, source in zip(canonical_order(comparison), sources, strict=bool(sources)):
+            origin = {"comparison": comparison.id, "position": position, "source": source}
+            connection.execute(self._ignoring(ORIGINS).values(origin))
+
+    @contextmanager
+    def _transaction(self, *, writes: bool = True) -> Iterator[sql.Connection]:
+        try:
+            with self._engine.connect().execution_options(writes=writes) as connection, connection.begin():
+                yield connection
+        except (SQLAlchemyError, sqlite3.Error) as error:  # the second where a connection is prepared
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: Exception) -> DataError | DiskError:
+        said = str(error.orig if isinstance(error, DatabaseError) else error).splitlines()[0]
+        if "not a database" in said:
+            return DataError(f"{self.name}: is not a store of votes (SQLite says: {said})")
+        advice = {
+            "locked": f"another process has been writing for {_WAIT} s; stop it or wait",
+            "full": "free some space; every vote before this one is stored",
+            "readonly": "change its permissions, or name another file",
+            "unable to open": "the folder is missing or may not be written",
+        }
+        hint = next((text for word, text in advice.items() if word in said), "check the file or the server")
+        return DiskError(f"{self.name}: the store of votes cannot be used ({said}); {hint}")
+
+
+def _url(where: str | Path, create: bool) -> sql.URL:
+    if "://" in str(where):
+        url = sql.make_url(str(where))
+        if url.get_backend_name() != "postgresql":
+            raise DataError(f"{_without_password(str(where))}: a store is a file, or a postgresql:// URL")
+        return url.set(drivername="postgresql+pg8000") if url.drivername == "postgresql" else url
+    path = Path(where)
+    if not create and not path.exists():
+        raise DataError(f"{path}: there is no such store of votes")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file, for example {path / 'votes.db'}")
+    kind = network_file_system(path)
+    if kind is not None:
+        raise DiskError(
+            f"{path}: lies on a network disk ({kind}), where SQLite loses votes; name a local file or a postgresql:// URL"
+        )
+    return sql.URL.create("sqlite", database=str(path))
+
+
+def _without_password(where: str) -> str:
+    return sql.make_url(where).render_as_string(hide_password=True) if "://" in where else where
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions are begun below, at once as writers
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin(connection: sql.Connection) -> None:
+    """A writer takes its lock at once: one that reads first and writes later could be refused in between."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _prompt(written: str) -> Any:
+    prompt = json.loads(written)
+    return prompt if isinstance(prompt, str) else tuple(prompt)
+
+
+def _columns_of_call(call: Call) -> dict[str, Any]:
+    return {name: getattr(call, name) for name in Call.__slots__} | {"created": _now()}
+
+
+def _columns_of_vote(vote: Vote) -> dict[str, Any]:
+    return {
+        "comparison": vote.comparison,
+        "rater_kind": vote.rater.kind,
+        "rater": vote.rater.name,
+        "identity": vote.rater.identity,
+        "question": vote.question,
+        "shown": json.dumps(vote.order),
+        "replicate": vote.replicate,
+        "outcome": vote.outcome,
+        "ranking": None if vote.ranking is None else json.dumps(vote.ranking),
+        "probability": vote.probability,
+        "strength": vote.strength,
+        "note": vote.note.encode("utf-8", "replace").decode(),
+        "supersedes": vote.supersedes,
+        "nonce": vote.nonce,
+        "created": _now(),
+    }
+
+
+def _vote(row: Mapping[Any, Any]) -> Vote:
+    return Vote(
+        comparison=row["comparison"],
+        rater=Rater(row["rater_kind"], row["rater"], row["identity"]),
+        order=tuple(json.loads(row["shown"])),
+        outcome=row["outcome"],
+        ranking=None if row["ranking"] is None else tuple(json.loads(row["ranking"])),
+        question=row["question"],
+        replicate=row["replicate"],
+        probability=row["probability"],
+        strength=row["strength"],
+        note=row["note"],
+        supersedes=row["supersedes"],
+        nonce=row["nonce"],
+    )
