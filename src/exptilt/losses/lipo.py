@@ -26,8 +26,8 @@ class LiPO(Loss):
         loss = (1 / N) sum_{psi_i > psi_j} |2^psi_i - 2^psi_j| * |1 / D_i - 1 / D_j| * -log sigmoid(s_i - s_j)
 
     N is 1, or with `ndcg` the DCG of the best order, sum_k (2^psi_k - 1) / D_k with the scores from the highest down; the
-    logarithm's base then cancels. The weights are not differentiated. Equal s, as at the reference, are ranked by psi. For two completions it is DPO
-    times a constant.
+    logarithm's base then cancels. The weights are not differentiated. Equal s, as at the reference, are ranked by psi.
+    For two completions it is DPO times a constant.
 
     Use when: lists have graded scores (about 0 to 5) and the top of the list matters most.
     Known failure: weights grow as 2^score, so scores on a wide scale drown everything but the best.
