@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
@@ -60,7 +61,7 @@ class ARPO(Loss):
         """Through the number of tokens of the batch."""
         return self.normalization == "token"
 
-    def __call__(self, policy: Pair, reference: Pair | None = None) -> PairLoss:
+    def __call__(self, policy: Pair, reference: Pair | None = None, weights: Tensor | None = None) -> PairLoss:
         """Loss and rewards beta * log-probability of each pair, (B,) nats."""
         check_pair(policy)
         chosen, rejected = self.beta * policy.chosen.sum(), self.beta * policy.rejected.sum()
@@ -68,5 +69,5 @@ class ARPO(Loss):
         exponent = (self.rate * distance).clamp(max=60.0)  # t is 1 long before; so exp does not overflow
         share = (self.scale * exponent.exp() - 1).clamp(max=1.0)
         contrast = -logsigmoid(chosen - share * rejected)
-        loss = self.nll_weight * negative_log_likelihood(policy.chosen, self.normalization) + contrast
+        loss = self.nll_weight * negative_log_likelihood(policy.chosen, self.normalization, weights) + contrast
         return PairLoss(loss, chosen.detach(), rejected.detach())

@@ -215,16 +215,33 @@ def mean_log_ratios(policy: Pair, reference: Pair | None) -> tuple[Tensor, Tenso
     return mean_log_ratio(policy.chosen, chosen, "chosen"), mean_log_ratio(policy.rejected, rejected, "rejected")
 
 
-def negative_log_likelihood(logps: LogProbs, normalization: Normalization) -> Tensor:
-    """(B,) terms whose mean over the batch is the NLL under that normalisation.
+def row_weights(weights: Tensor | None, like: Tensor) -> Tensor:
+    """(B,) what rows count for, as numbers like those of the loss; 1 each where nothing is said.
 
-    For `token` it is B * NLL_i / (tokens of the batch), so this must then be formed over the whole batch.
+    Raises:
+        ValueError: of another shape than (B,), negative, or zero for every row.
+    """
+    if weights is None:
+        return torch.ones_like(like.detach())
+    weights = check_column("weights", weights, len(like)).to(like.detach())
+    if not (bool((weights >= 0).all()) and bool((weights > 0).any())):
+        raise ValueError("weights must be at least 0, and above 0 for one row or more")
+    return weights
+
+
+def negative_log_likelihood(logps: LogProbs, normalization: Normalization, weights: Tensor | None = None) -> Tensor:
+    """(B,) terms whose weighted mean over the batch is the NLL under that normalisation.
+
+    For `token` it is NLL_i * (sum of the weights w) / (sum_j w_j |y_j|), so this must then be formed over the whole
+    batch.
     """
     if normalization == "sum":
         return -logps.sum()
     if normalization == "sequence":
         return -logps.mean()
-    tokens = int(logps.lengths.sum())
-    if tokens == 0:
+    total = logps.sum()
+    counts = row_weights(weights, total)
+    tokens = (counts * logps.lengths.to(counts)).sum()
+    if not float(tokens):
         raise ValueError("the batch has no counted unit, so its mean per token is undefined")
-    return -logps.sum() * (len(logps) / tokens)
+    return -total * (counts.sum() / tokens)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 from torch.nn.functional import softplus
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, log_ratios
+from exptilt.losses.base import Loss, log_ratios, row_weights
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import Positive
 from exptilt.types import Pair, PairLoss
@@ -22,7 +23,7 @@ class DrDPO(Loss):
 
         loss = -temperature * log(mean_i exp(-l_i / temperature))
 
-    one number for the batch, at most the mean of l_i. Its gradient is that of the l_i, each weighted by
+    one number for the batch, at most the mean of l_i; rows count by their weights. Its gradient is that of the l_i, each weighted by
     softmax(-l_i / temperature): pairs that contradict the policy count less. As the temperature grows it is DPO.
 
     Use when: some labels are flipped and nobody knows which.
@@ -48,9 +49,12 @@ class DrDPO(Loss):
     kind: ClassVar = PAIR
     couples_batch: ClassVar[bool] = True
 
-    def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
+    def __call__(self, policy: Pair, reference: Pair | None, weights: Tensor | None = None) -> PairLoss:
         """The batch's loss for every pair, and implicit rewards, (B,) nats."""
         chosen, rejected = (self.beta * side for side in log_ratios(policy, reference))
         scaled = -softplus(rejected - chosen) / self.temperature
-        whole = -self.temperature * (torch.logsumexp(scaled, dim=0) - torch.log(torch.ones_like(scaled).sum()))
+        counts = row_weights(weights, scaled)
+        shares = torch.where(counts > 0, counts / counts.sum(), 1.0).log()  # of a row that does not count: unused
+        kept = torch.where(counts > 0, scaled + shares, -torch.inf)
+        whole = -self.temperature * torch.logsumexp(kept, dim=0)
         return PairLoss(whole.expand(len(scaled)), chosen.detach(), rejected.detach())

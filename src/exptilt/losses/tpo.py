@@ -62,14 +62,21 @@ class TPO(Loss):
         """Through the number of tokens of the batch."""
         return self.normalization == "token"
 
-    def __call__(self, policy: LogProbs, reference: LogProbs | None, sizes: Tensor, ranks: Tensor) -> ListLoss:
+    def __call__(
+        self,
+        policy: LogProbs,
+        reference: LogProbs | None,
+        sizes: Tensor,
+        ranks: Tensor,
+        weights: Tensor | None = None,
+    ) -> ListLoss:
         """Loss of each group, (G,) nats; rewards are beta times the (mean) log-probabilities, (B,)."""
         compared = policy.mean() if self.length_normalized else policy.sum()
         rows = rows_of(sizes, compared)
         rank = rows.spread(check_column("ranks", ranks, len(policy)).to(compared), fill=torch.inf)
         best = rank.argmin(dim=1)
         gold = best + rows.sizes.cumsum(0) - rows.sizes
-        imitation = negative_log_likelihood(policy.select(gold.to(policy.lengths.device)), self.normalization)
+        imitation = negative_log_likelihood(policy.select(gold.to(policy.lengths.device)), self.normalization, weights)
         contrast = self._contrast(rows.spread(compared), rank.scatter(1, best.unsqueeze(1), torch.inf))
         return ListLoss(contrast + self.alpha * imitation, self.beta * compared.detach())
 

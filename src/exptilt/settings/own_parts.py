@@ -26,7 +26,7 @@ from pydantic_core import PydanticKnownError, core_schema
 
 from exptilt.errors import ConfigError
 from exptilt.settings.declaration import as_dict
-from exptilt.wording import first_line
+from exptilt.wording import in_one_line
 
 IMPORT, SOURCE = "import", "source"
 """Keys of a recipe that name a part of your own: what to import, and the digest of its source when the recipe was written."""
@@ -209,7 +209,7 @@ def import_object(path: Any, key: str) -> Any:
     except AttributeError:
         raise ValueError(f"{key} {path}: module {module!r} has no {name!r}") from None
     except Exception as error:  # whatever the module does when it is imported
-        raise ValueError(f"{key} {path} cannot be imported: {type(error).__name__}: {first_line(error)}") from None
+        raise ValueError(f"{key} {path} cannot be imported: {type(error).__name__}: {in_one_line(error)}") from None
 
 
 def source_digest(target: Any) -> str | None:

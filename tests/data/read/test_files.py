@@ -214,7 +214,9 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
 
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(DataError, match=r"owner/name: no such file here, and the hub gives no data set: no network long story$"):
+    with pytest.raises(
+        DataError, match=r"owner/name: no such file here, and the hub gives no data set: no network long story$"
+    ):
         rows_of("owner/name")
 
 
