@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from exptilt.losses import DPO, IPO, NLL, BCOUnpaired, PlackettLuce, with_soft_labels
+from exptilt.losses import DPO, IPO, NLL, REBEL, BCOUnpaired, ChiPO, PlackettLuce, with_soft_labels
 from exptilt.types import LogProbs, Pair
 
 REFERENCE = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64).log()
@@ -76,6 +76,25 @@ def test_dpo_rewards_equal_the_true_ones_up_to_a_constant_of_the_prompt():
     assert constant[:, 0].tolist() == pytest.approx(
         (0.5 * (REFERENCE + REWARD / 0.5).logsumexp(dim=1)).tolist(), abs=1e-6
     )
+
+
+def test_rebel_is_the_tilted_reference_exactly_whatever_the_pairs():
+    """A regression with a perfect fit: pi* for any weights of the pairs, without labels."""
+    scores = {"chosen_score": REWARD[ROW, FIRST], "rejected_score": REWARD[ROW, SECOND]}
+    reference = pairs(REFERENCE)
+    for weight in (PROBABLE, PROBABLE * torch.linspace(0.2, 3.0, len(ROW), dtype=torch.float64)):
+
+        def objective(table: Tensor, weight: Tensor = weight) -> Tensor:
+            return (weight * REBEL(beta=0.5)(pairs(table), reference, **scores).loss).sum()
+
+        assert total_variation(optimum(objective), tilted(REWARD, 0.5)) < 1e-7
+
+
+def test_chi_po_solves_the_chi_squared_penalised_problem():
+    """At its optimum beta * (u + log u) differs from the reward by a constant of the prompt, with u = pi / pi_ref."""
+    ratio = fit(ChiPO(beta=0.5), bradley_terry()) - REFERENCE
+    constant = REWARD - 0.5 * (ratio.exp() + ratio)
+    assert float((constant - constant[:, :1]).abs().max()) < 1e-6
 
 
 def test_label_temperature_only_rescales_beta():

@@ -13,6 +13,8 @@ from exptilt.losses import (
     DPO,
     PRO,
     RRHF,
+    TPO,
+    AllPairsDPO,
     BradleyTerry,
     EXOList,
     InfoNCA,
@@ -105,6 +107,19 @@ def lipo(r, scores, ys, f):
     return total
 
 
+def lipo_ndcg(r, scores, ys, f):
+    best = sorted(scores, reverse=True)
+    return lipo(r, scores, ys, f) / S([(2**psi - 1) / mp.log(k + 2) for k, psi in enumerate(best)])
+
+
+def all_pairs(share):
+    def one(r, ranks, ys, f):
+        lost = [sp(r[j] - r[i]) for i, j in itertools.permutations(range(len(r)), 2) if ranks[i] < ranks[j]]
+        return S(lost) / (len(lost) if share else 1) if lost else mpf(0)
+
+    return one
+
+
 def rrhf(p, scores, ys, f):
     pairs = itertools.permutations(range(len(p)), 2)
     best = max(range(len(p)), key=lambda i: scores[i])
@@ -134,6 +149,9 @@ CASES = [
     (NCAList(), by_group(nca(1e-4), 0.01, SCORES), labels(scores=SCORES)),
     (InfoNCA(score_temperature=0.7), by_group(info_nca, 0.01, SCORES), labels(scores=SCORES)),
     (LiPO(), by_group(lipo, 0.05, SCORES), labels(scores=SCORES)),
+    (LiPO(ndcg=True), by_group(lipo_ndcg, 0.05, SCORES), labels(scores=SCORES)),
+    (AllPairsDPO(), by_group(all_pairs(share=True), 0.1, TIED), labels(ranks=TIED)),
+    (AllPairsDPO(reduction="sum"), by_group(all_pairs(share=False), 0.1, RANKS), labels(ranks=RANKS)),
     (RRHF(), by_group(rrhf, 1, SCORES, reference=False, mean=True), labels(scores=SCORES)),
     (PRO(), by_group(pro, 1, SCORES, reference=False, mean=True), labels(scores=SCORES)),
 ]
@@ -255,3 +273,55 @@ def test_rewards_in_bfloat16_give_float32_losses():
     rewards = torch.tensor([1.0, -1.0], dtype=torch.bfloat16)
     assert PlackettLuceReward()(rewards, torch.tensor([2]), torch.tensor([1, 2])).loss.dtype == torch.float32
     assert BradleyTerry()(rewards[:1], rewards[1:]).loss.dtype == torch.float32
+
+
+TRIPLES = [2, 1, 3, 3, 2, 1, 1, 2, 3]
+
+
+def tpo(t, frozen, beta, alpha, gamma=0.0, per_token=False):
+    found = []
+    for at in range(3):
+        by_rank = {TRIPLES[3 * at + k]: [S(y), len(y)] for k, y in enumerate(t["y"][3 * at : 3 * at + 3])}
+        (gold, n), (chosen, m), (rejected, k) = by_rank[1], by_rank[2], by_rank[3]
+        gap = chosen / m - rejected / k if per_token else chosen - rejected
+        found.append(sp(mpf(gamma) - mpf(beta) * gap) - mpf(alpha) * gold / n)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings"),
+    [
+        (TPO(), {"beta": 0.01, "alpha": 1.0}),
+        (
+            TPO(beta=2.0, alpha=0.3, gamma=0.5, length_normalized=True),
+            {"beta": 2.0, "alpha": 0.3, "gamma": 0.5, "per_token": True},
+        ),
+    ],
+)
+def test_tpo_is_its_formula_whatever_the_order_of_a_row(loss, settings, same_as, draw):
+    tokens = draw(3, y=[2, 1, 3, 2, 2, 1, 2, 3, 1])
+    inputs = {"sizes": torch.tensor([3, 3, 3]), "ranks": torch.tensor(TRIPLES)}
+    same_as(loss, lambda t, frozen: tpo(t, frozen, **settings), tokens, inputs)
+
+
+def test_tpo_on_longer_lists_is_the_mean_over_pairs_below_the_best_and_two_are_imitated():
+    policy = rewards_of([-1.0, -2.0, -4.0, -7.0, -3.0, -9.0])
+    out = TPO(beta=0.5)(policy, None, torch.tensor([4, 2]), torch.tensor([2, 1, 3, 4, 1, 2]))
+    gaps = [-1.0 + 4.0, -1.0 + 7.0, -4.0 + 7.0]  # those ranked 2, 3 and 4
+    below = sum(math.log1p(math.exp(-0.5 * gap)) for gap in gaps) / 3
+    assert out.loss.tolist() == pytest.approx([below + 2.0, 3.0], rel=1e-14)
+
+
+def test_all_pairs_of_two_are_dpo_and_equals_alone_cost_nothing():
+    policy, reference = rewards_of([-3.0, -5.0, -2.0, -2.5]), rewards_of([-4.0, -4.5, -1.0, -3.0])
+    out = AllPairsDPO()(policy, reference, torch.tensor([2, 2]), torch.tensor([2, 1, 1, 1]))
+    pair, base = (Pair(side.select([1]), side.select([0])) for side in (policy, reference))
+    assert out.loss.tolist() == pytest.approx([DPO()(pair, base).loss.item(), 0.0], rel=1e-14)
+
+
+def test_ndcg_makes_lipo_blind_to_groups_without_gain_and_refuses_negative_scores():
+    logps = rewards_of([-3.0, -4.0])
+    sizes = torch.tensor([2])
+    assert LiPO(ndcg=True)(logps, logps, sizes, torch.tensor([0.0, 0.0])).loss.item() == 0
+    with pytest.raises(ValueError, match="scores must be >= 0"):
+        LiPO(ndcg=True)(logps, logps, sizes, torch.tensor([1.0, -1.0]))

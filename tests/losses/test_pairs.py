@@ -148,6 +148,35 @@ def soft_targets(p, f):
     return ((p.lw - (pw - mpf(1) / 2) / D(0.05)) ** 2 + (p.ll - (pl - mpf(1) / 2) / D(0.05)) ** 2) / 2
 
 
+def arpo(scale=0.9, rate=0.4):
+    def share(p):
+        return min(D(scale) * mp.exp(D(rate) * abs(p.aw - p.al)) - 1, 1)
+
+    def batch(t, frozen):
+        contrast = each(lambda p, f: sp(-D(0.1) * (p.w - share(p) * p.l)))(t, frozen)
+        return [n + c for n, c in zip(token_nll(t), contrast, strict=True)]
+
+    return batch
+
+
+def rebel(p, f):
+    gap = (D(0.9), D(0.7), D(1.0))[p.i] - (D(0.25), D(0.4), D(0.0))[p.i]
+    return (D(0.5) * (p.lw - p.ll) - gap) ** 2
+
+
+def chi_po(limit=None):
+    def one(p, f):
+        gap = D(0.1) * ((p.lw + mp.exp(p.lw)) - (p.ll + mp.exp(p.ll)))
+        return sp(-gap if limit is None else -max(-2 * D(limit), min(2 * D(limit), gap)))
+
+    return each(one)
+
+
+def dr_dpo(t, frozen):
+    kept = mean([sg(D(0.1) * P(t, i).h) ** (1 / D(0.7)) for i in range(len(t["w"]))])
+    return [-D(0.7) * mp.log(kept)] * len(t["w"])
+
+
 SCORES = {
     "chosen_score": torch.tensor([0.9, 0.7, 1.0], dtype=torch.float64),
     "rejected_score": torch.tensor([0.25, 0.4, 0.0], dtype=torch.float64),
@@ -227,6 +256,13 @@ CASES: list[tuple[Any, Any, dict[str, Any]]] = [
     (L.LogSumExpAnchor(), each(lse_anchor), {}),
     (L.LinearAnchor(level="sum"), each(lambda p, f: -(p.w + p.rw) + p.l + p.rl), {}),
     (L.CalAnchor(beta=0.1, level="sum"), each(lambda p, f: cal(p, 0.1)), {}),
+    (L.MDPOAnchor(), each(lambda p, f: sp(-D(0.1) * p.lw)), {}),
+    (L.ARPO(), arpo(), {}),
+    (L.ARPO(scale=0.5, rate=0.1), arpo(0.5, 0.1), {}),
+    (L.REBEL(beta=0.5), each(rebel), SCORES),
+    (L.ChiPO(), chi_po(), {}),
+    (L.ChiPO(max_reward=0.01), chi_po(0.01), {}),
+    (L.DrDPO(temperature=0.7), dr_dpo, {}),
     (L.Mixture(), each(lambda p, f: sp(-z(p)) - p.aw), {}),
     (L.MPO(beta=0.01), lambda t, f: [D(0.8) * sp(-D(0.01) * P(t, i).h) + D(0.2) * b - P(t, i).aw for i, b in enumerate(bco(t, f))], {}),
 ]

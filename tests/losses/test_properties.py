@@ -122,6 +122,7 @@ AT_REFERENCE = {
     "bdpo": math.log(2), "dpop": math.log(2), "length_normalized_dpo": math.log(2), "ld_dpo": math.log(2),
     "sampo": math.log(2), "beta_dpo": math.log(2), "aot": math.log(2), "apo_zero": 1.0, "apo_down": 1.0,
     "discopop": (math.log(2) + 1) / 2, "anchor_reference_hinge": 0.0, "anchor_cal": 2.0,
+    "chi_po": math.log(2), "dr_dpo": math.log(2), "anchor_mdpo": math.log(2),
     "kto": 0.5, "apo_zero_unpaired": 1.0, "bco_unpaired": math.log(2),
 }  # fmt: skip
 

@@ -89,14 +89,6 @@ def test_an_editor_refuses_what_the_command_line_refuses():
             jsonschema.validate(good | {"loss": good["loss"] | wrong}, described)
 
 
-def test_a_loss_of_ones_own_is_refused_by_name():
-    class Mine(L.DPO):
-        pass
-
-    with pytest.raises(ConfigError, match="loss: Mine is not in the catalogue"):
-        choice_of(Mine())
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -7,16 +7,19 @@ without torch (`settings/objectives.json`) and the page `docs/objectives.md` are
 from __future__ import annotations
 
 from exptilt.kinds import Kind as Kind
+from exptilt.losses.all_pairs import AllPairsDPO as AllPairsDPO
 from exptilt.losses.anchors import NLL as NLL
 from exptilt.losses.anchors import CalAnchor as CalAnchor
 from exptilt.losses.anchors import HingeAnchor as HingeAnchor
 from exptilt.losses.anchors import LinearAnchor as LinearAnchor
 from exptilt.losses.anchors import LogSumExpAnchor as LogSumExpAnchor
+from exptilt.losses.anchors import MDPOAnchor as MDPOAnchor
 from exptilt.losses.anchors import ReferenceHingeAnchor as ReferenceHingeAnchor
 from exptilt.losses.aot import AOT as AOT
 from exptilt.losses.apo import APODown as APODown
 from exptilt.losses.apo import APOZero as APOZero
 from exptilt.losses.apo import APOZeroUnpaired as APOZeroUnpaired
+from exptilt.losses.arpo import ARPO as ARPO
 from exptilt.losses.base import Loss as Loss
 from exptilt.losses.base import Normalization as Normalization
 from exptilt.losses.base import State as State
@@ -27,11 +30,13 @@ from exptilt.losses.beta_dpo import BetaDPO as BetaDPO
 from exptilt.losses.bradley_terry import BradleyTerry as BradleyTerry
 from exptilt.losses.cal_dpo import CalDPO as CalDPO
 from exptilt.losses.cal_dpo import CalHingeDPO as CalHingeDPO
+from exptilt.losses.chi_po import ChiPO as ChiPO
 from exptilt.losses.cpo import CPO as CPO
 from exptilt.losses.discopop import DiscoPOP as DiscoPOP
 from exptilt.losses.dpo import DPO as DPO
 from exptilt.losses.dpo import RobustDPO as RobustDPO
 from exptilt.losses.dpop import DPOP as DPOP
+from exptilt.losses.dr_dpo import DrDPO as DrDPO
 from exptilt.losses.exo import EXO as EXO
 from exptilt.losses.exo import EXOList as EXOList
 from exptilt.losses.f_dpo import FDPO as FDPO
@@ -52,6 +57,7 @@ from exptilt.losses.odpo import ODPO as ODPO
 from exptilt.losses.orpo import ORPO as ORPO
 from exptilt.losses.plackett_luce import PlackettLuce as PlackettLuce
 from exptilt.losses.plackett_luce import PlackettLuceReward as PlackettLuceReward
+from exptilt.losses.rebel import REBEL as REBEL
 from exptilt.losses.rrhf import PRO as PRO
 from exptilt.losses.rrhf import RRHF as RRHF
 from exptilt.losses.sampo import SamPO as SamPO
@@ -64,6 +70,7 @@ from exptilt.losses.sppo import SPPO as SPPO
 from exptilt.losses.sppo import SPPOHard as SPPOHard
 from exptilt.losses.tdpo import TDPO1 as TDPO1
 from exptilt.losses.tdpo import TDPO2 as TDPO2
+from exptilt.losses.tpo import TPO as TPO
 from exptilt.losses.unlikelihood import Unlikelihood as Unlikelihood
 from exptilt.losses.wpo import WPO as WPO
 from exptilt.losses.xpo import XPO as XPO
@@ -72,12 +79,12 @@ from exptilt.losses.xpo import XPO as XPO
 AnyLoss = (
     DPO | RobustDPO | IPO | Hinge | FDPO | EXO | NCA | BCO | SPPO | SPPOHard | CalDPO | CalHingeDPO | BDPO | DPOP
     | RDPO | LengthNormalizedDPO | LDDPO | SamPO | ODPO | TDPO1 | TDPO2 | BetaDPO | WPO | AOT | APOZero | APODown
-    | DiscoPOP | XPO
-    | SimPO | AlphaPO | CPO | ORPO | SLiC | Unlikelihood
-    | NLL | HingeAnchor | ReferenceHingeAnchor | LogSumExpAnchor | LinearAnchor | CalAnchor
+    | DiscoPOP | XPO | REBEL | ChiPO | DrDPO
+    | SimPO | AlphaPO | CPO | ARPO | ORPO | SLiC | Unlikelihood
+    | NLL | HingeAnchor | ReferenceHingeAnchor | LogSumExpAnchor | LinearAnchor | CalAnchor | MDPOAnchor
     | Mixture | MPO
     | SFT | KTO | APOZeroUnpaired | BCOUnpaired
-    | PlackettLuce | InfoNCA | NCAList | EXOList | LiPO | RRHF | PRO
+    | PlackettLuce | AllPairsDPO | InfoNCA | NCAList | EXOList | LiPO | RRHF | PRO | TPO
 )
 # fmt: on
 """Every objective a policy can be trained with."""

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu
+from torch.nn.functional import logsigmoid, relu
 
 from exptilt.kinds import PAIR
 from exptilt.losses.base import (
@@ -57,7 +57,11 @@ class NLL(Loss):
 
     kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
-    needs_lengths: ClassVar[bool] = True
+
+    @property
+    def needs_lengths(self) -> bool:  # type: ignore[override]
+        """Unless completions count by their sums."""
+        return self.normalization != "sum"
 
     @property
     def couples_batch(self) -> bool:  # type: ignore[override]
@@ -98,7 +102,11 @@ class HingeAnchor(Loss):
 
     kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
-    needs_lengths: ClassVar[bool] = True
+
+    @property
+    def needs_lengths(self) -> bool:  # type: ignore[override]
+        """Where likelihoods are per token."""
+        return self.level == "mean"
 
     def __call__(self, policy: Pair, reference: Pair | None = None) -> PairLoss:
         """Loss and log-probabilities as rewards of each pair, (B,) nats."""
@@ -135,7 +143,11 @@ class ReferenceHingeAnchor(Loss):
     """Per token, or of the whole completion."""
 
     kind: ClassVar = PAIR
-    needs_lengths: ClassVar[bool] = True
+
+    @property
+    def needs_lengths(self) -> bool:  # type: ignore[override]
+        """Where likelihoods are per token."""
+        return self.level == "mean"
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and log-ratios as rewards of each pair, (B,) nats."""
@@ -151,8 +163,9 @@ class LogSumExpAnchor(Loss):
 
         loss = log(exp(-(s_chosen + r_chosen)) + exp(s_rejected + r_rejected))
 
-    The gradient is -w on s_chosen and 1 - w on s_rejected, w = sigmoid(-(s_chosen + r_chosen + s_rejected +
-    r_rejected)).
+    The gradient is a softmax: with (w, 1 - w) = softmax(-(s_chosen + r_chosen), s_rejected + r_rejected) it is -w on
+    s_chosen and 1 - w on s_rejected, so the two always share one unit of pull ("softmax normalisation"). w =
+    sigmoid(-(s_chosen + r_chosen + s_rejected + r_rejected)).
 
     Use when: reproducing work that uses it, per token.
     Known failure: all four terms are negative, so w >= 1/2; on sums of long completions w = 1 and this is NLL.
@@ -170,7 +183,11 @@ class LogSumExpAnchor(Loss):
     """Per token, or of the whole completion."""
 
     kind: ClassVar = PAIR
-    needs_lengths: ClassVar[bool] = True
+
+    @property
+    def needs_lengths(self) -> bool:  # type: ignore[override]
+        """Where likelihoods are per token."""
+        return self.level == "mean"
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and log-ratios as rewards of each pair, (B,) nats."""
@@ -208,7 +225,11 @@ class LinearAnchor(Loss):
     """True says that you know this has no finite optimum, and silences the warning."""
 
     kind: ClassVar = PAIR
-    needs_lengths: ClassVar[bool] = True
+
+    @property
+    def needs_lengths(self) -> bool:  # type: ignore[override]
+        """Where likelihoods are per token."""
+        return self.level == "mean"
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and log-ratios as rewards of each pair, (B,) nats."""
@@ -242,13 +263,51 @@ class CalAnchor(Loss):
     """Per token, or of the whole completion."""
 
     kind: ClassVar = PAIR
-    needs_lengths: ClassVar[bool] = True
+
+    @property
+    def needs_lengths(self) -> bool:  # type: ignore[override]
+        """Where likelihoods are per token."""
+        return self.level == "mean"
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,)."""
         chosen, rejected = _reduced_ratios(policy, reference, self.level)
         loss = squares_to_targets(chosen, rejected, self.beta)
         return PairLoss(loss, self.beta * chosen.detach(), self.beta * rejected.detach())
+
+
+@config
+class MDPOAnchor(Loss):
+    """mDPO's anchor (Wang et al., 2024): the chosen completion's reward must be positive.
+
+    With l the log-ratio log pi/pi_ref of the chosen completion, summed over its tokens,
+
+        loss = -log sigmoid(beta * l_chosen)
+
+    log 2 where policy and reference agree; its pull fades as the chosen likelihood rises above the reference's.
+
+    Use when: beside DPO in a `mixture`, so that the chosen likelihood does not fall.
+    Known failure: a raised likelihood alone satisfies it, whatever the rejected completion does; weights above 1 imitate.
+    Source: https://arxiv.org/abs/2406.11839 and the authors' code, its anchor with threshold 0; the equation number is
+    unchecked. mDPO's other new term contrasts pictures.
+
+    Example:
+        >>> def side(total): return LogProbs.from_sums(torch.tensor([total]), torch.tensor([2]))
+        >>> out = MDPOAnchor(beta=0.1)(Pair(side(-8.0), side(-14.0)), Pair(side(-12.0), side(-12.0)))
+        >>> round(out.loss.item(), 6)  # log(1 + e^-0.4)
+        0.513015
+    """
+
+    name: Literal["anchor_mdpo"] = "anchor_mdpo"
+    beta: Positive = 0.1
+    """Strength of the pull toward the reference, > 0."""
+
+    kind: ClassVar = PAIR
+
+    def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
+        """Loss and implicit rewards of each pair, (B,) nats."""
+        chosen, rejected = (self.beta * side for side in log_ratios(policy, reference))
+        return PairLoss(-logsigmoid(chosen), chosen.detach(), rejected.detach())
 
 
 def _reduced(logps: LogProbs, level: Level) -> Tensor:

@@ -31,13 +31,13 @@ A loss whose `is_stateful` is true carries numbers from step to step. They are n
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from exptilt.kinds import Kind
-from exptilt.types import LogProbs, Pair, at_least_float32
+from exptilt.types import LogProbs, Pair, PairLoss, at_least_float32
 
 State = dict[str, float]
 Normalization = Literal["token", "sequence", "sum"]
@@ -68,6 +68,44 @@ class Loss:
     is_stateful: ClassVar[bool] = False
     """True where the call takes `state` and there are `initial_state` and `next_state`."""
 
+    def from_sums(
+        self,
+        chosen: Tensor,
+        rejected: Tensor,
+        ref_chosen: Tensor | None = None,
+        ref_rejected: Tensor | None = None,
+        **inputs: Tensor,
+    ) -> PairLoss:
+        """A loss on pairs as a function of plain tensors: the summed log-probabilities of B pairs.
+
+        Args:
+            chosen: (B,) nats, log pi(y|x) of the chosen completions, summed over their tokens.
+            rejected: (B,) of the rejected ones.
+            ref_chosen: (B,) the same under the reference; not needed by a loss without one.
+            ref_rejected: (B,) of the rejected ones.
+            inputs: what else the loss takes, by name (`inputs`), and the `state` of a stateful one.
+
+        Raises:
+            ValueError: the loss is not on pairs, needs lengths or tokens, or a tensor is missing or of another shape.
+
+        Example:
+            >>> from exptilt.losses import DPO
+            >>> sums = [torch.tensor([total]) for total in (-8.0, -14.0, -10.0, -12.0)]
+            >>> round(DPO(beta=0.1).from_sums(*sums).loss.item(), 6)
+            0.513015
+        """
+        _require_sums(self)
+        policy = _pair_of_sums(chosen, rejected, "chosen", "rejected")
+        reference = None
+        if self.needs_reference:
+            missing = [n for n, t in (("ref_chosen", ref_chosen), ("ref_rejected", ref_rejected)) if t is None]
+            if missing or ref_chosen is None or ref_rejected is None:
+                raise ValueError(f"{' and '.join(missing)} missing: {self.name} compares the policy with a reference")
+            reference = _pair_of_sums(ref_chosen, ref_rejected, "ref_chosen", "ref_rejected", like=chosen)
+        form: Any = self
+        result: PairLoss = form(policy, reference, **inputs)
+        return result
+
     @property
     def sums_suffice(self) -> bool:
         """Whether each completion's summed log-probability is all it reads."""
@@ -82,6 +120,25 @@ class Loss:
     def mixes_rows(self) -> bool:
         """Whether it also reads completions under the prompts of other rows."""
         return "mismatched" in self.inputs
+
+
+def _require_sums(loss: Loss) -> None:
+    """Refuse a loss that four columns of sums do not determine, in one line that says what to call."""
+    if not loss.kind.is_paired or loss.kind.reads != "logps":
+        raise ValueError(f"from_sums: {loss.name} is of kind {loss.kind}, not a loss on pairs")
+    wanted = "tokens" if not loss.sums_suffice else "lengths" if loss.needs_lengths else None
+    if wanted is not None:
+        means = "LogProbs.from_sums(sums, lengths)" if wanted == "lengths" else "LogProbs(values=..., lengths=...)"
+        raise ValueError(f"from_sums: {loss.name} needs {wanted}; call it with a Pair of {means}")
+
+
+def _pair_of_sums(chosen: Tensor, rejected: Tensor, *names: str, like: Tensor | None = None) -> Pair:
+    shape = (chosen if like is None else like).shape
+    for name, sums in zip(names, (chosen, rejected), strict=True):
+        if sums.ndim != 1 or sums.shape != shape:
+            raise ValueError(f"{name} must have shape (B,), one sum per pair, as chosen has; got {tuple(sums.shape)}")
+    lengths = torch.ones(len(chosen), dtype=torch.int64, device=chosen.device)  # never read: the loss needs none
+    return Pair(LogProbs.from_sums(chosen, lengths), LogProbs.from_sums(rejected, lengths))
 
 
 def check_pair(policy: Pair, reference: Pair | None = None) -> None:
@@ -158,16 +215,33 @@ def mean_log_ratios(policy: Pair, reference: Pair | None) -> tuple[Tensor, Tenso
     return mean_log_ratio(policy.chosen, chosen, "chosen"), mean_log_ratio(policy.rejected, rejected, "rejected")
 
 
-def negative_log_likelihood(logps: LogProbs, normalization: Normalization) -> Tensor:
-    """(B,) terms whose mean over the batch is the NLL under that normalisation.
+def row_weights(weights: Tensor | None, like: Tensor) -> Tensor:
+    """(B,) what rows count for, as numbers like those of the loss; 1 each where nothing is said.
 
-    For `token` it is B * NLL_i / (tokens of the batch), so this must then be formed over the whole batch.
+    Raises:
+        ValueError: of another shape than (B,), negative, or zero for every row.
+    """
+    if weights is None:
+        return torch.ones_like(like.detach())
+    weights = check_column("weights", weights, len(like)).to(like.detach())
+    if not (bool((weights >= 0).all()) and bool((weights > 0).any())):
+        raise ValueError("weights must be at least 0, and above 0 for one row or more")
+    return weights
+
+
+def negative_log_likelihood(logps: LogProbs, normalization: Normalization, weights: Tensor | None = None) -> Tensor:
+    """(B,) terms whose weighted mean over the batch is the NLL under that normalisation.
+
+    For `token` it is NLL_i * (sum of the weights w) / (sum_j w_j |y_j|), so this must then be formed over the whole
+    batch.
     """
     if normalization == "sum":
         return -logps.sum()
     if normalization == "sequence":
         return -logps.mean()
-    tokens = int(logps.lengths.sum())
-    if tokens == 0:
+    total = logps.sum()
+    counts = row_weights(weights, total)
+    tokens = (counts * logps.lengths.to(counts)).sum()
+    if not float(tokens):
         raise ValueError("the batch has no counted unit, so its mean per token is undefined")
-    return -logps.sum() * (len(logps) / tokens)
+    return -total * (counts.sum() / tokens)

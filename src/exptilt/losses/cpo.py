@@ -51,7 +51,11 @@ class CPO(Loss):
 
     kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
-    needs_lengths: ClassVar[bool] = True
+
+    @property
+    def needs_lengths(self) -> bool:  # type: ignore[override]
+        """Unless there is no NLL, or it is a sum."""
+        return self.nll_weight > 0 and self.normalization != "sum"
 
     @property
     def couples_batch(self) -> bool:  # type: ignore[override]

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, get_args
 
 from exptilt.losses import AnyLoss, Loss, Term
-from exptilt.settings.loss_choice import NamedLoss
+from exptilt.settings.loss_choice import NamedLoss, OwnLoss
 
 _BY_NAME: dict[str, type[Loss]] = {member.name: member for member in get_args(AnyLoss)}
 
@@ -14,12 +14,15 @@ _BY_NAME: dict[str, type[Loss]] = {member.name: member for member in get_args(An
 def build_loss(choice: NamedLoss) -> Any:
     """The loss that a recipe names; a loss object is returned as it is.
 
+    Raises:
+        ConfigError: it is one of your own whose source is not what the recipe was written with.
+
     Example:
         >>> from exptilt.settings.loss_choice import LossChoice
         >>> build_loss(LossChoice.of("simpo", gamma=0.5))
         SimPO(name='simpo', beta=2.0, gamma=0.5)
     """
-    return choice if isinstance(choice, Loss) else _BY_NAME[choice.name](**_fields(choice))
+    return choice if isinstance(choice, Loss) else _built(choice)
 
 
 def _fields(settings: Any) -> dict[str, Any]:
@@ -28,6 +31,9 @@ def _fields(settings: Any) -> dict[str, Any]:
 
 def _built(value: Any) -> Any:
     """A setting; losses inside it, as in the terms of a mixture, are built too."""
+    if isinstance(value, OwnLoss):
+        value.require_unchanged("loss")
+        return value.loss
     if isinstance(value, tuple):
         return tuple(_built(item) for item in value)
     if not dataclasses.is_dataclass(value):

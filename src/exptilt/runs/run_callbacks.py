@@ -23,7 +23,7 @@ from exptilt.sampling.draws import Draws, distinct_prompts, draw, room_for
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.declaration import as_dict
 from exptilt.settings.recipe import Recipe
-from exptilt.settings.training_settings import parse_best
+from exptilt.settings.training_settings import TrainConfig, parse_best
 from exptilt.training.callbacks.best import Best
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.callbacks.log import Evaluate, Log, LogMetrics
@@ -34,6 +34,19 @@ from exptilt.training.guards.cautions import Facts
 from exptilt.training.guards.guards import Guards, StopIf
 from exptilt.training.sums import Sums
 from exptilt.training.throughput import work_of
+
+
+def own_callbacks(settings: TrainConfig) -> list[Callback]:
+    """New objects of the callbacks that a recipe imports.
+
+    Raises:
+        ConfigError: the source of one is not what the recipe was written with, or it cannot be made.
+    """
+    made: list[Callback] = []
+    for number, part in enumerate(settings.callbacks):
+        part.require_unchanged(f"train.callbacks[{number}]")
+        made.append(part.make())
+    return made
 
 
 @dataclasses.dataclass(frozen=True)

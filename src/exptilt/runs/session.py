@@ -29,7 +29,7 @@ from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import ReferenceIdentity
 from exptilt.runs.identity import identity
 from exptilt.runs.run_batches import ObjectiveBatches, batches_for, steps_in
-from exptilt.runs.run_callbacks import Watched
+from exptilt.runs.run_callbacks import Watched, own_callbacks
 from exptilt.runs.run_models import Models, Setup, in_words, models_of, setup_of
 from exptilt.runs.run_reference import groups_to_score, moving_reference_of, table_of
 from exptilt.runs.run_rows import rows_of
@@ -136,6 +136,7 @@ def open_session(
         callbacks: the caller's own, beside those of the recipe.
     """
     require_trackers(recipe.train.report_to)
+    own_callbacks(recipe.train)  # refused before anything is spent
     objective = Objective(build_loss(recipe.loss))
     setup = setup_of(recipe, objective.loss, world.size)
     tokenizer = world.first_before_others(lambda: find_tokenizer(recipe.model, recipe.data, folder.path))
@@ -204,7 +205,7 @@ def run_of(session: Session) -> Run:
         num_steps=session.num_steps,
         folder=session.folder.path,
         identity=identity(recipe, **content),
-        callbacks=session.watched.callbacks(*moving, *session.own_callbacks),
+        callbacks=session.watched.callbacks(*moving, *own_callbacks(recipe.train), *session.own_callbacks),
         seed=recipe.seed,
         world=session.world,
     )

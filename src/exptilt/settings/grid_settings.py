@@ -15,7 +15,7 @@ from exptilt.errors import ConfigError
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 from exptilt.settings.declaration import config
 from exptilt.settings.evaluation_settings import EvaluateConfig
-from exptilt.settings.loss_choice import AnyLossChoice, choice_of
+from exptilt.settings.loss_choice import AnyLossChoice, OwnLoss, choice_of
 from exptilt.settings.model_settings import ModelConfig, SmallModel
 from exptilt.settings.ranges import Positive
 from exptilt.settings.recipe import Recipe
@@ -121,10 +121,13 @@ class Method:
         if self.loss.kind.imitates:
             return "Preferred-FT"
         told = [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in self._told()]
-        return " ".join([type(self.loss).__name__, *told])
+        name = self.loss.title if isinstance(self.loss, OwnLoss) else type(self.loss).__name__
+        return " ".join([name, *told])
 
     def _told(self) -> Iterator[tuple[str, Any]]:
-        loss: Any = self.loss
+        loss: Any = self.loss.loss if isinstance(self.loss, OwnLoss) else self.loss
+        if not dataclasses.is_dataclass(loss):
+            return
         for field in dataclasses.fields(loss):
             value = getattr(loss, field.name)
             if field.name != "name" and (field.name in ("beta", "alpha") or value != field.default):

@@ -81,10 +81,15 @@ def _adapter(cls: Any) -> Any:
 
 
 def _expand_shorthands(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """`loss: ipo` means `loss: {name: ipo}`, and `loss: {beta: 0.2}` means another beta of the default loss."""
+    """`loss: ipo` means `loss: {name: ipo}`, and `loss: {beta: 0.2}` means another beta of the default loss.
+
+    A part of your own, `loss: {import: ...}`, is left as it is.
+    """
     expanded = dict(values)
     for field in dataclasses.fields(cls):
         given = expanded.get(field.name)
+        if isinstance(given, Mapping) and "import" in given:
+            continue
         if hasattr(field.default, "name") and isinstance(given, str | Mapping):
             written = {"name": given} if isinstance(given, str) else given
             expanded[field.name] = {"name": field.default.name, **written}

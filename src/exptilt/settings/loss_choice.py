@@ -7,9 +7,9 @@ For every loss there is a settings class of the same fields, defaults and ranges
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Union
 
 from pydantic import Discriminator, Field, TypeAdapter
@@ -20,6 +20,7 @@ from exptilt.kinds import Kind, kind_of
 from exptilt.settings.declaration import as_dict, config
 from exptilt.settings.load import build
 from exptilt.settings.objectives import definition, document
+from exptilt.settings.own_parts import OwnPart, dataclass_named, is_own, own_schema
 from exptilt.settings.ranges import NotEmpty, Range
 from exptilt.settings.yaml_source import Source
 
@@ -62,20 +63,81 @@ class LossChoice:
         return choice_of, (as_dict(self),)
 
 
-def choice_of(loss: Any) -> LossChoice:
-    """The choice that names a loss: of a choice itself, a name, a mapping, or a loss object of the catalogue.
+@dataclass(frozen=True, kw_only=True)
+class OwnLoss(OwnPart):
+    """A loss of your own: what a recipe needs to know of it, and how it is made."""
+
+    @cached_property
+    def loss(self) -> Any:
+        """The loss itself."""
+        return self.make()
+
+    @property
+    def name(self) -> str:
+        """What the loss calls itself."""
+        return str(self.loss.name)
+
+    @property
+    def kind(self) -> Kind:
+        """What the loss is called with."""
+        kind: Kind = self.loss.kind
+        return kind
+
+    @property
+    def beta(self) -> float | None:
+        """Its strength, where it has a setting of that name."""
+        beta: float | None = self.setting("beta")
+        return beta
+
+    def require_loss(self, kinds: Set[Kind]) -> OwnLoss:
+        """Refuse what is no loss of these kinds.
+
+        Raises:
+            ValueError: saying what is missing.
+        """
+        parts = [name for name in ("kind", "name", "__call__") if not hasattr(self.loss, name)]
+        if parts or not isinstance(self.kind, Kind):
+            lacks = parts[0] if parts else "kind"
+            raise ValueError(f"import {self.path}: is no loss (no {lacks}); subclass exptilt.losses.Loss")
+        if self.kind not in kinds:
+            known = ", ".join(sorted(kind.name for kind in kinds))
+            raise ValueError(f"import {self.path}: its kind is {self.kind}; here a loss is of kind {known}")
+        return self
+
+
+def choice_of(loss: Any) -> LossChoice | OwnLoss:
+    """The choice that names a loss: of a choice itself, a name, a mapping, or a loss object, of the catalogue or your own.
 
     Raises:
         ConfigError: it is none of these, or a setting is wrong.
     """
-    if isinstance(loss, LossChoice):
+    if isinstance(loss, LossChoice | OwnLoss):
         return loss
-    wanted = as_dict(loss) if dataclasses.is_dataclass(loss) else loss
-    name = wanted.get("name") if isinstance(wanted, Mapping) else wanted
-    if dataclasses.is_dataclass(loss) and (name not in policy_names() or _title(str(name)) != type(loss).__name__):
-        raise ConfigError(f"loss: {type(loss).__name__} is not in the catalogue; `exptilt config loss` lists what is")
-    built: LossChoice = build(_Holder, Source(label="recipe", values={"loss": wanted})).loss  # type: ignore[assignment]
-    return built
+    try:
+        wanted = _as_written(loss)
+    except ValueError as error:
+        raise ConfigError(f"loss: {error}") from None
+    built: Any = build(_Holder, Source(label="recipe", values={"loss": wanted})).loss
+    return built  # type: ignore[no-any-return]
+
+
+def _as_written(value: Any) -> Any:
+    """A loss, or a part of one, as it stands in a recipe."""
+    if isinstance(value, list | tuple):
+        return [_as_written(item) for item in value]
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    if isinstance(value, OwnPart):
+        return value.written()
+    if hasattr(value, "kind") and not _is_of_catalogue(value):
+        return OwnPart.of(value).written()
+    return {field.name: _as_written(getattr(value, field.name)) for field in dataclasses.fields(value)}
+
+
+def _is_of_catalogue(loss: Any) -> bool:
+    name = getattr(loss, "name", None)
+    ours = type(loss).__module__.startswith("exptilt.")
+    return ours and name in policy_names() and _title(str(name)) == type(loss).__name__
 
 
 @dataclass(frozen=True)
@@ -84,10 +146,12 @@ class OneLossOf:
 
     names: tuple[str, ...]
 
-    def choose(self, written: Any) -> LossChoice:
-        """Read what stands in a recipe: a name, or a mapping with a name."""
-        if isinstance(written, LossChoice):
+    def choose(self, written: Any) -> LossChoice | OwnLoss:
+        """Read what stands in a recipe: a name, a mapping with a name, or one that imports a loss of your own."""
+        if isinstance(written, LossChoice | OwnLoss):
             written = as_dict(written)
+        if is_own(written):
+            return OwnLoss.read(written).require_loss({loss_class(name).kind for name in self.names})
         written = {"name": written} if isinstance(written, str) else written
         if not isinstance(written, Mapping):
             raise PydanticKnownError("dataclass_type", {"class_name": "loss"})
@@ -100,8 +164,10 @@ class OneLossOf:
         chosen: LossChoice = _reader(written["name"]).validate_python(written)
         return chosen
 
-    def settings_class(self, written: Any) -> type[LossChoice] | None:
+    def settings_class(self, written: Any) -> type[Any] | None:
         """The class of what stands in a recipe; None where the name is missing or wrong."""
+        if is_own(written):
+            return dataclass_named(written)
         name = written.get("name") if isinstance(written, Mapping) else written
         return loss_class(name) if name in self.names else None
 
@@ -113,7 +179,8 @@ class OneLossOf:
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
         members: Any = Union[tuple(loss_class(name) for name in self.names)]  # noqa: UP007 - made at run time
         one_of: Any = Annotated[members, Discriminator("name")]
-        return handler(TypeAdapter(one_of).core_schema)
+        described = handler(TypeAdapter(one_of).core_schema)
+        return {**described, "oneOf": [*described["oneOf"], own_schema("loss")]}
 
 
 @cache

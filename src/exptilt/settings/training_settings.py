@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from exptilt.settings.declaration import config
+from exptilt.settings.own_parts import OwnPart, OwnPartOf
+
+_CALLBACK = OwnPartOf("callback", ("on_start", "after_step", "on_metrics", "on_end", "state", "restore"))
+AnyCallback = Annotated[OwnPart, _CALLBACK]
+"""Type of a settings field that holds a callback of your own."""
 
 _CONDITION = re.compile(r"\s*([\w/]+)\s*(<|>)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*")
 _BEST = re.compile(r"\s*(min|max)\s+([\w/]+)\s*")
@@ -46,10 +51,13 @@ class TrainConfig:
     """Stop after this many evaluations in a row without a better `best`; 0 never stops early."""
     stop_if: tuple[str, ...] = ("loss > 1e6",)
     """Conditions on logged metrics that end the run with an error, e.g. ["eval/kl > 30", "grad_norm > 1e4"]."""
+    callbacks: tuple[AnyCallback, ...] = ()
+    """Callbacks of your own, e.g. [{import: "my_package.my_module:StopWhenLong", factor: 1.5}]; see docs/callbacks.md."""
     resume: Literal["auto", "never", "force"] = "auto"
     """auto goes on from the newest complete checkpoint of an equal recipe; never starts anew; force ignores changes."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "callbacks", tuple(_callback(one) for one in self.callbacks))
         if not self.epochs > 0:
             raise ValueError(f"epochs must be > 0, got {self.epochs}")
         least = {"log_every": 1, "save_every": 1, "keep_checkpoints": 1, "max_steps": 1}
@@ -64,6 +72,11 @@ class TrainConfig:
                 raise ValueError("best needs eval_every > 0: a metric measured once has no best")
         if self.patience and self.best is None:
             raise ValueError('patience needs best, e.g. best: "min eval/loss"')
+
+
+def _callback(given: Any) -> OwnPart:
+    """A callback of the recipe, or the object itself where Python code gives it."""
+    return _CALLBACK.choose(given)
 
 
 def parse_condition(text: str) -> tuple[str, str, float]:

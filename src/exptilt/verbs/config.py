@@ -16,6 +16,7 @@ from exptilt.errors import ConfigError
 from exptilt.settings.declaration import as_dict
 from exptilt.settings.load import schema
 from exptilt.settings.objectives import SECTIONS, CatalogueEntry, entries
+from exptilt.settings.own_parts import IMPORT, SOURCE
 from exptilt.settings.yaml_source import to_yaml
 from exptilt.wording import SURE, TYPO, nearest
 
@@ -68,7 +69,8 @@ def config(cls: type[Any], prefix: str = "", console: Console | None = None) -> 
         prefix = of_default if chosen else prefix
     if not chosen:
         raise ConfigError(_unknown(prefix, keys))
-    top = [key for key in chosen if not key.path.startswith(f"{_LOSS}.")]
+    own = {f"{_LOSS}.{IMPORT}", f"{_LOSS}.{SOURCE}"} if prefix not in ("", _LOSS) else set()
+    top = [key for key in chosen if key.path in own or not key.path.startswith(f"{_LOSS}.")]
     for section in dict.fromkeys(key.parent for key in top if key.parent or not key.is_section):
         if prefix or not _repeats(section, keys):
             _print_block(section, top, keys, console, repeated=not prefix)
@@ -169,6 +171,7 @@ def _print_catalogue(objectives: Sequence[CatalogueEntry], console: Console, def
     console.print(
         Text.assemble((_LOSS, "bold"), "  The objective: loss: NAME, or keys of it: loss: {name: NAME, beta: 0.2}.")
     )
+    console.print(Text("One of your own: loss: {import: package.module:MyLoss, alpha: 0.3}; see docs/own_parts.md"))
     console.print(Text("What one does, needs and how it fails: exptilt config loss.NAME", style="dim"))
     for kind, title in SECTIONS.items():
         found = [entry for entry in objectives if entry.kind == kind]

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import inspect
-import os
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from exptilt.data.prepare import prepare
 from exptilt.errors import ConfigError, DataError
@@ -18,6 +12,7 @@ from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.sampling.draws import distinct_prompts
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.grid_settings import OwnTask
+from exptilt.settings.own_parts import import_object, source_digest
 from exptilt.studies.bench import Reward
 from exptilt.studies.labels_by_reward import Bench
 
@@ -38,10 +33,14 @@ def prepare_own(task: OwnTask, law: SamplingLaw, num_prompts: int) -> Bench:
             f"in the model's context of {context}; lower measure.max_new_tokens or measure.num_prompts"
         )
 
-    source = hashlib.blake2b(Path(inspect.getfile(function)).read_bytes(), digest_size=8).hexdigest()
     name = function.__name__.replace("_", " ")
     return Bench(
-        task.model, task.data, fitting[:num_prompts], rewarding(task.reward), name, {"reward's source": source}
+        task.model,
+        task.data,
+        fitting[:num_prompts],
+        rewarding(task.reward),
+        name,
+        {"reward's source": source_digest(function)},
     )
 
 
@@ -69,15 +68,10 @@ def find_function(name: str) -> Callable[[str, str], float]:
         >>> find_function("operator:add")("a", "b")
         'ab'
     """
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise ConfigError(f"reward: must be `module:function`, got {name!r}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"reward: {name} cannot be imported: {error}") from None
+        found = import_object(name, "reward")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not callable(found):
         raise ConfigError(f"reward: {name} is not a function")
     called: Callable[[str, str], float] = found
