@@ -1,1 +1,1 @@
-"""Rewards: numbers that say how good a completion is."""
+"""Rewards: numbers that say how good completions are; the protocol is `exptilt.preferences.Reward`."""

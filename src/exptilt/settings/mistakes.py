@@ -24,10 +24,10 @@ def explain(cls: type[Any], source: Source, problem: Mapping[str, Any]) -> str:
         return f"{where}: {shown}: unknown key{did_you_mean(path[-1], _known_keys(cls, source.values, path[:-1]))}"
     if kind == "union_tag_invalid":
         allowed = str(problem["ctx"]["expected_tags"]).replace("'", "").split(", ")
-        tag = str(problem["ctx"]["tag"])
-        return f"{where}: {shown}.name: unknown name {tag!r}{did_you_mean(tag, allowed)}"
+        tag, key = str(problem["ctx"]["tag"]), _tag_key(problem)
+        return f"{where}: {shown}.{key}: unknown {key} {tag!r}{did_you_mean(tag, allowed)}"
     if kind == "union_tag_not_found":
-        return f"{where}: {shown}.name: missing; it says which kind this is"
+        return f"{where}: {shown}.{_tag_key(problem)}: missing; it says which kind this is"
     if kind in ("missing", "missing_argument"):
         return f"{where}: {shown}: missing; it has no default"
     if kind in _NO_SECTION:
@@ -38,6 +38,14 @@ def explain(cls: type[Any], source: Source, problem: Mapping[str, Any]) -> str:
         return _out_of_range(source, path, str(problem["ctx"]["error"]))
     message = re.sub(r", (unable to parse|got a number with).*", "", problem["msg"]).replace("Input should", "must")
     return f"{where}: {shown}: {message}, got {_shown(problem['input'])}"
+
+
+TAGS = ("name", "kind")
+"""Keys that say which of several sections stands in a place."""
+
+
+def _tag_key(problem: Mapping[str, Any]) -> str:
+    return str(problem["ctx"]["discriminator"]).strip("'")
 
 
 _NO_SECTION = ("dataclass_type", "model_attributes_type", "dict_type", "mapping_type")
@@ -66,7 +74,7 @@ def real_path(values: Any, keys: Sequence[str]) -> list[str]:
             node = node[key]
         elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
             node = node[int(key)]
-        elif not last or isinstance(node, Mapping) is False or node.get("name") == key:
+        elif not last or isinstance(node, Mapping) is False or key in (node.get(tag) for tag in TAGS):
             continue
         path.append(key)
     return path
@@ -98,6 +106,11 @@ def _section(hint: Any, values: Any) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return hint
     sections = [section for part in typing.get_args(hint) if (section := _section(part, values)) is not None]
-    name = values.get("name") if isinstance(values, Mapping) else None
-    named = [section for section in sections if name in typing.get_args(typing.get_type_hints(section).get("name"))]
+    named = [section for section in sections if _is_tagged(section, values)]
     return next(iter(named or sections), None)
+
+
+def _is_tagged(section: Any, values: Any) -> bool:
+    """Whether the tag that is written in a place is this section's."""
+    hints = typing.get_type_hints(section)
+    return isinstance(values, Mapping) and any(values.get(tag) in typing.get_args(hints.get(tag)) for tag in TAGS)
