@@ -171,7 +171,7 @@ def test_rows_that_cannot_be_used_are_named(exptilt, rows, expected):
     [
         (["data.train=god.jsonl"], "god.jsonl: no such file or folder; did you mean good.jsonl?"),
         (["data.train=missing.jsonl"], "missing.jsonl: no such file or folder"),
-        (["data.train=folder"], "folder: no folder saved by datasets can be read there"),
+        (["data.train=folder"], "folder: holds neither files of rows nor a data set saved by datasets"),
         (["data.train=nobody/nothing"], "nobody/nothing: no such file here, and the hub "),
         (["data.test_fraction=0.0001"], "leaves 30 rows to train on and 0 to test on"),
         (["data.test_fraction=0", "data.test=good.jsonl"], "train and test are the same rows"),

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import TrainingError
+from exptilt.labels import Desirable
 from exptilt.losses import AOT, DPO, KTO, SFT
 from exptilt.policies.policy import Policy
 from exptilt.runs import token_budget as module
@@ -70,6 +71,8 @@ def test_the_optimizers_place_is_kept_free(model):
 @pytest.mark.parametrize("loss", [DPO(), AOT(), KTO(), SFT()])
 def test_a_probe_leaves_everything_as_it_was(model, loss):
     rows = [group(n, 5, *((4,) if loss.kind in ("unpaired", "completion") else (4, 6))) for n in range(6)]
+    if loss.kind == "unpaired":
+        rows = [replace(row, label=Desirable(number % 2 == 0)) for number, row in enumerate(rows)]
     objective = Objective(loss)
     first = next(model.parameters())
     first.grad = torch.ones_like(first)
