@@ -331,6 +331,11 @@ def on_device(
     return torch.as_tensor(numbers, dtype=dtype).to(device, non_blocking=True)
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The floats with the most digits that a device has; Metal has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The tensor itself if it is float64, else as float32."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

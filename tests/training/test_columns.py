@@ -32,7 +32,10 @@ def test_each_kind_gets_the_columns_of_its_label():
     assert listed([row(Preferred(0.25)), row()], DPO()) == {"p_chosen": [0.25, 1.0]}
     assert listed([row(Preferred(margin=2.0))], ODPO()) == {"margin": [2.0]}
     assert listed([row(Preferred(), scores=(0.75, 0.25))], SPPO()) == {"chosen_score": [0.75], "rejected_score": [0.25]}
-    assert listed([row(Desirable(False)), row(Desirable(True))], KTO()) == {"desirable": [False, True]}
+    assert listed([row(Desirable(False)), row(Desirable(True))], KTO()) == {
+        "desirable": [False, True],
+        "weights": [1, 1],
+    }
     assert listed([row()], SFT()) == {}
     ranked = listed([row(Ranked((2, 1))), row(Ranked((1, 2)))], PlackettLuce())
     assert ranked == {"sizes": [2, 2], "ranks": [2, 1, 1, 2], "best": [1, 0]}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exptilt.data.groups import Group
+from exptilt.data.mixing import TwoOf
 from exptilt.data.problems import finding_of
 from exptilt.run_folder.data_record import Finding
 from exptilt.settings.data_settings import BatchConfig
@@ -20,7 +22,10 @@ class Batches:
     There is no state but the step's number: `step(n)` is the same in a run that was resumed at n. Which groups make a
     step depends on the seed and the epoch only, not on the number of processes, so that a run on more processes takes
     the same steps. One exception: a last batch with fewer groups than there are processes, or than the objective can be
-    formed on (`least`), takes some from the batch before it, or joins it where that would leave it too few.
+    formed on, takes some from the batch before it, or joins it where that would leave it too few.
+
+    Where every step must hold two values of something (`two_of`), groups are exchanged between steps until it does, so
+    far as there are enough of them; `short_steps` names the others.
 
     Example:
         >>> from exptilt.data.groups import Completion
@@ -39,7 +44,7 @@ class Batches:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        least: int = 1,
+        two_of: TwoOf | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, world_size), got {rank} of {world_size}")
@@ -52,6 +57,8 @@ class Batches:
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
+        self._two_of = two_of
+        least = 1 if two_of is None else min(2, config.size)
         self._edges = _edges(len(groups), config.size, max(world_size, least))
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
 
@@ -79,6 +86,13 @@ class Batches:
         """
         return shares(pack(self.groups(step), self._config.limit), self._world_size)[self._rank]
 
+    def short_steps(self, epoch: int = 0) -> int:
+        """How many steps of an epoch do not hold the two values they need."""
+        if self._two_of is None:
+            return 0
+        order = self._order_of(epoch)
+        return sum(not self._two_of.holds(order[begin:end]) for begin, end in pairwise(self._edges))
+
     def __iter__(self) -> Iterator[list[list[Group]]]:
         """The micro-batches of one epoch, the first."""
         return (self.step(step) for step in range(self.num_steps))
@@ -91,7 +105,7 @@ class Batches:
                 if self._config.shuffle
                 else np.arange(count)
             )
-            self._order = (epoch, order)
+            self._order = (epoch, order if self._two_of is None else self._two_of.spread(order, self._edges))
         return self._order[1]
 
 

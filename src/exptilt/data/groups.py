@@ -88,6 +88,21 @@ def scores_of(group: Group[Any, Any]) -> tuple[float, ...] | None:
     return None if None in scores else scores
 
 
+def key_of(group: Group) -> int:
+    """A number of 64 bits that belongs to what a row holds, whatever its name, label and order of completions.
+
+    Example:
+        >>> one, other = (Completion(np.array([n], np.int32), np.ones(1, bool)) for n in (5, 6))
+        >>> row = Group(id="a", prompt=np.array([1], np.int32), completions=(one, other))
+        >>> key_of(row) == key_of(Group(id="b", prompt=row.prompt, completions=(other, one))), key_of(row) < 2**63
+        (True, True)
+    """
+    digest = hashlib.blake2b(group.prompt.tobytes(), digest_size=8)
+    for ids in sorted(completion.ids.tobytes() for completion in group.completions):
+        digest.update(len(ids).to_bytes(8, "little") + ids)
+    return int.from_bytes(digest.digest(), "little", signed=True)
+
+
 def digest_of(groups: Iterable[Group]) -> str:
     """A fingerprint of tokenised rows with all that is known of them but their ids and sections, in order."""
     digest = hashlib.blake2b(digest_size=16)

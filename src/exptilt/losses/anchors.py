@@ -68,10 +68,10 @@ class NLL(Loss):
         """Through the number of tokens of the batch."""
         return self.normalization == "token"
 
-    def __call__(self, policy: Pair, reference: Pair | None = None) -> PairLoss:
+    def __call__(self, policy: Pair, reference: Pair | None = None, weights: Tensor | None = None) -> PairLoss:
         """Loss and log-probabilities as rewards of each pair, (B,) nats."""
         check_pair(policy)
-        loss = negative_log_likelihood(policy.chosen, self.normalization)
+        loss = negative_log_likelihood(policy.chosen, self.normalization, weights)
         return PairLoss(loss, policy.chosen.sum().detach(), policy.rejected.sum().detach())
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, check_pair, log_ratios
+from exptilt.losses.base import Loss, check_pair, log_ratios, row_weights
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import Positive
 from exptilt.types import Pair, PairLoss
@@ -24,14 +25,16 @@ class AOT(Loss):
         paired:    loss = -log sigmoid(beta * (sort(log pi_w - log pi_l) - sort(log ref_w - log ref_l)))
         unpaired:  loss = -log sigmoid(beta * (sort(l_w) - sort(l_l))),   l = log pi/pi_ref
 
-    A sorted value's loss is reported at the pair its first term came from. The mean does not depend on the order of the
-    batch. A batch of one pair is DPO.
+    A sorted value's loss is reported at the pair its first term came from; equal values share theirs. The mean and its
+    gradient do not depend on the order of the batch. A batch of one pair is DPO. With row weights a pair stands in the
+    sort with the mass of its weight, so that part of it may be compared with one value and part with the next.
 
     Use when: the whole distribution of chosen rewards should dominate that of rejected ones; unpaired needs no
     matching.
     Known failure: the comparison depends on the batch; small batches are noisy.
     Source: https://arxiv.org/abs/2406.05882, as in TRL (`aot`, `aot_unpaired`; TRL 0.24 called the latter `aot_pair`),
-    where the sort sees one device's micro-batch. Deviation: here it sees the global batch.
+    where the sort sees one device's micro-batch. Deviations: here it sees the global batch, and equal values share
+    their gradient, which elsewhere follows their place in the batch.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair
@@ -52,7 +55,7 @@ class AOT(Loss):
     kind: ClassVar = PAIR
     couples_batch: ClassVar[bool] = True
 
-    def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
+    def __call__(self, policy: Pair, reference: Pair | None, weights: Tensor | None = None) -> PairLoss:
         """Loss at the pair of the first sorted term, and implicit rewards of each pair, (B,) nats."""
         chosen, rejected = log_ratios(policy, reference)
         if self.paired:
@@ -62,11 +65,44 @@ class AOT(Loss):
             second = reference.chosen.sum() - reference.rejected.sum()
         else:
             first, second = chosen, rejected
-        loss = -logsigmoid(self.beta * _minus_same_rank(first, second))
+        loss = _transport_cost(first, second, row_weights(weights, first), self._cost)
         return PairLoss(loss, self.beta * chosen.detach(), self.beta * rejected.detach())
 
+    def _cost(self, difference: Tensor) -> Tensor:
+        return -logsigmoid(self.beta * difference)
 
-def _minus_same_rank(first: Tensor, second: Tensor) -> Tensor:
-    """(B,) each value of `first` minus the value of `second` that has the same rank."""
-    rank = torch.argsort(torch.argsort(first.detach(), stable=True), stable=True)
-    return first - second.sort().values[rank]
+
+class _Distribution(NamedTuple):
+    """A weighted sample as distinct values, the lowest first."""
+
+    values: Tensor
+    masses: Tensor
+    places: Tensor
+    """(B,) which of the distinct values each row has."""
+
+    @classmethod
+    def of(cls, sample: Tensor, weights: Tensor) -> _Distribution:
+        """The gradient of a distinct value is shared by its rows, by their weights."""
+        distinct, places = torch.unique(sample.detach(), return_inverse=True)
+        masses = torch.zeros_like(distinct).index_add(0, places, weights)
+        values = torch.zeros_like(distinct).index_add(0, places, weights * sample) / masses
+        return cls(values, masses, places)
+
+
+def _transport_cost(first: Tensor, second: Tensor, weights: Tensor, cost: Callable[[Tensor], Tensor]) -> Tensor:
+    """(B,) for each value of `first` the mean cost of its difference to the values of `second` at its quantiles.
+
+    With equal weights and no ties that is the one value of the same rank.
+    """
+    counted = weights.nonzero().flatten()
+    ours, theirs = (_Distribution.of(side[counted], weights[counted]) for side in (first, second))
+    our_ends, their_ends = ours.masses.cumsum(0), theirs.masses.cumsum(0)
+    ends = torch.cat([our_ends, their_ends]).sort().values
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+    # Between two neighbouring ends lies a piece of mass that has one value on each side.
+    own, other = (
+        torch.searchsorted(side, starts, right=True).clamp(max=len(side) - 1) for side in (our_ends, their_ends)
+    )
+    costs = (ends - starts) * cost(ours.values[own] - theirs.values[other])
+    means = torch.zeros_like(ours.masses).index_add(0, own, costs) / ours.masses
+    return torch.zeros_like(first).index_copy(0, counted, means[ours.places])

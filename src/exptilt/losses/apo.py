@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from exptilt.kinds import PAIR, UNPAIRED
-from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios
+from exptilt.losses.base import Loss, check_column, log_ratio, log_ratios, row_weights
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import Positive
 from exptilt.types import CompletionLoss, LogProbs, Pair, PairLoss
@@ -93,7 +93,7 @@ class APOZeroUnpaired(Loss):
 
         loss = E_desirable[1 - sigmoid(r)] + E_undesirable[sigmoid(r)]
 
-    With `balanced` the two expectations are means over the rows of each label, so a batch needs both. Without, the
+    With `balanced` the two expectations are means over the rows of each label, so a batch needs both; batches are planned so. Without, the
     objective is the mean of the same terms over all rows, as in TRL. On as many desirable as undesirable rows the first
     is twice the second.
 
@@ -124,18 +124,30 @@ class APOZeroUnpaired(Loss):
         """Through the number of rows of each label."""
         return self.balanced
 
-    def __call__(self, policy: LogProbs, reference: LogProbs | None, desirable: Tensor) -> CompletionLoss:
+    @property
+    def needs_two(self) -> Literal["labels"] | None:
+        """Rows of both labels, where each has a mean of its own."""
+        return "labels" if self.balanced else None
+
+    def __call__(
+        self, policy: LogProbs, reference: LogProbs | None, desirable: Tensor, weights: Tensor | None = None
+    ) -> CompletionLoss:
         """Loss and implicit reward of each completion, (B,)."""
         reward = self.beta * log_ratio(policy, reference)
         good = check_column("desirable", desirable, len(policy)).to(reward.device).bool()
         loss = torch.where(good, -reward, reward).sigmoid()
         if self.balanced:
-            num_good = int(good.sum())
-            if num_good in (0, len(good)):
-                missing = "desirable" if num_good == 0 else "undesirable"
-                raise ValueError(
-                    f"desirable: the batch has no {missing} row, so its mean over them is undefined; "
-                    "use larger batches, or balanced: false"
-                )
-            loss = loss * len(good) / torch.where(good, num_good, len(good) - num_good)
+            loss = loss * _per_label(good, row_weights(weights, loss))
         return CompletionLoss(loss, reward.detach())
+
+
+def _per_label(good: Tensor, weights: Tensor) -> Tensor:
+    """(B,) all weight over that of the rows with the same label, so that a mean over all rows is one for each label."""
+    desirable, undesirable = ((weights * side).sum() for side in (good, ~good))
+    if not (float(desirable) and float(undesirable)):
+        missing = "undesirable" if float(desirable) else "desirable"
+        raise ValueError(
+            f"desirable: the batch has no {missing} row of weight above 0, so its mean over them is undefined; "
+            "use larger batches, or balanced: false"
+        )
+    return weights.sum() / torch.where(good, desirable, undesirable)

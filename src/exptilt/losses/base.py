@@ -18,15 +18,24 @@ and further keyword arguments, those named in its `inputs`:
     ranks                  (B,) 1 is best, equal ranks are ties, per group                               (list)
     scores                 (B,) larger is better                                                         (list)
 
-The objective of a batch is the mean of the per-example losses (a weighted one where the result has a `weight`). It is
-defined on the whole global batch: a loss whose `couples_batch` is true must see the whole batch in one call, any other
-may see it in pieces.
+The objective of a batch is the mean of the per-example losses, weighted by the weights of the rows (and by `weight`
+where the result has one). It is defined on the whole global batch: a loss whose `couples_batch` is true must see the
+whole batch in one call, any other may see it in pieces.
+
+A loss whose `couples_batch` is true is also called with
+
+    weights                (B,) what each row counts for, >= 0; None means 1 for each
+
+and every mean, sort and sum over the batch inside it counts a row that often: weight 2 is the row twice, weight 0 is
+the row absent. A loss whose `takes_keys` is true draws rows at random and is also called with
+
+    keys                   (B,) int64, a number that belongs to the content of the row, which decides about its draw
 
 A loss whose `is_stateful` is true carries numbers from step to step. They are never inside the object:
 
     state = loss.initial_state()                        before the first step; a dict of floats, for the checkpoint
     out = loss(policy, reference, state=state)          None means the initial state
-    state = loss.next_state(state, policy, reference)   after the step, from the same whole batch
+    state = loss.next_state(state, policy, reference)   after the step, from the same whole batch (and its `weights`)
 """
 
 from __future__ import annotations
@@ -65,6 +74,8 @@ class Loss:
     """Names of further keyword arguments the call needs; the vocabulary is in this module's docstring."""
     couples_batch: ClassVar[bool] = False
     """True where one example's loss depends on the others: the loop then forms it over the whole global batch."""
+    takes_keys: ClassVar[bool] = False
+    """True where rows are drawn at random and the call takes `keys`, to which draws belong."""
     is_stateful: ClassVar[bool] = False
     """True where the call takes `state` and there are `initial_state` and `next_state`."""
 
@@ -120,6 +131,11 @@ class Loss:
     def mixes_rows(self) -> bool:
         """Whether it also reads completions under the prompts of other rows."""
         return "mismatched" in self.inputs
+
+    @property
+    def needs_two(self) -> Literal["prompts", "labels"] | None:
+        """What every batch must hold two different ones of; None where any batch will do."""
+        return "prompts" if self.mixes_rows else None
 
 
 def _require_sums(loss: Loss) -> None:
@@ -227,6 +243,17 @@ def row_weights(weights: Tensor | None, like: Tensor) -> Tensor:
     if not (bool((weights >= 0).all()) and bool((weights > 0).any())):
         raise ValueError("weights must be at least 0, and above 0 for one row or more")
     return weights
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """() the mean over rows, each counted as often as its weight says."""
+    return (weights * values).sum() / weights.sum()
+
+
+def batch_arguments(loss: Loss, weights: Tensor | None, keys: Tensor | None = None) -> dict[str, Any]:
+    """What this loss is told of the rows of the whole batch, by the name of the keyword."""
+    told: dict[str, Any] = {"weights": weights} if loss.couples_batch else {}
+    return told | ({"keys": keys} if loss.takes_keys and keys is not None else {})
 
 
 def negative_log_likelihood(logps: LogProbs, normalization: Normalization, weights: Tensor | None = None) -> Tensor:

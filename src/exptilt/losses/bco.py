@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from exptilt.kinds import PAIR, UNPAIRED
-from exptilt.losses.base import Loss, State, check_column, log_ratio, log_ratios
+from exptilt.losses.base import Loss, State, check_column, log_ratio, log_ratios, row_weights, weighted_mean
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import Positive
 from exptilt.types import CompletionLoss, LogProbs, Pair, PairLoss
@@ -65,18 +65,20 @@ class BCO(Loss):
         """Before the first step."""
         return {"mean_reward": 0.0, "num_steps": 0.0}
 
-    def next_state(self, state: State, policy: Pair, reference: Pair | None) -> State:
+    def next_state(self, state: State, policy: Pair, reference: Pair | None, weights: Tensor | None = None) -> State:
         """With this batch counted in."""
         chosen, rejected = log_ratios(policy, reference)
-        return _advance(state, self.beta * torch.cat([chosen, rejected]).detach().mean())
+        return _advance(state, self.beta * _mean((chosen + rejected) / 2, weights))
 
-    def __call__(self, policy: Pair, reference: Pair | None, state: State | None = None) -> PairLoss:
+    def __call__(
+        self, policy: Pair, reference: Pair | None, state: State | None = None, weights: Tensor | None = None
+    ) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats."""
         chosen, rejected = (self.beta * side for side in log_ratios(policy, reference))
         if self.threshold == "zero":
             delta = chosen.new_zeros(())
         else:
-            delta = _threshold(state or self.initial_state(), torch.cat([chosen, rejected]).detach().mean())
+            delta = _threshold(state or self.initial_state(), _mean((chosen + rejected) / 2, weights))
         loss = softplus(delta - chosen) + softplus(rejected - delta)
         return PairLoss(loss, chosen.detach(), rejected.detach())
 
@@ -118,18 +120,30 @@ class BCOUnpaired(Loss):
         """Before the first step."""
         return {"mean_reward": 0.0, "num_steps": 0.0}
 
-    def next_state(self, state: State, policy: LogProbs, reference: LogProbs | None) -> State:
+    def next_state(
+        self, state: State, policy: LogProbs, reference: LogProbs | None, weights: Tensor | None = None
+    ) -> State:
         """With this batch counted in."""
-        return _advance(state, self.beta * log_ratio(policy, reference).detach().mean())
+        return _advance(state, self.beta * _mean(log_ratio(policy, reference), weights))
 
     def __call__(
-        self, policy: LogProbs, reference: LogProbs | None, desirable: Tensor, state: State | None = None
+        self,
+        policy: LogProbs,
+        reference: LogProbs | None,
+        desirable: Tensor,
+        state: State | None = None,
+        weights: Tensor | None = None,
     ) -> CompletionLoss:
         """Loss and implicit reward of each completion, (B,) nats."""
         reward = self.beta * log_ratio(policy, reference)
         sign = torch.where(check_column("desirable", desirable, len(policy)).bool(), 1.0, -1.0).to(reward)
-        delta = _threshold(state or self.initial_state(), reward.detach().mean())
+        delta = _threshold(state or self.initial_state(), _mean(reward, weights))
         return CompletionLoss(softplus(-sign * (reward - delta)), reward.detach())
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    values = values.detach()
+    return weighted_mean(values, row_weights(weights, values))
 
 
 def _threshold(state: State, batch_mean: Tensor) -> Tensor:

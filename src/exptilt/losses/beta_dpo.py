@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -9,12 +10,15 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, State, log_ratios
+from exptilt.losses.base import Loss, State, check_column, log_ratios, row_weights, weighted_mean
+from exptilt.losses.draws import hashed, uniform
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import NonNegative, Positive, Range
 from exptilt.types import Pair, PairLoss
 
 SMALLEST_BETA = 1e-3
+_ROUNDING = 2 * torch.finfo(torch.float32).eps
+"""Of log-probabilities, relative to their size."""
 
 
 @config
@@ -30,11 +34,16 @@ class BetaDPO(Loss):
     and beta_batch is not differentiated. alpha = 0 and filter = 0 are DPO. Left-out pairs have loss 0 and the others
     count B / |K|, so the batch mean is the mean over K. Equals log 2 where policy and reference agree.
 
+    With row weights B is their sum and every mean counts a pair by its weight; of the last pair in K only that part may
+    count which fills K. The draw is a hash of the seed, the step and the content of the pair, so it is the same in
+    whichever order, on how many processes and under which name the pair comes.
+
     Use when: the quality of pairs varies widely from batch to batch.
     Known failure: needs batches large enough for a mean and a spread; beta then no longer means a fixed pull.
     Source: https://arxiv.org/abs/2407.08639 and the authors' code (decay 0.9, averages starting at 0, beta_batch >=
-    0.001). Deviation: the draw is seeded and attached to the order of the gaps, not to places in the batch; where S is
-    0 (the first step) all weights are 1, which the authors' code leaves undefined.
+    0.001). Deviations: the draw is seeded and belongs to pairs, not to places in the batch; a gap within the rounding of
+    the log-probabilities counts as 0 in M, S and the draw; where S is 0 (the first step) all weights are 1, which the
+    authors' code leaves undefined.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair
@@ -59,46 +68,99 @@ class BetaDPO(Loss):
 
     kind: ClassVar = PAIR
     couples_batch: ClassVar[bool] = True
+    takes_keys: ClassVar[bool] = True
     is_stateful: ClassVar[bool] = True
 
     def initial_state(self) -> State:
         """Before the first step."""
         return {"mean_gap": 0.0, "std_gap": 0.0, "num_steps": 0.0}
 
-    def next_state(self, state: State, policy: Pair, reference: Pair | None) -> State:
+    def next_state(self, state: State, policy: Pair, reference: Pair | None, weights: Tensor | None = None) -> State:
         """With this batch counted in."""
-        chosen, rejected = log_ratios(policy, reference)
-        return self._advance(state, (chosen - rejected).detach())
+        gap = _measured_gap(policy, reference)
+        return self._advance(state, gap, row_weights(weights, gap))
 
-    def _advance(self, state: State, gap: Tensor) -> State:
-        spread = float(gap.std()) if len(gap) > 1 else 0.0
+    def _advance(self, state: State, gap: Tensor, weights: Tensor) -> State:
         keep = self.momentum
         return {
-            "mean_gap": keep * state["mean_gap"] + (1 - keep) * float(gap.mean()),
-            "std_gap": keep * state["std_gap"] + (1 - keep) * spread,
+            "mean_gap": keep * state["mean_gap"] + (1 - keep) * float(weighted_mean(gap, weights)),
+            "std_gap": keep * state["std_gap"] + (1 - keep) * _spread(gap, weights),
             "num_steps": state["num_steps"] + 1,
         }
 
-    def _kept(self, gap: Tensor, now: State) -> Tensor:
-        """(B,) bool: a weighted draw without replacement (the pairs with the largest log-weight plus Gumbel noise)."""
-        num_kept = max(1, int(len(gap) * (1 - self.filter) + 1e-9))
-        distance = (gap.double() - now["mean_gap"]) / now["std_gap"] if now["std_gap"] > 0 else torch.zeros_like(gap)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(now["num_steps"]))
-        noise = -torch.rand(len(gap), generator=generator, dtype=torch.float64).clamp(min=1e-300).log().neg().log()
-        by_gap = torch.argsort(gap, stable=True)
-        score = torch.empty(len(gap), dtype=torch.float64, device=gap.device)
-        score[by_gap] = noise.to(gap.device) - distance.double()[by_gap].square() / 2
-        kept = torch.zeros_like(gap, dtype=torch.bool)
-        kept[torch.topk(score, num_kept).indices] = True
-        return kept
+    def _kept(self, gap: Tensor, weights: Tensor, keys: Tensor, now: State) -> Tensor:
+        """(B,) share of each pair that is kept, 0 or 1 but for the last: a weighted draw without replacement.
 
-    def __call__(self, policy: Pair, reference: Pair | None, state: State | None = None) -> PairLoss:
-        """Loss of each pair, (B,) nats, and rewards at the base beta."""
+        Kept are the pairs with the largest log-weight plus Gumbel noise, until their weights fill K.
+        """
+        distance = (gap.double() - now["mean_gap"]) / now["std_gap"] if now["std_gap"] > 0 else torch.zeros_like(gap)
+        drawn = uniform(hashed((self.seed, int(now["num_steps"]), keys), keys))
+        noise = -drawn.log().neg().log()
+        score = noise.to(gap.device) - distance.double().square() / 2
+        counted = weights.nonzero().flatten()
+        distinct, index = torch.unique(-score[counted], return_inverse=True)
+        masses = torch.zeros_like(distinct).index_add(0, index, weights[counted].to(distinct))
+        room = self._num_kept(float(masses.sum())) - (masses.cumsum(0) - masses)
+        share = (room / masses).clamp(min=0, max=1)
+        return torch.zeros_like(gap).index_copy(0, counted, share[index].to(gap))
+
+    def _num_kept(self, total: float) -> float:
+        """int(B * (1 - filter)), at least one pair; a part of B where it is less than one pair."""
+        num_kept = total - math.ceil(total * self.filter - 1e-9)
+        return num_kept if num_kept > 0 else total * (1 - self.filter)
+
+    def __call__(
+        self,
+        policy: Pair,
+        reference: Pair | None,
+        state: State | None = None,
+        weights: Tensor | None = None,
+        keys: Tensor | None = None,
+    ) -> PairLoss:
+        """Loss of each pair, (B,) nats, and rewards at the base beta.
+
+        Without `keys` draws belong to the order of the pairs by the reference's log-probabilities.
+        """
         chosen, rejected = log_ratios(policy, reference)
-        gap = chosen - rejected
-        now = self._advance(state or self.initial_state(), gap.detach())
-        kept = self._kept(gap.detach(), now)
-        beta = self.beta * (1 + self.alpha * (float(gap.detach()[kept].mean()) - now["mean_gap"]))
-        share = len(gap) / int(kept.sum())
+        gap, seen = chosen - rejected, _measured_gap(policy, reference)
+        counts = row_weights(weights, seen)
+        now = self._advance(state or self.initial_state(), seen, counts)
+        keys = _order(policy, reference, counts) if keys is None else check_column("keys", keys, len(gap))
+        kept = self._kept(seen, counts, keys, now)
+        beta = self.beta * (1 + self.alpha * (float(weighted_mean(seen, counts * kept)) - now["mean_gap"]))
+        share = counts.sum() / (counts * kept).sum()
         loss = -logsigmoid(max(beta, SMALLEST_BETA) * gap) * kept * share
         return PairLoss(loss, self.beta * chosen.detach(), self.beta * rejected.detach())
+
+
+def _spread(values: Tensor, weights: Tensor) -> float:
+    """The standard deviation of rows that occur as often as their weights say, with Bessel's correction.
+
+    Weights that add up to less than two would make the correction arbitrarily large; it is then twofold.
+    """
+    total = float(weights.sum())
+    squares = float((weights * (values - weighted_mean(values, weights)).square()).sum())
+    return math.sqrt(squares / max(total - 1, total / 2))
+
+
+def _measured_gap(policy: Pair, reference: Pair | None) -> Tensor:
+    """(B,) difference of the log-ratios, nats, without gradient; 0 where it lies within rounding.
+
+    Where policy and reference agree, statistics of the gaps would otherwise be statistics of rounding.
+    """
+    chosen, rejected = (side.detach() for side in log_ratios(policy, reference))
+    gap = chosen - rejected
+    sums = [side.sum().detach() for pair in (policy, reference) if pair is not None for side in pair]
+    size = torch.stack([one.to(gap).abs() for one in sums]).sum(0)
+    return torch.where(gap.abs() <= _ROUNDING * size, 0.0, gap)
+
+
+def _order(policy: Pair, reference: Pair | None, weights: Tensor) -> Tensor:
+    """(B,) int64, the place of each pair in an order by log-probabilities, those of the reference first.
+
+    Equal pairs have one place, and pairs of weight 0 take none.
+    """
+    sums = [side.sum().detach().to(weights) for pair in (reference, policy) if pair is not None for side in pair]
+    counted = weights.nonzero().flatten()
+    _, places = torch.unique(torch.stack(sums, 1)[counted], dim=0, return_inverse=True)
+    return torch.zeros(len(weights), dtype=torch.int64, device=places.device).index_copy(0, counted, places)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from exptilt.losses.base import Loss, State
-from exptilt.losses.soft_labels import with_soft_labels
+from exptilt.losses.base import Loss, State, batch_arguments
+from exptilt.losses.soft_labels import in_likelier_order, with_soft_labels
 from exptilt.types import Columns, LogProbs, LossResult, PairLoss
 
 
@@ -69,7 +69,8 @@ def call(loss: Loss, arguments: Arguments, columns: Columns, state: State | None
     Args:
         loss: any loss, of any kind.
         arguments: as `arguments_of` gives them.
-        columns: what `columns_needed` names, and `p_chosen`, (B,) in [0, 1], where a row of pairs is not sure.
+        columns: what `columns_needed` names; `p_chosen`, (B,) in [0, 1], where a row of pairs is not sure; `weights`
+            and `keys`, (B,), what rows count for and what their draws belong to, for losses that take them.
         state: of a stateful loss.
 
     Example:
@@ -83,7 +84,7 @@ def call(loss: Loss, arguments: Arguments, columns: Columns, state: State | None
     """
     form: Any = loss
     named: dict[str, Any] = {name: columns[name] for name in columns_needed(loss)[len(loss.kind.columns) :]}
-    named |= arguments.further
+    named |= {**arguments.further, **batch_arguments(loss, columns.get("weights"), columns.get("keys"))}
     if loss.is_stateful:
         named["state"] = state
     by_position = [columns[name] for name in loss.kind.columns]
@@ -95,6 +96,15 @@ def call(loss: Loss, arguments: Arguments, columns: Columns, state: State | None
         return with_soft_labels(loss, arguments.policy, arguments.reference, soft, **named)
     result: LossResult = form(arguments.policy, arguments.reference, *by_position, **named)
     return result
+
+
+def next_state(loss: Any, arguments: Arguments, columns: Columns, state: State) -> State:
+    """The state of a stateful loss after the step that formed it with these arguments."""
+    policy, reference, weights = arguments.policy, arguments.reference, columns.get("weights")
+    if "p_chosen" in columns:
+        policy, reference = in_likelier_order(policy, reference, columns["p_chosen"])
+    advanced: State = loss.next_state(state, policy, reference, **batch_arguments(loss, weights))
+    return advanced
 
 
 def _soft(form: Any, rewards: tuple[Tensor, Tensor], p_chosen: Tensor, named: dict[str, Any]) -> PairLoss:

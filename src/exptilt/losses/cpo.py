@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
@@ -62,11 +63,11 @@ class CPO(Loss):
         """Through the number of tokens of the batch."""
         return self.normalization == "token"
 
-    def __call__(self, policy: Pair, reference: Pair | None = None) -> PairLoss:
+    def __call__(self, policy: Pair, reference: Pair | None = None, weights: Tensor | None = None) -> PairLoss:
         """Loss and rewards beta * log-probability of each pair, (B,) nats."""
         check_pair(policy)
         chosen, rejected = self.beta * policy.chosen.sum(), self.beta * policy.rejected.sum()
-        loss = self.nll_weight * negative_log_likelihood(policy.chosen, self.normalization) - logsigmoid(
+        loss = self.nll_weight * negative_log_likelihood(policy.chosen, self.normalization, weights) - logsigmoid(
             chosen - rejected
         )
         return PairLoss(loss, chosen.detach(), rejected.detach())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from exptilt.kinds import UNPAIRED
-from exptilt.losses.base import Loss, check_column, log_ratio
+from exptilt.losses.base import Loss, check_column, log_ratio, row_weights, weighted_mean
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import NonNegative, Positive
 from exptilt.types import CompletionLoss, LogProbs
@@ -56,13 +56,19 @@ class KTO(Loss):
     couples_batch: ClassVar[bool] = True
 
     @staticmethod
-    def reference_point(mismatched: LogProbs | None, mismatched_reference: LogProbs | None) -> Tensor:
-        """z0, nats: the mean log-ratio of the batch's mismatched completions, at least 0, without gradient."""
+    def reference_point(
+        mismatched: LogProbs | None, mismatched_reference: LogProbs | None, weights: Tensor | None = None
+    ) -> Tensor:
+        """z0, nats: the mean log-ratio of the batch's mismatched completions, at least 0, without gradient.
+
+        A mismatched completion counts as much as the row under whose prompt it stands.
+        """
         if mismatched is None or len(mismatched) == 0:
             raise ValueError(
                 "mismatched is missing; KTO needs completions under other rows' prompts for its reference point"
             )
-        return log_ratio(mismatched, mismatched_reference, "mismatched").detach().mean().clamp(min=0)
+        ratios = log_ratio(mismatched, mismatched_reference, "mismatched").detach()
+        return weighted_mean(ratios, row_weights(weights, ratios)).clamp(min=0)
 
     def __call__(
         self,
@@ -71,11 +77,12 @@ class KTO(Loss):
         desirable: Tensor,
         mismatched: LogProbs | None = None,
         mismatched_reference: LogProbs | None = None,
+        weights: Tensor | None = None,
     ) -> CompletionLoss:
         """Loss and implicit reward beta * l of each completion, (B,)."""
         ratio = log_ratio(policy, reference)
         good = check_column("desirable", desirable, len(policy)).to(ratio.device).bool()
-        point = self.reference_point(mismatched, mismatched_reference)
+        point = self.reference_point(mismatched, mismatched_reference, weights)
         # 1 - sigmoid(x) as sigmoid(-x) keeps its digits for large x.
         value = torch.where(good, point - ratio, ratio - point)
         loss = (self.beta * value).sigmoid()

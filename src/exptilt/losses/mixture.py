@@ -9,7 +9,7 @@ from torch import Tensor
 
 from exptilt.kinds import PAIR
 from exptilt.losses.anchors import NLL, LinearAnchor
-from exptilt.losses.base import Loss, State
+from exptilt.losses.base import Loss, State, batch_arguments
 from exptilt.losses.bco import BCO
 from exptilt.losses.dpo import DPO
 from exptilt.settings.declaration import config
@@ -67,6 +67,11 @@ class WeightedSum(Loss):
         return self._any("couples_batch")
 
     @property
+    def takes_keys(self) -> bool:  # type: ignore[override]
+        """Where a term does."""
+        return self._any("takes_keys")
+
+    @property
     def is_stateful(self) -> bool:  # type: ignore[override]
         """Where a term is."""
         return self._any("is_stateful")
@@ -87,10 +92,11 @@ class WeightedSum(Loss):
             f"{place}.{key}": value for place, loss in self._stateful() for key, value in loss.initial_state().items()
         }
 
-    def next_state(self, state: State, policy: Pair, reference: Pair | None) -> State:
+    def next_state(self, state: State, policy: Pair, reference: Pair | None, weights: Tensor | None = None) -> State:
         """The states of all stateful terms with this batch counted in."""
         advanced = {
-            place: loss.next_state(_state_of(place, state), policy, reference) for place, loss in self._stateful()
+            place: loss.next_state(_state_of(place, state), policy, reference, **batch_arguments(loss, weights))
+            for place, loss in self._stateful()
         }
         return {f"{place}.{key}": value for place, part in advanced.items() for key, value in part.items()}
 
@@ -98,13 +104,20 @@ class WeightedSum(Loss):
         return [(place, term.loss) for place, term in enumerate(self.parts()) if term.loss.is_stateful]
 
     def __call__(
-        self, policy: Pair, reference: Pair | None = None, state: State | None = None, **inputs: Tensor
+        self,
+        policy: Pair,
+        reference: Pair | None = None,
+        state: State | None = None,
+        weights: Tensor | None = None,
+        keys: Tensor | None = None,
+        **inputs: Tensor,
     ) -> PairLoss:
         """The weighted sum of each pair's losses, (B,), and the rewards of the first term."""
         total: Tensor | None = None
         first: PairLoss | None = None
         for place, term in enumerate(self.parts()):
             wanted: dict[str, Any] = {name: inputs.get(name) for name in term.loss.inputs}
+            wanted |= batch_arguments(term.loss, weights, keys)
             if term.loss.is_stateful and state is not None:
                 wanted["state"] = _state_of(place, state)
             loss: Any = term.loss

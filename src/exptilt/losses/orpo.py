@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
@@ -52,10 +53,10 @@ class ORPO(Loss):
         """Through the number of tokens of the batch."""
         return self.normalization == "token"
 
-    def __call__(self, policy: Pair, reference: Pair | None = None) -> PairLoss:
+    def __call__(self, policy: Pair, reference: Pair | None = None, weights: Tensor | None = None) -> PairLoss:
         """Loss and rewards lam * mean log-probability of each pair, (B,) nats."""
         check_pair(policy)
         chosen, rejected = policy.chosen.mean(), policy.rejected.mean()
         contrast = -logsigmoid(log_odds(chosen) - log_odds(rejected))
-        loss = negative_log_likelihood(policy.chosen, self.normalization) + self.lam * contrast
+        loss = negative_log_likelihood(policy.chosen, self.normalization, weights) + self.lam * contrast
         return PairLoss(loss, self.lam * chosen.detach(), self.lam * rejected.detach())

@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, State, check_pair
+from exptilt.losses.draws import hashed
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import Positive
 from exptilt.types import LogProbs, Pair, PairLoss, at_least_float32
@@ -86,21 +87,10 @@ def _drawn(logps: LogProbs, num_kept: Tensor, salts: tuple[int, ...]) -> Tensor:
     lengths = logps.lengths
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
     positions = logps.positions()
-    key = torch.zeros_like(positions)
-    parts: tuple[Tensor | int, ...] = (*salts, lengths[owner], num_kept[owner], positions)
-    for part in parts:
-        key = _mix(key ^ part)
+    key = hashed((*salts, lengths[owner], num_kept[owner], positions), positions)
     # Completions first, then hashes: a stable sort by the minor key followed by one by the major key.
     by_key = torch.argsort(key, stable=True)
     order = by_key[torch.argsort(owner[by_key], stable=True)]
     kept = torch.empty_like(positions, dtype=torch.bool)
     kept[order] = positions < num_kept[owner]
     return kept
-
-
-def _mix(x: Tensor) -> Tensor:
-    """One round of splitmix64 in wrapping int64 arithmetic (the shifts are made logical by the masks)."""
-    x = x - 0x61C8864680B583EB  # the odd integer nearest 2^64 / golden ratio, as a signed number
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)

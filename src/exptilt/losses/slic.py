@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from torch import Tensor
 from torch.nn.functional import relu
 
 from exptilt.kinds import PAIR
@@ -56,11 +57,11 @@ class SLiC(Loss):
         """Through the number of tokens of the batch."""
         return self.normalization == "token"
 
-    def __call__(self, policy: Pair, reference: Pair | None = None) -> PairLoss:
+    def __call__(self, policy: Pair, reference: Pair | None = None, weights: Tensor | None = None) -> PairLoss:
         """Loss and log-probabilities as rewards of each pair, (B,) nats."""
         check_pair(policy)
         chosen, rejected = policy.chosen.sum(), policy.rejected.sum()
         loss = relu(self.delta - chosen + rejected) + self.lam * negative_log_likelihood(
-            policy.chosen, self.normalization
+            policy.chosen, self.normalization, weights
         )
         return PairLoss(loss, chosen.detach(), rejected.detach())

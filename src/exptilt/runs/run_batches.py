@@ -9,6 +9,7 @@ import torch
 
 from exptilt.data.batching import Batches, budget_use, pack, shares
 from exptilt.data.groups import Group
+from exptilt.data.mixing import TwoOf
 from exptilt.data.problems import finding_of
 from exptilt.errors import DataError
 from exptilt.losses import Loss
@@ -19,6 +20,7 @@ from exptilt.settings.data_settings import BatchConfig
 from exptilt.settings.training_settings import TrainConfig
 from exptilt.training.columns import columns_of
 from exptilt.training.objective import Objective
+from exptilt.wording import counted
 
 _FILL_STEPS = 50
 """Steps over which it is counted how full micro-batches are."""
@@ -27,15 +29,15 @@ _FILL_STEPS = 50
 def batches_for(
     loss: Loss, groups: Sequence[Group], settings: BatchConfig, *, seed: int, world_size: int = 1
 ) -> Batches:
-    """Make the batches of a run; none is too small for the loss: KTO mixes rows, so it needs two."""
-    least = 2 if loss.mixes_rows else 1
-    return Batches(groups, settings, seed=seed, world_size=world_size, least=min(least, settings.size))
+    """Plan the batches of a run so that each holds what the loss needs in it: two prompts, or both labels."""
+    two_of = None if loss.needs_two is None else TwoOf.of(loss.needs_two, groups)
+    return Batches(groups, settings, seed=seed, world_size=world_size, two_of=two_of)
 
 
 def check_batches(
     loss: Loss, train: Sequence[Group], test: Sequence[Group], settings: BatchConfig, epochs: TrainConfig, *, seed: int
 ) -> tuple[Finding, ...]:
-    """Form every batch of a run without a model, and report their fill; a batch that cannot be formed is an error.
+    """Plan every batch of a run without a model: how full they are, and an error where the loss cannot be formed on one.
 
     Args:
         loss: says which columns and which other rows each row needs.
@@ -47,20 +49,57 @@ def check_batches(
     """
     if not train:
         return ()
-    objective = Objective(loss)
     batches = batches_for(loss, train, settings, seed=seed)
     try:
         for groups in (train, test):
             columns_of(groups, loss, torch.device("cpu"))
-        objective.prepare(test)
-        for step in range(steps_in(epochs, batches.num_steps) if loss.mixes_rows else 0):
-            objective.prepare(batches.groups(step))
     except DataError as error:
         return (finding_of("unformed_batch", str(error), 1),)
+    last = batches.epoch(steps_in(epochs, batches.num_steps) - 1)
+    short = next((count for epoch in range(last + 1) if (count := batches.short_steps(epoch))), 0)
+    found = [
+        *([_short_of_two(loss, TwoOf.of(loss.needs_two, train), batches, short)] if loss.needs_two and short else []),
+        *(_held_out_short_of_two(loss, test) if loss.needs_two and test else []),
+    ]
+    if found:
+        return tuple(found)
     if settings.limit is None:
         return ()
     first_steps = (batches.step(step) for step in range(min(_FILL_STEPS, batches.num_steps)))
     return (budget_use(first_steps, settings.limit).finding(),)
+
+
+_NEEDS = {
+    "prompts": "rows of two prompts, since its reference point scores a completion under the prompt of another row",
+    "labels": "a desirable and an undesirable row, since each label has a mean of its own",
+}
+
+
+def _short_of_two(loss: Loss, two_of: TwoOf, batches: Batches, short: int) -> Finding:
+    """Why some batches cannot hold what the loss needs, and which batch.size could."""
+    size = two_of.least_size
+    if size is None:
+        return _one_value(loss, two_of, "training")
+    unlike = {"prompts": "do not have the most frequent prompt", "labels": "have the rarer label"}[two_of.name]
+    said = (
+        f"loss {loss.name!r} needs in every batch {_NEEDS[two_of.name]}; only {two_of.num_rare} of {len(two_of.values)} rows "
+        f"{unlike}, too few for {batches.num_steps} batches: use batch.size={size} or more"
+    )
+    return finding_of("unformed_batch", said, short)
+
+
+def _held_out_short_of_two(loss: Loss, test: Sequence[Group]) -> list[Finding]:
+    assert loss.needs_two is not None  # noqa: S101  (the caller looked; tells the type checker)
+    two_of = TwoOf.of(loss.needs_two, test)
+    return [] if two_of.num_rare else [_one_value(loss, two_of, "held-out")]
+
+
+def _one_value(loss: Loss, two_of: TwoOf, which: str) -> Finding:
+    count = counted(len(two_of.values), "row")
+    same = {"prompts": "there is only one prompt", "labels": "all have one label"}[two_of.name]
+    more = "; hold out more rows (data.test_fraction), or none" if which == "held-out" else ""
+    said = f"loss {loss.name!r} needs {_NEEDS[two_of.name]}; in the {count} of {which} data {same}{more}"
+    return finding_of("unformed_batch", said, 1)
 
 
 @dataclass(frozen=True)

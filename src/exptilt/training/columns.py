@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exptilt.data.groups import Group, scores_of
+from exptilt.data.groups import Group, key_of, scores_of
 from exptilt.errors import DataError
 from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.losses.base import Loss
 from exptilt.losses.calls import columns_needed
-from exptilt.types import on_device
+from exptilt.types import on_device, widest
 
 _POSITIONS = ("sizes", "best")
 """Whole numbers that say where completions stand; they stay in main memory."""
@@ -29,7 +29,8 @@ def columns_of(groups: Sequence[Group], loss: Loss, device: torch.device) -> dic
 
     Returns:
         By name (G,) values, or (C,) of what belongs to completions (`ranks`, `scores`). `best` is the position of the
-        best completion of each list. `p_chosen` is there only where the preference of a row is not certain.
+        best completion of each list. `p_chosen` is there only where the preference of a row is not certain, `weights` only
+        where the loss couples the batch, and `keys`, numbers that belong to the content of rows, where it draws by them.
 
     Raises:
         DataError: a row lacks what the loss needs.
@@ -38,7 +39,11 @@ def columns_of(groups: Sequence[Group], loss: Loss, device: torch.device) -> dic
     columns = {name: _column(name, groups, loss, device) for name in wanted}
     beliefs = [group.label.p_chosen if isinstance(group.label, Preferred) else 1.0 for group in groups]
     if loss.kind.is_paired and any(belief != 1 for belief in beliefs):
-        columns["p_chosen"] = on_device(beliefs, device)
+        columns["p_chosen"] = on_device(beliefs, device, widest(device))
+    if loss.couples_batch:
+        columns["weights"] = on_device([group.weight for group in groups], device, widest(device))
+    if loss.takes_keys:
+        columns["keys"] = on_device([key_of(group) for group in groups], device, torch.int64)
     return columns
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from exptilt.data.groups import Completion, Group
+from exptilt.data.groups import Completion, Group, key_of
 from exptilt.errors import DataError
-from exptilt.losses.calls import arguments_of, call, completions_per_row
+from exptilt.losses.calls import arguments_of, call, completions_per_row, next_state
 from exptilt.training.columns import columns_of
-from exptilt.training.output import Output, not_finite
+from exptilt.training.output import Output, no_weight, not_finite
 from exptilt.training.sums import Sums
-from exptilt.types import LogProbs, LossResult, Measured, on_device
+from exptilt.types import LogProbs, LossResult, Measured, on_device, widest
 
 
 @dataclass
@@ -54,15 +55,17 @@ class Objective:
 
     def form(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
         """The same without waiting: whoever reads the sums must look whether that of the loss is finite."""
-        if self.loss.couples_batch:  # which carries one row's fault to all of them, and then nobody can be named
+        if self.loss.couples_batch:
+            _require_weight(groups)
             _require_finite(policy, groups)
+            groups, policy, reference = _in_order(groups, policy, reference)
         if self.loss.sums_suffice:
             policy, reference = _summed(policy), None if reference is None else _summed(reference)
         columns: dict[str, Tensor] = columns_of(groups, self.loss, policy.lengths.device)
         arguments = arguments_of(self.loss, policy, reference)
         result = call(self.loss, arguments, columns, self.state)
         if self.loss.is_stateful:
-            self.upcoming = self.loss.next_state(self.state, arguments.policy, arguments.reference)
+            self.upcoming = next_state(self.loss, arguments, columns, self.state)
         scores = _Scores.of(policy, reference, completions_per_row(self.loss) or 1)
         if self.loss.kind.is_paired and scores.references is not None:
             columns["indistinct"] = _indistinct(scores)
@@ -91,36 +94,62 @@ class Objective:
 
         KTO's reference point needs completions under prompts of other rows: each row gets the completion of the next row
         with another prompt, in an order fixed by the row ids, so that neither shuffling nor splitting changes the pairing.
-        Where it would be longer than the longest row of the batch its end is cut, so that it fits where the rows fit.
+        A row that is there twice stands in that order once, and one of weight 0 not at all. Where the completion would be
+        longer than the longest row of the batch its end is cut, so that it fits where the rows fit.
         """
         if not self.loss.mixes_rows:
             return list(groups)
-        order = sorted(range(len(groups)), key=lambda place: groups[place].id)
+        order = _distinct(groups)
+        places = {key_of(group): place for place, group in enumerate(order)}
         longest = max((len(group.prompt) + len(group.completions[0].ids) for group in groups), default=0)
-        prepared = list(groups)
-        for rank, place in enumerate(order):
-            group = groups[place]
-            other = _other_prompt(group, [groups[next_] for next_ in (*order[rank + 1 :], *order[:rank])])
+        prepared = []
+        for group in groups:
+            place = places.get(key_of(group), -1)
+            other = _other_prompt(group, (*order[place + 1 :], *order[: place + 1]))
             cut = other.cut(longest - len(group.prompt))
-            prepared[place] = replace(group, completions=(group.completions[0], cut))
+            prepared.append(replace(group, completions=(group.completions[0], cut)))
         return prepared
+
+
+def _distinct(groups: Sequence[Group]) -> list[Group]:
+    """Rows that count, by their ids, each content once."""
+    counted = sorted((group for group in groups if group.weight > 0), key=lambda group: group.id)
+    first = dict[int, Group]()
+    for group in counted:
+        first.setdefault(key_of(group), group)
+    return list(first.values())
 
 
 def _other_prompt(group: Group, others: Sequence[Group]) -> Completion:
     for other in others:
         if not np.array_equal(other.prompt, group.prompt):
             return other.completions[0]
+    if group.weight == 0:
+        return group.completions[0]  # which counts as little as the row
     raise DataError(
         f"{group.id}: every row of this batch has the same prompt, so there is no mismatched completion for the "
         "reference point; use a larger batch.size"
     )
 
 
+def _in_order(
+    groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None
+) -> tuple[Sequence[Group], LogProbs, LogProbs | None]:
+    """Rows by their ids: then the sums of a coupled loss are taken in one order, however the batch was dealt out."""
+    order = sorted(range(len(groups)), key=lambda at: groups[at].id)
+    if order == list(range(len(groups))):
+        return groups, policy, reference
+    starts = [0, *accumulate(len(group.completions) for group in groups)]
+    completions = [completion for at in order for completion in range(starts[at], starts[at + 1])]
+    sorted_reference = None if reference is None else reference.select(completions)
+    return [groups[at] for at in order], policy.select(completions), sorted_reference
+
+
 def _summed(logps: LogProbs) -> LogProbs:
     """All that most losses read; in float64, in which the difference of two long sums keeps its digits."""
     if logps.values is None:
         return logps
-    return LogProbs.from_sums(logps.sum_of(logps.values.to(_widest(logps.values))), logps.lengths)
+    return LogProbs.from_sums(logps.sum_of(logps.values.to(widest(logps.values.device))), logps.lengths)
 
 
 class _Scores(NamedTuple):
@@ -175,7 +204,7 @@ def _output(groups: Sequence[Group], scores: _Scores, result: LossResult, measur
     # Zero times what is not finite is NaN: one number tells of every fault.
     held = losses.detach() + (0 * scores.totals).sum()
     parts = [(held * own, own), *(value if isinstance(value, tuple) else (value, every) for value in measured.values())]
-    values = torch.stack([part.to(rows.dtype) for pair in parts for part in pair]).to(_widest(losses))
+    values = torch.stack([part.to(rows.dtype) for pair in parts for part in pair]).to(widest(losses.device))
     sums = Sums()
     sums.add_block(("loss", *measured), (values * rows).sum(1).view(-1, 2))
     unique = sum(group.num_tokens for group in groups)
@@ -185,12 +214,13 @@ def _output(groups: Sequence[Group], scores: _Scores, result: LossResult, measur
     return Output((rows * own * losses).sum(), sums, groups, scores.totals.flatten(), losses.detach())
 
 
-def _widest(like: Tensor) -> torch.dtype:
-    """Metal has no float64."""
-    return torch.float32 if like.device.type == "mps" else torch.float64
+def _require_weight(groups: Sequence[Group]) -> None:
+    if not any(group.weight for group in groups):
+        raise no_weight(groups)
 
 
 def _require_finite(policy: LogProbs, groups: Sequence[Group]) -> None:
+    """A coupled loss carries one row's fault to all of them, and then nobody could be named."""
     scores = policy.detach().sum()
     if not bool(scores.isfinite().all()):
         raise not_finite(Output(scores, Sums(), groups, scores, scores[:0]).faults())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from exptilt.data.groups import Group
-from exptilt.errors import NonFiniteError
+from exptilt.errors import NonFiniteError, TrainingError
 from exptilt.training.sums import Sums
 from exptilt.wording import counted
 
@@ -42,6 +42,15 @@ class Output:
             for what, names, values in (("log-probability", owners, self.scores), ("loss", rows, self.losses))
             for index in (~values.isfinite()).nonzero().flatten().tolist()
         ]
+
+
+def no_weight(groups: Sequence[Group]) -> TrainingError:
+    """The error that a mean over rows of weight 0 is undefined."""
+    ids = ", ".join([group.id for group in groups][:5])
+    return TrainingError(
+        f"every row of a batch has weight 0 ({ids}), so its mean is undefined; leave such rows out, "
+        "or use a larger batch.size"
+    )
 
 
 def not_finite(faults: Sequence[tuple[str, str]]) -> NonFiniteError:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from exptilt.data.groups import Group
-from exptilt.errors import NonFiniteError, TrainingError
+from exptilt.errors import NonFiniteError
 from exptilt.policies.engine.balance import Balance
 from exptilt.policies.scorer import LossOf, MicroBatches, Scorer, TrainableScorer
 from exptilt.processes.world import World
 from exptilt.training.objective import Objective
-from exptilt.training.output import Output, not_finite
+from exptilt.training.output import Output, no_weight, not_finite
 from exptilt.training.sums import Sums
 from exptilt.types import LogProbs
 
@@ -122,11 +122,7 @@ def _sums_of_step(
         faults = world.gather([fault for output in outputs for fault in output.faults()])
         raise _told_once(not_finite([fault for some in faults for fault in some]), world)
     if not weight:
-        ids = ", ".join([group.id for groups in micro_batches for group in groups][:5])
-        raise TrainingError(
-            f"every row of a batch has weight 0 ({ids}), so its mean is undefined; leave such rows out, "
-            "or use a larger batch.size"
-        )
+        raise no_weight([group for groups in micro_batches for group in groups])
     return sums
 
 

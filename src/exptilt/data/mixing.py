@@ -1,0 +1,101 @@
+"""Steps that hold what an objective needs in each of them: rows of two prompts, or rows of both labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exptilt.data.groups import Group
+from exptilt.labels import Desirable
+
+Order = NDArray[np.int64]
+
+_VALUES: dict[str, Callable[[Group], Hashable]] = {
+    "prompts": lambda group: group.prompt.tobytes(),
+    "labels": lambda group: group.label.desirable if isinstance(group.label, Desirable) else None,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TwoOf:
+    """What must be there twice in every step: rows of two different values, by their places in the data.
+
+    Example:
+        >>> part = ()
+        >>> groups = [Group(id=str(n), prompt=np.array([n // 4]), completions=part) for n in range(6)]
+        >>> two = TwoOf.of("prompts", groups)
+        >>> two.spread(np.arange(6), [0, 2, 4, 6]).tolist()  # rows 0 to 3 share a prompt, rows 4 and 5 another
+        [0, 4, 2, 3, 1, 5]
+        >>> two.num_rare, two.least_size
+        (2, 3)
+    """
+
+    name: Literal["prompts", "labels"]
+    values: NDArray[np.int64]
+    """(G,) a number for each value; -1 for rows of weight 0, which count as absent."""
+
+    @classmethod
+    def of(cls, name: Literal["prompts", "labels"], groups: Sequence[Group]) -> TwoOf:
+        """Read the values of all rows once."""
+        value_of, numbers = _VALUES[name], dict[Any, int]()
+        found = (numbers.setdefault(value_of(group), len(numbers)) if group.weight > 0 else -1 for group in groups)
+        return cls(name, np.fromiter(found, np.int64, len(groups)))
+
+    @property
+    def num_rare(self) -> int:
+        """Rows that count and do not have the most frequent value: each step needs one of them."""
+        counts = np.bincount(self.values[self.values >= 0])
+        return int(counts.sum() - counts.max()) if len(counts) else 0
+
+    @property
+    def least_size(self) -> int | None:
+        """The least `batch.size` at which every step can hold two values; None where there is only one."""
+        return max(2, -(-len(self.values) // self.num_rare)) if self.num_rare else None
+
+    def holds(self, rows: Order) -> bool:
+        """Whether there are two values among these rows."""
+        return self._count(rows) >= 2
+
+    def spread(self, order: Order, edges: Sequence[int]) -> Order:
+        """The order of an epoch with as few rows exchanged between steps as each needs to hold two values.
+
+        A step that lacks them takes a row of the nearest step that can give one, the following ones first. Where there
+        are too few rows of a second value some steps stay without.
+
+        Args:
+            order: rows in their order.
+            edges: where steps begin and end in it.
+        """
+        steps = [order[begin:end].copy() for begin, end in pairwise(edges)]
+        for at, step in enumerate(steps):
+            while not self.holds(step) and self._help(step, [*steps[at + 1 :], *steps[:at][::-1]]):
+                pass
+        return np.concatenate(steps)
+
+    def _help(self, step: Order, others: Sequence[Order]) -> bool:
+        """Exchange one row, if that brings a value into the step and takes none that the other needs."""
+        for other in others:
+            for place, row in enumerate(other):
+                if self.values[row] < 0 or self.values[row] in self.values[step]:
+                    continue
+                for own in self._spare(step):
+                    left = np.concatenate([np.delete(other, place), step[[own]]])
+                    if self.holds(left) or not self.holds(other):
+                        step[own], other[place] = row, step[own]
+                        return True
+        return False
+
+    def _spare(self, step: Order) -> list[int]:
+        """Places in a step of rows it can give away: one that does not count, and one of the value it has."""
+        values = self.values[step]
+        absent, present = np.flatnonzero(values < 0), np.flatnonzero(values >= 0)
+        return [int(some[-1]) for some, most in ((absent, 1), (present, 2)) if len(some) >= most]
+
+    def _count(self, rows: Order) -> int:
+        values = self.values[rows]
+        return len(np.unique(values[values >= 0]))
