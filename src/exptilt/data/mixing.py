@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +17,7 @@ from exptilt.labels import Desirable
 Order = NDArray[np.int64]
 
 _VALUES: dict[str, Callable[[Group], Hashable]] = {
-    "prompts": lambda group: group.prompt.tobytes(),
+    "prompts": lambda group: hashlib.blake2b(group.prompt.tobytes(), digest_size=8).digest(),
     "labels": lambda group: group.label.desirable if isinstance(group.label, Desirable) else None,
 }
 
@@ -26,13 +27,12 @@ class TwoOf:
     """What must be there twice in every step: rows of two different values, by their places in the data.
 
     Example:
-        >>> part = ()
-        >>> groups = [Group(id=str(n), prompt=np.array([n // 4]), completions=part) for n in range(6)]
+        >>> groups = [Group(id=str(n), prompt=np.array([n // 3]), completions=()) for n in range(6)]
         >>> two = TwoOf.of("prompts", groups)
-        >>> two.spread(np.arange(6), [0, 2, 4, 6]).tolist()  # rows 0 to 3 share a prompt, rows 4 and 5 another
+        >>> two.spread(np.arange(6), [0, 2, 4, 6]).tolist()  # rows 0 to 2 share a prompt, 3 to 5 another
         [0, 4, 2, 3, 1, 5]
         >>> two.num_rare, two.least_size
-        (2, 3)
+        (3, 2)
     """
 
     name: Literal["prompts", "labels"]
@@ -59,19 +59,22 @@ class TwoOf:
 
     def holds(self, rows: Order) -> bool:
         """Whether there are two values among these rows."""
-        return self._count(rows) >= 2
+        values = self.values[rows]
+        return len(np.unique(values[values >= 0])) >= 2
 
     def spread(self, order: Order, edges: Sequence[int]) -> Order:
         """The order of an epoch with as few rows exchanged between steps as each needs to hold two values.
 
         A step that lacks them takes a row of the nearest step that can give one, the following ones first. Where there
-        are too few rows of a second value some steps stay without.
+        are fewer rows of a second value than steps the order stays as it is.
 
         Args:
             order: rows in their order.
             edges: where steps begin and end in it.
         """
         steps = [order[begin:end].copy() for begin, end in pairwise(edges)]
+        if self.num_rare < len(steps):
+            return order
         for at, step in enumerate(steps):
             while not self.holds(step) and self._help(step, [*steps[at + 1 :], *steps[:at][::-1]]):
                 pass
@@ -79,14 +82,14 @@ class TwoOf:
 
     def _help(self, step: Order, others: Sequence[Order]) -> bool:
         """Exchange one row, if that brings a value into the step and takes none that the other needs."""
+        spare = self._spare(step)
         for other in others:
-            for place, row in enumerate(other):
-                if self.values[row] < 0 or self.values[row] in self.values[step]:
-                    continue
-                for own in self._spare(step):
+            values = self.values[other]
+            for place in np.flatnonzero((values >= 0) & ~np.isin(values, self.values[step])):
+                for own in spare:
                     left = np.concatenate([np.delete(other, place), step[[own]]])
                     if self.holds(left) or not self.holds(other):
-                        step[own], other[place] = row, step[own]
+                        step[own], other[place] = other[place], step[own]
                         return True
         return False
 
@@ -94,8 +97,4 @@ class TwoOf:
         """Places in a step of rows it can give away: one that does not count, and one of the value it has."""
         values = self.values[step]
         absent, present = np.flatnonzero(values < 0), np.flatnonzero(values >= 0)
-        return [int(some[-1]) for some, most in ((absent, 1), (present, 2)) if len(some) >= most]
-
-    def _count(self, rows: Order) -> int:
-        values = self.values[rows]
-        return len(np.unique(values[values >= 0]))
+        return [int(some[-1]) for some, least in ((absent, 1), (present, 2)) if len(some) >= least]

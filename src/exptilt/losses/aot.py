@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, check_pair, log_ratios, row_weights
+from exptilt.losses.rounding import levels, rounding_of
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import Positive
 from exptilt.types import Pair, PairLoss
@@ -25,7 +26,7 @@ class AOT(Loss):
         paired:    loss = -log sigmoid(beta * (sort(log pi_w - log pi_l) - sort(log ref_w - log ref_l)))
         unpaired:  loss = -log sigmoid(beta * (sort(l_w) - sort(l_l))),   l = log pi/pi_ref
 
-    A sorted value's loss is reported at the pair its first term came from; equal values share theirs. The mean and its
+    A sorted value's loss is reported at the pair its first term came from; equal values, to within rounding, share theirs. The mean and its
     gradient do not depend on the order of the batch. A batch of one pair is DPO. With row weights a pair stands in the
     sort with the mass of its weight, so that part of it may be compared with one value and part with the next.
 
@@ -65,7 +66,12 @@ class AOT(Loss):
             second = reference.chosen.sum() - reference.rejected.sum()
         else:
             first, second = chosen, rejected
-        loss = _transport_cost(first, second, row_weights(weights, first), self._cost)
+        counts, rounding = row_weights(weights, first), rounding_of(*policy, *(reference or ())).to(first)
+        counted = counts.nonzero().flatten()
+        ours, theirs = (
+            _Distribution.of(side[counted], counts[counted], rounding[counted].max()) for side in (first, second)
+        )
+        loss = torch.zeros_like(first).index_copy(0, counted, _transport_costs(ours, theirs, self._cost))
         return PairLoss(loss, self.beta * chosen.detach(), self.beta * rejected.detach())
 
     def _cost(self, difference: Tensor) -> Tensor:
@@ -73,7 +79,7 @@ class AOT(Loss):
 
 
 class _Distribution(NamedTuple):
-    """A weighted sample as distinct values, the lowest first."""
+    """A weighted sample as distinct values, the lowest first; values within rounding of each other are one."""
 
     values: Tensor
     masses: Tensor
@@ -81,21 +87,20 @@ class _Distribution(NamedTuple):
     """(B,) which of the distinct values each row has."""
 
     @classmethod
-    def of(cls, sample: Tensor, weights: Tensor) -> _Distribution:
+    def of(cls, sample: Tensor, weights: Tensor, rounding: Tensor) -> _Distribution:
         """The gradient of a distinct value is shared by its rows, by their weights."""
-        distinct, places = torch.unique(sample.detach(), return_inverse=True)
-        masses = torch.zeros_like(distinct).index_add(0, places, weights)
-        values = torch.zeros_like(distinct).index_add(0, places, weights * sample) / masses
+        places = levels(sample, rounding)
+        none = weights.new_zeros(int(places.max()) + 1)
+        masses = none.index_add(0, places, weights)
+        values = none.index_add(0, places, weights * sample) / masses
         return cls(values, masses, places)
 
 
-def _transport_cost(first: Tensor, second: Tensor, weights: Tensor, cost: Callable[[Tensor], Tensor]) -> Tensor:
-    """(B,) for each value of `first` the mean cost of its difference to the values of `second` at its quantiles.
+def _transport_costs(ours: _Distribution, theirs: _Distribution, cost: Callable[[Tensor], Tensor]) -> Tensor:
+    """(B,) for each row of ours the mean cost of its difference to the values of theirs at its quantiles.
 
     With equal weights and no ties that is the one value of the same rank.
     """
-    counted = weights.nonzero().flatten()
-    ours, theirs = (_Distribution.of(side[counted], weights[counted]) for side in (first, second))
     our_ends, their_ends = ours.masses.cumsum(0), theirs.masses.cumsum(0)
     ends = torch.cat([our_ends, their_ends]).sort().values
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
@@ -105,4 +110,4 @@ def _transport_cost(first: Tensor, second: Tensor, weights: Tensor, cost: Callab
     )
     costs = (ends - starts) * cost(ours.values[own] - theirs.values[other])
     means = torch.zeros_like(ours.masses).index_add(0, own, costs) / ours.masses
-    return torch.zeros_like(first).index_copy(0, counted, means[ours.places])
+    return means[ours.places]

@@ -12,13 +12,12 @@ from torch.nn.functional import logsigmoid
 from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, State, check_column, log_ratios, row_weights, weighted_mean
 from exptilt.losses.draws import hashed, uniform
+from exptilt.losses.rounding import rounding_of
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import NonNegative, Positive, Range
 from exptilt.types import Pair, PairLoss
 
 SMALLEST_BETA = 1e-3
-_ROUNDING = 2 * torch.finfo(torch.float32).eps
-"""Of log-probabilities, relative to their size."""
 
 
 @config
@@ -150,9 +149,7 @@ def _measured_gap(policy: Pair, reference: Pair | None) -> Tensor:
     """
     chosen, rejected = (side.detach() for side in log_ratios(policy, reference))
     gap = chosen - rejected
-    sums = [side.sum().detach() for pair in (policy, reference) if pair is not None for side in pair]
-    size = torch.stack([one.to(gap).abs() for one in sums]).sum(0)
-    return torch.where(gap.abs() <= _ROUNDING * size, 0.0, gap)
+    return torch.where(gap.abs() <= rounding_of(*policy, *(reference or ())).to(gap), 0.0, gap)
 
 
 def _order(policy: Pair, reference: Pair | None, weights: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 from exptilt.kinds import LIST
 from exptilt.losses.base import Loss, check_column, log_ratio
 from exptilt.losses.lists import rows_of
+from exptilt.losses.rounding import levels, rounding_of
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import Positive
 from exptilt.types import ListLoss, LogProbs
@@ -26,8 +27,8 @@ class LiPO(Loss):
         loss = (1 / N) sum_{psi_i > psi_j} |2^psi_i - 2^psi_j| * |1 / D_i - 1 / D_j| * -log sigmoid(s_i - s_j)
 
     N is 1, or with `ndcg` the DCG of the best order, sum_k (2^psi_k - 1) / D_k with the scores from the highest down; the
-    logarithm's base then cancels. The weights are not differentiated. Equal s, as at the reference, are ranked by psi.
-    For two completions it is DPO times a constant.
+    logarithm's base then cancels. The weights are not differentiated. Equal s, as at the reference, are ranked by psi;
+    s within rounding are equal. For two completions it is DPO times a constant.
 
     Use when: lists have graded scores (about 0 to 5) and the top of the list matters most.
     Known failure: weights grow as 2^score, so scores on a wide scale drown everything but the best.
@@ -57,7 +58,8 @@ class LiPO(Loss):
         score = rows.spread(check_column("scores", scores, len(policy)).to(rewards), fill=-torch.inf)
         reward = rows.spread(rewards)
         with torch.no_grad():
-            ordering = torch.where(rows.mask, reward, -torch.inf)
+            rounding = rows.spread(self.beta * rounding_of(policy, reference).to(rewards)).amax(dim=1, keepdim=True)
+            ordering = levels(torch.where(rows.mask, reward, -torch.inf), rounding)
             discount = 1 / torch.log1p(_places(ordering, score).to(reward))
             gain = torch.exp2(score)
             weight = (gain.unsqueeze(2) - gain.unsqueeze(1)) * (discount.unsqueeze(2) - discount.unsqueeze(1)).abs()

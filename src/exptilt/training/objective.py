@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from exptilt.data.groups import Completion, Group, key_of
+from exptilt.data.mixing import TwoOf
 from exptilt.errors import DataError
 from exptilt.losses.calls import arguments_of, call, completions_per_row, next_state
+from exptilt.losses.rounding import RELATIVE
 from exptilt.training.columns import columns_of
 from exptilt.training.output import Output, no_weight, not_finite
 from exptilt.training.sums import Sums
@@ -56,7 +58,7 @@ class Objective:
     def form(self, groups: Sequence[Group], policy: LogProbs, reference: LogProbs | None) -> Output:
         """The same without waiting: whoever reads the sums must look whether that of the loss is finite."""
         if self.loss.couples_batch:
-            _require_weight(groups)
+            self._require_whole_batch(groups)
             _require_finite(policy, groups)
             groups, policy, reference = _in_order(groups, policy, reference)
         if self.loss.sums_suffice:
@@ -74,6 +76,16 @@ class Objective:
         for position, side in enumerate(sides):
             measured |= scores.levels(f"/{side}" if len(sides) > 1 else "", position)
         return _output(groups, scores, result, measured)
+
+    def _require_whole_batch(self, groups: Sequence[Group]) -> None:
+        """Refuse a batch over which the loss has no value."""
+        if not any(group.weight for group in groups):
+            raise no_weight(groups)
+        if self.loss.needs_two == "labels" and not TwoOf.of("labels", groups).num_rare:
+            raise DataError(
+                f"{groups[0].id}: loss {self.loss.name!r} has a mean for each label, and all {len(groups)} rows of this "
+                "batch have one label; use a larger batch.size"
+            )
 
     def advance(self) -> None:
         """Count the latest batch in, once its step is taken; every micro-batch of a step sees the state before it."""
@@ -181,10 +193,6 @@ class _Scores(NamedTuple):
         return levels
 
 
-_ROUNDING = 2 * torch.finfo(torch.float32).eps
-"""Of log-probabilities, relative to their size."""
-
-
 def _indistinct(scores: _Scores) -> Tensor:
     """(B,) whether both sides of a pair moved alike but for rounding.
 
@@ -193,7 +201,7 @@ def _indistinct(scores: _Scores) -> Tensor:
     assert scores.references is not None  # noqa: S101  (the caller looked; tells the type checker)
     moved = scores.totals - scores.references
     size = (scores.totals.abs() + scores.references.abs()).sum(1)
-    return (moved[:, 0] - moved[:, 1]).abs() <= _ROUNDING * size
+    return (moved[:, 0] - moved[:, 1]).abs() <= RELATIVE * size
 
 
 def _output(groups: Sequence[Group], scores: _Scores, result: LossResult, measured: Measured) -> Output:
@@ -212,11 +220,6 @@ def _output(groups: Sequence[Group], scores: _Scores, result: LossResult, measur
     sums.count("tokens", unique + sum((len(group.completions) - 1) * len(group.prompt) for group in groups))
     sums.count("unique_tokens", unique)
     return Output((rows * own * losses).sum(), sums, groups, scores.totals.flatten(), losses.detach())
-
-
-def _require_weight(groups: Sequence[Group]) -> None:
-    if not any(group.weight for group in groups):
-        raise no_weight(groups)
 
 
 def _require_finite(policy: LogProbs, groups: Sequence[Group]) -> None:
