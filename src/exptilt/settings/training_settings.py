@@ -155,7 +155,7 @@ class OptimConfig:
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """What follows the warm-up: down to zero linearly, by a half cosine, or no decay."""
     warmup_ratio: float = 0.1
-    """Share of all steps spent rising from zero to the peak, in [0, 1)."""
+    """Share of all steps spent rising to the peak, in [0, 1); with w such steps, step s has the rate (s + 1) / (w + 1) of it."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm, > 0."""
 
