@@ -1,0 +1,96 @@
+"""What to change where a guard rail warns: one setting in one direction, the one that caused the danger first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from exptilt.run_folder.run_record import Caution
+from exptilt.training.guards.cautions import Facts
+
+Direction = Literal["raise", "lower", "set"]
+
+_UNUSUAL = 5.0
+"""A setting that is further than this factor from its usual value is blamed before others."""
+
+
+@dataclass(frozen=True)
+class Cure:
+    """One setting and where to move it."""
+
+    direction: Direction
+    key: str
+    words: str = ""
+    """What else a person should know, after the setting."""
+
+    def text(self, facts: Facts) -> str:
+        """For a person, with the present value where it is known."""
+        now = {"loss.beta": facts.beta, "optim.learning_rate": facts.learning_rate}.get(self.key)
+        return f"{self.direction} {self.key}{'' if now is None else f', now {now:g}'}{self.words}"
+
+    def blame(self, facts: Facts) -> float:
+        """By which factor the setting is off in the direction that this cure undoes; 1 where that is usual or unknown."""
+        now, usual = {
+            "loss.beta": (facts.beta, facts.usual_beta),
+            "optim.learning_rate": (facts.learning_rate, facts.usual_rate),
+        }.get(self.key, (None, None))
+        if not now or not usual:
+            return 1.0
+        factor = now / usual if self.direction == "lower" else usual / now
+        is_rate = self.key == "optim.learning_rate"  # its usual value is the largest one
+        return factor if factor > _UNUSUAL and not (is_rate and self.direction == "raise") else 1.0
+
+
+@dataclass(frozen=True)
+class Danger:
+    """What a guard rail sees; it becomes a caution with one advice."""
+
+    step: int
+    name: str
+    message: str
+    cures: tuple[Cure, ...]
+    """The usual one first."""
+    value: float
+    limit: float
+    alarm: bool = False
+    """Whether the model must not be used as it is."""
+
+    def ordered(self, facts: Facts) -> list[Cure]:
+        """Cures this objective has, what caused the danger first."""
+        some = [cure for cure in self.cures if cure.key != "loss.beta" or facts.beta]
+        return sorted(some, key=lambda cure: -cure.blame(facts))
+
+    def caution(self, facts: Facts, given: Mapping[str, str]) -> tuple[Caution, Cure]:
+        """With the first cure that does not contradict those already given (direction by key)."""
+        cures = self.ordered(facts)
+        cure = next((one for one in cures if _agrees(one, given)), cures[0])
+        caution = Caution(
+            step=self.step,
+            name=self.name,
+            message=self.message,
+            advice=cure.text(facts),
+            value=self.value,
+            limit=self.limit,
+            **({"alarm": True} if self.alarm else {}),
+        )
+        return caution, cure
+
+
+def _agrees(cure: Cure, given: Mapping[str, str]) -> bool:
+    return given.get(cure.key, cure.direction) == cure.direction
+
+
+def cures(*ways: str | Cure) -> tuple[Cure, ...]:
+    """Cures by their text, "raise loss.beta" for one; a `Cure` stays as it is.
+
+    Example:
+        >>> cures("lower loss.beta")
+        (Cure(direction='lower', key='loss.beta', words=''),)
+    """
+    return tuple(_read(way) if isinstance(way, str) else way for way in ways)
+
+
+def _read(way: str) -> Cure:
+    direction, _, key = way.partition(" ")
+    return Cure(direction, key)  # type: ignore[arg-type]
