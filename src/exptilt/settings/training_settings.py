@@ -13,12 +13,14 @@ _CALLBACK = OwnPartOf("callback", ("on_start", "after_step", "on_metrics", "on_e
 AnyCallback = Annotated[OwnPart, _CALLBACK]
 """Type of a settings field that holds a callback of your own."""
 
+ALARMS = ("below_uniform", "runaway", "no_gradient")
+"""Dangers after which a model must not be used, by name."""
 GUARD_RAILS = (
-    *("below_uniform", "runaway", "no_gradient"),
+    *ALARMS,
     *("start", "contradiction", "repetition", "overshoot", "displacement", "drift", "flat", "gradient"),
     *("saturated", "overfitting", "kl"),
 )
-"""Dangers that a run is watched for, by name; the first three are alarms."""
+"""All dangers that a run is watched for."""
 _CONDITION = re.compile(r"\s*([\w/]+)\s*(<=|>=|==|<|>)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*")
 _BEST = re.compile(r"\s*(min|max)\s+([\w/]+)\s*")
 

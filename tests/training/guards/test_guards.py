@@ -223,7 +223,12 @@ def test_one_advice_for_beta_and_never_its_opposite():
         (Facts("dpo", 0.01, 0.1), "raise loss.beta", 10.0),
         (Facts("dpo", 0.01, 0.1), "lower loss.beta", 1.0),
         (Facts("simpo", 2.0, 2.0), "lower loss.beta", 1.0),
-        (Facts("dpo", learning_rate=1e-3, usual_rate=2e-5), "lower optim.learning_rate", 50.0),
+        (Facts("dpo", learning_rate=1e-2, usual_rate=2e-5), "lower optim.learning_rate", 50.0),
+        (
+            Facts("dpo", learning_rate=1e-3, usual_rate=2e-5),
+            "lower optim.learning_rate",
+            1.0,
+        ),  # usual for a small model
         (Facts("dpo", learning_rate=1e-9, usual_rate=2e-5), "raise optim.learning_rate", 1.0),  # a largest usual one
     ],
 )
@@ -299,10 +304,18 @@ def test_a_gradient_of_exactly_zero():
     assert (caution.name, caution.step, caution.alarm) == ("no_gradient", 4, True)
     assert caution.advice == "lower optim.learning_rate"
     (caution,) = said(steps(0.0, 0.0), plain)  # all steps there were
-    assert (caution.step, caution.advice.split(",")[0]) == (2, "set data.on_identical=drop")
+    assert (caution.step, caution.advice.split(",")[0]) == (2, "set data.on_tie=drop")
     assert said(steps(0.0, 0.0), Facts(loss="dpo", contradicting=3))[-1].advice.startswith("set data.on_conflict=drop")
     assert said(steps(1.0, 0.0, 0.0, 0.0), Facts(loss="hinge")) == []  # all pairs are told apart: its end
     assert [one.name for one in said(steps(1.0, 0.0, 0.0, 0.0, loss=1.0), Facts(loss="hinge"))] == ["no_gradient"]
+
+
+def test_after_an_alarm_lesser_dangers_are_not_repeated():
+    lines = [(step, "train", pair(-(2.0**step), -(2.0 ** (step + 1)))) for step in range(5, 12)]
+    assert [(one.name, one.step) for one in said(lines, Facts(loss="dpo"), num_steps=100)] == [
+        *(("displacement", 5), ("drift", 5), ("displacement", 6), ("drift", 6)),
+        *(("runaway", 7), ("runaway", 8), ("runaway", 9), ("runaway", 10), ("runaway", 11)),
+    ]
 
 
 def test_few_rows_seen_often_are_told_before_they_are_learned():
@@ -323,7 +336,7 @@ def test_contradicting_rows_are_blamed_and_not_the_learning_rate():
 
 
 def test_every_danger_can_end_a_run_and_the_settings_know_their_names():
-    with pytest.raises(TrainingError, match=r"step 5: chosen .* 101 nats .*; train\.stop_if has 'alarm'\. Lower optim"):
+    with pytest.raises(TrainingError, match=r"step 5: chosen .* 101 nats .*; train\.stop_if has 'alarm'; lower optim"):
         said([(5, "train", pair(-101.0, -99.0))], num_steps=100, stop_on=("alarm",))
     with pytest.raises(TrainingError, match=r"train\.stop_if has 'drift'"):
         said([(5, "train", pair(1.0, -99.0))], num_steps=100, stop_on=("drift",))

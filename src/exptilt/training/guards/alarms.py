@@ -104,7 +104,7 @@ def no_gradient(step: int, is_last: bool, history: History, facts: Facts, loss: 
     if always and facts.contradicting:
         cause = Cure("set", "data.on_conflict=drop", ": labels of one half leave nothing to learn")
     elif always:
-        cause = Cure("set", "data.on_identical=drop", ", and see with `exptilt doctor` what the rows teach")
+        cause = Cure("set", "data.on_tie=drop", ", since ties (and sides that are one text) leave nothing to learn")
     else:
         cause = Cure("lower", "optim.learning_rate")
     return Danger(
@@ -112,7 +112,7 @@ def no_gradient(step: int, is_last: bool, history: History, facts: Facts, loss: 
         name="no_gradient",
         message=f"the gradient was exactly zero in the last {still} steps (loss {loss:.4g}): nothing is learned"
         + ("" if always else "; the policy is so far out that the loss is flat"),
-        cures=cures(cause, *(() if always else ("raise loss.beta",))),
+        cures=cures(cause, *(() if always else ("lower loss.beta",))),
         value=0.0,
         limit=0.0,
         alarm=True,

@@ -13,6 +13,8 @@ Direction = Literal["raise", "lower", "set"]
 
 _UNUSUAL = 5.0
 """A setting that is further than this factor from its usual value is blamed before others."""
+_RATES = 10.0
+"""Usual learning rates differ by this factor between large models and small ones."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,9 @@ class Cure:
         if not now or not usual:
             return 1.0
         factor = now / usual if self.direction == "lower" else usual / now
-        is_rate = self.key == "optim.learning_rate"  # its usual value is the largest one
-        return factor if factor > _UNUSUAL and not (is_rate and self.direction == "raise") else 1.0
+        if self.key == "optim.learning_rate":  # its usual value is the largest one, and says nothing of small ones
+            factor = factor / _RATES if self.direction == "lower" else 1.0
+        return factor if factor > _UNUSUAL else 1.0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from exptilt.errors import TrainingError
 from exptilt.run_folder.run_record import Caution
+from exptilt.settings.training_settings import ALARMS
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.guards.alarms import no_gradient
 from exptilt.training.guards.cautions import Facts, History, Line
@@ -99,14 +100,18 @@ class Guards(Callback):
             self.record(caution)
         if danger.name in self.stop_on or (danger.alarm and "alarm" in self.stop_on):
             named = danger.name if danger.name in self.stop_on else "alarm"
-            raise TrainingError(
-                f"step {danger.step}: {danger.message}; train.stop_if has {named!r}. {caution.advice.capitalize()}"
-            )
+            raise TrainingError(f"step {danger.step}: {danger.message}; train.stop_if has {named!r}; {caution.advice}")
 
     def _is_news(self, danger: Danger) -> bool:
-        """Said before, it is news only where it got much worse: the number is beyond its limit, and has doubled."""
+        """Said before, it is news only where it got much worse: the number is beyond its limit, and has doubled.
+
+        After an alarm only alarms are.
+        """
         last = self.spoken.get(danger.name)
-        return last is None or (abs(danger.value) > abs(danger.limit) and abs(danger.value) >= _AGAIN * abs(last))
+        if last is None:
+            return True
+        is_worse = abs(danger.value) > abs(danger.limit) and abs(danger.value) >= _AGAIN * abs(last)
+        return is_worse and (danger.alarm or not any(name in self.spoken for name in ALARMS))
 
     def state(self) -> dict[str, Any]:
         """What is judged by, and what was said."""

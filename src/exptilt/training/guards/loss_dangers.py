@@ -60,7 +60,7 @@ def saturated(history: History, facts: Facts) -> Danger | None:
         name="saturated",
         message=f"every pair of the last steps is told apart (accuracy {min(accuracies):.4g}, loss {loss:.2g}): nothing is left "
         "to learn from these rows but the rows themselves",
-        cures=cures("lower train.epochs", "raise loss.beta"),
+        cures=cures("lower train.epochs", "lower loss.beta", "raise loss.beta"),
         value=min(accuracies),
         limit=SATURATED,
     )
