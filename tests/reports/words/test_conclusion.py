@@ -202,4 +202,4 @@ def test_the_log_speaks_of_the_kept_step(make_run: MakeRun) -> None:
     (folder / "run.json").write_text(json.dumps(info))
     worked, moved, *_ = run_conclusion(read_run(folder)).answers
     assert "accuracy in the log is 90.0 %" in worked.detail
-    assert "chosen replies moved by 0.9 nats" in moved.detail
+    assert "chosen replies moved by 0.900" in moved.detail
