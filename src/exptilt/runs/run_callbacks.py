@@ -68,7 +68,7 @@ class Watched:
     held_out: Sequence[Group]
     held_out_sums: Callable[[], Sums]
     contradicting: int
-    """Training rows that say the opposite of another one."""
+    """Number of training rows whose label is the opposite of another row's."""
     quiet: bool
 
     @property
@@ -110,8 +110,8 @@ class Watched:
         own = recipe.reference.model is None
         return Facts(
             loss.name,
-            beta=getattr(loss, "beta", None),
-            usual_beta=getattr(type(loss), "beta", None),
+            beta=_number(getattr(loss, "beta", None)),
+            usual_beta=_number(getattr(type(loss), "beta", None)),
             learning_rate=recipe.optim.learning_rate,
             usual_rate=_USUAL_RATE if recipe.adapter is None else _USUAL_RATE_OF_ADAPTERS,
             max_grad_norm=recipe.optim.max_grad_norm,
@@ -143,3 +143,8 @@ class Watched:
             return draws if held is None else draws.compared(policy, held.model)
 
         return SampleFiles(self.folder.write_lines, drawn, self.tokenizer)
+
+
+def _number(given: Any) -> float | None:
+    """A setting that is a plain number; objectives of users may have others."""
+    return float(given) if isinstance(given, int | float) else None

@@ -229,7 +229,7 @@ def _distance(session: Session, reference: Scorer, groups: Sequence[Group]) -> s
 
 
 def _contradicting(rows: Prepared, policy: str) -> int:
-    """Training rows that contradict others and were not left out; one of several that became one label counts too."""
+    """Number of training rows that contradict others and were not left out."""
     if policy == "drop":
         return 0
     return sum(finding.count or 0 for finding in rows.report.findings if finding.code == "conflict")

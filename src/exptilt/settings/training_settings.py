@@ -84,13 +84,13 @@ class TrainConfig:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Those of `stop_if` that are about a metric."""
-        return tuple(one for one in self.stop_if if one not in self.dangers)
+        """The entries of `stop_if` that compare a metric with a number."""
+        return tuple(entry for entry in self.stop_if if entry not in self.dangers)
 
     @property
     def dangers(self) -> tuple[str, ...]:
-        """Those of `stop_if` that name a guard rail, or every alarm."""
-        return tuple(one for one in self.stop_if if one == "alarm" or one in GUARD_RAILS)
+        """The entries of `stop_if` that name a guard rail, or `alarm`."""
+        return tuple(entry for entry in self.stop_if if entry == "alarm" or entry in GUARD_RAILS)
 
 
 def _callback(given: Any) -> OwnPart:

@@ -55,7 +55,7 @@ class Best(Callback):
         return value < self.value if self.which == "min" else value > self.value
 
     def kept(self) -> KeptWeights:
-        """Which weights they are.
+        """The step of the weights, with its metric.
 
         Raises:
             TrainingError: none were ever kept.

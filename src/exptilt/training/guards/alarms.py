@@ -1,4 +1,4 @@
-"""Alarms: what no model may show that somebody wants to use."""
+"""Alarms: dangers after which a model must not be used."""
 
 from __future__ import annotations
 

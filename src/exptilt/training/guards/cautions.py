@@ -1,4 +1,4 @@
-"""The facts and the lines of metrics that guard rails judge by."""
+"""Input of the guard rails: facts of the run and lines of metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LATEST = 20
 
 @dataclass(frozen=True)
 class Facts:
-    """What must be known of a run beside its metrics."""
+    """Facts of a run that its metrics do not show."""
 
     loss: str
     """Name of the objective."""
@@ -24,7 +24,7 @@ class Facts:
     """The default of the objective."""
     learning_rate: float | None = None
     usual_rate: float | None = None
-    """The largest that is usual for what is trained: all weights, or an adapter."""
+    """The largest usual rate, for all weights or for an adapter."""
     max_grad_norm: float = 1.0
     start_loss: float | None = None
     """The loss before the first step (`zero.loss_at_zero`), if the reference is the model the run starts from."""
@@ -33,9 +33,9 @@ class Facts:
     vocabulary: int | None = None
     """Tokens the model chooses from."""
     rows: int | None = None
-    """Of training."""
+    """Number of training rows."""
     contradicting: int = 0
-    """Training rows that say the opposite of another one."""
+    """Number of training rows whose label is the opposite of another row's."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Line:
 
     step: int
     share: float
-    """Of the run that was done."""
+    """Share of the run's steps that are done."""
     values: Mapping[str, float]
     epoch: float = 0.0
     """Passes over the rows done."""
     train_loss: float | None = None
-    """Of a held-out line: the training loss at that time."""
+    """The training loss at the time of a held-out line; None in training lines."""
 
 
 @dataclass
@@ -72,16 +72,16 @@ class History:
             lines.remove(next(one for one in lines[_FIRST:] if one is not best))
 
     def measures_kl(self) -> bool:
-        """Whether held-out lines tell how far the policy is from its reference."""
+        """Whether held-out lines have a KL."""
         return any("eval/kl" in line.values for line in self.held_out)
 
     def start_of(self, prefix: str) -> Line | None:
-        """The line of the weights the run starts from, of training rows or of held-out ones."""
+        """The line that the starting weights gave, on training rows (`train`) or held-out rows (`eval`)."""
         if prefix == "train":
             return self.start
         return self.held_out[0] if self.held_out and self.held_out[0].step == 0 else None
 
     def train_loss(self) -> float | None:
-        """Mean of the latest lines."""
+        """Mean training loss of the latest lines."""
         losses = [line.values["train/loss"] for line in self.training[-FEW:] if "train/loss" in line.values]
         return mean(losses) if losses else None

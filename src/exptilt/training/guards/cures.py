@@ -1,4 +1,4 @@
-"""What to change where a guard rail warns: one setting in one direction, the one that caused the danger first."""
+"""Advice of a guard rail: one setting and one direction; the setting that caused the danger comes first."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _RATES = 10.0
 
 @dataclass(frozen=True)
 class Cure:
-    """One setting and where to move it."""
+    """One setting and the direction to move it in."""
 
     direction: Direction
     key: str
     words: str = ""
-    """What else a person should know, after the setting."""
+    """Words after the setting."""
 
     def text(self, facts: Facts) -> str:
-        """For a person, with the present value where it is known."""
+        """The advice in words, with the present value if it is known."""
         now = {"loss.beta": facts.beta, "optim.learning_rate": facts.learning_rate}.get(self.key)
         return f"{self.direction} {self.key}{'' if now is None else f', now {now:g}'}{self.words}"
 
     def blame(self, facts: Facts) -> float:
-        """By which factor the setting is off in the direction that this cure undoes; 1 where that is usual or unknown."""
+        """Factor between the setting and its usual value, if this cure would reduce it; 1 if it is usual or unknown."""
         now, usual = {
             "loss.beta": (facts.beta, facts.usual_beta),
             "optim.learning_rate": (facts.learning_rate, facts.usual_rate),
@@ -47,7 +47,7 @@ class Cure:
 
 @dataclass(frozen=True)
 class Danger:
-    """What a guard rail sees; it becomes a caution with one advice."""
+    """A danger that a guard rail sees; it becomes a caution with one advice."""
 
     step: int
     name: str
@@ -60,12 +60,12 @@ class Danger:
     """Whether the model must not be used as it is."""
 
     def ordered(self, facts: Facts) -> list[Cure]:
-        """Cures this objective has, what caused the danger first."""
+        """Cures that this objective allows, the most likely cause first."""
         some = [cure for cure in self.cures if cure.key != "loss.beta" or facts.beta]
         return sorted(some, key=lambda cure: -cure.blame(facts))
 
     def caution(self, facts: Facts, given: Mapping[str, str]) -> tuple[Caution, Cure]:
-        """With the first cure that does not contradict those already given (direction by key)."""
+        """The caution, with the first cure that does not contradict earlier advice (`given`: direction by key)."""
         cures = self.ordered(facts)
         cure = next((one for one in cures if _agrees(one, given)), cures[0])
         caution = Caution(

@@ -1,4 +1,4 @@
-"""What a run's metrics may warn of: one function a danger, of the lines so far; numbers with their reasons."""
+"""Dangers that metrics show: one function for each danger, with its limit and the reason for the limit."""
 
 from __future__ import annotations
 

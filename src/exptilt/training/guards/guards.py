@@ -103,9 +103,9 @@ class Guards(Callback):
             raise TrainingError(f"step {danger.step}: {danger.message}; train.stop_if has {named!r}; {caution.advice}")
 
     def _is_news(self, danger: Danger) -> bool:
-        """Said before, it is news only where it got much worse: the number is beyond its limit, and has doubled.
+        """Whether a danger is new, or its number is beyond the limit and has doubled since it was reported.
 
-        After an alarm only alarms are.
+        After an alarm, only alarms are reported again.
         """
         last = self.spoken.get(danger.name)
         if last is None:
@@ -114,7 +114,7 @@ class Guards(Callback):
         return is_worse and (danger.alarm or not any(name in self.spoken for name in ALARMS))
 
     def state(self) -> dict[str, Any]:
-        """What is judged by, and what was said."""
+        """The lines so far, and the warnings that were given."""
         return {
             "history": dataclasses.asdict(self.history),
             "window": {name: list(entry) for name, entry in self.window.totals.items()},
@@ -123,7 +123,7 @@ class Guards(Callback):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on with it."""
+        """Continue from a saved state."""
         kept = state["history"]
         lines = {name: [Line(**line) for line in kept[name]] for name in ("training", "held_out")}
         start = None if kept["start"] is None else Line(**kept["start"])

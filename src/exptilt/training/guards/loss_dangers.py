@@ -1,4 +1,4 @@
-"""What losses warn of: a wrong start, steps that are too large, rows learned by heart, nothing left to learn.
+"""Dangers that losses show: a wrong start, steps that are too large, rows learned by heart, nothing left to learn.
 
 Like is compared with like: rows with the same rows, or a level with its own start.
 """
@@ -99,7 +99,7 @@ def overfitting(history: History, facts: Facts) -> Danger | None:
 
 
 def overshooting(history: History, facts: Facts) -> Danger | None:
-    """In training, at once: no loss that is several times its start was meant to be there."""
+    """A training loss far above its start; this is said at once, while there is time."""
     began = facts.start_loss if facts.start_loss is not None else _value(history.start, "train/loss")
     now = _value(history.training[-1], "train/loss")
     if began is None or now is None:
@@ -109,7 +109,7 @@ def overshooting(history: History, facts: Facts) -> Danger | None:
 
 
 def worse_than_the_start(history: History, facts: Facts) -> Danger | None:
-    """Held out, near the end. Where training rows did get better, it is overfitting and no matter of steps."""
+    """A held-out loss above its start near the end. If the training rows improved meanwhile, it is overfitting instead."""
     start, line = history.held_out[0], history.held_out[-1]
     began, now = _value(start, "eval/loss"), _value(line, "eval/loss")
     if start.step or line is start or began is None or now is None or line.share < LATE or overfitting(history, facts):

@@ -25,22 +25,22 @@ class Moved:
 
 
 def moved(history: History, prefix: str, facts: Facts, last: int = 1) -> Moved | None:
-    """Mean of the latest lines; None where it is not measured."""
+    """Average over the latest lines; None where it is not measured."""
     lines = history.training if prefix == "train" else history.held_out
-    found = []
+    measured = []
     for line in lines[-last:]:
         sides = [side_moved(history, line, prefix, f"/{side}", facts) for side in ("chosen", "rejected")]
         length = line.values.get(f"{prefix}/lengths/chosen")
         if None not in sides and length:
-            found.append([*sides, length])
-    return Moved(lines[-1].step, *(mean(column) for column in zip(*found, strict=True))) if found else None
+            measured.append([*sides, length])
+    return Moved(lines[-1].step, *(mean(column) for column in zip(*measured, strict=True))) if measured else None
 
 
 def side_moved(history: History, line: Line, prefix: str, side: str, facts: Facts) -> float | None:
     """By how many nats a completion moved since the start of the run.
 
-    A reference that is the start tells it by itself. Another one, or none, tells it by what was measured at the start: of
-    the same held-out rows exactly; of training rows, which are others at every step, only against a reference.
+    If the reference is the start, displacement is the answer. Otherwise the value at the start is subtracted. For held-out
+    rows this is exact, since they stay the same. Training rows change with every step, so they need a reference.
     """
     now = line.values.get(f"{prefix}/displacement{side}")
     if now is not None and facts.own_reference:

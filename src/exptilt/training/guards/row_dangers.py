@@ -1,4 +1,4 @@
-"""What the rows of a run warn of before it has taken a step."""
+"""Dangers that the rows of a run show before training has changed anything."""
 
 from __future__ import annotations
 
