@@ -192,9 +192,9 @@ def test_eight_bits_move_almost_as_thirty_two():
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        ("linear", [0, 1 / 2, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
-        ("cosine", [0, 1 / 2] + [(1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)]),
-        ("constant", [0, 1 / 2] + [1] * 8),
+        ("linear", [1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
+        ("cosine", [1 / 3, 2 / 3] + [(1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)]),
+        ("constant", [1 / 3, 2 / 3] + [1] * 8),
     ],
 )
 def test_rates_of_ten_steps_with_two_of_warm_up(schedule, expected):
@@ -207,6 +207,19 @@ def test_rates_of_ten_steps_with_two_of_warm_up(schedule, expected):
         optimizer.step()
         plan.step()
     assert rates == pytest.approx([0.4 * share for share in expected], abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 18])
+@pytest.mark.parametrize("warmup_ratio", [0.0, 0.1, 0.5, 0.99])
+def test_no_step_has_rate_zero(schedule, num_steps, warmup_ratio):
+    settings = OptimConfig(learning_rate=0.4, schedule=schedule, warmup_ratio=warmup_ratio)
+    optimizer = build_optimizer(settings, Small())
+    plan = build_schedule(settings, optimizer, num_steps)
+    for _ in range(num_steps):
+        assert plan.get_last_lr()[0] > 1e-4
+        optimizer.step()
+        plan.step()
 
 
 def test_without_warm_up_the_first_step_has_the_peak():

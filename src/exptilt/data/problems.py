@@ -156,8 +156,14 @@ CATALOGUE: dict[str, Problem] = {
     "first_token_unscored": Problem(
         "there is no prompt and no BOS token, so the first token cannot be scored", fix="give the tokenizer a BOS token"
     ),
-    "length_bias": Problem("the longer completion is preferred much more, or much less, often than not"),
-    "markup_bias": Problem("the side with more markup is preferred much more, or much less, often than not"),
+    "length_bias": Problem(
+        "the longer completion is preferred much more, or much less, often than not",
+        fix="set loss=ld_dpo, in which tokens beyond the shorter completion's length count less",
+    ),
+    "markup_bias": Problem(
+        "the side with more markup is preferred much more, or much less, often than not",
+        fix="give pairs that differ in markup less `weight` (a column of the rows)",
+    ),
     "label_balance": Problem("how many completions are desirable", severity="info"),
     "one_label": Problem("all completions have the same label", fix="KTO and BCO need both labels"),
     "sorted_labels": Problem(
@@ -166,7 +172,9 @@ CATALOGUE: dict[str, Problem] = {
     "other_format": Problem("another format reads more of the columns", severity="info"),
     "soft_labels": Problem("the labels are probabilities", severity="info"),
     "suggestion": Problem("settings that suit this much data", severity="info"),
-    "few": Problem("there are very few examples to train on"),
+    "few": Problem(
+        "there are very few examples to train on", fix="lower train.epochs to 3 or less, or collect more rows"
+    ),
     "batches": Problem("how full micro-batches are", severity="info"),
     "over_budget": Problem(
         "examples are longer than the token budget alone",

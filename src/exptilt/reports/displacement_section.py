@@ -70,8 +70,8 @@ def displacement(run: RunContents) -> tuple[Estimate, Estimate] | None:
 
 
 def _last(run: RunContents, side: str) -> Estimate | None:
-    _, held_out = run.series(f"eval/displacement/{side}")
-    _, training = run.series(f"train/displacement/{side}")
+    _, held_out = run.series_of_model(f"eval/displacement/{side}")
+    _, training = run.series_of_model(f"train/displacement/{side}")
     last = held_out[-1:] or training[-WINDOW:]
     return Estimate(value=sum(last) / len(last)) if last else None
 
@@ -113,7 +113,7 @@ def _measured_part(run: RunContents) -> str:
 
 def _per_token(run: RunContents, up: float) -> str:
     for split in ("eval", "train"):
-        _, lengths = run.series(f"{split}/lengths/chosen")
+        _, lengths = run.series_of_model(f"{split}/lengths/chosen")
         if lengths and lengths[-1] > 0:
             lost = number(100 * (1 - math.exp(up / lengths[-1])), 1)
             spread = f" Spread over {number(lengths[-1])} tokens, each chosen token is {lost} % less likely than under"

@@ -56,6 +56,7 @@ def write_card(run: RunFolder, target: Path | None = None, *, repository: str | 
         level=f"{100 * (measured[0][2].level or 0.95):g} %" if measured else "",
         warnings=[_warning(caution) for caution in info.warnings],
         steps=info.steps or 0,
+        kept=info.kept,
         time="" if info.seconds is None else f" in {info.seconds / 60:.1f} minutes",
         hardware=info.hardware or "unknown hardware",
         versions=", ".join(f"{package} {number}" for package, number in info.versions.items()),
@@ -139,6 +140,7 @@ def _sources(data: DataReport) -> str:
 
 def _warning(caution: Caution) -> str:
     step = "" if caution.step is None else f"Step {caution.step}: "
+    step = f"**Alarm.** {step}" if caution.alarm else step
     return f"{step}{caution.message}{'. Advice: ' + caution.advice if caution.advice else ''}"
 
 

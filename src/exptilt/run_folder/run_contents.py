@@ -41,6 +41,15 @@ class RunContents:
         pairs = [(line["step"], line[key]) for line in self.metrics if key in line]
         return [step for step, _ in pairs], [value for _, value in pairs]
 
+    def series_of_model(self, key: str) -> tuple[list[float], list[float]]:
+        """The same up to the step whose weights are the model, where `train.best` kept those of an earlier one."""
+        steps, values = self.series(key)
+        kept = self.info.kept if self.info else None
+        if kept is None:
+            return steps, values
+        count = sum(step <= kept.step for step in steps)
+        return steps[:count], values[:count]
+
     def setting(self, *keys: str) -> Any:
         """A value of the recipe by its path, or None."""
         node: Any = self.config

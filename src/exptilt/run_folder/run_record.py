@@ -20,6 +20,8 @@ class Caution(FilePart):
     """A setting to change."""
     value: float | None = None
     limit: float | None = None
+    alarm: bool = False
+    """Whether the model must not be used as it is."""
 
     @model_validator(mode="before")
     @classmethod
@@ -36,6 +38,15 @@ class ReferenceIdentity(FilePart):
     """Fingerprint of the weights."""
     source: str | None = None
     """The same in words."""
+
+
+class KeptWeights(FilePart):
+    """The weights that `train.best` kept: these are the model, and these are measured."""
+
+    step: int
+    """0: the weights the run started from."""
+    metric: str
+    value: float
 
 
 class ModelFacts(FilePart):
@@ -80,6 +91,8 @@ class RunRecord(FileRecord):
     reference: ReferenceIdentity | None = None
     warnings: tuple[Caution, ...] = ()
     steps: int | None = None
+    kept: KeptWeights | None = None
+    """None: the weights of the last step."""
     seconds: float | None = None
     """Spent in training, over all starts."""
     model: ModelFacts = ModelFacts()

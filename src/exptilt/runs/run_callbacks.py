@@ -31,9 +31,13 @@ from exptilt.training.callbacks.progress_bar import ShowProgress
 from exptilt.training.callbacks.sample_files import SampleFiles
 from exptilt.training.callbacks.trackers import Trackers
 from exptilt.training.guards.cautions import Facts
-from exptilt.training.guards.guards import Guards, StopIf
+from exptilt.training.guards.guards import Guards
+from exptilt.training.guards.stop_if import StopIf
 from exptilt.training.sums import Sums
 from exptilt.training.throughput import work_of
+
+_USUAL_RATE, _USUAL_RATE_OF_ADAPTERS = 2e-5, 5e-4
+"""The largest learning rates of published runs that train all weights, and of those that train an adapter."""
 
 
 def own_callbacks(settings: TrainConfig) -> list[Callback]:
@@ -63,6 +67,8 @@ class Watched:
     """Training rows."""
     held_out: Sequence[Group]
     held_out_sums: Callable[[], Sums]
+    contradicting: int
+    """Number of training rows whose label is the opposite of another row's."""
     quiet: bool
 
     @property
@@ -81,9 +87,8 @@ class Watched:
         callbacks: list[Callback] = [log, *others]
         if settings.best is not None:
             callbacks.append(Best(*parse_best(settings.best), self._keep, settings.patience))  # type: ignore[arg-type]
-        callbacks.append(StopIf(settings.stop_if))
-        if first:
-            callbacks.append(Guards(self._facts(), self._record))
+        callbacks.append(StopIf(settings.conditions))
+        callbacks.append(Guards(self._facts(), self._record, settings.dangers, settings.log_every, speaks=first))
         if first and settings.report_to:
             callbacks.append(Trackers(settings.report_to, self.folder.path, as_dict(self.recipe)))
         if self.held_out:
@@ -102,9 +107,20 @@ class Watched:
     def _facts(self) -> Facts:
         """The facts that guards need; with dropout the first losses scatter, and with another reference they begin anywhere."""
         recipe, loss = self.recipe, build_loss(self.recipe.loss)
-        at_zero = recipe.reference.model is None and not recipe.model.dropout
-        start = loss_at_zero(loss) if at_zero else None
-        return Facts(loss.name, getattr(loss, "beta", None), start, recipe.optim.max_grad_norm)
+        own = recipe.reference.model is None
+        return Facts(
+            loss.name,
+            beta=_number(getattr(loss, "beta", None)),
+            usual_beta=_number(getattr(type(loss), "beta", None)),
+            learning_rate=recipe.optim.learning_rate,
+            usual_rate=_USUAL_RATE if recipe.adapter is None else _USUAL_RATE_OF_ADAPTERS,
+            max_grad_norm=recipe.optim.max_grad_norm,
+            start_loss=loss_at_zero(loss) if own and not recipe.model.dropout else None,
+            own_reference=own,
+            vocabulary=getattr(self.models.policy.config.get_text_config(), "vocab_size", None),
+            rows=len(self.rows),
+            contradicting=self.contradicting,
+        )
 
     def _record(self, caution: Caution) -> None:
         """Write a warning to run.json once; a run that was killed may give it again."""
@@ -127,3 +143,8 @@ class Watched:
             return draws if held is None else draws.compared(policy, held.model)
 
         return SampleFiles(self.folder.write_lines, drawn, self.tokenizer)
+
+
+def _number(given: Any) -> float | None:
+    """A setting that is a plain number; objectives of users may have others."""
+    return float(given) if isinstance(given, int | float) else None

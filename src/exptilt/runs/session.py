@@ -36,6 +36,7 @@ from exptilt.runs.run_rows import rows_of
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.token_budget import settle_tokens
 from exptilt.settings.recipe import Recipe
+from exptilt.training.callbacks.best import Best, best_in_words
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.callbacks.moving_reference import MovingReference
 from exptilt.training.callbacks.trackers import require_trackers
@@ -93,18 +94,24 @@ class Session:
             rows=self.rows.train,
             held_out=self.held_out,
             held_out_sums=self._held_out_sums,
+            contradicting=_contradicting(self.rows, self.recipe.data.on_conflict),
             quiet=self.console.quiet,
         )
 
     def train(self) -> Progress:
         """Train to the end, or until somebody stops it, and save the model at the end."""
         began = time.perf_counter()
-        progress = train(run_of(self))
+        run = run_of(self)
+        progress = train(run)
         spent = (self.folder.run.seconds or 0.0) + time.perf_counter() - began
         self.folder.update_manifest(steps=progress.step, seconds=round(spent, 1))
+        best = next((one for one in run.callbacks if isinstance(one, Best)), None)
         if not progress.is_last:
             self.folder.update_manifest(status="stopped")
-        elif self.recipe.train.best is not None:
+        elif best is not None:
+            kept = best.kept()
+            self.folder.update_manifest(kept=kept)
+            _say(self.console, best_in_words(kept, progress.step))
             self.world.first_alone(lambda: copy_model(self.watched.best, self.folder.model))
         else:
             models = self.models
@@ -219,6 +226,13 @@ def _distance(session: Session, reference: Scorer, groups: Sequence[Group]) -> s
             loss = session.objective(groups, session.policy(groups), reference(groups)).sums.means()["loss"]
     at_zero, name = loss_at_zero(session.objective.loss), str(session.recipe.reference.model)
     return start_distance(session.policy, reference, groups, name=name, loss=loss, at_zero=at_zero)
+
+
+def _contradicting(rows: Prepared, policy: str) -> int:
+    """Number of training rows that contradict others and were not left out."""
+    if policy == "drop":
+        return 0
+    return sum(finding.count or 0 for finding in rows.report.findings if finding.code == "conflict")
 
 
 def _say(console: Console, words: str) -> None:

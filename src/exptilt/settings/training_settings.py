@@ -13,7 +13,15 @@ _CALLBACK = OwnPartOf("callback", ("on_start", "after_step", "on_metrics", "on_e
 AnyCallback = Annotated[OwnPart, _CALLBACK]
 """Type of a settings field that holds a callback of your own."""
 
-_CONDITION = re.compile(r"\s*([\w/]+)\s*(<|>)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*")
+ALARMS = ("below_uniform", "runaway", "no_gradient")
+"""Dangers after which a model must not be used, by name."""
+GUARD_RAILS = (
+    *ALARMS,
+    *("start", "contradiction", "repetition", "overshoot", "displacement", "drift", "flat", "gradient"),
+    *("saturated", "overfitting", "kl"),
+)
+"""All dangers that a run is watched for."""
+_CONDITION = re.compile(r"\s*([\w/]+)\s*(<=|>=|==|<|>)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*")
 _BEST = re.compile(r"\s*(min|max)\s+([\w/]+)\s*")
 
 
@@ -50,7 +58,8 @@ class TrainConfig:
     patience: int = 0
     """Stop after this many evaluations in a row without a better `best`; 0 never stops early."""
     stop_if: tuple[str, ...] = ("loss > 1e6",)
-    """Conditions on logged metrics that end the run with an error, e.g. ["eval/kl > 30", "grad_norm > 1e4"]."""
+    """What ends the run with an error: conditions on logged metrics ("eval/kl > 30", "grad_norm == 0"), names of guard rails
+    ("runaway"), or "alarm" for every alarm."""
     callbacks: tuple[AnyCallback, ...] = ()
     """Callbacks of your own, e.g. [{import: "my_package.my_module:StopWhenLong", factor: 1.5}]; see docs/callbacks.md."""
     resume: Literal["auto", "never", "force"] = "auto"
@@ -64,7 +73,7 @@ class TrainConfig:
         for name, smallest in (least | {"eval_every": 0, "eval_samples": 0, "patience": 0}).items():
             if getattr(self, name) is not None and getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be >= {smallest}, got {getattr(self, name)}")
-        for condition in self.stop_if:
+        for condition in self.conditions:
             parse_condition(condition)
         if self.best is not None:
             parse_best(self.best)
@@ -73,6 +82,16 @@ class TrainConfig:
         if self.patience and self.best is None:
             raise ValueError('patience needs best, e.g. best: "min eval/loss"')
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The entries of `stop_if` that compare a metric with a number."""
+        return tuple(entry for entry in self.stop_if if entry not in self.dangers)
+
+    @property
+    def dangers(self) -> tuple[str, ...]:
+        """The entries of `stop_if` that name a guard rail, or `alarm`."""
+        return tuple(entry for entry in self.stop_if if entry == "alarm" or entry in GUARD_RAILS)
+
 
 def _callback(given: Any) -> OwnPart:
     """A callback of the recipe, or the object itself where Python code gives it."""
@@ -80,7 +99,7 @@ def _callback(given: Any) -> OwnPart:
 
 
 def parse_condition(text: str) -> tuple[str, str, float]:
-    """Read "metric > number" or "metric < number".
+    """Read "metric > number", with any of <, <=, ==, >= and >.
 
     Raises:
         ValueError: it is neither.
@@ -91,7 +110,10 @@ def parse_condition(text: str) -> tuple[str, str, float]:
     """
     match = _CONDITION.fullmatch(text)
     if match is None:
-        raise ValueError(f'a condition reads "metric > number" or "metric < number", got {text!r}')
+        raise ValueError(
+            f'stop_if reads "metric > number" (or <, <=, ==, >=), "alarm", or the name of a guard rail '
+            f"({', '.join(GUARD_RAILS)}), got {text!r}"
+        )
     name, sign, limit = match.groups()
     return name, sign, float(limit)
 
@@ -155,7 +177,7 @@ class OptimConfig:
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """What follows the warm-up: down to zero linearly, by a half cosine, or no decay."""
     warmup_ratio: float = 0.1
-    """Share of all steps spent rising from zero to the peak, in [0, 1)."""
+    """Share of all steps spent rising to the peak, in [0, 1); with w such steps, step s has the rate (s + 1) / (w + 1) of it."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm, > 0."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from exptilt.errors import ConfigError
 from exptilt.settings.training_settings import OptimConfig
@@ -94,11 +94,25 @@ _MAKERS: dict[str, Callable[[OptimConfig, list[dict[str, Any]]], torch.optim.Opt
 
 
 def build_schedule(settings: OptimConfig, optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:
-    """Make the schedule, from transformers, over `num_steps` optimizer steps.
+    """Make the schedule over `num_steps` optimizer steps; no step has rate 0.
 
-    A warm-up of w steps rises from zero, as in transformers: the first step has rate 0, step w the peak.
+    With w steps of warm-up, step s (from 0) has the share (s + 1) / (w + 1) of the peak, and step w the peak. In
+    transformers the first step has rate 0, so it moves nothing; otherwise the schedules are the same.
     """
-    name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
     warmup = round(settings.warmup_ratio * num_steps)
-    schedule: LRScheduler = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)
-    return schedule
+    decay = _DECAYS[settings.schedule]
+
+    def share(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return decay(min(1.0, (step - warmup) / max(1, num_steps - warmup)))
+
+    return LambdaLR(optimizer, share)
+
+
+_DECAYS: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "constant": lambda done: 1.0,
+}
+"""Share of the peak by the share of the steps behind the warm-up that is done."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from exptilt.run_folder.frontier_record import Frontier
 from exptilt.run_folder.run_contents import read_run
 
 MakeRun = Callable[..., Path]
+SIDES = ("chosen", "rejected")
 
 
 def ranked(value: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:
@@ -154,3 +156,50 @@ def test_best_of_n_that_has_more_for_less_is_named(frontier: dict[str, Any]) -> 
     assert "best of 2" not in spent
     frontier["best_of_n"] = frontier["best_of_n"][::2]
     assert "best of" not in frontier_conclusion(Frontier.from_dict(frontier)).answers[2].detail
+
+
+ALARM = {"step": 60, "name": "runaway", "message": "it left", "advice": "lower optim.learning_rate", "alarm": True}
+
+
+@pytest.mark.parametrize(
+    ("kept", "answer"),
+    [
+        (None, "No, do not use it"),
+        ({"step": 60, "metric": "eval/loss", "value": 0.6}, "No, do not use it"),
+        ({"step": 40, "metric": "eval/loss", "value": 0.6}, "Yes, better than a coin"),  # from before the alarm
+        ({"step": 0, "metric": "eval/loss", "value": 0.6}, "No, it is the untrained start"),
+    ],
+)
+def test_an_alarm_comes_before_every_measurement(make_run: MakeRun, kept: dict[str, Any] | None, answer: str) -> None:
+    folder = make_run(evaluation=ranked(0.62, 0.58, 0.66))
+    info = {"format": 1, "steps": 100, "warnings": [ALARM]} | ({} if kept is None else {"kept": kept})
+    (folder / "run.json").write_text(json.dumps(info))
+    run = read_run(folder)
+    worked = run_conclusion(run).answers[0]
+    assert worked.answer == answer
+    if kept is None:
+        assert worked.detail == "At step 60 it left. Advice: lower optim.learning_rate."
+    elif kept["step"] == 40:
+        assert worked.detail.endswith("The model has the weights of step 40, best by eval/loss.")
+
+
+def test_the_log_speaks_of_the_kept_step(make_run: MakeRun) -> None:
+    """Held-out accuracy 0.9 at the kept step, 0.3 at the last one; the same of displacement."""
+    folder = make_run()
+    for name in ("evaluation.json", "metrics.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    lines = [
+        {
+            "step": step,
+            "epoch": 1.0,
+            "eval/rewards/accuracies": value,
+            **{f"eval/displacement/{side}": value for side in SIDES},
+        }
+        for step, value in ((0, 0.5), (40, 0.9), (60, 0.3))
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    info = {"format": 1, "steps": 60, "kept": {"step": 40, "metric": "eval/loss", "value": 0.6}}
+    (folder / "run.json").write_text(json.dumps(info))
+    worked, moved, *_ = run_conclusion(read_run(folder)).answers
+    assert "accuracy in the log is 90.0 %" in worked.detail
+    assert "chosen replies moved by 0.900" in moved.detail

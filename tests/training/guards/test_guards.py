@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
+from pathlib import Path
 
 import pytest
 
 from exptilt.errors import TrainingError
+from exptilt.settings.training_settings import GUARD_RAILS
+from exptilt.training import guards as guards_folder
 from exptilt.training.callbacks.callback import Progress
 from exptilt.training.guards.cautions import Facts, History, Line
-from exptilt.training.guards.guards import Guards, StopIf
+from exptilt.training.guards.cures import Danger, cures
+from exptilt.training.guards.guards import Guards
+from exptilt.training.guards.stop_if import StopIf
 from exptilt.training.sums import Sums
 
 DPO = Facts(loss="dpo", beta=0.1, start_loss=0.6931, max_grad_norm=1.0)
@@ -20,15 +27,18 @@ def pair(chosen, rejected, length=20.0, **other):
     return {"loss": 0.6, "grad_norm": 2.0, "rewards/accuracies": 0.7, **names, **other}
 
 
-def said(lines, facts=DPO, num_steps=None):
-    """The cautions that lines (step, kind, values) give."""
+def said(lines, facts=DPO, num_steps=None, steps_per_epoch=None, **settings):
+    """The cautions that lines (step, kind, values) give; a line of training stands for the steps before it."""
     found = []
-    guards = Guards(facts, found.append)
-    last = num_steps or lines[-1][0]
+    guards = Guards(facts, found.append, **settings)
+    last = num_steps or max(1, lines[-1][0])
     for step, kind, values in lines:
-        guards.on_metrics(
-            Progress(step, last, last), {f"{kind}/{name.replace('_at_', '/')}": v for name, v in values.items()}
-        )
+        named = {name.replace("_at_", "/"): value for name, value in values.items()}
+        progress = Progress(step, last, steps_per_epoch or last)
+        if kind == "train":
+            guards.after_step(progress, Sums({name: [value, 1.0] for name, value in named.items()}))
+        else:
+            guards.on_metrics(progress, {f"eval/{name}": value for name, value in named.items()})
     return found
 
 
@@ -132,28 +142,229 @@ def test_nothing_left_to_learn():
     assert said(train(*[told | {"rewards/accuracies": 0.99}] * 5)) == []
 
 
-def held_out(pairs):
+def held_out(pairs, start=0.6931):
     """(training loss, held-out loss) at steps 10, 20, ...; the run starts at log 2."""
-    lines = [(0, "eval", {"loss": 0.6931})]
+    lines = [(0, "eval", {"loss": start})]
     for place, (loss, other) in enumerate(pairs):
         lines += [(10 * place + 10, "train", {"loss": loss}), (10 * place + 10, "eval", {"loss": other})]
     return lines
 
 
+HEART = [(0.678, 0.69), (0.62, 0.70), (0.6, 0.72), (0.57, 0.748), (0.56, 0.75)]
+
+
 def test_learned_by_heart():
     """The losses of a real run of an over-trained small model on 3,700 pairs."""
-    (caution,) = said(held_out([(0.678, 0.69), (0.62, 0.70), (0.6, 0.72), (0.57, 0.748), (0.56, 0.75)]))
+    (caution,) = said(held_out(HEART), steps_per_epoch=10)
     assert (caution.name, caution.step, caution.value) == ("overfitting", 40, 0.748)
     assert "was 0.69 at step 10" in caution.message
-    assert "train.best" in caution.advice
-    assert said(held_out([(0.75, 0.70), (0.8, 0.75), (0.78, 0.74), (0.7, 0.7)])) == []  # nothing was learned by heart
-    assert said(held_out([(0.6, 0.66), (0.5, 0.62), (0.4, 0.61), (0.3, 0.6)])) == []  # both fall
+    assert "fell from 0.678 to 0.5967" in caution.message
+    assert caution.advice == 'set train.best="min eval/loss" (with train.eval_every) to keep the best weights'
+    up = held_out([(0.75, 0.70), (0.8, 0.75), (0.78, 0.74), (0.7, 0.7)])
+    assert said(up, steps_per_epoch=10) == []  # nothing was learned by heart
+    both = held_out([(0.6, 0.66), (0.5, 0.62), (0.4, 0.61), (0.3, 0.6)])
+    assert said(both, steps_per_epoch=10) == []  # both fall
+
+
+@pytest.mark.parametrize("facts", [DPO, Facts(loss="simpo"), Facts(loss="dpo", own_reference=False)])
+def test_nothing_is_learned_by_heart_before_it_is_seen_twice(facts):
+    assert said(held_out(HEART), facts, steps_per_epoch=50) == []
+    assert [one.name for one in said(held_out(HEART), facts, steps_per_epoch=39)] == ["overfitting"]
+
+
+def test_training_rows_are_compared_with_themselves():
+    """Training rows far below held-out ones throughout, as they may be in SimPO: a level is no change."""
+    lines = held_out([(1.0, 2.05), (1.0, 2.1), (1.0, 2.2), (1.01, 2.2)], start=2.0)
+    assert said(lines, Facts(loss="simpo"), steps_per_epoch=10) == []
+    falls = held_out([(1.0, 2.05), (0.9, 2.1), (0.8, 2.2), (0.7, 2.2)], start=2.0)
+    falls.insert(1, (1, "train", {"loss": 1.0}))
+    assert [one.name for one in said(falls, Facts(loss="simpo"), steps_per_epoch=10)] == ["overfitting"]
 
 
 def test_steps_too_large():
     (caution,) = said(held_out([(1.2, 1.1), (1.4, 1.3), (1.3, 1.2), (1.1, 1.0)]))
     assert (caution.name, caution.step) == ("overshoot", 30)  # the last quarter begins
     assert said(held_out([(1.2, 1.1), (1.4, 1.3), (0.9, 0.8), (0.8, 0.77)])) == []  # it came down again
+
+
+def test_a_loss_far_above_its_start_is_told_at_once_with_the_setting_that_did_it():
+    """Beta 50: ten times log 2 at step 4 of 18, as in a real run; the learning rate is ten times the usual one, too."""
+    facts = Facts("dpo", 50.0, 0.1, 2e-4, 2e-5, start_loss=0.6931)
+    losses = [0.6931, 0.9, 1.9, 7.1, 6.0, 5.0]
+    lines = [(step + 1, "train", pair(-0.5, -0.5, loss=loss)) for step, loss in enumerate(losses)]
+    (caution,) = said(lines, facts, num_steps=18, every=10)
+    assert (caution.name, caution.step, caution.value) == ("overshoot", 4, 7.1)
+    assert caution.limit == pytest.approx(3 * 0.6931)
+    assert caution.advice == "lower loss.beta, now 50"
+    assert said(lines, Facts("dpo", 0.1, 0.1, 2e-4, 2e-5), 18)[0].advice == "lower optim.learning_rate, now 0.0002"
+
+
+def test_one_advice_for_beta_and_never_its_opposite():
+    """The last held-out line of a run: learned by heart, a loss 25 % above its start, and far from the reference."""
+    lines = [*held_out(HEART)[:-1], (50, "eval", {"loss": 0.95, "kl": 40.0})]
+    found = said(lines, steps_per_epoch=10)
+    assert [one.name for one in found] == ["overfitting", "kl"]
+    assert [one.advice for one in found][1:] == ["raise loss.beta, now 0.1"]
+    lower, raised = (
+        Danger(1, name, "", cures(f"{name} loss.beta", "lower optim.learning_rate"), 1, 1)
+        for name in ("lower", "raise")
+    )
+    given = {}
+    for danger, expected in ((lower, "lower loss.beta, now 0.1"), (raised, "lower optim.learning_rate")):
+        caution, cure = danger.caution(DPO, given)
+        given[cure.key] = cure.direction
+        assert caution.advice == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "way", "factor"),
+    [
+        (Facts("dpo", 0.02, 0.1), "raise loss.beta", 1.0),  # within five times of the usual value
+        (Facts("dpo", 0.01, 0.1), "raise loss.beta", 10.0),
+        (Facts("dpo", 0.01, 0.1), "lower loss.beta", 1.0),
+        (Facts("simpo", 2.0, 2.0), "lower loss.beta", 1.0),
+        (Facts("dpo", learning_rate=1e-2, usual_rate=2e-5), "lower optim.learning_rate", 50.0),
+        (
+            Facts("dpo", learning_rate=1e-3, usual_rate=2e-5),
+            "lower optim.learning_rate",
+            1.0,
+        ),  # usual for a small model
+        (Facts("dpo", learning_rate=1e-9, usual_rate=2e-5), "raise optim.learning_rate", 1.0),  # a largest usual one
+    ],
+)
+def test_blame(facts, way, factor):
+    assert cures(way)[0].blame(facts) == pytest.approx(factor)
+
+
+def test_an_objective_without_beta_is_not_told_to_change_it():
+    (caution,) = said([(10, "eval", {"kl": 31.0})], Facts(loss="orpo", learning_rate=1e-5))
+    assert caution.advice == "lower optim.learning_rate, now 1e-05"
+
+
+def test_flat_is_not_said_again_when_things_improve():
+    lines = train(*[pair(0.001, -0.001)] * 10, *[pair(0.004, -0.004)] * 5, *[pair(0.03, -0.03)] * 5)
+    assert [(one.name, one.step) for one in said(lines, Facts(loss="dpo", beta=5.0, usual_beta=0.1))] == [("flat", 100)]
+
+
+TOKENS = Facts(loss="dpo", vocabulary=1000)  # a uniform guess: -6.908 nats
+
+
+@pytest.mark.parametrize(
+    ("start", "now", "limit"),
+    [
+        ((-2.0, -2.0), (-6.9, -20.0), None),
+        ((-2.0, -2.0), (-7.0, -7.0), -math.log(1000)),
+        ((-7.0, -7.0), (-7.4, -9.0), None),  # random weights are there from the start
+        ((-7.0, -7.0), (-7.6, -9.0), -7.5),
+        ((-2.0, -2.0), (-3.0, -21.0), -3 * math.log(1000)),  # rejected text is meant to fall
+    ],
+)
+@pytest.mark.parametrize("kind", ["train", "eval"])
+def test_below_a_uniform_guess(start, now, limit, kind):
+    def values(both):
+        return dict(zip(("logps_per_token/chosen", "logps_per_token/rejected"), both, strict=True))
+
+    first = (1, "train", values(start)) if kind == "train" else (0, "eval", values(start))
+    found = said([first, (5, kind, values(now))], TOKENS, num_steps=100)
+    assert [(one.name, one.step, one.alarm) for one in found] == [("below_uniform", 5, True)] * (limit is not None)
+    assert [one.limit for one in found] == [pytest.approx(limit)] * (limit is not None)
+
+
+def test_displacement_beyond_a_stated_size_is_an_alarm():
+    """3 nats a token and at least 100; of 20 tokens 100, of 50 tokens 150."""
+    assert [one.name for one in said([(5, "train", pair(-99.0, -99.0))], num_steps=100)] == ["displacement"]
+    found = said([(5, "train", pair(-101.0, -99.0))], num_steps=100)
+    assert [(one.name, one.alarm) for one in found] == [("runaway", True), ("displacement", False)]
+    assert [one.name for one in said([(5, "train", pair(-140.0, -99.0, 50.0))], num_steps=100)] == ["displacement"]
+
+
+def test_what_moved_is_measured_from_the_start_whatever_the_reference():
+    """Another reference is 60 nats away before step 1; SimPO has none. Held-out rows are the same at every evaluation."""
+    other = Facts(loss="dpo", own_reference=False)
+    lines = [(1, "train", pair(-60.0, -10.0)), (2, "train", pair(-60.5, -10.0))]
+    assert said(lines, other, num_steps=100) == []
+    assert [one.name for one in said(lines, Facts(loss="dpo"), num_steps=100)] == ["displacement"]
+
+    def held(chosen, rejected):
+        return {"logps/chosen": chosen, "logps/rejected": rejected, "lengths/chosen": 20.0}
+
+    for facts in (other, Facts(loss="simpo")):
+        assert said([(0, "eval", held(-80.0, -80.0)), (9, "eval", held(-89.0, -95.0))], facts, 100) == []
+        found = said([(0, "eval", held(-80.0, -80.0)), (9, "eval", held(-185.0, -195.0))], facts, 100)
+        assert [(one.name, one.value) for one in found] == [("runaway", -105.0), ("displacement", -105.0)]
+
+
+def test_a_gradient_of_exactly_zero():
+    def steps(*norms, loss=0.0):
+        return [(step + 1, "train", {"loss": loss, "grad_norm": norm}) for step, norm in enumerate(norms)]
+
+    plain = Facts(loss="dpo")
+    assert said(steps(1.0, 0.0, 0.0, 1e-30, 0.0), plain, num_steps=9) == []
+    (caution,) = said(steps(1.0, 0.0, 0.0, 0.0, 0.0), plain, num_steps=9)
+    assert (caution.name, caution.step, caution.alarm) == ("no_gradient", 4, True)
+    assert caution.advice == "lower optim.learning_rate"
+    (caution,) = said(steps(0.0, 0.0), plain)  # all steps there were
+    assert (caution.step, caution.advice.split(",")[0]) == (2, "set data.on_tie=drop")
+    assert said(steps(0.0, 0.0), Facts(loss="dpo", contradicting=3))[-1].advice.startswith("set data.on_conflict=drop")
+    assert said(steps(1.0, 0.0, 0.0, 0.0), Facts(loss="hinge")) == []  # all pairs are told apart: its end
+    assert [one.name for one in said(steps(1.0, 0.0, 0.0, 0.0, loss=1.0), Facts(loss="hinge"))] == ["no_gradient"]
+
+
+def test_after_an_alarm_lesser_dangers_are_not_repeated():
+    lines = [(step, "train", pair(-(2.0**step), -(2.0 ** (step + 1)))) for step in range(5, 12)]
+    assert [(one.name, one.step) for one in said(lines, Facts(loss="dpo"), num_steps=100)] == [
+        *(("displacement", 5), ("drift", 5), ("displacement", 6), ("drift", 6)),
+        *(("runaway", 7), ("runaway", 8), ("runaway", 9), ("runaway", 10), ("runaway", 11)),
+    ]
+
+
+def test_few_rows_seen_often_are_told_before_they_are_learned():
+    (caution,) = said([(1, "train", {"loss": 0.6})], Facts("dpo", rows=1), num_steps=20, steps_per_epoch=1)
+    assert (caution.name, caution.step, caution.advice) == ("repetition", 1, "lower train.epochs, now 20")
+    assert "one row is trained on 20 times" in caution.message
+    assert said([(1, "train", {"loss": 0.6})], Facts("dpo", rows=1), num_steps=3, steps_per_epoch=1) == []
+    assert said([(1, "train", {"loss": 0.6})], Facts("dpo", rows=5000), num_steps=20, steps_per_epoch=1) == []
+
+
+def test_contradicting_rows_are_blamed_and_not_the_learning_rate():
+    found = said(
+        [(1, "train", pair(0.0, 0.0)), *train(*[pair(0.01, -0.02)] * 9)], Facts("dpo", 0.1, rows=40, contradicting=20)
+    )
+    assert [(one.name, one.step) for one in found] == [("contradiction", 1)]
+    assert found[0].advice == "set data.on_conflict=drop, or settle the labels"
+    assert said([(1, "train", pair(0.0, 0.0))], Facts("dpo", rows=40, contradicting=3), num_steps=100) == []
+
+
+def test_every_danger_can_end_a_run_and_the_settings_know_their_names():
+    with pytest.raises(TrainingError, match=r"step 5: chosen .* 101 nats .*; train\.stop_if has 'alarm'; lower optim"):
+        said([(5, "train", pair(-101.0, -99.0))], num_steps=100, stop_on=("alarm",))
+    with pytest.raises(TrainingError, match=r"train\.stop_if has 'drift'"):
+        said([(5, "train", pair(1.0, -99.0))], num_steps=100, stop_on=("drift",))
+    assert said([(5, "train", pair(1.0, -99.0))], num_steps=100, stop_on=("alarm",))[0].name == "drift"
+    code = "".join(path.read_text() for path in Path(guards_folder.__path__[0]).glob("*.py"))
+    assert set(re.findall(r'name="(\w+)"', code)) == set(GUARD_RAILS)
+
+
+def test_a_silent_process_decides_alike_and_says_nothing(caplog):
+    assert said([(5, "train", pair(1.0, -99.0))], num_steps=100, speaks=False) == []
+    with pytest.raises(TrainingError, match="drift"):
+        said([(5, "train", pair(1.0, -99.0))], num_steps=100, speaks=False, stop_on=("drift",))
+    assert caplog.records == []
+
+
+def test_windows_of_a_short_run_are_short_and_survive_a_resume():
+    """Of 18 steps each is judged; of 200, every tenth."""
+    for num_steps, judged in ((18, [1, 2, 3]), (60, [3]), (1000, [])):
+        guards = Guards(DPO, lambda caution: None, every=10)
+        for step in (1, 2, 3):
+            guards.after_step(Progress(step, num_steps, 9), Sums({"loss": [float(step), 1.0]}))
+            again = Guards(DPO, lambda caution: None, every=10)
+            again.restore(guards.state())
+            guards = again
+        assert [line.step for line in guards.history.training] == judged
+        if num_steps == 60:
+            assert guards.history.training[0].values == {"train/loss": 2.0}
+        assert guards.history.start.values == {"train/loss": 1.0}
 
 
 def test_said_once_and_again_when_it_has_doubled_also_after_a_resume(caplog):
@@ -190,6 +401,10 @@ def test_history_forgets_the_middle_but_never_the_best():
         ("eval/kl > 30", {"eval/kl": 30.5}, True),
         ("rewards/accuracies < 0.4", {"train/rewards/accuracies": 0.3}, True),
         ("train/grad_norm > 5", {"train/grad_norm": 6.0}, True),
+        ("grad_norm == 0", {"train/grad_norm": 0.0}, True),
+        ("grad_norm == 0", {"train/grad_norm": 1e-30}, False),
+        ("loss >= 2", {"train/loss": 2.0}, True),
+        ("loss <= 2", {"train/loss": 2.1}, False),
     ],
 )
 def test_stop_if(condition, values, stops):

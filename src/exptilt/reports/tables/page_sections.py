@@ -104,6 +104,7 @@ def _card(run: RunContents) -> dict[str, Any]:
         "Reference": reference.source or reference.identity,
         **{label: run.setting(*keys) for label, keys in _SETTINGS.items()},
         "Steps done": last_step if info.steps is None else info.steps,
+        "Weights of step": None if info.kept is None else f"{info.kept.step} (best by {info.kept.metric})",
         "Time": duration(info.seconds),
         "Hardware": info.hardware,
         "Started": None if info.started is None else info.started[:16].replace("T", " "),

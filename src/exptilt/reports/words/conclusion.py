@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from exptilt.reports.displacement_section import displacement
 from exptilt.reports.numbers import estimate, joined, number
 from exptilt.reports.report_inputs import Inputs
@@ -10,6 +13,8 @@ from exptilt.reports.words.frontier_words import COST, WORKED, apart, distance, 
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.frontier_record import Frontier, Point
 from exptilt.run_folder.run_contents import RunContents
+from exptilt.run_folder.run_record import Caution
+from exptilt.wording import counted
 
 MOVED = "How far did it move?"
 ACCURACIES = (
@@ -51,8 +56,10 @@ def _compared(runs: tuple[RunContents, ...]) -> str:
         else ", and its interval lies above all others"
     ]
     ends += [f". {without} of {len(runs)} runs have no such measurement"] if without else []
+    refused = [run.name for run in runs if alarms_of_model(run)]
+    ends += [f". Do not use {joined(refused)}: guard rails raised an alarm"] if refused else []
     shown = f"{best} ranks most held-out pairs as their labels do ({kind}): {estimate(accuracy, percent=True)}"
-    return f"{shown}{''.join(ends) if len(measured) > 1 or without else ''}."
+    return f"{shown}{''.join(ends) if len(measured) > 1 or without or refused else ''}."
 
 
 def run_conclusion(run: RunContents, frontier: Frontier | None = None) -> Conclusion:
@@ -64,7 +71,43 @@ def run_conclusion(run: RunContents, frontier: Frontier | None = None) -> Conclu
     return Conclusion(headline, (worked, moved, cost, away))
 
 
+def alarms_of_model(run: RunContents) -> list[Caution]:
+    """Alarms of the guard rails that hold for the model: none that came after the step whose weights were kept."""
+    if run.info is None:
+        return []
+    last = run.info.kept.step if run.info.kept else math.inf
+    return [caution for caution in run.info.warnings if caution.alarm and (caution.step or 0) <= last]
+
+
 def _worked(run: RunContents, point: Point | None) -> PageAnswer:
+    """An alarm, or weights that never moved, come before every measurement."""
+    found = alarms_of_model(run)
+    if found:
+        first = found[0]
+        where = "" if first.step is None else f"At step {first.step} "
+        more = f" ({counted(len(found) - 1, 'more alarm')})" if len(found) > 1 else ""
+        return PageAnswer(WORKED, "No, do not use it", f"{where}{first.message}{more}. Advice: {first.advice}.", "bad")
+    kept = run.info.kept if run.info else None
+    if kept is not None and kept.step == 0:
+        detail = (
+            f"train.best kept step 0: no step was better than the untrained start by {kept.metric} ({number(kept.value)}), so "
+            "the model is the one the run started from."
+        )
+        return PageAnswer(WORKED, "No, it is the untrained start", detail, "bad")
+    return _with_step(run, _measured_gain(run, point))
+
+
+def _with_step(run: RunContents, answer: PageAnswer) -> PageAnswer:
+    """Name the step that is judged where it is not the last."""
+    kept = run.info.kept if run.info else None
+    if kept is None:
+        return answer
+    return replace(
+        answer, detail=f"{answer.detail} The model has the weights of step {kept.step}, best by {kept.metric}."
+    )
+
+
+def _measured_gain(run: RunContents, point: Point | None) -> PageAnswer:
     gain = ((run.evaluation.reward if run.evaluation else None) or {}).get("gain") or (point.gain if point else None)
     if gain is not None:
         answer, tone = _GAINS[compare(gain, 0.0)]
@@ -115,12 +158,12 @@ def _against_length(run: RunContents, accuracy: Estimate) -> str:
 
 
 def _from_curves(run: RunContents) -> PageAnswer:
-    _, accuracies = run.series("eval/rewards/accuracies")
+    _, accuracies = run.series_of_model("eval/rewards/accuracies")
     if accuracies:
         shown = f"The last held-out accuracy in the log is {number(100 * accuracies[-1], 1)} % (no interval)."
         return PageAnswer(WORKED, "Not shown", f"{shown} `exptilt evaluate` measures it with one.", "unsure")
     for split, words in (("eval", "Held-out"), ("train", "Training")):
-        _, losses = run.series(f"{split}/loss")
+        _, losses = run.series_of_model(f"{split}/loss")
         if len(losses) > 1:
             went = "fell" if losses[-1] < losses[0] else "did not fall: it went"
             shown = f"{words} loss {went} from {number(losses[0])} to {number(losses[-1])} (no interval)."

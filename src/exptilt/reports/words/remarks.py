@@ -33,7 +33,8 @@ def remark_of(caution: Caution) -> Remark:
         limit = "" if caution.limit is None else f", limit {caution.limit:.3g}"
         measured = f" ({caution.value:.3g}{limit})"
     step = "" if caution.step is None else f"step {caution.step}"
-    number = ", ".join(part for part in (step, caution.name) if part) + measured
+    alarm = "alarm" if caution.alarm else ""
+    number = ", ".join(part for part in (alarm, step, caution.name) if part) + measured
     return Remark(number=number, message=caution.message, fix=caution.advice)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from exptilt.errors import TrainingError
+from exptilt.run_folder.run_record import KeptWeights
 from exptilt.training.callbacks.callback import Callback, Progress
 
 
@@ -53,6 +54,18 @@ class Best(Callback):
             return not math.isnan(value)
         return value < self.value if self.which == "min" else value > self.value
 
+    def kept(self) -> KeptWeights:
+        """The step of the weights, with its metric.
+
+        Raises:
+            TrainingError: none were ever kept.
+        """
+        if self.step is None or self.value is None:
+            raise TrainingError(
+                f"train.best: {self.name} was never a number, so no weights were kept; choose another metric"
+            )
+        return KeptWeights(step=self.step, metric=self.name, value=self.value)
+
     def state(self) -> dict[str, Any]:
         """The best value and the number of evaluations since."""
         return {"value": self.value, "step": self.step, "waited": self.waited}
@@ -60,3 +73,18 @@ class Best(Callback):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved best value."""
         self.value, self.step, self.waited = state["value"], state["step"], state["waited"]
+
+
+def best_in_words(kept: KeptWeights, last: int) -> str:
+    """One line that names the step whose weights are the model.
+
+    Example:
+        >>> best_in_words(KeptWeights(step=20, metric="eval/loss", value=0.61), 60)
+        'train.best: the model has the weights of step 20 of 60, where eval/loss was 0.61'
+    """
+    if kept.step:
+        return f"train.best: the model has the weights of step {kept.step} of {last}, where {kept.metric} was {kept.value:.4g}"
+    return (
+        f"warning: train.best kept step 0: no step of {last} was better than the untrained start ({kept.metric} "
+        f"{kept.value:.4g}), so the model is the one the run started from; lower optim.learning_rate"
+    )
