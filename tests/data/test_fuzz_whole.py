@@ -19,12 +19,11 @@ from rich.console import Console
 from exptilt.data.account.data_terminal import print_report, show_examples
 from exptilt.data.formats import ADAPTERS
 from exptilt.data.prepare import prepare
-from exptilt.data.problems import POLICY_CHOICES
 from exptilt.errors import ExptiltError
 from exptilt.labels import Preferred
 from exptilt.reports.doctor_page import render_doctor_page
 from exptilt.run_folder.data_record import DataReport
-from exptilt.settings.data_settings import DataConfig
+from exptilt.settings.data_settings import DECISION_CHOICES, DataConfig
 
 ODD = ["", " ", "\n", "\u00a0", "\u200b", "<bos>", "<eos>", "<|im_end|>", "[UNK]", "[SEP]", "\n\nHuman: a", "a\u0301",
        "\n\nAssistant:", "\n\nHuman: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant: c", "\ud800", "\x00", "\u2028",
@@ -74,7 +73,7 @@ SPECIFIC = {
     "chat_template_kwargs": st.dictionaries(st.text(max_size=3), TEXT, max_size=2) | TEXT,
     "tools": st.lists(st.dictionaries(st.text(max_size=3), TEXT, max_size=2), max_size=2) | TEXT,
 }  # fmt: skip
-POLICIES = {name: st.sampled_from(["error", *choices]) for name, choices in POLICY_CHOICES.items()}
+POLICIES = {name: st.sampled_from(["error", *choices]) for name, choices in DECISION_CHOICES.items()}
 SETTINGS = st.fixed_dictionaries(
     {},
     optional={

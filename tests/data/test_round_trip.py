@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exptilt.data.encode.tokens import Encoder
-from exptilt.data.problems import Ledger
 from exptilt.data.records import Preference
+from exptilt.data.stage_account import Decisions
 from exptilt.settings.data_settings import DataConfig
 
 LETTERS = [letter for letter in string.printable[:94] if letter not in "<>[]"]
@@ -19,9 +19,9 @@ QUIET = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCh
 
 
 def encoded(tokenizer, record, boundary):
-    ledger = Ledger(DataConfig(train="x").policies)
-    ((front, completions, _),) = Encoder(tokenizer, ledger=ledger, boundary=boundary).encode([record])
-    return front, completions, {finding.code for finding in ledger.findings()}
+    decisions = Decisions(DataConfig(train="x").decisions)
+    ((front, completions, _),), account = Encoder(tokenizer, decisions=decisions, boundary=boundary).encode([record])
+    return front, completions, set(account.noted)
 
 
 def same(tokenizer, ids, text):

@@ -72,9 +72,9 @@ def test_the_first_rows_tell_the_kind_and_all_rows_where_none_of_them_can_be_use
     path = write_rows("rated.jsonl", rated)
     asked = []
 
-    def reading(config, ledger):
+    def reading(config, decisions):
         asked.append(config.limit)
-        return read_splits(config, ledger)
+        return read_splits(config, decisions)
 
     with mock.patch("exptilt.data.splits.read_splits", reading):
         assert _kind_of(DataConfig(train=str(path), test_fraction=0.5)) == "unpaired"

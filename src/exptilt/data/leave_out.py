@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from exptilt.data.prepare import Prepared, lengths_of
-from exptilt.data.problems import Ledger
+from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.data.table import GroupTable
 from exptilt.kinds import Kind
 from exptilt.labels import Preferred
@@ -27,14 +27,14 @@ def leave_out(prepared: Prepared, positions: Sequence[int], code: str, kind: Kin
     """
     gone = set(positions)
     kept = GroupTable.of(group for at, group in enumerate(prepared.train) if at not in gone)
-    ledger = Ledger({})
+    account = NOTHING
     for at in positions:
-        ledger.note(code, prepared.train[at].id, detail)
+        account += Account.of(code, prepared.train[at].id, detail)
     before, p_chosen = (
         prepared.report.train,
         [group.label.p_chosen for group in kept if isinstance(group.label, Preferred)],
     )
-    account = before.updated(
+    split = before.updated(
         examples_left_out={**before.examples_left_out, code: len(gone)},
         kept=len(kept),
         lengths=lengths_of(kept, kind),
@@ -42,5 +42,5 @@ def leave_out(prepared: Prepared, positions: Sequence[int], code: str, kind: Kin
         more_markup_chosen=None,
         p_chosen=(min(p_chosen), sum(p_chosen) / len(p_chosen), max(p_chosen)) if p_chosen else None,
     )
-    report = prepared.report.updated(train=account).adding(*ledger.findings())
+    report = prepared.report.updated(train=split).adding(*account.findings(Decisions({})))
     return replace(prepared, train=kept, report=report)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from exptilt.data.account.data_report import example_of, lengths_among
 from exptilt.data.account.statistics import Tally
 from exptilt.data.cache import Cached, DataCache
-from exptilt.data.checks.record_checks import has_tools_without_template, template_mark
 from exptilt.data.encode.chat_templates import refuse_unread, template_of, with_chat_template
-from exptilt.data.encode.fewer_turns import fewer_turns, has_turns
-from exptilt.data.encode.fit import fit
-from exptilt.data.encode.rendered_rows import RenderedRows, Settlement, is_identical_only_rendered, settled
-from exptilt.data.encode.tokens import Encoded, Encoder
+from exptilt.data.encode.rendered_rows import RenderedRows, Settlement, settled
+from exptilt.data.encode.tokens import Encoder
+from exptilt.data.examples import examples_of
+from exptilt.data.group_maker import GroupMaker
 from exptilt.data.groups import Group
-from exptilt.data.problems import Ledger, RowError
 from exptilt.data.read.source_records import SourcePart
 from exptilt.data.records import Preference, Record
-from exptilt.data.splits import Examples, Split, check_splits, read_splits, refuse_errors
+from exptilt.data.splits import Split, check_splits, read_splits, refuse_errors
+from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.data.table import GroupTable, TableBuilder
 from exptilt.errors import DataError
 from exptilt.kinds import Kind, kind_of
@@ -35,9 +31,6 @@ if TYPE_CHECKING:
 
 _NUM_EXAMPLES = 3
 """Examples the report shows."""
-_CHUNK = 512
-"""Records tokenised at a time."""
-_TOOLS_ARE_LOST = "tools need a chat template, and none is used for this row; data.template=chat puts text through it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,27 +42,33 @@ class Prepared:
     report: DataReport
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Work:
     """What preparing both splits has in common."""
 
     config: DataConfig
     kind: Kind
-    ledger: Ledger
+    decisions: Decisions
     tokenizer: PreTrainedTokenizerBase | None
-    encoder: Encoder | None
-    max_tokens: int | None
-    own_marks: str = ""
-    """The tokenizer's special tokens and its chat template."""
+    maker: GroupMaker
 
 
-@dataclass(kw_only=True)
-class _Done:
-    """Groups of one split and why examples are not among them."""
+class _Done(NamedTuple):
+    """Groups of one split, and the accounts of how they came about."""
 
     groups: GroupTable
     tally: Tally
-    left_out: Counter[str]
+    rows: Account
+    checked: Account
+    """Of examples, before they were tokenised."""
+    tokenised: Account
+    """Of examples, from then on."""
+    num_made: int
+    """Examples that the rows became."""
+
+    @property
+    def of_examples(self) -> Account:
+        return self.checked + self.tokenised
 
 
 def prepare(
@@ -90,7 +89,7 @@ def prepare(
         strict: whether findings that are errors raise; `False` is for looking at them.
 
     Raises:
-        DataError: if a source cannot be read or, where strict, rows are wrong and no policy says what to do, or
+        DataError: if a source cannot be read or, where strict, rows are wrong and no setting says what to do, or
             nothing is left.
     """
     kind = kind_of(kind)
@@ -99,9 +98,8 @@ def prepare(
     cached = DataCache.of(config, tokenizer, kind.name, max_tokens)
     found = cached.read() if cached is not None else None
     if found is None:
-        ledger = Ledger(config.policies)
-        train, test = read_splits(config, ledger)
-        prepared = _prepare(train, test, _work(config, tokenizer, kind, max_tokens, ledger))
+        train, test = read_splits(config, Decisions(config.decisions))
+        prepared = _prepare(train, test, _work(config, tokenizer, kind, max_tokens))
         if cached is not None:
             cached.write(Cached(prepared.train, prepared.test, prepared.report))
     else:
@@ -125,20 +123,18 @@ def prepare_records(
         tokenizer: the policy's.
         kind: of the objective (`loss.kind`), or its name.
         test: held-out records.
-        config: for the policies and the rendering; its sources are not read.
+        config: for the decisions and the rendering; its sources are not read.
         max_tokens: what the model can hold.
     """
     config = config or DataConfig(train="records")
     tokenizer = with_chat_template(tokenizer, config.chat_template)
-    ledger = Ledger(config.policies)
     train = Split(source="records", format="records", rows=len(records), records=list(records))
     held_out = Split(source="records", format="records", rows=len(test), records=list(test)) if test else None
-    return refused(_prepare(train, held_out, _work(config, tokenizer, kind_of(kind), max_tokens, ledger)))
+    return refused(_prepare(train, held_out, _work(config, tokenizer, kind_of(kind), max_tokens)))
 
 
-def _work(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase | None, kind: Kind, max_tokens: int | None, ledger: Ledger
-) -> _Work:
+def _work(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None, kind: Kind, max_tokens: int | None) -> _Work:
+    decisions = Decisions(config.decisions)
     encoder, own_marks = None, ""
     if tokenizer is not None:
         template = template_of(tokenizer)
@@ -146,7 +142,7 @@ def _work(
             refuse_unread(template, config.template_args)
         encoder = Encoder(
             tokenizer,
-            ledger=ledger,
+            decisions=decisions,
             template=config.template,
             boundary=config.boundary,
             template_args=config.template_args,
@@ -154,34 +150,33 @@ def _work(
         )
         own_marks = " ".join([*encoder.renderer.special_tokens, template or ""])
     limits = [limit for limit in (config.max_tokens, max_tokens) if limit is not None]
-    return _Work(
-        config=config,
-        kind=kind,
-        ledger=ledger,
-        tokenizer=tokenizer,
+    maker = GroupMaker(
         encoder=encoder,
+        decisions=decisions,
+        template=config.template,
         max_tokens=min(limits, default=None),
         own_marks=own_marks,
     )
+    return _Work(config=config, kind=kind, decisions=decisions, tokenizer=tokenizer, maker=maker)
 
 
 def _prepare(train: Split, test: Split | None, work: _Work) -> Prepared:
-    check_splits(train, test, work.ledger)
-    done, train_report = _split(train, work)
-    test_groups, test_report = GroupTable.of(()), None
-    if test is not None:
-        test_done, test_report = _split(test, work)
-        test_groups = test_done.groups
-    done.tally.note(work.kind, work.ledger)
+    train, test = check_splits(train, test, work.decisions)
+    done = _grouped(train, work)
+    done_test = _grouped(test, work) if test is not None else None
+    both = [done] if done_test is None else [done, done_test]
+    account = sum((one.rows for one in both), NOTHING) + sum((one.of_examples for one in both), NOTHING)
+    account += done.tally.account(work.kind)
     report = DataReport(
         kind=work.kind.name,
-        train=train_report,
-        test=test_report,
-        findings=work.ledger.findings(),
+        train=_report(train, done, work.kind),
+        test=_report(test, done_test, work.kind) if test is not None and done_test is not None else None,
+        findings=account.findings(work.decisions),
         examples=tuple(example_of(group, work.tokenizer) for group in done.groups[:_NUM_EXAMPLES])
         if work.tokenizer is not None
         else (),
     )
+    test_groups = GroupTable.of(()) if done_test is None else done_test.groups
     return Prepared(train=done.groups, test=test_groups, report=report)
 
 
@@ -197,20 +192,17 @@ def refused(prepared: Prepared) -> Prepared:
     return prepared
 
 
-def _split(split: Split, work: _Work) -> tuple[_Done, SplitReport]:
-    examples = Examples(split=split, kind=work.kind, config=work.config, ledger=work.ledger)
-    done = _grouped(examples, work)
-    split.records = ()
+def _report(split: Split, done: _Done, kind: Kind) -> SplitReport:
     tally = done.tally
-    report = SplitReport(
+    return SplitReport(
         source=split.source,
         format=split.format,
         rows=split.rows,
-        rows_left_out=dict(split.rows_left_out),
-        examples=examples.num_converted,
-        examples_left_out=dict(examples.left_out + done.left_out),
+        rows_left_out=dict(done.rows.left_out),
+        examples=done.num_made,
+        examples_left_out=dict(done.of_examples.left_out),
         kept=tally.examples,
-        lengths=lengths_of(done.groups, work.kind),
+        lengths=lengths_of(done.groups, kind),
         longer_chosen=tally.longer_chosen,
         more_markup_chosen=tally.markup_chosen,
         p_chosen=tally.p_chosen,
@@ -220,7 +212,6 @@ def _split(split: Split, work: _Work) -> tuple[_Done, SplitReport]:
         sources=tuple(_source(part) for part in split.parts),
         columns_not_read=split.columns_not_read,
     )
-    return done, report
 
 
 def _source(part: SourcePart) -> SourceReport:
@@ -234,90 +225,45 @@ def _source(part: SourcePart) -> SourceReport:
     )
 
 
-def _grouped(examples: Examples, work: _Work) -> _Done:
-    """Tokenise examples chunk by chunk; without a tokenizer only count them."""
+def _grouped(split: Split, work: _Work) -> _Done:
+    """Convert, check and tokenise the records of a split chunk by chunk."""
     from tqdm import tqdm
 
-    builder, tally, left_out = TableBuilder(), Tally(), Counter[str]()
-    rendered = RenderedRows()
-    doing = "tokenising" if work.encoder else "checking"
-    rows = tqdm(examples, desc=doing, total=len(examples.split.records), unit=" rows", disable=None, delay=2)
-    kept = iter(rows)
-    while records := list(islice(kept, _CHUNK)):
-        for record in records:
-            mark = template_mark(record, work.own_marks)
-            if mark is not None:
-                work.ledger.note("template_in_text", record.id, f"the text holds {mark!r}, the mark of a chat template")
-        if work.encoder is None:
-            for record in records:
-                if has_tools_without_template(record, work.config.template):
-                    work.ledger.decide("template_refused", record.id, _TOOLS_ARE_LOST)
-                    left_out["template_refused"] += 1
-                else:
-                    tally.add(record)
-            continue
-        for record, encoded in zip(records, work.encoder.encode(records), strict=True):
-            fitted = _fit(record, encoded, work)
-            if isinstance(fitted, str):
-                left_out[fitted] += 1
-            else:
-                group = _group(record, fitted)
-                tally.add(record)
+    builder, rendered, tally = TableBuilder(), RenderedRows(), Tally()
+    rows, checked, tokenised, num_made = split.account, NOTHING, NOTHING, 0
+    doing = "tokenising" if work.tokenizer is not None else "checking"
+    with tqdm(desc=doing, total=len(split.records), unit=" rows", disable=None, delay=2) as progress:
+        for examples in examples_of(split.records, work.kind, work.config, work.decisions):
+            made = work.maker.make(examples.kept)
+            for group in made.groups:
                 builder.add(group)
-                rendered.add(record, group)
-    done = _Done(groups=builder.table(), tally=tally, left_out=left_out)
-    settlement = rendered.settle(done.groups, work.ledger)
-    return _settled(done, settlement, examples) if settlement.left_out else done
+            rendered += made.rendered
+            tally += made.tally
+            rows += examples.rows
+            checked += examples.account
+            tokenised += made.account
+            num_made += examples.num_made
+            progress.update(examples.num_records)
+    done = _Done(builder.table(), tally, rows, checked, tokenised, num_made)
+    settlement = rendered.settle(done.groups, work.decisions)
+    done = done._replace(tokenised=tokenised + settlement.account)
+    return _settled(done, settlement, split, work) if settlement.left_out else done
 
 
-def _settled(done: _Done, settlement: Settlement, examples: Examples) -> _Done:
+def _settled(done: _Done, settlement: Settlement, split: Split, work: _Work) -> _Done:
     """What is left once examples that are the same as tokens are settled; the text is counted once more."""
     groups = GroupTable.of(settled(done.groups, settlement))
     labels = {group.id: group.label for group in groups}
-    again = replace(
-        examples,
-        split=replace(examples.split, rows_left_out=Counter()),
-        ledger=examples.ledger.like(),
-        left_out=Counter(),
-    )
     tally = Tally()
-    for record in again:
-        if record.id not in labels:
-            continue
-        label = labels[record.id]
-        if isinstance(record, Preference) and isinstance(label, Preferred):
-            record = replace(record, p_chosen=label.p_chosen)
-        tally.add(record)
-    return _Done(groups=groups, tally=tally, left_out=done.left_out + Counter(settlement.left_out.values()))
-
-
-def _fit(record: Record, encoded: Encoded | RowError, work: _Work) -> Encoded | str:
-    if isinstance(encoded, RowError):
-        if encoded.code != "content_lost":  # which the encoder has decided about
-            work.ledger.decide(encoded.code, record.id, encoded.detail)
-        return encoded.code
-    if is_identical_only_rendered(record, encoded):
-        detail = "identical once it is rendered: the chat template leaves out what differs"
-        if work.ledger.leaves_out("identical", record.id, detail):
-            return "identical"
-    encoder = work.encoder
-    fewer = partial(fewer_turns, encoder, record) if encoder and has_turns(encoder, record) else None
-    return fit(encoded, record.id, work.max_tokens, work.ledger, fewer)
-
-
-def _group(record: Record, encoded: Encoded) -> Group:
-    completions = encoded.completions
-    if record.scores is not None:
-        scored = zip(completions, record.scores, strict=True)
-        completions = tuple(replace(completion, score=score) for completion, score in scored)
-    return Group(
-        id=record.id,
-        prompt=encoded.prompt,
-        completions=completions,
-        label=record.label,
-        weight=record.weight,
-        section=record.section if isinstance(record, Preference) else None,
-    )
+    for examples in examples_of(split.records, work.kind, work.config, work.decisions):
+        for example in examples.kept:
+            if example.id not in labels:
+                continue
+            label = labels[example.id]
+            if isinstance(example, Preference) and isinstance(label, Preferred):
+                example = replace(example, p_chosen=label.p_chosen)
+            tally.add(example)
+    return done._replace(groups=groups, tally=tally)
 
 
 def lengths_of(groups: GroupTable, kind: Kind) -> dict[str, Lengths]:

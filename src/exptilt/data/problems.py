@@ -1,13 +1,11 @@
-"""What can be wrong with data, which setting decides about it, and the ledger that counts it."""
+"""What can be wrong with data, and which setting decides about it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from exptilt.errors import DataError
 from exptilt.run_folder.data_record import Finding
-from exptilt.settings.data_settings import POLICY_CHOICES
 
 Severity = Literal["error", "warning", "info"]
 MAX_EXAMPLES = 5
@@ -17,10 +15,10 @@ class Problem(NamedTuple):
     """One entry of the catalogue."""
 
     message: str
-    policy: str | None = None
+    setting: str | None = None
     """The field of `DataConfig` that decides about it; None where nothing has to be decided."""
     severity: Severity = "warning"
-    """How serious it is where no policy decides."""
+    """How serious it is where no setting decides."""
     fix: str = ""
 
 
@@ -195,7 +193,7 @@ CATALOGUE: dict[str, Problem] = {
 
 
 class RowError(DataError):
-    """One row cannot be used; what happens to it is up to the policy of its problem."""
+    """One row cannot be used; what happens to it is up to the setting of its problem."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -204,67 +202,6 @@ class RowError(DataError):
 
 
 def finding_of(code: str, message: str, count: int) -> Finding:
-    """A finding about the data as a whole, which no policy decides about."""
+    """A finding about the data as a whole, which no setting decides about."""
     problem = CATALOGUE[code]
     return Finding(code=code, severity=problem.severity, count=count, examples=(), message=message, fix=problem.fix)
-
-
-def _either(choices: tuple[str, ...]) -> str:
-    *others, last = choices
-    return f"{', '.join(others)} or {last}" if others else last
-
-
-class Ledger:
-    """Counts problems by code and remembers the first rows of each."""
-
-    def __init__(self, policies: Mapping[str, str]) -> None:
-        self._policies = policies
-        self._counts: dict[str, int] = {}
-        self._examples: dict[str, list[str]] = {}
-        self._details: dict[str, str] = {}
-
-    def note(self, code: str, row_id: str = "", detail: str = "", count: int = 1) -> None:
-        """Count a problem that needs no decision."""
-        self._counts[code] = self._counts.get(code, 0) + count
-        examples = self._examples.setdefault(code, [])
-        if row_id and len(examples) < MAX_EXAMPLES:
-            examples.append(row_id)
-        self._details.setdefault(code, detail)
-
-    def remembers(self, code: str) -> bool:
-        """Whether the next row of a problem will be named, and not only counted."""
-        return len(self._examples.get(code, ())) < MAX_EXAMPLES
-
-    def decide(self, code: str, row_id: str, detail: str = "") -> str:
-        """Count a problem and return what its policy says; `error` does not raise, so that all errors are found."""
-        self.note(code, row_id, detail)
-        return self._policies[CATALOGUE[code].policy or ""]
-
-    def leaves_out(self, code: str, row_id: str, detail: str = "") -> bool:
-        """Count a problem and return whether its row is left out."""
-        return self.decide(code, row_id, detail) in ("error", "drop")
-
-    def like(self) -> Ledger:
-        """An empty ledger with the same policies, for trying something out."""
-        return Ledger(self._policies)
-
-    def findings(self) -> tuple[Finding, ...]:
-        """All findings, in the order of the catalogue."""
-        return tuple(self._finding(code) for code in CATALOGUE if code in self._counts)
-
-    def _finding(self, code: str) -> Finding:
-        problem = CATALOGUE[code]
-        policy = self._policies[problem.policy] if problem.policy else None
-        severity: Severity = problem.severity
-        fix = problem.fix
-        if problem.policy and policy == "error":
-            severity = "error"
-            fix = f"{problem.fix}, or set data.{problem.policy} to {_either(POLICY_CHOICES[problem.policy])}"
-        elif problem.policy:
-            severity, fix = "warning", f"handled: data.{problem.policy}={policy}"
-        examples = self._examples.get(code, [])
-        detail = self._details.get(code, "") or problem.message
-        message = f"{examples[0]}: {detail}" if examples else detail
-        return Finding(
-            code=code, severity=severity, count=self._counts[code], examples=tuple(examples), message=message, fix=fix
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,19 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exptilt.data.checks.across_records import check_across, check_leak
-from exptilt.data.checks.record_checks import check_record, is_held_out, prompt_key, share_of
-from exptilt.data.conversions import convert
-from exptilt.data.memory.digests import Counts
+from exptilt.data.checks.record_checks import is_held_out, share_of
+from exptilt.data.examples import examples_of
 from exptilt.data.memory.spill import Selection, Shelf, selected
-from exptilt.data.problems import Ledger
 from exptilt.data.read.source_records import SourcePart, read_part
-from exptilt.data.records import Preference, Record, words_of
+from exptilt.data.records import Record
+from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.errors import DataError
 from exptilt.kinds import Kind
 from exptilt.settings.data_settings import DataConfig, SourceConfig
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Split:
     """The records of one split and the account of where they came from."""
 
@@ -32,57 +31,58 @@ class Split:
     format: str
     rows: int
     records: Sequence[Record]
-    rows_left_out: Counter[str] = field(default_factory=Counter)
+    account: Account = NOTHING
+    """Of the rows, up to this stage."""
     columns_not_read: tuple[str, ...] = ()
-    parts: list[SourcePart] = field(default_factory=list)
-    """The sources it was mixed from."""
-    weights: list[tuple[int, float]] = field(default_factory=list)
-    """How many records each source gave, one source after the other, and how often they are used."""
+    parts: tuple[SourcePart, ...] = ()
+    """The sources it was mixed from, whose records come one source after the other."""
     repeated: int = 0
     """Copies that weights above 1 added."""
     first_of_row: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
-    """Of each record whether it is the first that its row became."""
+    """Of each record that was read whether it is the first that its row became."""
+
+    def went_on(self, records: Sequence[Record], account: Account) -> Split:
+        """The split after a stage that returned these records and this account."""
+        return replace(self, records=records, account=self.account + account)
 
 
-def read_splits(config: DataConfig, ledger: Ledger) -> tuple[Split, Split | None]:
-    """Read training and held-out rows; no prompt is in both, or the ledger says so."""
+def read_splits(config: DataConfig, decisions: Decisions) -> tuple[Split, Split | None]:
+    """Read training and held-out rows."""
     names = Counter(Path(source.path).name for source in config.sources)
     prefixes = [
         f"{position}/" if names[Path(source.path).name] > 1 else ""
         for position, source in enumerate(config.sources, start=1)
     ]
-    train = _mixed(config.sources, prefixes, ledger)
-    test: Split | None = None
+    train = _mixed(config.sources, prefixes, decisions)
     held_out = config.held_out_source
     if held_out is not None:
         if (held_out.path, held_out.split, held_out.where) == (config.train, config.split, config.where):
             raise DataError(
                 f"{held_out.path}: train and test are the same rows; set data.test_fraction to hold some out"
             )
-        test = _mixed([held_out], [""], ledger)
-    elif config.test_fraction:
-        test = _hold_out(train, config, ledger)
-    return train, test
+        return train, _mixed([held_out], [""], decisions)
+    return _hold_out(train, config) if config.test_fraction else (train, None)
 
 
-def _mixed(sources: Sequence[SourceConfig], prefixes: Sequence[str], ledger: Ledger) -> Split:
+def _mixed(sources: Sequence[SourceConfig], prefixes: Sequence[str], decisions: Decisions) -> Split:
     """Several sources as one split, one after the other."""
-    shelf = Shelf[Record]()
-    split = Split(source=" + ".join(source.path for source in sources), format="", rows=0, records=shelf)
-    for source, prefix in zip(sources, prefixes, strict=True):
-        before = len(shelf)
-        part = read_part(source, shelf, ledger, prefix)
-        split.rows += part.rows
-        split.rows_left_out.update(part.rows_left_out)
-        split.columns_not_read += tuple(name for name in part.columns_not_read if name not in split.columns_not_read)
-        split.parts.append(part)
-        split.weights.append((len(shelf) - before, source.weight))
-    split.first_of_row = np.concatenate([np.frombuffer(part.first_of_row, dtype=np.bool_) for part in split.parts])
-    split.format = " + ".join(dict.fromkeys(part.format for part in split.parts))
-    return split
+    records = Shelf[Record]()
+    parts = tuple(
+        read_part(source, records, decisions, prefix) for source, prefix in zip(sources, prefixes, strict=True)
+    )
+    return Split(
+        source=" + ".join(source.path for source in sources),
+        format=" + ".join(dict.fromkeys(part.format for part in parts)),
+        rows=sum(part.rows for part in parts),
+        records=records,
+        account=sum((part.account for part in parts), NOTHING),
+        columns_not_read=tuple(dict.fromkeys(name for part in parts for name in part.columns_not_read)),
+        parts=parts,
+        first_of_row=np.concatenate([part.first_of_row for part in parts]),
+    )
 
 
-def _hold_out(train: Split, config: DataConfig, ledger: Ledger) -> Split:
+def _hold_out(train: Split, config: DataConfig) -> tuple[Split, Split]:
     held = np.fromiter((is_held_out(record, config.test_fraction) for record in train.records), dtype=np.bool_)
     kept, held_out = (selected(train.records, np.flatnonzero(which)) for which in (~held, held))
     if (held_out or kept) and not (held_out and kept):
@@ -90,99 +90,48 @@ def _hold_out(train: Split, config: DataConfig, ledger: Ledger) -> Split:
             f"{config.train}: data.test_fraction={config.test_fraction:g} leaves {len(kept)} rows to train on "
             f"and {len(held_out)} to test on; change it, or name a test file in data.test"
         )
-    train.records = kept
     num_rows = int(train.first_of_row[held].sum())  # a row may have become several records
-    train.rows -= num_rows
-    test = Split(source=train.source, format=train.format, rows=num_rows, records=held_out)
-    test.columns_not_read = train.columns_not_read
-    test.parts = train.parts
+    account = NOTHING
     for at in range(config.test_limit or len(held_out), len(held_out)):
-        ledger.note("over_limit", held_out[at].id)
-        test.rows_left_out["over_limit"] += 1
-    test.records = selected(held_out, np.arange(len(held_out))[: config.test_limit])
-    return test
+        row_id = held_out[at].id if account.names_next("over_limit") else ""
+        account += Account.of("over_limit", row_id, left_out=True)
+    test = replace(
+        train,
+        rows=num_rows,
+        records=selected(held_out, np.arange(len(held_out))[: config.test_limit]),
+        account=account,
+    )
+    return replace(train, rows=train.rows - num_rows, records=kept), test
 
 
-def check_splits(train: Split, test: Split | None, ledger: Ledger) -> None:
+def check_splits(train: Split, test: Split | None, decisions: Decisions) -> tuple[Split, Split | None]:
     """Settle rows that repeat or contradict each other within a split, and prompts in both; then weigh the sources."""
-    for split in (train, test):
-        if split is not None:
-            split.records, left_out = check_across(split.records, ledger)
-            split.rows_left_out.update(left_out)
+    train = train.went_on(*check_across(train.records, decisions))
     if test is not None:
-        train.records, count = check_leak(train.records, test.records, ledger)
-        if count:
-            train.rows_left_out["leak"] += count
-    if any(weight != 1 for _, weight in train.weights):
-        _weigh(train, ledger)
+        test = test.went_on(*check_across(test.records, decisions))
+        train = train.went_on(*check_leak(train.records, test.records, decisions))
+    if any(part.source.weight != 1 for part in train.parts):
+        train = _weighed(train)
+    return train, test
 
 
-def _weigh(split: Split, ledger: Ledger) -> None:
+def _weighed(split: Split) -> Split:
     """Use every record as often as its source's weight says; a fraction takes the same records in every run."""
     kept = selected(split.records, np.arange(len(split.records)))
-    weights = np.repeat([weight for _, weight in split.weights], [count for count, _ in split.weights])[kept.positions]
+    of_part = [part.source.weight for part in split.parts]
+    weights = np.repeat(of_part, [part.num_records for part in split.parts])[kept.positions]
     counts = np.floor(weights).astype(np.int64)
     for at in np.flatnonzero(weights != counts).tolist():
         counts[at] += share_of(kept[at].id) < weights[at] % 1
+    account = NOTHING
     for at in np.flatnonzero(counts == 0).tolist():
-        ledger.note("not_sampled", kept[at].id if ledger.remembers("not_sampled") else "")
-        split.rows_left_out["not_sampled"] += 1
+        row_id = kept[at].id if account.names_next("not_sampled") else ""
+        account += Account.of("not_sampled", row_id, left_out=True)
     used = np.repeat(np.arange(len(kept)), counts)
     copies = np.arange(len(used)) - np.repeat(np.cumsum(counts) - counts, counts)
-    split.repeated += int((copies > 0).sum())
     again = selected(kept, used)
-    split.records = Selection(again.records, again.positions, again.changed, copies.astype(np.uint32))
-
-
-@dataclass(kw_only=True)
-class Examples:
-    """What the records of a split become for one kind of objective; going through it checks each."""
-
-    split: Split
-    kind: Kind | str | None
-    """None leaves records as they are."""
-    config: DataConfig
-    ledger: Ledger
-    num_converted: int = 0
-    """How many examples there were so far, those that were left out included."""
-    left_out: Counter[str] = field(default_factory=Counter)
-
-    def __iter__(self) -> Iterator[Record]:
-        asked = (prompt_key(record) for record in self.split.records if words_of(record.prompt))
-        of_prompt = None if self.config.max_per_prompt is None else Counts(asked)
-        for record in self._converted():
-            self.num_converted += 1
-            code = self._unwanted(record, of_prompt)
-            if code is not None:
-                self.ledger.note(code, record.id)
-            else:
-                code = check_record(record, self.ledger)
-            if code is None:
-                yield record
-                if of_prompt is not None and words_of(record.prompt):
-                    of_prompt.add(prompt_key(record))
-            else:
-                self.left_out[code] += 1
-
-    def _converted(self) -> Iterator[Record]:
-        for record in self.split.records:
-            made = (record,) if self.kind is None else convert(record, self.kind, self.config.pairs)
-            if isinstance(made, str):
-                self.ledger.note(made, record.id)
-                self.split.rows_left_out[made] += 1
-            else:
-                yield from made
-
-    def _unwanted(self, record: Record, of_prompt: Counts | None) -> str | None:
-        """Why the row or the settings leave an example out, if they do."""
-        if record.weight == 0:
-            return "zero_weight"
-        margin = record.margin if isinstance(record, Preference) else None
-        if self.config.min_margin is not None and margin is not None and abs(margin) < self.config.min_margin:
-            return "small_margin"
-        if of_prompt is not None and words_of(record.prompt):
-            return "over_prompt_limit" if of_prompt[prompt_key(record)] >= (self.config.max_per_prompt or 0) else None
-        return None
+    records = Selection(again.records, again.positions, again.changed, copies.astype(np.uint32))
+    return replace(split.went_on(records, account), repeated=split.repeated + int((copies > 0).sum()))
 
 
 class Records(NamedTuple):
@@ -200,17 +149,23 @@ def read_records(config: DataConfig, kind: Kind | str | None = None) -> Records:
         kind: convert to what an objective of this kind (or name of a kind) is trained on; None leaves records as they were read.
 
     Raises:
-        DataError: if a file cannot be read, or rows are wrong and no policy says what to do.
+        DataError: if a file cannot be read, or rows are wrong and no setting says what to do.
     """
-    ledger = Ledger(config.policies)
-    train, test = read_splits(config, ledger)
-    check_splits(train, test, ledger)
-    kept, kept_test = (
-        Shelf[Record](Examples(split=split, kind=kind, config=config, ledger=ledger) if split is not None else ())
-        for split in (train, test)
-    )
-    refuse_errors(ledger.findings())
-    return Records(kept, kept_test)
+    decisions = Decisions(config.decisions)
+    train, test = check_splits(*read_splits(config, decisions), decisions)
+    account = NOTHING
+    kept: list[Shelf[Record]] = []
+    for split in (train, test):
+        shelf = Shelf[Record]()
+        if split is not None:
+            account += split.account
+            for part in examples_of(split.records, kind, config, decisions):
+                for record in part.kept:
+                    shelf.append(record)
+                account += part.rows + part.account
+        kept.append(shelf)
+    refuse_errors(account.findings(decisions))
+    return Records(*kept)
 
 
 def refuse_errors(findings: Iterable[Any]) -> None:

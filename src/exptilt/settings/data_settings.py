@@ -57,7 +57,7 @@ Format = Literal[
 ]
 
 
-POLICY_CHOICES: dict[str, tuple[str, ...]] = {
+DECISION_CHOICES: dict[str, tuple[str, ...]] = {
     "on_invalid": ("drop",),
     "on_lost": ("drop", "keep"),
     "on_empty": ("drop", "keep"),
@@ -69,7 +69,7 @@ POLICY_CHOICES: dict[str, tuple[str, ...]] = {
     "on_too_long": ("drop", "trim_prompt_start", "trim_completion_end"),
     "on_missing_end": ("append", "keep"),
 }
-"""What each policy can be besides `error`."""
+"""What each of these settings can be besides `error`."""
 
 
 @config
@@ -120,7 +120,7 @@ class DataConfig:
     Every `on_...` is `error` by default: the run does not start, and the message names the rows and the setting.
 
     Example:
-        >>> DataConfig(train="pairs.jsonl", test_fraction=0.1, on_empty="drop").policies["on_empty"]
+        >>> DataConfig(train="pairs.jsonl", test_fraction=0.1, on_empty="drop").decisions["on_empty"]
         'drop'
     """
 
@@ -220,9 +220,9 @@ class DataConfig:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
     @property
-    def policies(self) -> dict[str, str]:
+    def decisions(self) -> dict[str, str]:
         """What every `on_...` field says."""
-        return {name: getattr(self, name) for name in POLICY_CHOICES}
+        return {name: getattr(self, name) for name in DECISION_CHOICES}
 
     @property
     def sources(self) -> tuple[SourceConfig, ...]:

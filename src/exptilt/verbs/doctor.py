@@ -207,13 +207,13 @@ def _checked_with_model(subject: _Subject, prepared: Prepared) -> Prepared:
 
 def _kind_of(settings: DataConfig) -> Kind:
     """What objective rows of this source would be trained with, from the first of them."""
-    from exptilt.data.problems import Ledger
     from exptilt.data.splits import read_splits
+    from exptilt.data.stage_account import Decisions
 
     alone = replace(settings, mixture=(), test=None, test_split=None, test_where={}, test_fraction=0.0)
     # All rows only where none of the first can be used.
     for limit in (min(settings.limit or _FIRST_ROWS, _FIRST_ROWS), settings.limit):
-        records = read_splits(replace(alone, limit=limit), Ledger(settings.policies))[0].records
+        records = read_splits(replace(alone, limit=limit), Decisions(settings.decisions))[0].records
         if records:
             label = records[0].label
             return kind_for(None if label is None else type(label))

@@ -3,18 +3,17 @@ from __future__ import annotations
 import pytest
 
 from exptilt.data.account.statistics import Tally, label_weights, num_marks, suggestion
-from exptilt.data.problems import Ledger
 from exptilt.data.records import Preference, Rating
+from exptilt.data.stage_account import Decisions
 from exptilt.kinds import COMPLETION, PAIR, UNPAIRED
-from exptilt.settings.data_settings import DataConfig
 
 
 def noted(records, kind=PAIR):
-    tally, ledger = Tally(), Ledger(DataConfig(train="x").policies)
+    tally = Tally()
     for record in records:
         tally.add(record)
-    tally.note(kind, ledger)
-    return tally, {finding.code: finding for finding in ledger.findings()}
+    findings = tally.account(kind).findings(Decisions({}))
+    return tally, {finding.code: finding for finding in findings}
 
 
 def pair(chosen="good", rejected="bad", p_chosen=1.0):

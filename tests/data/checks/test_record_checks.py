@@ -8,21 +8,21 @@ import pytest
 from exptilt.data.checks.across_records import check_across, check_leak
 from exptilt.data.checks.record_checks import check_record, is_held_out, longer_side, prompt_key
 from exptilt.data.formats.pairs import preference, transcripts
-from exptilt.data.problems import Ledger
 from exptilt.data.records import Demonstration, Preference, Ranking, Rating
+from exptilt.data.stage_account import NOTHING, Decisions
 from exptilt.settings.data_settings import DataConfig
 
 
-def ledger(**policies):
-    return Ledger(DataConfig(train="x", **policies).policies)
+def decisions(**settings):
+    return Decisions(DataConfig(train="x", **settings).decisions)
 
 
 def pair(row_id="f:1", prompt="Q", chosen="good", rejected="bad", **extra):
     return Preference(id=row_id, prompt=prompt, chosen=chosen, rejected=rejected, **extra)
 
 
-def found(book):
-    return {finding.code: finding.count for finding in book.findings()}
+def counts(account):
+    return {code: noted.count for code, noted in account.noted.items()}
 
 
 TURNS = ({"role": "assistant", "content": "a"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": " "})
@@ -43,16 +43,17 @@ TURNS = ({"role": "assistant", "content": "a"}, {"role": "user", "content": "q"}
     ],
 )
 def test_what_keeps_a_record_out(record, code, detail):
-    book = ledger()
-    assert check_record(record, book) == code
-    (finding,) = book.findings()
+    account = check_record(record, decisions())
+    assert account.left_out == {code: 1}
+    (finding,) = account.findings(decisions())
     assert (finding.code, finding.severity, finding.examples) == (code, "error", ("f:1",))
     assert f"set data.on_{code} to " in str(finding)
     assert detail in finding.message
-    assert check_record(record, ledger(**{f"on_{code}": "drop"})) == code
-    kept = ledger(**{f"on_{code}": "keep"})
-    assert check_record(record, kept) is None
-    assert kept.findings()[0].severity == "warning"
+    assert check_record(record, decisions(**{f"on_{code}": "drop"})).left_out == {code: 1}
+    keeping = decisions(**{f"on_{code}": "keep"})
+    kept = check_record(record, keeping)
+    assert kept.left_out == {}
+    assert kept.findings(keeping)[0].severity == "warning"
 
 
 @pytest.mark.parametrize(
@@ -67,55 +68,49 @@ def test_what_keeps_a_record_out(record, code, detail):
     ],
 )
 def test_what_is_worth_knowing(record, code):
-    book = ledger()
-    assert check_record(record, book) is None
-    assert found(book) == {code: 1}
+    account = check_record(record, decisions())
+    assert (counts(account), account.left_out) == ({code: 1}, {})
 
 
 def test_a_clean_record_has_no_finding():
-    book = ledger()
-    assert check_record(pair(), book) is None
-    assert found(book) == {}
+    assert check_record(pair(), decisions()) == NOTHING
 
 
 def test_repeated_rows():
     records = [pair("f:1"), pair("f:2", chosen=" good"), pair("f:3", prompt="other")]
-    book = ledger()
-    kept, left_out = check_across(records, book)
+    kept, account = check_across(records, decisions())
     assert [record.id for record in kept] == ["f:1", "f:3"]
-    assert left_out == {"duplicate": 1}
-    assert str(book.findings()[0]).startswith(
+    assert account.left_out == {"duplicate": 1}
+    assert str(account.findings(decisions())[0]).startswith(
         "f:2: repeats f:1; remove the copies, or set data.on_duplicate to drop or keep"
     )
-    assert len(check_across(records, ledger(on_duplicate="keep"))[0]) == 3
+    assert len(check_across(records, decisions(on_duplicate="keep"))[0]) == 3
 
 
 def test_opposite_labels():
     swapped = pair("f:2", chosen="bad", rejected="good")
     records = [pair("f:1"), swapped, pair("f:3"), pair("f:4", prompt="other")]
-    book = ledger()
-    kept, left_out = check_across(records, book)
+    kept, account = check_across(records, decisions())
     assert [record.id for record in kept] == ["f:4"]
-    assert left_out == {"conflict": 3}
-    assert found(book) == {"conflict": 3}
-    soft, left_out = check_across(records, ledger(on_conflict="soft"))
+    assert account.left_out == counts(account) == {"conflict": 3}
+    soft, account = check_across(records, decisions(on_conflict="soft"))
     assert [(record.id, record.p_chosen) for record in soft] == [("f:1", pytest.approx(2 / 3)), ("f:4", 1.0)]
-    assert left_out == {"conflict": 2}
-    kept, left_out = check_across(records, ledger(on_conflict="keep", on_duplicate="drop"))
+    assert account.left_out == {"conflict": 2}
+    kept, account = check_across(records, decisions(on_conflict="keep", on_duplicate="drop"))
     assert [record.id for record in kept] == ["f:1", "f:2", "f:4"]
-    assert left_out == {"duplicate": 1}
+    assert account.left_out == {"duplicate": 1}
 
 
 def test_both_labels_for_one_rating_and_two_orders_of_one_ranking():
     ratings = [Rating(id=f"f:{n}", prompt="Q", completion="a", desirable=bool(n)) for n in range(2)]
-    assert check_across(ratings, ledger())[1] == {"conflict": 2}
+    assert check_across(ratings, decisions())[1].left_out == {"conflict": 2}
     rankings = [
         Ranking(id="f:1", prompt="Q", completions=("a", "b"), ranks=(1, 2)),
         Ranking(id="f:2", prompt="Q", completions=("b", "a"), ranks=(2, 1)),
         Ranking(id="f:3", prompt="R", completions=("a", "b"), ranks=(1, 2)),
         Ranking(id="f:4", prompt="R", completions=("b", "a"), ranks=(1, 2)),
     ]
-    assert check_across(rankings, ledger())[1] == {"duplicate": 1, "conflict": 2}
+    assert check_across(rankings, decisions())[1].left_out == {"duplicate": 1, "conflict": 2}
 
 
 def test_prompts_are_compared_without_case_space_and_unicode_form():
@@ -127,11 +122,11 @@ def test_prompts_are_compared_without_case_space_and_unicode_form():
 
 def test_leaks_are_taken_out_of_training():
     train = [pair("f:1", prompt="Same?"), pair("f:2", prompt="new")]
-    book = ledger()
-    kept, count = check_leak(train, [pair("g:7", prompt="same?", chosen="x")], book)
-    assert ([record.id for record in kept], count) == (["f:2"], 1)
-    assert str(book.findings()[0]).startswith("f:1: has the prompt of g:7, which is in the test set;")
-    assert check_leak(train, [pair("g:7", prompt="same?")], ledger(on_leak="keep"))[1] == 0
+    kept, account = check_leak(train, [pair("g:7", prompt="same?", chosen="x")], decisions())
+    assert ([record.id for record in kept], account.left_out) == (["f:2"], {"leak": 1})
+    assert str(account.findings(decisions())[0]).startswith("f:1: has the prompt of g:7, which is in the test set;")
+    kept, account = check_leak(train, [pair("g:7", prompt="same?")], decisions(on_leak="keep"))
+    assert (len(kept), account.left_out, counts(account)) == (2, {}, {"leak": 1})
 
 
 def test_held_out_share_is_near_what_was_asked_and_grows_with_it():
@@ -145,26 +140,27 @@ def test_held_out_share_is_near_what_was_asked_and_grows_with_it():
 def test_real_alpaca_pairs(real_data):
     with gzip.open(real_data / "alpaca_eval" / "pairs.train.jsonl.gz") as file:
         records = [preference(json.loads(line), f"f:{n}") for n, line in enumerate(file)]
-    book = ledger(on_duplicate="drop", on_conflict="soft")
-    kept, left_out = check_across(records, book)
+    kept, account = check_across(records, decisions(on_duplicate="drop", on_conflict="soft"))
     # counted with a plain dictionary of stripped (prompt, chosen, rejected)
     triples = [tuple(side.strip() for side in (r.prompt, r.chosen, r.rejected)) for r in records]
     known = set(triples)
     both = {(prompt, one, other) for prompt, one, other in known if (prompt, other, one) in known}
     distinct = {(p, *sorted(sides)) for p, *sides in triples}
     assert len(kept) == len(distinct)
-    assert sum(left_out.values()) == len(records) - len(distinct)
-    assert found(book)["conflict"] == sum(triple in both for triple in triples)
+    assert sum(account.left_out.values()) == len(records) - len(distinct)
+    assert counts(account)["conflict"] == sum(triple in both for triple in triples)
     assert sum(longer_side(record) > 0 for record in records) / len(records) == pytest.approx(0.7057, abs=5e-5)
 
 
 def test_real_transcripts(real_data):
     with gzip.open(real_data / "hh_rlhf" / "harmless-base.test.jsonl.gz") as file:
         records = [transcripts(json.loads(line), f"f:{n}") for n, line in enumerate(file)]
-    book = ledger(on_empty="keep")
-    assert all(check_record(record, book) is None for record in records)
-    assert len(check_across(records, book)[0]) == 2312
-    assert found(book) == {
+    keeping = decisions(on_empty="keep")
+    account = sum((check_record(record, keeping) for record in records), NOTHING)
+    assert account.left_out == {}
+    kept, across = check_across(records, keeping)
+    assert len(kept) == 2312
+    assert counts(account + across) == {
         "empty": 4,
         "prefix": 5,
         "same_role_twice": 9,
@@ -180,24 +176,21 @@ def spoken(text, **more):
 
 def test_reasoning_and_calls_take_part_in_every_comparison():
     good, bad = spoken("4", reasoning="two and two are four"), spoken("4", reasoning_content="a guess")
-    book = ledger()
-    assert check_record(pair(chosen=good, rejected=bad), book) is None
-    assert found(book) == {}
+    assert check_record(pair(chosen=good, rejected=bad), decisions()) == NOTHING
     assert longer_side(pair(chosen=good, rejected=bad)) == 1
     rows = [
         pair("f:1", chosen=good, rejected=bad),
         pair("f:2", chosen=bad, rejected=good),
         pair("f:3", chosen=bad, rejected=spoken("4")),
     ]
-    _, left_out = check_across(rows, book)
-    assert left_out == {"conflict": 2}
+    _, account = check_across(rows, decisions())
+    assert account.left_out == {"conflict": 2}
     call = {"function": {"name": "f", "arguments": '{"a": 1}'}}
     same = {"function": {"name": "f", "arguments": {"a": 1}}}
-    assert (
-        check_record(pair(chosen=spoken("", tool_calls=[call]), rejected=spoken("", tool_calls=[same])), ledger())
-        == "identical"
-    )
-    assert check_record(Demonstration(id="f:1", prompt="Q", completion=spoken("", thinking="so")), ledger()) is None
+    alike = pair(chosen=spoken("", tool_calls=[call]), rejected=spoken("", tool_calls=[same]))
+    assert check_record(alike, decisions()).left_out == {"identical": 1}
+    thought = Demonstration(id="f:1", prompt="Q", completion=spoken("", thinking="so"))
+    assert check_record(thought, decisions()).left_out == {}
 
 
 def test_a_prompt_is_told_by_its_calls_too():

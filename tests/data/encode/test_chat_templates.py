@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from exptilt.data.encode.chat_templates import OWN, kin_of, own_template, refuse_unread, template_of, with_chat_template
 from exptilt.data.encode.tokens import Encoder
-from exptilt.data.problems import Ledger
 from exptilt.data.records import Demonstration
+from exptilt.data.stage_account import Decisions
 from exptilt.errors import DataError
 from exptilt.settings.data_settings import DataConfig
 
@@ -166,10 +166,10 @@ def families():
 
 
 def encoded(tokenizer, prompt, completion, args, **options):
-    ledger = Ledger(DataConfig(train="x").policies)
+    decisions = Decisions(DataConfig(train="x").decisions)
     record = Demonstration(id="f:1", prompt=prompt, completion=completion, template_args=args)
-    (made,) = Encoder(tokenizer, ledger=ledger, **options).encode([record])
-    return made, {finding.code for finding in ledger.findings()}
+    (made,), account = Encoder(tokenizer, decisions=decisions, **options).encode([record])
+    return made, {code: noted.detail for code, noted in account.noted.items()}
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -187,7 +187,7 @@ def test_each_of_our_templates_gives_the_tokens_of_a_text_written_by_hand(famili
     assert completion.ids.tolist() == ids("".join(parts))
     expected = [at % 2 == 0 for at, part in enumerate(parts) for _ in ids(part)]
     assert np.array_equal(completion.counted, expected)
-    assert found <= {"empty_think"}
+    assert found.keys() <= {"empty_think"}
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -234,7 +234,7 @@ def test_thinking_switched_off_for_a_run_puts_the_empty_block_into_the_prompt(fa
     assert tokenizer.decode(on.completions[0].ids) == f"{NO_THOUGHT}4<|im_end|>"
     assert tokenizer.decode(off.prompt).endswith(f"assistant\n{NO_THOUGHT}")
     assert tokenizer.decode(off.completions[0].ids) == "4<|im_end|>"
-    assert (found_on, found_off) == ({"empty_think"}, set())
+    assert (found_on.keys(), found_off.keys()) == ({"empty_think"}, set())
     row_wins, _ = encoded(
         tokenizer, *ROWS["single"][:2], {"enable_thinking": True}, template_args={"enable_thinking": False}
     )
@@ -244,8 +244,9 @@ def test_thinking_switched_off_for_a_run_puts_the_empty_block_into_the_prompt(fa
 @pytest.mark.parametrize("name", ["gemma", "mistral"])
 def test_turns_that_do_not_alternate_are_refused_in_words(families, name):
     tokenizer = with_chat_template(families[name], name)
-    made, _ = encoded(tokenizer, (user("a"), user("b")), (bot("c"),), {})
-    assert "needs turns of user and assistant in alternation" in str(made)
+    made, found = encoded(tokenizer, (user("a"), user("b")), (bot("c"),), {})
+    assert made is None
+    assert "needs turns of user and assistant in alternation" in found["template_refused"]
 
 
 def test_names_in_the_folder_files_and_ours(base_tokenizer, tmp_path):

@@ -5,8 +5,8 @@ import pytest
 from exptilt.data.encode.conservation import lost_of_prompt, lost_of_turn
 from exptilt.data.encode.render import Renderer
 from exptilt.data.encode.tokens import Encoder
-from exptilt.data.problems import Ledger, RowError
 from exptilt.data.records import Demonstration, Preference
+from exptilt.data.stage_account import Decisions
 from exptilt.settings.data_settings import DataConfig
 
 HEADERS = {
@@ -57,10 +57,10 @@ def test_a_call_that_a_template_drops_is_reported_and_not_trained_as_an_empty_tu
     assert lost(make_tokenizer, looped(name), (bot(tool_calls=[CALL]),)) == ["tool call 'weather'"]
     record = Demonstration(id="f:1", prompt=(user("Q"),), completion=(bot(tool_calls=[CALL]),))
     for policy, is_left_out in (("error", True), ("drop", True), ("keep", False)):
-        ledger = Ledger(DataConfig(train="x", on_lost=policy).policies)
-        (made,) = Encoder(tokenizer, ledger=ledger).encode([record])
-        assert isinstance(made, RowError) == is_left_out
-        (finding,) = ledger.findings()
+        decisions = Decisions(DataConfig(train="x", on_lost=policy).decisions)
+        (made,), account = Encoder(tokenizer, decisions=decisions).encode([record])
+        assert (made is None, bool(account.left_out)) == (is_left_out, is_left_out)
+        (finding,) = account.findings(decisions)
         assert (finding.code, finding.severity) == ("content_lost", "error" if policy == "error" else "warning")
         assert "f:1: the rendered row lacks the tool call 'weather'" in str(finding)
         assert len(str(finding)) < 300

@@ -6,7 +6,7 @@ import pytest
 from exptilt.data.encode.fit import fit
 from exptilt.data.encode.tokens import Encoded
 from exptilt.data.groups import Completion
-from exptilt.data.problems import Ledger
+from exptilt.data.stage_account import Decisions
 from exptilt.settings.data_settings import DataConfig
 
 
@@ -20,9 +20,11 @@ def pair(prompt, *sides, num_leading=1):
 
 
 def fitted(encoded, max_tokens, **policies):
-    ledger = Ledger(DataConfig(train="x", **policies).policies)
-    result = fit(encoded, "f:1", max_tokens, ledger)
-    return result, {finding.code: str(finding) for finding in ledger.findings()}
+    decisions = Decisions(DataConfig(train="x", **policies).decisions)
+    result, account = fit(encoded, "f:1", max_tokens, decisions)
+    assert (result is None) == bool(account.left_out)
+    code = next(iter(account.left_out), None)
+    return code or result, {finding.code: str(finding) for finding in account.findings(decisions)}
 
 
 def ids_of(encoded):
@@ -98,7 +100,8 @@ def test_a_prompt_of_turns_is_never_cut_between_tokens():
         asked.append(max_tokens)
         return pair([1, 12], [20, 21, 2])
 
-    ledger = Ledger(DataConfig(train="x", on_too_long="trim_prompt_start").policies)
-    assert ids_of(fit(LONG, "f:1", 8, ledger, fewer)) == ([1, 12], [[20, 21, 2]])
+    decisions = Decisions(DataConfig(train="x", on_too_long="trim_prompt_start").decisions)
+    assert ids_of(fit(LONG, "f:1", 8, decisions, fewer)[0]) == ([1, 12], [[20, 21, 2]])
     assert asked == [8]
-    assert fit(LONG, "f:1", 8, ledger, lambda _: None) == "does_not_fit"
+    left_out = fit(LONG, "f:1", 8, decisions, lambda _: None)
+    assert (left_out[0], left_out[1].left_out) == (None, {"does_not_fit": 1})

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exptilt.data.encode.tokens import Encoder, encode_prompts
-from exptilt.data.problems import Ledger
 from exptilt.data.records import Demonstration, Preference
+from exptilt.data.stage_account import Decisions
 from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.settings.data_settings import DataConfig
 
@@ -17,9 +17,10 @@ PLAIN_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30).filt
 
 
 def encode(tokenizer, *records, **options):
-    ledger = Ledger(DataConfig(train="x", on_missing_end=options.pop("on_missing_end", "keep")).policies)
-    encoder = Encoder(tokenizer, ledger=ledger, **options)
-    return list(encoder.encode(records)), {finding.code: finding.count for finding in ledger.findings()}
+    config = DataConfig(train="x", on_missing_end=options.pop("on_missing_end", "keep"))
+    encoder = Encoder(tokenizer, decisions=Decisions(config.decisions), **options)
+    encoded, account = encoder.encode(records)
+    return encoded, {code: noted.count for code, noted in account.noted.items()}
 
 
 def text(prompt, completion):
@@ -177,9 +178,9 @@ def test_texts_that_occur_twice_are_tokenised_once_and_on_every_core(base_tokeni
 
     for value in ("off", "false"):
         monkeypatch.setenv("TOKENIZERS_PARALLELISM", value)
-        encoder = Encoder(base_tokenizer, ledger=Ledger({}))
+        encoder = Encoder(base_tokenizer, decisions=Decisions({}))
         monkeypatch.setattr(encoder, "_ids", tokenised)
-        found = list(encoder.encode(records))
+        found, _ = encoder.encode(records)
         assert os.environ["TOKENIZERS_PARALLELISM"] == value
     assert seen == [["Q", "Qa", "Qb", "Qc"]] * 2
     assert switch == ["true", "false"]  # off is the command line's own, false a person's
@@ -230,8 +231,9 @@ def test_tools_on_a_text_row_are_used_or_refused(make_tokenizer):
     tools = "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
     tokenizer = make_tokenizer(chat=tools + "{% for m in messages %}{{ m.content }}<eos>{% endfor %}")
     record = Demonstration(id="f:1", prompt="Q", completion="A", template_args={"tools": [{"name": "f"}]})
-    (refused,), _ = encode(tokenizer, record)
-    assert (refused.code, "data.template=chat puts text through it" in refused.detail) == ("template_refused", True)
+    left_out, account = Encoder(tokenizer, decisions=Decisions({})).encode([record])
+    assert left_out == [None]
+    assert "data.template=chat puts text through it" in account.noted["template_refused"].detail
     (used,), _ = encode(tokenizer, record, template="chat")
     assert tokenizer.decode(used.prompt) == '{"name": "f"}Q<eos>'
 

@@ -8,8 +8,8 @@ import pytest
 from invented_rows import OPENAI, bot, sides, user
 
 from exptilt.data.formats.column_names import meaning_of
-from exptilt.data.problems import Ledger
 from exptilt.data.splits import read_splits
+from exptilt.data.stage_account import Decisions
 from exptilt.errors import DataError
 from exptilt.settings.data_settings import DataConfig
 
@@ -41,9 +41,9 @@ def read_file(tmp_path):
         path = tmp_path / "rows.jsonl"
         path.write_text("\n".join(map(json.dumps, rows)))
         config = DataConfig(train=str(path), **settings)
-        ledger = Ledger(config.policies)
-        split, _ = read_splits(config, ledger)
-        errors = {one.code: str(one) for one in ledger.findings() if one.severity == "error"}
+        decisions = Decisions(config.decisions)
+        split, _ = read_splits(config, decisions)
+        errors = {one.code: str(one) for one in split.account.findings(decisions) if one.severity == "error"}
         return split.format, list(split.records), errors
 
     return read

@@ -7,23 +7,24 @@ import pytest
 from exptilt.data.encode.tokens import Encoder, encode_prompts
 from exptilt.data.formats.row_context import RowContext
 from exptilt.data.memory.spill import Shelf
-from exptilt.data.problems import Ledger, RowError
+from exptilt.data.problems import RowError
 from exptilt.data.read.source_records import read_part
 from exptilt.data.records import Preference
 from exptilt.data.splits import read_records
+from exptilt.data.stage_account import Decisions
 from exptilt.errors import DataError
 from exptilt.settings.data_settings import DataConfig, SourceConfig
 
+DECISIONS = Decisions(DataConfig(train="x").decisions)
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 def read(path, rows, **settings):
     path.write_text("\n".join(json.dumps(row) for row in rows))
-    ledger = Ledger(DataConfig(train="x").policies)
     records = Shelf()
-    part = read_part(SourceConfig(path=str(path), **settings), records, ledger)
+    part = read_part(SourceConfig(path=str(path), **settings), records, DECISIONS)
     assert part.num_records == len(records)
-    return part, list(records), {finding.code: finding.count for finding in ledger.findings()}
+    return part, list(records), {code: noted.count for code, noted in part.account.noted.items()}
 
 
 def test_rows_of_one_prompt_are_joined_and_each_is_accounted_for(tmp_path):
@@ -35,8 +36,8 @@ def test_rows_of_one_prompt_are_joined_and_each_is_accounted_for(tmp_path):
     part, records, found = read(tmp_path / "a.jsonl", [*rows, {**rows[0], "prompt": None}])
     (ranking,) = records
     assert (ranking.id, ranking.completions, ranking.ranks) == ("a.jsonl:1", ("a", "c", "d"), (3, 2, 1))
-    assert part.rows_left_out == {"joined": 2, "alone": 1, "missing_column": 2}
-    assert part.rows == 6 == len(records) + sum(part.rows_left_out.values())
+    assert part.account.left_out == {"joined": 2, "alone": 1, "missing_column": 2}
+    assert part.rows == 6 == len(records) + sum(part.account.left_out.values())
     assert found == {"joined": 2, "alone": 1, "missing_column": 2}
 
 
@@ -52,8 +53,8 @@ def test_tools_and_arguments_of_a_row_reach_its_template(make_tokenizer, tmp_pat
     plain, special = records
     assert (plain.template_args, special.template_args) == ({}, {"tools": [TOOL], "mood": "calm"})
     tokenizer = make_tokenizer(chat=template)
-    encoder = Encoder(tokenizer, ledger=Ledger({}))
-    prompts = [tokenizer.decode(encoded.prompt) for encoded in encoder.encode(records)]
+    encoder = Encoder(tokenizer, decisions=Decisions({}))
+    prompts = [tokenizer.decode(encoded.prompt) for encoded in encoder.encode(records)[0]]
     assert prompts == ["Q<|im_end|>", "f|calm|Q<|im_end|>"]
     args = [record.template_args for record in records]
     sampled = encode_prompts(tokenizer, [record.prompt for record in records], template_args=args)
@@ -64,9 +65,8 @@ def test_tools_need_a_template(base_tokenizer):
     turns = ({"role": "user", "content": "Q"},)
     reply = ({"role": "assistant", "content": "a"},)
     record = Preference(id="f:1", prompt=turns, chosen=reply, rejected=reply, template_args={"tools": [TOOL]})
-    (error,) = Encoder(base_tokenizer, ledger=Ledger({})).encode([record])
-    assert isinstance(error, RowError)
-    assert error.code == "template_refused"
+    (made,), account = Encoder(base_tokenizer, decisions=Decisions({})).encode([record])
+    assert (made, account.left_out) == (None, {"template_refused": 1})
 
 
 @pytest.mark.parametrize("value", ["[", 7, [3]])
@@ -85,8 +85,8 @@ def test_the_first_row_that_can_be_read_tells_the_format(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(["{"] * 100 + [json.dumps({"prompt": "Q", "chosen": "a", "rejected": "b"})]))
     records = Shelf()
-    part = read_part(SourceConfig(path=str(path)), records, Ledger(DataConfig(train="x").policies))
-    assert (part.format, part.rows, len(records), part.rows_left_out) == (
+    part = read_part(SourceConfig(path=str(path)), records, DECISIONS)
+    assert (part.format, part.rows, len(records), part.account.left_out) == (
         "preference",
         101,
         1,
@@ -149,7 +149,7 @@ def test_a_row_that_comes_with_a_picture_is_no_text(tmp_path, column, value):
     rows[1][column], rows[2][column] = value, []
     part, records, found = read(tmp_path / "a.jsonl", [*rows, {**rows[0], column: {"bytes": None, "path": None}}])
     assert [record.id for record in records] == ["a.jsonl:1", "a.jsonl:3", "a.jsonl:4", "a.jsonl:5"]
-    assert (part.rows_left_out, found) == ({"not_text": 1}, {"not_text": 1})
+    assert (part.account.left_out, found) == ({"not_text": 1}, {"not_text": 1})
 
 
 def test_a_column_that_changes_its_name_within_a_file_is_named(tmp_path):

@@ -2,23 +2,23 @@ from __future__ import annotations
 
 import pytest
 
-from exptilt.data.problems import CATALOGUE, POLICY_CHOICES
+from exptilt.data.problems import CATALOGUE
 from exptilt.errors import ConfigError
-from exptilt.settings.data_settings import DataConfig
+from exptilt.settings.data_settings import DECISION_CHOICES, DataConfig
 from exptilt.settings.load import load
 
 
-def test_every_policy_is_a_field_that_refuses_by_default_and_has_the_choices_of_its_type():
+def test_every_decision_is_a_field_that_refuses_by_default_and_has_the_choices_of_its_type():
     config = DataConfig(train="a")
-    assert set(config.policies.values()) == {"error"}
-    assert {name for name in DataConfig.__annotations__ if name.startswith("on_")} == set(POLICY_CHOICES)
-    for name, choices in POLICY_CHOICES.items():
+    assert set(config.decisions.values()) == {"error"}
+    assert {name for name in DataConfig.__annotations__ if name.startswith("on_")} == set(DECISION_CHOICES)
+    for name, choices in DECISION_CHOICES.items():
         for choice in choices:
-            assert load(DataConfig, None, ["train=a", f"{name}={choice}"]).policies[name] == choice
+            assert load(DataConfig, None, ["train=a", f"{name}={choice}"]).decisions[name] == choice
 
 
-def test_every_problem_names_a_policy_that_exists():
-    assert {problem.policy for problem in CATALOGUE.values()} - {None} == set(POLICY_CHOICES)
+def test_every_problem_names_a_setting_that_exists():
+    assert {problem.setting for problem in CATALOGUE.values()} - {None} == set(DECISION_CHOICES)
 
 
 @pytest.mark.parametrize(

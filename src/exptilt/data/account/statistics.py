@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 
 from exptilt.data.checks.record_checks import longer_side
-from exptilt.data.problems import Ledger
 from exptilt.data.records import Preference, Rating, Record, Text, words_of
+from exptilt.data.stage_account import NOTHING, Account
 from exptilt.kinds import Kind
 from exptilt.labels import Desirable
 from exptilt.wording import counted
@@ -40,7 +40,20 @@ class Tally:
     desirable: int = 0
     undesirable: int = 0
     label_changes: int = 0
+    first_label: bool | None = None
     last_label: bool | None = None
+
+    def __iadd__(self, later: Tally) -> Tally:
+        """Count the examples that `later` counted, which come behind these."""
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.p_least = min(self.p_least, later.p_least)
+        self.p_most = max(self.p_most, later.p_most)
+        if later.first_label is not None:
+            self.label_changes += self.last_label not in (None, later.first_label)
+            self.first_label = later.first_label if self.first_label is None else self.first_label
+            self.last_label = later.last_label
+        return self
 
     def add(self, record: Record) -> None:
         """Count an example."""
@@ -62,6 +75,8 @@ class Tally:
         self.soft += record.p_chosen not in (0.0, 0.5, 1.0)
 
     def _add_rating(self, desirable: bool) -> None:
+        if self.first_label is None:
+            self.first_label = desirable
         self.label_changes += self.last_label not in (None, desirable)
         self.last_label = desirable
         self.desirable += desirable
@@ -82,41 +97,61 @@ class Tally:
         """Least, mean and most p_chosen."""
         return (self.p_least, self.p_total / self.pairs, self.p_most) if self.pairs else None
 
-    def note(self, kind: Kind, ledger: Ledger) -> None:
-        """Put into the ledger what is worth a word about the training examples."""
+    def account(self, kind: Kind) -> Account:
+        """What is worth a word about training examples like these."""
+        account = NOTHING
         if 0 < self.examples < _FEW:
             detail = f"only {counted(self.examples, 'example')} to train on"
-            ledger.note("few", detail=detail, count=self.examples)
+            account += Account.of("few", detail=detail, count=self.examples)
         if self.pairs >= _FEW:
-            self._note_bias(ledger)
+            account += self._bias()
         if self.soft:
             detail = f"p_chosen is between {self.p_least:.3g} and {self.p_most:.3g}, {self.p_total / self.pairs:.3g} on average"
-            ledger.note("soft_labels", detail=detail, count=self.soft)
+            account += Account.of("soft_labels", detail=detail, count=self.soft)
         if kind.label is Desirable and self.examples:
-            self._note_labels(ledger)
+            account += self._labels()
         if self.examples >= _FEW:
-            ledger.note("suggestion", detail=suggestion(kind, self.examples), count=self.examples)
+            account += Account.of("suggestion", detail=suggestion(kind, self.examples), count=self.examples)
+        return account
 
-    def _note_bias(self, ledger: Ledger) -> None:
+    def _bias(self) -> Account:
+        account = NOTHING
         longer, markup = self.longer_chosen, self.markup_chosen
         if longer is not None and abs(longer - 0.5) > _BIAS:
             detail = f"the longer completion is chosen in {100 * longer:.1f} % of pairs; compare with it what the policy learns"
-            ledger.note("length_bias", detail=detail, count=self.longer_preferred)
+            account += Account.of("length_bias", detail=detail, count=self.longer_preferred)
         if markup is not None and self.markup_differs >= _FEW and abs(markup - 0.5) > _BIAS:
             detail = (
                 f"the completion with more markup is chosen in {100 * markup:.1f} % of the {self.markup_differs} pairs "
                 "that differ in it; a policy can learn the markup instead of the content"
             )
-            ledger.note("markup_bias", detail=detail, count=self.markup_preferred)
+            account += Account.of("markup_bias", detail=detail, count=self.markup_preferred)
+        return account
 
-    def _note_labels(self, ledger: Ledger) -> None:
+    def _labels(self) -> Account:
         if not self.desirable or not self.undesirable:
             word = "desirable" if self.desirable else "undesirable"
-            ledger.note("one_label", detail=f"all {self.examples} completions are {word}", count=self.examples)
-            return
-        ledger.note("label_balance", detail=label_weights(self.desirable, self.undesirable), count=self.examples)
+            return Account.of("one_label", detail=f"all {self.examples} completions are {word}", count=self.examples)
+        balance = label_weights(self.desirable, self.undesirable)
+        account = Account.of("label_balance", detail=balance, count=self.examples)
         if self.label_changes == 1 and self.examples >= _FEW:
-            ledger.note("sorted_labels", count=self.examples)
+            account += Account.of("sorted_labels", count=self.examples)
+        return account
+
+
+_SUMS = (
+    "examples",
+    "pairs",
+    "longer_preferred",
+    "markup_differs",
+    "markup_preferred",
+    "p_total",
+    "soft",
+    "desirable",
+    "undesirable",
+    "label_changes",
+)
+"""Fields of a tally that add up as they are."""
 
 
 def num_marks(text: Text) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
@@ -13,38 +13,51 @@ from numpy.typing import NDArray
 from exptilt.data.checks.record_checks import prompt_key, stripped
 from exptilt.data.memory.digests import Digest, Digests, digest
 from exptilt.data.memory.spill import selected
-from exptilt.data.problems import Ledger
 from exptilt.data.records import Preference, Ranking, Rating, Record, words_of
+from exptilt.data.stage_account import NOTHING, Account, Decisions
 
 _OF_PAIR = re.compile(r" \d+[=>]\d+$")
 """What the id of a pair has behind that of the row that gave several."""
 
 
 @dataclass
-class _Settled:
+class _Settling:
     """What becomes of rows that repeat or contradict each other; a byte a row."""
 
     records: Sequence[Record]
+    decisions: Decisions
     reasons: NDArray[np.uint8]
     """Of each row why it is left out, a place in `_REASONS`; 0 if it stays."""
-    changed: dict[int, Record]
+    changed: dict[int, Record] = field(default_factory=dict)
+    account: Account = NOTHING
 
     def leave_out(self, positions: Iterable[int], code: str) -> None:
         self.reasons[list(positions)] = _REASONS.index(code)
 
-    def named(self, position: int, code: str, ledger: Ledger) -> str:
-        """The row's id, where the ledger still remembers rows; else empty, as it may lie far away on disk."""
-        return self.records[position].id if ledger.remembers(code) else ""
+    def note(self, code: str, position: int, other: int, relation: str) -> None:
+        """Count a row with the row it repeats or contradicts; only the first ones are looked up, as rows lie on disk."""
+        if self.account.names_next(code):
+            detail = f"{relation} {self.records[other].id}"
+            self.account += Account.of(code, self.records[position].id, detail)
+        else:
+            self.account += Account.of(code)
+
+    def result(self) -> tuple[Sequence[Record], Account]:
+        kept = np.flatnonzero(self.reasons == 0)
+        changed = {int(np.searchsorted(kept, position)): record for position, record in self.changed.items()}
+        counts = np.bincount(self.reasons, minlength=len(_REASONS)).tolist()
+        left_out = {code: count for code, count in zip(_REASONS, counts, strict=True) if code and count}
+        return selected(self.records, kept, changed), self.account + Account(left_out=left_out)
 
 
 _REASONS = ("", "duplicate", "conflict")
 
 
-def check_across(records: Sequence[Record], ledger: Ledger) -> tuple[Sequence[Record], dict[str, int]]:
+def check_across(records: Sequence[Record], decisions: Decisions) -> tuple[Sequence[Record], Account]:
     """Find rows that repeat or contradict each other.
 
     Returns:
-        The records to go on with, in order, and how many rows each problem left out.
+        The records to go on with, in order, and the account of the others.
     """
     rows, prompts, labels = Digests(), Digests(), Digests()
     last = ""
@@ -55,52 +68,42 @@ def check_across(records: Sequence[Record], ledger: Ledger) -> tuple[Sequence[Re
         asks = words_of(record.prompt) and source_row != last
         prompts.add(prompt_key(record) if asks else digest(f"none, or that of the row before: {position}"))
         last = source_row
-    settled = _Settled(records, np.zeros(len(rows), dtype=np.uint8), {})
+    settling = _Settling(records, decisions, np.zeros(len(rows), dtype=np.uint8))
     for positions in rows.repeated():
-        _settle(settled, positions, [labels[position] for position in positions], ledger)
+        _settle(settling, positions, [labels[position] for position in positions])
     del rows, labels  # a million rows are 32 MB
     for positions in prompts.repeated():
-        _note_prompts(settled, positions, ledger)
-    kept = np.flatnonzero(settled.reasons == 0)
-    changed = {int(np.searchsorted(kept, position)): record for position, record in settled.changed.items()}
-    counts = np.bincount(settled.reasons, minlength=len(_REASONS)).tolist()
-    return selected(records, kept, changed), {
-        code: count for code, count in zip(_REASONS, counts, strict=True) if code and count
-    }
+        _note_prompts(settling, positions)
+    return settling.result()
 
 
-def _settle(settled: _Settled, positions: list[int], labels: list[Digest], ledger: Ledger) -> None:
+def _settle(settling: _Settling, positions: list[int], labels: list[Digest]) -> None:
     """Decide about rows that have the same prompt and the same completions in some order."""
     if len(set(labels)) > 1:
-        policy = _decide_conflict(settled, positions, labels, ledger)
-        first = settled.records[positions[0]] if policy == "soft" else None
+        _note_conflict(settling, positions, labels)
+        first = settling.records[positions[0]] if settling.decisions.on("conflict") == "soft" else None
         if isinstance(first, Preference):
-            settled.changed[positions[0]] = _softened(first, [settled.records[position] for position in positions])
-            settled.leave_out(positions[1:], "conflict")
+            settling.changed[positions[0]] = _softened(first, [settling.records[position] for position in positions])
+            settling.leave_out(positions[1:], "conflict")
             return
-        if policy in ("error", "drop"):
-            settled.leave_out(positions, "conflict")
+        if settling.decisions.leave_out("conflict"):
+            settling.leave_out(positions, "conflict")
             return
     seen: dict[Digest, int] = {}
     for position, label in zip(positions, labels, strict=True):
         if label not in seen:
             seen[label] = position
             continue
-        row_id = settled.named(position, "duplicate", ledger)
-        detail = f"repeats {settled.named(seen[label], 'duplicate', ledger)}" if row_id else ""
-        if ledger.leaves_out("duplicate", row_id, detail):
-            settled.leave_out([position], "duplicate")
+        settling.note("duplicate", position, seen[label], "repeats")
+        if settling.decisions.leave_out("duplicate"):
+            settling.leave_out([position], "duplicate")
 
 
-def _decide_conflict(settled: _Settled, positions: list[int], labels: list[Digest], ledger: Ledger) -> str:
+def _note_conflict(settling: _Settling, positions: list[int], labels: list[Digest]) -> None:
     """Count every row of a contradiction, each with the first row that says otherwise."""
-    policy = ""
     for position, label in zip(positions, labels, strict=True):
-        row_id = settled.named(position, "conflict", ledger)
         other = next(at for at, said in zip(positions, labels, strict=True) if said != label)
-        detail = f"has the opposite label of {settled.named(other, 'conflict', ledger)}" if row_id else ""
-        policy = ledger.decide("conflict", row_id, detail)
-    return policy
+        settling.note("conflict", position, other, "has the opposite label of")
 
 
 def _softened(first: Preference, votes: Iterable[Record]) -> Preference:
@@ -133,16 +136,16 @@ def unlabelled_key(record: Record) -> Digest:
     return digest("\x1d".join([context, stripped(record.prompt), *said]))
 
 
-def _note_prompts(settled: _Settled, positions: Iterable[int], ledger: Ledger) -> None:
-    first, *others = [position for position in positions if not settled.reasons[position]] or [-1]
+def _note_prompts(settling: _Settling, positions: Iterable[int]) -> None:
+    first, *others = [position for position in positions if not settling.reasons[position]] or [-1]
     for position in others:
-        row_id = settled.named(position, "duplicate_prompt", ledger)
-        detail = f"asks the same as {settled.named(first, 'duplicate_prompt', ledger)}" if row_id else ""
-        ledger.note("duplicate_prompt", row_id, detail)
+        settling.note("duplicate_prompt", position, first, "asks the same as")
 
 
-def check_leak(train: Sequence[Record], test: Sequence[Record], ledger: Ledger) -> tuple[Sequence[Record], int]:
-    """Find training rows whose prompt is in the test set; return the rows to go on with and how many are left out."""
+def check_leak(
+    train: Sequence[Record], test: Sequence[Record], decisions: Decisions
+) -> tuple[Sequence[Record], Account]:
+    """Find training rows whose prompt is in the test set; return the rows to go on with and the account of the others."""
     prompts = Digests()
     for record in chain(train, test):
         prompts.add(prompt_key(record))
@@ -151,9 +154,13 @@ def check_leak(train: Sequence[Record], test: Sequence[Record], ledger: Ledger) 
         held_out = next((position for position in positions if position >= len(train)), None)
         if held_out is not None:
             twin[[position for position in positions if position < len(train)]] = held_out - len(train)
-    gone = np.zeros(len(train), dtype=np.bool_)
-    for position in np.flatnonzero(twin >= 0).tolist():
-        named = ledger.remembers("leak")
-        detail = f"has the prompt of {test[int(twin[position])].id}, which is in the test set" if named else ""
-        gone[position] = ledger.leaves_out("leak", train[position].id if named else "", detail)
-    return selected(train, np.flatnonzero(~gone)), int(gone.sum())
+    leaked = np.flatnonzero(twin >= 0).tolist()
+    left_out = bool(leaked) and decisions.leave_out("leak")
+    account = Account(left_out={"leak": len(leaked)}) if left_out else NOTHING
+    for position in leaked:
+        if account.names_next("leak"):
+            detail = f"has the prompt of {test[int(twin[position])].id}, which is in the test set"
+            account += Account.of("leak", train[position].id, detail)
+        else:
+            account += Account.of("leak")
+    return selected(train, np.flatnonzero(twin < 0) if left_out else np.arange(len(train))), account

@@ -1,4 +1,4 @@
-"""Checks on one record. What is done about each finding is up to the policies."""
+"""Checks on one record. What is done about each finding is up to the settings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from exptilt.data.memory.digests import Digest, digest
-from exptilt.data.problems import Ledger
 from exptilt.data.records import Preference, Ranking, Record, Text, words_of
+from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.data.turns import calls_of, content_of, reasoning_of, said_by
 
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
@@ -42,14 +42,17 @@ def share_of(name: str) -> float:
     return int.from_bytes(digest(name)[:6], "big") / 2**48
 
 
-def check_record(record: Record, ledger: Ledger) -> str | None:
-    """Count what is wrong within one record; return the code of the problem that leaves it out, if one does."""
+def check_record(record: Record, decisions: Decisions) -> Account:
+    """What is wrong within one record; it is left out where its account says so."""
+    account = NOTHING
     for code, detail in _decided(record):
-        if ledger.leaves_out(code, record.id, detail):
-            return code
+        left_out = decisions.leave_out(code)
+        account += Account.of(code, record.id, detail, left_out=left_out)
+        if left_out:
+            return account
     for code, detail in _noted(record):
-        ledger.note(code, record.id, detail)
-    return None
+        account += Account.of(code, record.id, detail)
+    return account
 
 
 def template_mark(record: Record, own: str = "") -> str | None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from exptilt.data.encode.tokens import Encoded, Encoder
-from exptilt.data.problems import RowError
 from exptilt.data.records import Record, Text, align
 
 
@@ -23,17 +22,16 @@ def fewer_turns(encoder: Encoder, record: Record, max_tokens: int) -> Encoded | 
     tokens would take.
 
     Args:
-        encoder: of the run; what it finds in the attempts is not counted.
+        encoder: of the run; the account of the attempts is not kept.
         record: whose prompt has turns.
         max_tokens: longest prompt and one completion together.
 
     Returns:
         None where even the last exchange does not fit, or cannot be rendered alone.
     """
-    on_trial = encoder.on_trial()
     for prompt in _shorter(record.prompt):
-        (encoded,) = on_trial.encode([replace(record, prompt=prompt)])
-        if isinstance(encoded, RowError):
+        (encoded,), _ = encoder.encode([replace(record, prompt=prompt)])
+        if encoded is None:
             return None
         if len(encoded.prompt) + max(len(part.ids) for part in encoded.completions) <= max_tokens:
             return encoded

@@ -1,4 +1,4 @@
-"""Examples into the context: what is longer than it is left out or cut, as the policy says."""
+"""Examples into the context: what is longer than it is left out or cut, as the settings say."""
 
 from __future__ import annotations
 
@@ -8,46 +8,50 @@ import numpy as np
 
 from exptilt.data.encode.tokens import Encoded
 from exptilt.data.groups import Completion
-from exptilt.data.problems import Ledger
+from exptilt.data.stage_account import NOTHING, Account, Decisions
 
 Fewer = Callable[[int], Encoded | None]
 """What a row of turns becomes without its oldest, so that it has at most so many tokens; None where it cannot."""
 
 
 def fit(
-    encoded: Encoded, row_id: str, max_tokens: int | None, ledger: Ledger, fewer_turns: Fewer | None = None
-) -> Encoded | str:
+    encoded: Encoded, row_id: str, max_tokens: int | None, decisions: Decisions, fewer_turns: Fewer | None = None
+) -> tuple[Encoded | None, Account]:
     """Make an example fit.
 
     Args:
         encoded: prompt and completions; each completion is read after the whole prompt.
-        row_id: for the ledger.
+        row_id: for the account.
         max_tokens: longest prompt and one completion together; None: no limit.
-        ledger: counts, and knows the policy.
+        decisions: about what does not fit.
         fewer_turns: for a prompt of turns, which is only cut between turns; a prompt of text is cut between tokens.
 
     Returns:
-        The example, cut if need be, or the code of the reason why it is left out. A cut completion has no end token.
+        The example, cut if need be, or None if it is left out; and the account of it. A cut completion has no end token.
     """
+    account = NOTHING
     if max_tokens is not None:
-        cut = _cut(encoded, row_id, max_tokens, ledger, fewer_turns)
-        if isinstance(cut, str):
-            return cut
-        made_identical = cut is not encoded and _identical(cut) and not _identical(encoded)
-        if made_identical and ledger.leaves_out("identical", row_id, "identical once cut to max_tokens"):
-            return "identical"
+        cut, account = _cut(encoded, row_id, max_tokens, decisions, fewer_turns)
+        if cut is None:
+            return None, account
+        if cut is not encoded and _identical(cut) and not _identical(encoded):
+            left_out = decisions.leave_out("identical")
+            account += Account.of("identical", row_id, "identical once cut to max_tokens", left_out=left_out)
+            if left_out:
+                return None, account
         encoded = cut
     if any(completion.length == 0 for completion in encoded.completions):
-        ledger.note("nothing_counted", row_id)
-        return "nothing_counted"
-    return encoded
+        return None, account + Account.of("nothing_counted", row_id, left_out=True)
+    return encoded, account
 
 
-def _cut(encoded: Encoded, row_id: str, max_tokens: int, ledger: Ledger, fewer_turns: Fewer | None) -> Encoded | str:
+def _cut(
+    encoded: Encoded, row_id: str, max_tokens: int, decisions: Decisions, fewer_turns: Fewer | None
+) -> tuple[Encoded | None, Account]:
     num_prompt = len(encoded.prompt)
     longest = max(len(completion.ids) for completion in encoded.completions)
     if num_prompt + longest <= max_tokens:
-        return encoded
+        return encoded, NOTHING
     if num_prompt >= max_tokens:
         code, detail = "prompt_too_long", f"the prompt alone has {num_prompt} tokens and max_tokens is {max_tokens}"
     else:
@@ -55,17 +59,19 @@ def _cut(encoded: Encoded, row_id: str, max_tokens: int, ledger: Ledger, fewer_t
             "too_long",
             f"{num_prompt} tokens of prompt and {longest} of completion, and max_tokens is {max_tokens}",
         )
-    policy = ledger.decide(code, row_id, detail)
-    if policy in ("error", "drop"):
-        return code
-    if policy == "trim_completion_end":
+    left_out = decisions.leave_out(code)
+    account = Account.of(code, row_id, detail, left_out=left_out)
+    if left_out:
+        return None, account
+    decision = decisions.on(code)
+    if decision == "trim_completion_end":
         fitted = _trim_end(encoded, max_tokens)
     else:
         fitted = fewer_turns(max_tokens) if fewer_turns else _trim_prompt(encoded, max_tokens - longest)
     if fitted is None:
-        ledger.note("does_not_fit", row_id, f"{detail}; {policy} cannot make it fit, so it is left out")
-        return "does_not_fit"
-    return fitted
+        detail = f"{detail}; {decision} cannot make it fit, so it is left out"
+        account += Account.of("does_not_fit", row_id, detail, left_out=True)
+    return fitted, account
 
 
 def _trim_prompt(encoded: Encoded, room: int) -> Encoded | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from exptilt.data.checks.across_records import unlabelled_key
@@ -10,8 +11,8 @@ from exptilt.data.checks.record_checks import stripped
 from exptilt.data.encode.tokens import Encoded
 from exptilt.data.groups import Completion, Group
 from exptilt.data.memory.digests import Digest, Digests, digest_bytes
-from exptilt.data.problems import Ledger
 from exptilt.data.records import Record
+from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.labels import Preferred, Ranked
 
 
@@ -36,49 +37,67 @@ class RenderedRows:
         self.made.add(digest_bytes([group.prompt.tobytes(), *sorted(map(_bytes_of, group.completions))]))
         self.said.add(unlabelled_key(record))
 
-    def settle(self, groups: Sequence[Group], ledger: Ledger) -> Settlement:
+    def __iadd__(self, later: RenderedRows) -> RenderedRows:
+        self.made += later.made
+        self.said += later.said
+        return self
+
+    def settle(self, groups: Sequence[Group], decisions: Decisions) -> Settlement:
         """Decide about examples that are equal as tokens and not as records."""
-        settlement = Settlement()
+        left_out: dict[int, str] = {}
+        p_chosen: dict[int, float] = {}
+        account = NOTHING
         for positions in self.made.repeated():
             by_words: dict[Digest, list[int]] = {}
             for position in positions:
                 by_words.setdefault(self.said[position], []).append(position)
             if len(by_words) > 1:
-                _settle(list(by_words.values()), groups, ledger, settlement)
-        return settlement
+                part = _settle(list(by_words.values()), groups, decisions)
+                left_out |= part.left_out
+                p_chosen |= part.p_chosen
+                account += part.account
+        return Settlement(left_out, p_chosen, account)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settlement:
     """What becomes of examples that are the same once rendered."""
 
-    left_out: dict[int, str] = field(default_factory=dict)
+    left_out: Mapping[int, str]
     """Positions, and the code of the reason."""
-    p_chosen: dict[int, float] = field(default_factory=dict)
+    p_chosen: Mapping[int, float]
     """Positions of pairs that stand for several with opposite labels, and the mean of these."""
+    account: Account
+    """Of these examples; `left_out` of it counts every position."""
 
 
-def _settle(classes: list[list[int]], groups: Sequence[Group], ledger: Ledger, settlement: Settlement) -> None:
+def _settle(classes: list[list[int]], groups: Sequence[Group], decisions: Decisions) -> Settlement:
+    """Settle examples that are one as tokens; those of a class are one as records too."""
     firsts = [groups[positions[0]] for positions in classes]
     if len({_label(group) for group in firsts}) > 1:
-        policy = _decide_conflict(firsts, ledger)
-        if policy == "soft" and isinstance(firsts[0].label, Preferred):
-            settlement.p_chosen |= dict.fromkeys(classes[0], _mean_p_chosen(firsts))
-            settlement.left_out |= {at: "conflict" for positions in classes[1:] for at in positions}
-        elif policy in ("error", "drop"):
-            settlement.left_out |= {at: "conflict" for positions in classes for at in positions}
-        return
-    for positions, group in zip(classes[1:], firsts[1:], strict=True):
-        if ledger.leaves_out("duplicate", group.id, f"repeats {firsts[0].id} once it is rendered"):
-            settlement.left_out |= dict.fromkeys(positions, "duplicate")
+        return _settle_conflict(classes, firsts, decisions)
+    account, left_out = NOTHING, dict[int, str]()
+    if decisions.leave_out("duplicate"):
+        left_out = {at: "duplicate" for positions in classes[1:] for at in positions}
+    for group in firsts[1:]:
+        account += Account.of("duplicate", group.id, f"repeats {firsts[0].id} once it is rendered")
+    return Settlement(left_out, {}, account + Account(left_out=Counter(left_out.values())))
 
 
-def _decide_conflict(firsts: Sequence[Group], ledger: Ledger) -> str:
-    policy = ""
+def _settle_conflict(classes: list[list[int]], firsts: Sequence[Group], decisions: Decisions) -> Settlement:
+    account = NOTHING
     for group in firsts:
         other = next(one for one in firsts if _label(one) != _label(group))
-        policy = ledger.decide("conflict", group.id, f"has the opposite label of {other.id} once it is rendered")
-    return policy
+        account += Account.of("conflict", group.id, f"has the opposite label of {other.id} once it is rendered")
+    gone: list[list[int]] = []
+    p_chosen: dict[int, float] = {}
+    if decisions.on("conflict") == "soft" and isinstance(firsts[0].label, Preferred):
+        p_chosen = dict.fromkeys(classes[0], _mean_p_chosen(firsts))
+        gone = classes[1:]
+    elif decisions.leave_out("conflict"):
+        gone = classes
+    left_out = {at: "conflict" for positions in gone for at in positions}
+    return Settlement(left_out, p_chosen, account + Account(left_out=Counter(left_out.values())))
 
 
 def _label(group: Group) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,9 @@ import numpy as np
 from exptilt.data.encode.chat_templates import SCRATCH, reads
 from exptilt.data.encode.render import Rendered, Renderer, Span, Template, Whole
 from exptilt.data.groups import Completion, TokenIds
-from exptilt.data.problems import Ledger, RowError
+from exptilt.data.problems import RowError
 from exptilt.data.records import Record, TemplateArgs, Text
+from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.data.turns import said_by
 from exptilt.errors import DataError
 
@@ -61,7 +61,7 @@ class Encoder:
         self,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        ledger: Ledger,
+        decisions: Decisions,
         template: Template = "auto",
         boundary: Boundary = "split",
         template_args: TemplateArgs | None = None,
@@ -70,7 +70,7 @@ class Encoder:
         self.renderer = Renderer(tokenizer, template, template_args, fold_system=fold_system)
         self._asks_about_text = template == "auto" and self.renderer.template_text not in (None, SCRATCH)
         self._tokenizer = tokenizer
-        self._ledger = ledger
+        self._decisions = decisions
         self._boundary = boundary
         self._bos = _leading_ids(tokenizer)
         self._eos: int | None = tokenizer.eos_token_id
@@ -78,21 +78,35 @@ class Encoder:
         specials = [re.escape(token) for token in self.renderer.special_tokens if token]
         self._special = re.compile("|".join(specials)) if specials else None
 
-    def encode(self, records: Sequence[Record]) -> Iterator[Encoded | RowError]:
-        """Encode records, in order; a record that cannot be rendered comes as a `RowError`."""
-        rendered = [self._render(record) for record in records]
-        good = [item for item in rendered if isinstance(item, Rendered)]
+    def encode(self, records: Sequence[Record]) -> tuple[list[Encoded | None], Account]:
+        """Encode records.
+
+        Returns:
+            The records as token ids, in order, None for one that is left out; and the account of them.
+        """
+        account = NOTHING
+        rendered: list[Rendered | None] = []
+        for record in records:
+            item, noted = self._render(record)
+            rendered.append(item)
+            account += noted
+        good = [item for item in rendered if item is not None]
         # Once each: the pairs of one ranking share their prompt and most of their texts.
         texts = list(
             dict.fromkeys(text for item in good for text in (item.prompt, *(whole.text for whole in item.wholes)))
         )
         with _threads():
             ids = dict(zip(texts, self._ids(texts), strict=True))
+        encoded: list[Encoded | None] = []
         for record, item in zip(records, rendered, strict=True):
-            if isinstance(item, RowError):
-                yield item
-            else:
-                yield self._encode(record, item, ids[item.prompt], [ids[whole.text] for whole in item.wholes])
+            if item is None:
+                encoded.append(None)
+                continue
+            made, codes = self._encode(record, item, ids[item.prompt], [ids[whole.text] for whole in item.wholes])
+            encoded.append(made)
+            for code in codes:
+                account += Account.of(code, record.id)
+        return encoded, account
 
     def prompts(self, prompts: Sequence[Text], args: Sequence[TemplateArgs] | None = None) -> list[TokenIds]:
         """Token ids to sample from; see `encode_prompts`."""
@@ -101,34 +115,33 @@ class Encoder:
         pairs = zip(prompts, ids, strict=True)
         return [_array(self._with_bos(part, self.renderer.uses_template(prompt))) for prompt, part in pairs]
 
-    def on_trial(self) -> Encoder:
-        """The same encoder, whose findings count nowhere."""
-        other = copy.copy(self)
-        other._ledger = self._ledger.like()
-        return other
-
-    def _render(self, record: Record) -> Rendered | RowError:
+    def _render(self, record: Record) -> tuple[Rendered | None, Account]:
         try:
             rendered = self.renderer.render(record)
         except RowError as error:
-            return error
+            return None, Account.of(error.code, record.id, error.detail, left_out=True)
+        account = NOTHING
         if rendered.lost:
             detail = f"the rendered row lacks the {rendered.lost[0]}{_more(len(rendered.lost) - 1)}"
-            if self._ledger.leaves_out("content_lost", record.id, detail):
-                return RowError("content_lost", "")
-        self._note_rendering(record, rendered)
-        return rendered
+            left_out = self._decisions.leave_out("content_lost")
+            account = Account.of("content_lost", record.id, detail, left_out=left_out)
+            if left_out:
+                return None, account
+        return rendered, account + self._noted_of_rendering(record, rendered)
 
-    def _note_rendering(self, record: Record, rendered: Rendered) -> None:
+    def _noted_of_rendering(self, record: Record, rendered: Rendered) -> Account:
+        account = NOTHING
         thoughts = (_EMPTY_THOUGHT.search(part) for whole in rendered.wholes for part in whole.counted(rendered.prompt))
         if any(thoughts):
-            self._ledger.note("empty_think", record.id)
+            account += Account.of("empty_think", record.id)
         if isinstance(record.prompt, str) and not rendered.by_template and self._asks_about_text:
-            self._ledger.note("text_beside_template", record.id)
+            account += Account.of("text_beside_template", record.id)
         template = self.renderer.template_text if rendered.by_template else ""
         unread = [name for name in record.template_args if name != "tools" and not reads(template or "", name)]
         if unread:
-            self._ledger.note("template_args_unread", record.id, f"nothing reads {unread[0]!r} of chat_template_kwargs")
+            detail = f"nothing reads {unread[0]!r} of chat_template_kwargs"
+            account += Account.of("template_args_unread", record.id, detail)
+        return account
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -139,15 +152,17 @@ class Encoder:
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
-    def _encode(self, record: Record, item: Rendered, prompt: list[int], wholes: list[list[int]]) -> Encoded:
-        pieces = self._pieces(record, item, prompt, wholes)
+    def _encode(
+        self, record: Record, item: Rendered, prompt: list[int], wholes: list[list[int]]
+    ) -> tuple[Encoded, list[str]]:
+        """A rendered record as token ids, and the codes of what has to be noted of it."""
+        pieces, codes = self._pieces(item, prompt, wholes)
         shared = min(piece.start for piece in pieces)
-        completions = [
-            self._ended(record, item, piece, whole) for piece, whole in zip(pieces, item.wholes, strict=True)
-        ]
+        completions = [self._ended(item, piece, whole) for piece, whole in zip(pieces, item.wholes, strict=True)]
+        codes += ["missing_end" for whole in item.wholes if self._lacks_end(item, whole)]
         front = self._with_bos(prompt[:shared], item.by_template)
         if not item.by_template and self._bos and prompt[: len(self._bos)] == self._bos:
-            self._ledger.note("bos_in_text", record.id)
+            codes.append("bos_in_text")
         made = []
         for piece in completions:
             between = prompt[shared : piece.start]
@@ -157,13 +172,14 @@ class Encoder:
                 counted[0] = False
             made.append(Completion(ids=_array(ids), counted=np.array(counted, dtype=np.bool_)))
         if not front:
-            self._ledger.note("first_token_unscored", record.id)
-        self._look_for_odd_tokens(record, [prompt, *wholes])
+            codes.append("first_token_unscored")
+        codes += self._odd_tokens(record, [prompt, *wholes])
         num_leading = len(self._bos) if self._bos and front[: len(self._bos)] == self._bos else 0
-        return Encoded(_array(front), tuple(made), num_leading or int(front[:1] == [self._tokenizer.bos_token_id]))
+        num_leading = num_leading or int(front[:1] == [self._tokenizer.bos_token_id])
+        return Encoded(_array(front), tuple(made), num_leading), codes
 
-    def _pieces(self, record: Record, item: Rendered, prompt: list[int], wholes: list[list[int]]) -> list[_Piece]:
-        pieces = []
+    def _pieces(self, item: Rendered, prompt: list[int], wholes: list[list[int]]) -> tuple[list[_Piece], list[str]]:
+        pieces, codes = [], []
         crossed = False
         for whole, ids in zip(item.wholes, wholes, strict=True):
             start = _common(prompt, ids)
@@ -171,15 +187,15 @@ class Encoder:
                 crossed = True
                 piece = self._split(item.prompt, prompt, whole, ids) if self._boundary == "split" else None
                 if piece is None and self._boundary == "split":
-                    self._ledger.note("boundary_merged", record.id)
+                    codes.append("boundary_merged")
                 pieces.append(piece or _Piece(ids[start:], self._counted(whole.text, whole.spans, ids)[start:], start))
             elif whole.spans is None:
                 pieces.append(_Piece(ids[start:], [True] * (len(ids) - start), start))
             else:
                 pieces.append(_Piece(ids[start:], self._counted(whole.text, whole.spans, ids)[start:], start))
         if crossed:
-            self._ledger.note("boundary", record.id)
-        return pieces
+            codes.append("boundary")
+        return pieces, codes
 
     def _split(self, text: str, prompt: list[int], whole: Whole, joint: list[int]) -> _Piece | None:
         """The completion's own tokens; None where the parts do not read as the whole (some tokenizers add a space)."""
@@ -201,13 +217,13 @@ class Encoder:
         offsets = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         return [any(first <= start < last for first, last in spans) for start, _ in offsets]
 
-    def _ended(self, record: Record, item: Rendered, piece: _Piece, whole: Whole) -> _Piece:
-        if whole.ended:
+    def _lacks_end(self, item: Rendered, whole: Whole) -> bool:
+        return not whole.ended and (item.by_template or self._eos is None)
+
+    def _ended(self, item: Rendered, piece: _Piece, whole: Whole) -> _Piece:
+        if whole.ended or self._eos is None:
             return piece
-        add = not item.by_template
-        if item.by_template or self._eos is None:
-            add = self._ledger.decide("missing_end", record.id) == "append" and self._eos is not None
-        if not add or self._eos is None:
+        if item.by_template and self._decisions.on("missing_end") != "append":
             return piece
         return piece._replace(ids=[*piece.ids, self._eos], counted=[*piece.counted, whole.end_counts])
 
@@ -218,11 +234,11 @@ class Encoder:
             return [self._tokenizer.bos_token_id]
         return self._bos + ids
 
-    def _look_for_odd_tokens(self, record: Record, parts: list[list[int]]) -> None:
+    def _odd_tokens(self, record: Record, parts: list[list[int]]) -> Iterator[str]:
         if self._unknown is not None and any(self._unknown in part for part in parts):
-            self._ledger.note("unknown_tokens", record.id)
+            yield "unknown_tokens"
         if self._special and any(self._special.search(text) for text in _spoken(record)):
-            self._ledger.note("special_token_in_text", record.id)
+            yield "special_token_in_text"
 
 
 @contextmanager
@@ -251,7 +267,7 @@ def encode_prompts(
 
     `template_args` are the records' own, one per prompt, where rows have tools or arguments for the template.
     """
-    return Encoder(tokenizer, ledger=Ledger({}), template=template).prompts(prompts, template_args)
+    return Encoder(tokenizer, decisions=Decisions({}), template=template).prompts(prompts, template_args)
 
 
 def _spoken(record: Record) -> Iterator[str]:

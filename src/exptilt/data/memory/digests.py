@@ -43,6 +43,10 @@ class Digests:
         """Append a digest."""
         self._bytes += one
 
+    def __iadd__(self, later: Digests) -> Digests:
+        self._bytes += later._bytes
+        return self
+
     def __len__(self) -> int:
         return len(self._bytes) // _SIZE
 

@@ -11,8 +11,9 @@ from exptilt.data.formats.fields import MEDIA
 from exptilt.data.formats.judged import doubtful_verdict, from_zero
 from exptilt.data.formats.known_formats import Row
 from exptilt.data.formats.row_context import in_context
-from exptilt.data.problems import Ledger, RowError
+from exptilt.data.problems import RowError
 from exptilt.data.records import Record, words_of
+from exptilt.data.stage_account import NOTHING, Account
 
 Labels = Literal["auto", "0/1", "1/0", "1/2"]
 
@@ -65,8 +66,9 @@ class RowReader:
         known = self._columns & self._adapter.beside
         return tuple(sorted(name.encode("utf-8", "replace").decode() for name in (*self._unread, *known)))
 
-    def note_unread(self, source: str, ledger: Ledger) -> None:
-        """Count what the source says and nobody read."""
+    def unread(self, source: str) -> Account:
+        """What the source says and nobody read."""
+        account = NOTHING
         telling = {name: meaning for name, meaning in self._unread.items() if meaning is not None}
         other = formats.asked_for_instead(self._columns, self._adapter, self._unread.keys())
         if telling:
@@ -74,12 +76,14 @@ class RowReader:
             said = ", ".join(f"{name!r} (by its name {meaning})" for name, meaning in sorted(telling.items())[:5])
             name_all = f"data.ignore_columns=[{', '.join(sorted(telling))}]"
             detail = f"format {self._adapter.name} does not read {said}{instead}; to leave them out set {name_all}"
-            ledger.note("unread_column", source, detail)
+            account += Account.of("unread_column", source, detail)
         elif other and set(other[1]) & self._columns:
             more = f"format {self._adapter.name} does not read {', '.join(other[1])}; data.format={other[0].name} does"
-            ledger.note("other_format", detail=more)
+            account += Account.of("other_format", detail=more)
         if self._doubtful and not self._verdicts_known and self._labels == "auto":
-            ledger.note("label_base", source, f"every {self._doubtful!r} is 0 or 1, which may count from 0 or from 1")
+            detail = f"every {self._doubtful!r} is 0 or 1, which may count from 0 or from 1"
+            account += Account.of("label_base", source, detail)
+        return account
 
     def _look_at_columns(self, row: Row) -> None:
         self._columns |= row.keys()

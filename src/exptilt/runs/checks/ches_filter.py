@@ -10,7 +10,7 @@ import numpy as np
 from exptilt.data.groups import Group
 from exptilt.data.leave_out import leave_out
 from exptilt.data.prepare import Prepared
-from exptilt.data.problems import Ledger
+from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.errors import ConfigError
 from exptilt.evaluation.pairs.ches import ches_of, highest
 from exptilt.kinds import Kind
@@ -79,7 +79,7 @@ def ches_finding(model: Any, groups: Sequence[Group]) -> Finding | None:
         f"CHES per token of {len(pairs)} pairs: median {median:.3g}, 95 % below {far:.3g}, highest {most:.3g}; "
         f"data.drop_highest_ches=0.05 leaves the highest {max(1, round(0.05 * len(pairs)))} out"
     )
-    ledger = Ledger({})
+    account = NOTHING
     for at in highest(scores, _NAMED):
-        ledger.note("ches", pairs[at].id, detail)
-    return ledger.findings()[0]
+        account += Account.of("ches", pairs[at].id, detail)
+    return account.findings(Decisions({}))[0]

@@ -1,0 +1,98 @@
+"""Records as examples of one kind of objective: converted and checked, chunk by chunk, each chunk with its accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from exptilt.data.checks.record_checks import check_record, prompt_key
+from exptilt.data.conversions import convert
+from exptilt.data.memory.digests import Counts
+from exptilt.data.records import Preference, Record, words_of
+from exptilt.data.stage_account import NOTHING, Account, Decisions
+from exptilt.kinds import Kind
+from exptilt.settings.data_settings import DataConfig
+
+CHUNK = 512
+"""Records converted, checked and tokenised at a time."""
+
+
+class Examples(NamedTuple):
+    """What some records became."""
+
+    num_records: int
+    kept: list[Record]
+    """The examples to go on with."""
+    rows: Account
+    """Of records that became no example."""
+    account: Account
+    """Of the examples."""
+    num_made: int
+    """How many examples there were, those that were left out included."""
+
+
+def examples_of(
+    records: Sequence[Record], kind: Kind | str | None, config: DataConfig, decisions: Decisions
+) -> Iterator[Examples]:
+    """Convert records to examples and check each.
+
+    Args:
+        records: of one split.
+        kind: of the objective, or its name; None leaves records as they are.
+        config: says which examples are not wanted.
+        decisions: about examples with problems.
+    """
+    of_prompt: Counts | None = None
+    if config.max_per_prompt is not None:
+        of_prompt = Counts(prompt_key(record) for record in records if words_of(record.prompt))
+    remaining = iter(records)
+    while chunk := list(islice(remaining, CHUNK)):
+        made, rows = _converted(chunk, kind, config)
+        kept, account = _checked(made, of_prompt, config, decisions)
+        yield Examples(len(chunk), kept, rows, account, len(made))
+
+
+def _converted(
+    records: Sequence[Record], kind: Kind | str | None, config: DataConfig
+) -> tuple[Sequence[Record], Account]:
+    if kind is None:
+        return records, NOTHING
+    made: list[Record] = []
+    account = NOTHING
+    for record in records:
+        examples = convert(record, kind, config.pairs)
+        if isinstance(examples, str):
+            account += Account.of(examples, record.id, left_out=True)
+        else:
+            made += examples
+    return made, account
+
+
+def _checked(
+    made: Sequence[Record], of_prompt: Counts | None, config: DataConfig, decisions: Decisions
+) -> tuple[list[Record], Account]:
+    """The examples that stay; `of_prompt` counts them."""
+    kept: list[Record] = []
+    account = NOTHING
+    for record in made:
+        code = _unwanted(record, of_prompt, config)
+        noted = Account.of(code, record.id, left_out=True) if code else check_record(record, decisions)
+        account += noted
+        if not noted.left_out:
+            kept.append(record)
+            if of_prompt is not None and words_of(record.prompt):
+                of_prompt.add(prompt_key(record))
+    return kept, account
+
+
+def _unwanted(record: Record, of_prompt: Counts | None, config: DataConfig) -> str | None:
+    """Why the row or the settings leave an example out, if they do."""
+    if record.weight == 0:
+        return "zero_weight"
+    margin = record.margin if isinstance(record, Preference) else None
+    if config.min_margin is not None and margin is not None and abs(margin) < config.min_margin:
+        return "small_margin"
+    if of_prompt is not None and words_of(record.prompt):
+        return "over_prompt_limit" if of_prompt[prompt_key(record)] >= (config.max_per_prompt or 0) else None
+    return None
