@@ -1,4 +1,4 @@
-"""The order of turns that a chat can have, whichever template renders it."""
+"""The order of turns that a chat can have under any template."""
 
 from __future__ import annotations
 
