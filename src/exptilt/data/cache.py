@@ -72,7 +72,7 @@ class DataCache:
                 for part in _contents(path):
                     digest.update(part)
             except OSError:
-                return None  # whoever reads it next says what is wrong with it
+                return None  # the next reader reports the error
         root = Path(os.environ.get("EXPTILT_CACHE") or Path.home() / ".cache" / "exptilt") / "data"
         return cls(root / digest.hexdigest())
 

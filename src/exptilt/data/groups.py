@@ -105,7 +105,7 @@ def _known_of(group: Group) -> tuple[Any, ...]:
     versions = tuple(completion.version for completion in group.completions)
     sampled = () if set(versions) == {None} else (versions,)
     if isinstance(group.label, Preferred):
-        # The form of earlier versions of this package: pairs are found again by it, across the folders of their runs.
+        # This form comes from earlier versions: with it, pairs are found again across the folders of their runs.
         known_scores = None if set(scores) == {None} else scores
         return (group.weight, group.label.p_chosen, True, group.label.margin, known_scores, (), *sampled)
     return (group.weight, group.label, scores, *sampled)

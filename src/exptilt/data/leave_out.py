@@ -15,8 +15,8 @@ from exptilt.labels import Preferred
 def leave_out(prepared: Prepared, positions: Sequence[int], code: str, kind: Kind, detail: str) -> Prepared:
     """Remove training examples at some positions, counted like all others that are left out.
 
-    What the report said of the text of all examples (which side is longer, which has more markup) is not known of the
-    rest and becomes None.
+    Shares that the report gives for the text of all examples (the longer side, the side with more markup) are unknown
+    for the rest and become None.
 
     Args:
         prepared: rows of a run.

@@ -33,7 +33,7 @@ def _schema() -> Any:
     return pyarrow.schema(
         {
             "id": pyarrow.string(),
-            "tokens": numbers,  # of the prompt, then of each completion
+            "tokens": numbers,  # ids of the prompt, then of each completion
             "counted": pyarrow.list_(pyarrow.uint8()),  # of each token
             "lengths": numbers,  # of the prompt and of each completion
             "num_counted": numbers,  # of each completion

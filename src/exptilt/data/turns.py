@@ -50,7 +50,7 @@ def reasoning_of(turn: Message) -> str:
 def calls_of(turn: Message) -> list[dict[str, Any]]:
     """The tool calls of a turn, each as `name` and `arguments`, with arguments as values instead of JSON text.
 
-    What is no call is its own name here, so that rows can be compared; `for_template` refuses it.
+    An entry that is no call counts as its own name here, so that rows can be compared; `for_template` refuses it.
 
     Example:
         >>> call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}

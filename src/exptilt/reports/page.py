@@ -105,10 +105,10 @@ def write_files(files: Mapping[Path, str], option: str) -> None:
 
     Args:
         files: texts by path.
-        option: of the command line, that names another place.
+        option: option of the command line that names another path.
 
     Raises:
-        CheckpointError: if one cannot be written.
+        CheckpointError: a file cannot be written.
     """
     for path, text in files.items():
         try:
@@ -124,10 +124,10 @@ def require_reports(paths: Iterable[Path], option: str) -> None:
 
     Args:
         paths: absent, empty, or pages and numbers that exptilt has written.
-        option: of the command line, that names another place.
+        option: option of the command line that names another path.
 
     Raises:
-        CheckpointError: which file is in the way.
+        CheckpointError: a file is in the way; the message names it.
     """
     for path in paths:
         if path.is_dir():

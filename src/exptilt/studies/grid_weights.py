@@ -32,7 +32,7 @@ def keep_weights(run: Path, every: int, start: Callable[[], Any]) -> None:
         DiskError: the weights cannot be written.
     """
     complete = list_checkpoints(run / CHECKPOINTS)[::-1]
-    for path in complete:  # one left out would let another pass for the run's end
+    for path in complete:  # without this one, another would pass for the run's end
         why = fault_of(path)
         if why is not None:
             raise CheckpointError(
@@ -66,7 +66,7 @@ def kept_weights(run: Path, every: int) -> list[Path]:
     """The weight files to measure, in order of steps; the last is the run's end.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there are no weights.
     """
     files = sorted((run / STUDY_WEIGHTS).glob("step-*.pt"))
     if not files:

@@ -151,7 +151,7 @@ class FrontierStudy:
         """Place a policy on the plane with intervals over prompts.
 
         Raises:
-            ValueError: it was measured against another reference, on other prompts or under another sampling law.
+            ValueError: the policy was measured against another reference, on other prompts or under another sampling law.
         """
         kl = estimate_kl(samples.kl, samples.owners, self.pool.law, k1=samples.k1)
         by_prompt, base = samples.by_prompt("reward").mean(axis=1), self.pool.rewards.mean(axis=1)

@@ -56,7 +56,7 @@ def config(cls: type[Any], prefix: str = "", console: Console | None = None) -> 
         console: console to print to.
 
     Raises:
-        ConfigError: nothing is called that.
+        ConfigError: no key or section has this name.
     """
     console = console or Console()
     keys = keys_of(cls)

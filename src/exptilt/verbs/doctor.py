@@ -198,7 +198,7 @@ def _checked_with_model(subject: _Subject, prepared: Prepared) -> Prepared:
 
     model = model_on_device(load_model(subject.model, subject.tokenizer, seed=subject.seed))
     findings = [check_reference(model, subject.tokenizer, prepared, sft_first=subject.sft_first, seed=subject.seed)]
-    if not subject.sft_first:  # else training starts from weights that are not there yet
+    if not subject.sft_first:  # otherwise training starts from weights that do not exist yet
         prepared = leave_out_displacing(model, prepared, subject.data.drop_highest_ches, kind=subject.kind)
         ches = ches_finding(model, prepared.train)
         findings += [ches] if ches is not None else []
@@ -211,7 +211,7 @@ def _kind_of(settings: DataConfig) -> Kind:
     from exptilt.data.splits import read_splits
 
     alone = replace(settings, mixture=(), test=None, test_split=None, test_where={}, test_fraction=0.0)
-    # All rows only where none of the first can be used.
+    # All rows are read only if none of the first can be used.
     for limit in (min(settings.limit or _FIRST_ROWS, _FIRST_ROWS), settings.limit):
         records = read_splits(replace(alone, limit=limit), Ledger(settings.policies))[0].records
         if records:

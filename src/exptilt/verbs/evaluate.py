@@ -84,7 +84,7 @@ def evaluate_run(
         output: another folder for the files.
 
     Raises:
-        ExptiltError: no run there, no held-out rows, no finished model, or the reference is no longer what it was.
+        ExptiltError: there is no run, no held-out row or no finished model, or the reference has changed.
     """
     folder, recipe = RunFolder(run), recipe_of_run(run, overrides)
     if policy is None and not any((folder.model / name).exists() for name in ("config.json", "adapter_config.json")):
@@ -132,7 +132,7 @@ def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = No
         output: folder to write; by default a folder beside the model, or here for a hub id.
 
     Raises:
-        ExptiltError: no such model, no rows, or rows that are no pairs.
+        ExptiltError: there is no such model, there are no rows, or the rows are no pairs.
     """
     recipe = recipe_of_model(what, overrides, output)
     folder = RunFolder(recipe.folder)

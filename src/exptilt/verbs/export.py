@@ -27,7 +27,7 @@ def export(run: Path, *, merge: bool = False, output: Path | None = None, card_f
         card_for: hub id that the model card shows, if it is new.
 
     Raises:
-        CheckpointError: no finished run there.
+        CheckpointError: the folder holds no finished run.
         ConfigError: the output is in use.
         ModelError: there is no adapter to merge, or its base is gone.
         DiskError: the disk refuses.
@@ -48,7 +48,7 @@ def export(run: Path, *, merge: bool = False, output: Path | None = None, card_f
         )
         write_card(folder, target, repository=card_for)
         return target
-    if not (folder.model / "README.md").is_file():  # one that is there may have been edited
+    if not (folder.model / "README.md").is_file():  # an existing card may have been edited
         write_card(folder, repository=card_for)
     if output is None:
         return folder.model

@@ -15,7 +15,7 @@ def train(recipe: Recipe, command: str) -> None:
         command: the command the user typed, to be repeated after a stop.
     """
     outcome = run_recipe(recipe)
-    if not outcome.folder.writes:  # another process of the run speaks
+    if not outcome.folder.writes:  # another process of the run prints
         return
     if outcome.finished:
         print_summary(outcome.folder)

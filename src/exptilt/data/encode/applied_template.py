@@ -50,7 +50,7 @@ class AppliedTemplate:
         text = self._apply(turns, reply_next, settings, arguments_as_text=False)
         calls = [call for turn in turns for call in calls_of(turn)]
         if calls and not _is_right(text, calls):
-            # A template written for arguments as JSON text, which is what OpenAI's interface gives.
+            # The template is written for arguments as JSON text, as OpenAI's interface gives them.
             again = self._apply(turns, reply_next, settings, arguments_as_text=True)
             text = again if _is_right(again, calls) else text
         if isinstance(text, str):

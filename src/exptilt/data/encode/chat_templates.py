@@ -54,7 +54,7 @@ def with_chat_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> 
         name: name of a template in the tokenizer's folder, of a file, or of our own template; None leaves the tokenizer as it is.
 
     Raises:
-        DataError: where nothing has that name.
+        DataError: there is no template of that name.
     """
     if name is None:
         return tokenizer
@@ -74,7 +74,7 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The text of the chat template in use; None if the tokenizer has none.
 
     Raises:
-        DataError: where there are several and none is the default.
+        DataError: there are several templates and none is the default.
     """
     template = getattr(tokenizer, "chat_template", None)
     if not isinstance(template, dict):

@@ -52,7 +52,7 @@ class Encoder:
 
     BOS is set if the tokenizer sets it (its post-processor), never twice, and never besides a chat template, which
     sets its own; a prompt that would be empty gets BOS in any case. EOS ends every completion of text; a chat template
-    must end its turns itself. Where the tokens of prompt and completion together do not begin with those of the prompt
+    must end its turns itself. If the tokens of prompt and completion together do not begin with those of the prompt
     alone, `boundary` decides: `split` keeps the prompt's tokens, which is what the model sees when it is asked; `merge`
     keeps the tokens of the whole, and those that reach over the boundary belong to the completion.
     """
@@ -82,7 +82,7 @@ class Encoder:
         """Encode records, in order; a record that cannot be rendered gives a `RowError`."""
         rendered = [self._render(record) for record in records]
         good = [item for item in rendered if isinstance(item, Rendered)]
-        # Once each: the pairs of one ranking share their prompt and most of their texts.
+        # Each text is encoded once: the pairs of one ranking share their prompt and most of their texts.
         texts = list(
             dict.fromkeys(text for item in good for text in (item.prompt, *(whole.text for whole in item.wholes)))
         )
