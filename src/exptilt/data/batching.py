@@ -17,7 +17,7 @@ from exptilt.settings.data_settings import BatchConfig
 
 
 class Batches:
-    """The batches of a run, as a function of the step.
+    """The batches of a run, as a function of the step's number.
 
     There is no state but the step's number: `step(n)` is the same in a run that was resumed at n. Which groups make a
     step depends on the seed and the epoch only, not on the number of processes, so that a run on more processes takes
@@ -68,17 +68,17 @@ class Batches:
         return len(self._edges) - 1
 
     def epoch(self, step: int) -> int:
-        """The epoch, from 0, that a step belongs to."""
+        """The epoch that a step belongs to, from 0."""
         return step // self.num_steps
 
     def groups(self, step: int) -> list[Group]:
-        """All groups of a step, of all processes, in the epoch's order."""
+        """All groups of a step over all processes, in the epoch's order."""
         epoch, position = divmod(step, self.num_steps)
         order = self._order_of(epoch)
         return [self._groups[int(index)] for index in order[self._edges[position] : self._edges[position + 1]]]
 
     def step(self, step: int) -> list[list[Group]]:
-        """This process's micro-batches of a step, counted from 0 over all epochs.
+        """The micro-batches of a step that this process runs; steps count from 0 over all epochs.
 
         Each stays within the token budget, but a group that alone is over it is a micro-batch of its own. All processes
         get equally many micro-batches, as sharded models need; where a step has too few groups for that, the last of
@@ -94,7 +94,7 @@ class Batches:
         return sum(not self._two_of.holds(order[begin:end]) for begin, end in pairwise(self._edges))
 
     def __iter__(self) -> Iterator[list[list[Group]]]:
-        """The micro-batches of one epoch, the first."""
+        """Iterate over the micro-batches of the first epoch."""
         return (self.step(step) for step in range(self.num_steps))
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
@@ -110,9 +110,9 @@ class Batches:
 
 
 def by_size(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices of groups of like size, the largest first, whose unique tokens together are at most `tokens`.
+    """Indices of groups of similar size, the largest first, with at most `tokens` unique tokens together.
 
-    A larger group goes alone. For scoring, where nothing depends on which groups lie together.
+    A larger group goes alone. It suits scoring, where the composition of a batch changes no result.
 
     Example:
         >>> list(by_size([4, 9, 3], tokens=8))
@@ -143,20 +143,20 @@ def pack(groups: Sequence[Group], tokens: int | None) -> list[list[Group]]:
     sizes = [group.num_tokens for group in groups]
     for at in sorted(range(len(groups)), key=lambda at: -sizes[at]):
         group, size = groups[at], sizes[at]
-        place = next((at for at, free in enumerate(room) if size <= free), None)
-        if place is None:
+        index = next((at for at, free in enumerate(room) if size <= free), None)
+        if index is None:
             bins.append([group])
             room.append(tokens - size)
         else:
-            bins[place].append(group)
-            room[place] -= size
+            bins[index].append(group)
+            room[index] -= size
     return [bins[at] for at in sorted(range(len(bins)), key=lambda at: room[at])]
 
 
 def shares(micro_batches: Sequence[list[Group]], world_size: int) -> list[list[list[Group]]]:
-    """Deal micro-batches out to processes, to each equally many, the longest first.
+    """Deal micro-batches out to processes, the longest first, so that each gets equally many.
 
-    Where their number does not divide, the longest are split; where they have no more groups to split, some processes
+    If their number does not divide, the longest are split; if there are no groups left to split, some processes
     get empty ones at their end.
 
     Example:
@@ -166,15 +166,15 @@ def shares(micro_batches: Sequence[list[Group]], world_size: int) -> list[list[l
         >>> [[len(micro) for micro in share] for share in shares([[one], [one], [one]], 2)]
         [[1, 1], [1, 0]]
     """
-    wanted = -(-len(micro_batches) // world_size) * world_size
-    spread = _spread(list(micro_batches), wanted)
-    spread += [[] for _ in range(wanted - len(spread))]
+    num_bins = -(-len(micro_batches) // world_size) * world_size
+    spread = _spread(list(micro_batches), num_bins)
+    spread += [[] for _ in range(num_bins - len(spread))]
     return [spread[rank::world_size] for rank in range(world_size)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetUse:
-    """How full micro-batches are. Nothing is ever padded: room that is left costs memory nobody uses, not time."""
+    """The fill of micro-batches. Nothing is ever padded: free room costs memory but no time."""
 
     steps: int
     groups: int
@@ -187,25 +187,25 @@ class BudgetUse:
 
     @property
     def fill(self) -> float:
-        """Tokens over room, of the micro-batches within the budget; 0 where there are none."""
+        """Tokens divided by room of the micro-batches within the budget; 0 without any."""
         room = self.budget * (self.micro_batches - self.num_over)
         return self.num_tokens / room if room else 0.0
 
     def finding(self) -> Finding:
-        """What the data report says of it."""
+        """The finding for the data report."""
         parts, size = f"{self.micro_batches / self.steps:.3g}", f"{self.groups / self.steps:.0f}"
-        said = (
+        message = (
             f"a step of {size} example{'s' * (size != '1')} is {parts} micro-batch{'es' * (parts != '1')} "
             f"of at most {self.budget} tokens, {100 * self.fill:.0f} % full, and nothing is padded"
         )
         if not self.num_over:
-            return finding_of("batches", said, self.micro_batches)
+            return finding_of("batches", message, self.micro_batches)
         over = f"; {self.num_over} of {self.groups} examples looked at are longer than batch.tokens={self.budget} alone"
-        return finding_of("over_budget", said + over, self.num_over)
+        return finding_of("over_budget", message + over, self.num_over)
 
 
 def budget_use(steps: Iterable[Sequence[Sequence[Group]]], tokens: int) -> BudgetUse:
-    """Count over the micro-batches of steps, of all processes; some dozen steps tell as much as an epoch."""
+    """Count over the micro-batches of steps on all processes; a few dozen steps are as good as an epoch."""
     each = [[(len(micro), _num_tokens(micro)) for micro in step if micro] for step in steps]
     flat = [pair for step in each for pair in step]
     within = [size for _, size in flat if size <= tokens]
@@ -219,10 +219,10 @@ def budget_use(steps: Iterable[Sequence[Sequence[Group]]], tokens: int) -> Budge
     )
 
 
-def _spread(bins: list[list[Group]], wanted: int) -> list[list[Group]]:
-    """Split the longest bins until there are `wanted` of them or each group stands alone; longest first."""
+def _spread(bins: list[list[Group]], num_bins: int) -> list[list[Group]]:
+    """Split the longest bins until there are `num_bins` of them or each group stands alone; longest first."""
     bins = list(bins)
-    while len(bins) < wanted:
+    while len(bins) < num_bins:
         at = max(
             (at for at, bin_ in enumerate(bins) if len(bin_) > 1), key=lambda at: _num_tokens(bins[at]), default=None
         )
@@ -234,11 +234,11 @@ def _spread(bins: list[list[Group]], wanted: int) -> list[list[Group]]:
 
 
 def _halved(groups: list[Group]) -> tuple[list[Group], list[Group]]:
-    one: list[Group] = []
-    other: list[Group] = []
+    smaller: list[Group] = []
+    larger: list[Group] = []
     for group in sorted(groups, key=lambda group: -group.num_tokens):
-        (one if _num_tokens(one) <= _num_tokens(other) else other).append(group)
-    return one, other
+        (smaller if _num_tokens(smaller) <= _num_tokens(larger) else larger).append(group)
+    return smaller, larger
 
 
 def _num_tokens(groups: Sequence[Group]) -> int:
@@ -246,7 +246,7 @@ def _num_tokens(groups: Sequence[Group]) -> int:
 
 
 def _edges(count: int, size: int, least: int) -> list[int]:
-    """Where steps begin and end; each holds at least so many groups where the size of a batch allows it."""
+    """Bounds of the steps; each step holds at least `least` groups if the size of a batch allows it."""
     edges = [*range(0, count, size), count]
     if len(edges) > 2 and count - edges[-2] < least:
         edges[-2] = count - least

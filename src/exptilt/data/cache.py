@@ -1,4 +1,4 @@
-"""Tokenised data kept on disk by content, so that a second run maps it instead of making it again."""
+"""The disk cache of tokenised data, keyed by content, so that a second run maps it instead of making it again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BLOCK = 1 << 20
 
 
 class Cached(NamedTuple):
-    """What is kept."""
+    """The content of a cache folder."""
 
     train: Sequence[Group]
     test: Sequence[Group]
@@ -38,7 +38,7 @@ class Cached(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DataCache:
-    """The place of one data set, as one tokenizer and one set of settings make it.
+    """The cache folder of one data set under one tokenizer and one set of settings.
 
     The name of the folder is a digest of everything the groups depend on: the sources' bytes, the settings, the
     tokenizer with its chat template, and the code of this package. Writing is atomic; a folder is complete or absent.
@@ -50,9 +50,9 @@ class DataCache:
     def of(
         cls, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None, kind: str, max_tokens: int | None
     ) -> DataCache | None:
-        """The place for this data; None where its content has no files to tell it by, or it has no tokens.
+        """The cache for this data; None if its content has no files to identify it, or if there is no tokenizer.
 
-        A hub data set is asked for here, in the revision that the hub has now, and told by the rows it holds.
+        A hub data set is looked up here, in the hub's current revision, and identified by its rows.
 
         Raises:
             DataError: if neither the hub nor its cache has a data set that is named by an id.
@@ -60,10 +60,10 @@ class DataCache:
         if tokenizer is None or not tokenizer.is_fast:
             return None
         held_out = config.held_out_source
-        found = [_files(source) for source in (*config.sources, *([held_out] if held_out else []))]
-        if not all(found):
+        files = [_files(source) for source in (*config.sources, *([held_out] if held_out else []))]
+        if not all(files):
             return None
-        paths = [path for some in found for path in some]
+        paths = [path for some in files for path in some]
         digest = blake2b(digest_size=16)
         settings = [as_dict(config), kind, max_tokens, _tokenizer_settings(tokenizer)]
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -72,21 +72,21 @@ class DataCache:
                 for part in _contents(path):
                     digest.update(part)
             except OSError:
-                return None  # whoever reads it next says what is wrong with it
+                return None  # the next reader reports the error
         root = Path(os.environ.get("EXPTILT_CACHE") or Path.home() / ".cache" / "exptilt") / "data"
         return cls(root / digest.hexdigest())
 
     def read(self) -> Cached | None:
-        """The groups, mapped from files, and the report; None where they are not kept."""
+        """Read the groups, mapped from files, and the report; None if they are not cached."""
         if not self.folder.is_dir():
             return None
         report = DataReport.from_dict(json.loads((self.folder / "report.json").read_text(encoding="utf-8")))
         train, test = (GroupTable.load(self.folder / f"{name}.arrow") for name in ("train", "test"))
         return Cached(train, test, report)
 
-    def write(self, made: Cached) -> None:
-        """Keep groups and report, if there are enough groups for it to pay and the disk takes them."""
-        if len(made.train) < LEAST_GROUPS or self.folder.exists():
+    def write(self, content: Cached) -> None:
+        """Write groups and report, if there are enough groups for it to pay and the disk has room."""
+        if len(content.train) < LEAST_GROUPS or self.folder.exists():
             return
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -94,17 +94,17 @@ class DataCache:
         except OSError:
             return
         try:
-            for name, groups in (("train", made.train), ("test", made.test)):
+            for name, groups in (("train", content.train), ("test", content.test)):
                 table = groups if isinstance(groups, GroupTable) else GroupTable.of(groups)
                 table.save(temporary / f"{name}.arrow")
-            (temporary / "report.json").write_text(json.dumps(made.report.as_dict()), encoding="utf-8")
+            (temporary / "report.json").write_text(json.dumps(content.report.as_dict()), encoding="utf-8")
             temporary.rename(self.folder)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _files(source: SourceConfig) -> tuple[Path, ...]:
-    """Files or folders that hold all rows of a source; none where there are no such files."""
+    """Files or folders that hold all rows of a source; empty if there are no such files."""
     if is_on_hub(source.path):
         return hub.files_of(hub.data_set(source.path, source.split, source.subset, source.revision))
     path = place_of(source.path)
@@ -118,7 +118,7 @@ def _tokenizer_settings(tokenizer: Any) -> list[Any]:
 
 
 def _contents(path: Path) -> Iterator[bytes]:
-    """The bytes of a file, or of all files of a folder with their names; of a package, its source."""
+    """The bytes of a file, of all files of a folder with their names, or of a package's source."""
     files = [path] if path.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
     for file in files:
         if file.suffix == ".pyc":

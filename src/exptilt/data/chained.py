@@ -1,4 +1,4 @@
-"""Several sequences of groups as one, without a copy."""
+"""Several sequences of groups as a single sequence, without a copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exptilt.data.groups import Group
 
 
 class Chained(Sequence[Group]):
-    """Several sequences of groups as one: rows that are mapped from a file stay in the file.
+    """A sequence made of several sequences of groups; rows that are mapped from a file stay in the file.
 
     Example:
         >>> both = Chained(["a", "b"], [], ["c"])

@@ -1,4 +1,4 @@
-"""Explicit conversions between kinds of records. Each says what is lost."""
+"""Explicit conversions between kinds of records. Each docstring names what the conversion loses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exptilt.labels import Desirable, Label, Preferred, Ranked
 
 PairChoice = Literal["all", "best_worst", "adjacent"]
 Converted = tuple[Record, ...] | str
-"""What becomes of a record, or the code of the reason why nothing does."""
+"""The records made of a record, or the code of the reason why there is none."""
 
 
 def likelier(preference: Preference) -> Text:
@@ -22,7 +22,7 @@ def likelier(preference: Preference) -> Text:
 
 
 def preference_to_demonstration(preference: Preference) -> Demonstration:
-    """Keep the likelier completion, to imitate it (Preferred-FT). Loses the other one."""
+    """Keep the likelier completion, to imitate it (Preferred-FT). It loses the other one."""
     return Demonstration(
         id=preference.id,
         prompt=preference.prompt,
@@ -33,9 +33,9 @@ def preference_to_demonstration(preference: Preference) -> Demonstration:
 
 
 def preference_to_ratings(preference: Preference) -> tuple[Rating, ...]:
-    """One desirable and one undesirable completion; a tie gives none, unless the source says both are good or bad.
+    """Make a desirable and an undesirable completion; a tie gives none, unless the source rates both sides good or bad.
 
-    Loses how sure the preference was, and that the two were compared.
+    It loses the certainty of the preference, and the fact that the two were compared.
 
     Example:
         >>> pair = Preference(id="a:1", prompt="Q", chosen="good", rejected="bad")
@@ -61,7 +61,7 @@ def preference_to_ratings(preference: Preference) -> tuple[Rating, ...]:
 
 
 def preference_to_ranking(preference: Preference) -> Ranking:
-    """A ranking of two; a tie gives equal ranks. Loses p_chosen other than 0, 0.5 and 1."""
+    """Make a ranking of two; a tie gives equal ranks. It loses p_chosen other than 0, 0.5 and 1."""
     p = preference.p_chosen
     ranks = (1, 1) if p == 0.5 else (1, 2) if p > 0.5 else (2, 1)
     return Ranking(
@@ -75,7 +75,7 @@ def preference_to_ranking(preference: Preference) -> Ranking:
 
 
 def ranking_to_preferences(ranking: Ranking, choice: PairChoice = "all") -> tuple[Preference, ...]:
-    """Pairs of a ranking; equal ranks give a tie, p_chosen 0.5. `all` loses nothing but which pairs came from one row.
+    """Make pairs of a ranking; equal ranks give a tie, p_chosen 0.5. `all` loses only the common origin of the pairs.
 
     Args:
         ranking: K completions; ties allowed.
@@ -100,7 +100,7 @@ def ranking_to_preferences(ranking: Ranking, choice: PairChoice = "all") -> tupl
 
 
 def ranking_to_demonstration(ranking: Ranking) -> Demonstration:
-    """Keep the best completion, the first of them in a tie. Loses the others."""
+    """Keep the best completion, the first of them in a tie. It loses the others."""
     return Demonstration(
         id=ranking.id,
         prompt=ranking.prompt,
@@ -111,7 +111,7 @@ def ranking_to_demonstration(ranking: Ranking) -> Demonstration:
 
 
 def rating_to_demonstration(rating: Rating) -> Demonstration:
-    """Keep the completion, to imitate it. Loses how it was rated, so only desirable completions belong here."""
+    """Keep the completion, to imitate it. It loses the rating, so only desirable completions should be converted."""
     return Demonstration(
         id=rating.id,
         prompt=rating.prompt,
@@ -129,7 +129,7 @@ _CONVERSIONS: dict[tuple[type[Record], type[Label] | None], Callable[[Any, PairC
     (Ranking, Preferred): lambda record, choice: ranking_to_preferences(record, choice),
     (Rating, None): lambda record, _: (rating_to_demonstration(record),) if record.desirable else "undesirable",
 }
-"""From a record to records with another label. What is not here would have to invent something."""
+"""Conversions by type of record and target label. Any other conversion would have to invent something."""
 
 _CONTENT: dict[type[Record], str] = {
     Preference: "a chosen and a rejected completion",
@@ -137,11 +137,11 @@ _CONTENT: dict[type[Record], str] = {
     Rating: "one rated completion",
     Ranking: "ranked completions",
 }
-"""What a record holds, for messages to people."""
+"""Descriptions of records for messages to people."""
 
 
 def convert(record: Record, kind: Kind | str, choice: PairChoice = "all") -> Converted:
-    """Make of a record what an objective of `kind` is trained on: records with the label that the kind names.
+    """Convert a record for an objective of `kind`: into records with the label that the kind names.
 
     Returns:
         The examples, or the code of the reason why there is none.

@@ -19,26 +19,26 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Completion:
-    """Token ids of one completion, which of them count (are in the loss), and what is known of it alone."""
+    """Token ids of one completion, the mask of those that count (are in the loss), and values known of this completion."""
 
     ids: TokenIds
-    """(n,) what follows the prompt's ids, the end token included."""
+    """(n,) ids after the prompt's, the end token included."""
     counted: Mask
     """(n,) False on user and tool turns inside a multi-turn completion."""
     score: float | None = None
-    """How good it is on the source's own scale, or its reward; larger is better. None where nobody scored it."""
+    """Quality on the source's own scale, or the reward; larger is better. None if nobody scored it."""
     behaviour: NDArray[np.float32] | None = None
     """(n,) nats, log-probability of each id under the policy it was sampled from; None where that is not known."""
     version: int | None = None
-    """Which version of the policy in training it was sampled from; None where it comes from elsewhere."""
+    """Version of the trained policy that it was sampled from; None if it comes from elsewhere."""
 
     @property
     def length(self) -> int:
-        """How many tokens count."""
+        """Number of tokens that count."""
         return int(np.count_nonzero(self.counted))
 
     def cut(self, length: int) -> Completion:
-        """Its first `length` ids at most, with all that is known of them.
+        """Cut to the first `length` ids at most; everything else known of them stays.
 
         Example:
             >>> whole = Completion(np.array([5, 6, 7], np.int32), np.array([True, False, True]), score=0.5)
@@ -58,23 +58,23 @@ CompletionT = TypeVar("CompletionT", default=Completion)
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Group(Generic[PromptT, CompletionT]):
-    """One prompt, K >= 1 completions and what is said about them.
+    """One prompt, K >= 1 completions and their label.
 
-    Prompt and completions are token ids unless they are said to be something else (`Group[Image, Masks]`).
+    Prompt and completions are token ids unless the type says otherwise (`Group[Image, Masks]`).
     """
 
     id: str
-    """Where the row came from, for messages to people."""
+    """Origin of the row, for messages to people."""
     prompt: PromptT
-    """Of text: (p,) with BOS if the tokenizer sets one; empty only where the completion's first token does not count."""
+    """The prompt; for text, (p,) ids with BOS if the tokenizer sets one; empty only where the completion's first token does not count."""
     completions: tuple[CompletionT, ...]
-    """For a preference the order is chosen, rejected."""
+    """The completions; a preference has the order chosen, rejected."""
     label: Label | None = None
-    """What is said about the completions; None where they are to be imitated, or are samples."""
+    """The label of the completions; None if they are to be imitated, or are samples."""
     weight: float = 1.0
-    """What the row counts for in a mean, >= 0."""
+    """Weight of the row in a mean, >= 0."""
     section: str | None = None
-    """What part of a benchmark it belongs to, for accuracy by section."""
+    """Part of a benchmark that it belongs to, for accuracy by section."""
 
     @property
     def num_tokens(self: Group) -> int:
@@ -104,7 +104,7 @@ def key_of(group: Group) -> int:
 
 
 def digest_of(groups: Iterable[Group]) -> str:
-    """A fingerprint of tokenised rows with all that is known of them but their ids and sections, in order."""
+    """Fingerprint of tokenised rows with all their values except ids and sections, in order."""
     digest = hashlib.blake2b(digest_size=16)
     for group in groups:
         digest.update(group.prompt.tobytes() + repr(_known_of(group)).encode())
@@ -120,7 +120,7 @@ def _known_of(group: Group) -> tuple[Any, ...]:
     versions = tuple(completion.version for completion in group.completions)
     sampled = () if set(versions) == {None} else (versions,)
     if isinstance(group.label, Preferred):
-        # The form of earlier versions of this package: pairs are found again by it, across the folders of their runs.
-        own = None if set(scores) == {None} else scores
-        return (group.weight, group.label.p_chosen, True, group.label.margin, own, (), *sampled)
+        # This form comes from earlier versions: with it, pairs are found again across the folders of their runs.
+        known_scores = None if set(scores) == {None} else scores
+        return (group.weight, group.label.p_chosen, True, group.label.margin, known_scores, (), *sampled)
     return (group.weight, group.label, scores, *sampled)

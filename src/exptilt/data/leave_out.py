@@ -1,4 +1,4 @@
-"""Leaving out prepared examples for a reason that only a model can find."""
+"""Removal of prepared examples for a reason that only a model can find."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from exptilt.labels import Preferred
 
 
 def leave_out(prepared: Prepared, positions: Sequence[int], code: str, kind: Kind, detail: str) -> Prepared:
-    """Training examples without those at some positions, counted like every other that was left out.
+    """Remove training examples at some positions, counted like all others that are left out.
 
-    What the report said of the text of all examples (which side is longer, which has more markup) is not known of the
-    rest and becomes None.
+    Shares that the report gives for the text of all examples (the longer side, the side with more markup) are unknown
+    for the rest and become None.
 
     Args:
         prepared: rows of a run.
-        positions: of training examples, from 0.
+        positions: positions of training examples, from 0.
         code: why, one of `problems.CATALOGUE`.
-        kind: of the objective.
-        detail: the same with numbers, for a person.
+        kind: kind of the objective.
+        detail: the reason with numbers, for a person.
     """
     gone = set(positions)
-    kept = GroupTable.of(group for at, group in enumerate(prepared.train) if at not in gone)
+    remaining = GroupTable.of(group for at, group in enumerate(prepared.train) if at not in gone)
     account = NOTHING
     for at in positions:
         account += Account.of(code, prepared.train[at].id, detail)
     before, p_chosen = (
         prepared.report.train,
-        [group.label.p_chosen for group in kept if isinstance(group.label, Preferred)],
+        [group.label.p_chosen for group in remaining if isinstance(group.label, Preferred)],
     )
     split = before.updated(
         examples_left_out={**before.examples_left_out, code: len(gone)},
-        kept=len(kept),
-        lengths=lengths_of(kept, kind),
+        kept=len(remaining),
+        lengths=lengths_of(remaining, kind),
         longer_chosen=None,
         more_markup_chosen=None,
         p_chosen=(min(p_chosen), sum(p_chosen) / len(p_chosen), max(p_chosen)) if p_chosen else None,

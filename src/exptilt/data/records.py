@@ -1,4 +1,4 @@
-"""Canonical records: what every known row format becomes before it is rendered. Never imports torch."""
+"""Canonical records, to which every known row format is converted before it is rendered. Never imports torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Text = str | tuple[Message, ...]
 """Plain text, or a list of chat turns."""
 
 TemplateArgs = Mapping[str, Any]
-"""What a row gives the chat template besides its turns: `tools`, and arguments of that template's own."""
+"""Arguments that a row gives the chat template besides its turns: `tools`, and the template's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,29 +22,29 @@ class Preference:
     """A prompt and two completions, one preferred."""
 
     id: str
-    """Where the row came from, for messages to people: `file.jsonl:17`."""
+    """Origin of the row, for messages to people: `file.jsonl:17`."""
     prompt: Text
     chosen: Text
     rejected: Text
     p_chosen: float = 1.0
     """Probability that `chosen` is better, in [0, 1]; 0.5 is a tie."""
     margin: float | None = None
-    """By how much `chosen` is better on the source's own scale, if it says so."""
+    """Advantage of `chosen` on the source's own scale, if it gives one."""
     weight: float = 1.0
     both_desirable: bool | None = None
-    """Of a tie: whether both sides are good (true) or bad (false), if the source says so."""
+    """For a tie, whether both sides are good (true) or bad (false), if the source tells."""
     section: str | None = None
-    """What part of a benchmark it belongs to, if the source says so."""
+    """Part of a benchmark that it belongs to, if the source tells."""
     template_args: TemplateArgs = field(default_factory=dict)
 
     @property
     def completions(self) -> tuple[Text, ...]:
-        """Chosen, rejected."""
+        """The chosen and the rejected completion, in this order."""
         return (self.chosen, self.rejected)
 
     @property
     def label(self) -> Preferred:
-        """What it says about chosen and rejected."""
+        """The label of chosen and rejected."""
         return Preferred(self.p_chosen, self.margin)
 
     @property
@@ -67,7 +67,7 @@ class Ranking:
 
     @property
     def label(self) -> Ranked:
-        """What it says about the completions."""
+        """The label of the completions."""
         return Ranked(self.ranks)
 
 
@@ -85,12 +85,12 @@ class Rating:
 
     @property
     def completions(self) -> tuple[Text, ...]:
-        """The one completion."""
+        """The completion alone."""
         return (self.completion,)
 
     @property
     def label(self) -> Desirable:
-        """What it says about the completion."""
+        """The label of the completion."""
         return Desirable(self.desirable)
 
     @property
@@ -111,7 +111,7 @@ class Demonstration:
 
     @property
     def completions(self) -> tuple[Text, ...]:
-        """The one completion."""
+        """The completion alone."""
         return (self.completion,)
 
     @property
@@ -129,14 +129,14 @@ Record = Preference | Ranking | Rating | Demonstration
 
 
 def as_turns(text: Text, role: str) -> tuple[Message, ...]:
-    """Turns as they are, text as one turn of `role`; empty text is no turn."""
+    """Convert text to one turn of `role`; turns stay, and empty text is no turn."""
     if not isinstance(text, str):
         return text
     return ({"role": role, "content": text},) if text or role == "assistant" else ()
 
 
 def align(prompt: Text, completions: tuple[Text, ...]) -> tuple[Text, tuple[Text, ...]]:
-    """Make prompt and completions all text or all turns: turns as soon as one of them is.
+    """Convert prompt and completions to all text or all turns: turns as soon as one of them is.
 
     Example:
         >>> align("2+2?", ("4", ({"role": "assistant", "content": "5"},)))[0]
@@ -148,5 +148,5 @@ def align(prompt: Text, completions: tuple[Text, ...]) -> tuple[Text, tuple[Text
 
 
 def words_of(text: Text) -> str:
-    """What is said, reasoning and tool calls with it, without roles: for comparing, hashing and measuring."""
+    """All words of a text or of turns, with reasoning and tool calls but without roles: to compare, hash and measure."""
     return text if isinstance(text, str) else "\n".join(said_by(turn) for turn in text)

@@ -33,7 +33,7 @@ def _schema() -> Any:
     return pyarrow.schema(
         {
             "id": pyarrow.string(),
-            "tokens": numbers,  # of the prompt, then of each completion
+            "tokens": numbers,  # ids of the prompt, then of each completion
             "counted": pyarrow.list_(pyarrow.uint8()),  # of each token
             "lengths": numbers,  # of the prompt and of each completion
             "num_counted": numbers,  # of each completion
@@ -96,7 +96,7 @@ class GroupTable(Sequence[Group]):
 
     @classmethod
     def of(cls, groups: Iterable[Group]) -> GroupTable:
-        """A table of groups, which are taken one by one."""
+        """Make a table of groups, which are read one by one."""
         builder = TableBuilder()
         for group in groups:
             builder.add(group)
@@ -142,12 +142,12 @@ class GroupTable(Sequence[Group]):
         )
 
     def _columns(self, number: int) -> dict[str, Any]:
-        """Of a batch, its arrays, which are views of the file; what is the "same" in all rows; and the columns that are not."""
+        """The arrays of a batch as views of the file; "same" holds values that are equal in all rows, "own" the other columns."""
         if number not in self._open:
             batch = self._batches[number]
             columns: dict[str, Any] = {name: _Lists.of(batch.column(name)) for name in _LISTS}
             fields = {name: batch.column(name) for name in _FIELDS}
-            same = {name for name, one in fields.items() if _is_constant(name, one)}
+            same = {name for name, column in fields.items() if _is_constant(name, column)}
             columns["same"] = {name: _python(name, fields[name][0]) for name in same}
             columns["own"] = {name: fields[name] for name in fields.keys() - same} | {"id": batch.column("id")}
             self._open[number] = columns
@@ -159,12 +159,14 @@ class GroupTable(Sequence[Group]):
         return self._joined("lengths", 0)
 
     def completion_lengths(self, position: int | None = None) -> NDArray[np.int32]:
-        """Counted tokens of every completion, or (G,) of that at `position` in each group."""
+        """Counted tokens of every completion, or (G,) those of the completion at `position` in each group."""
         return self._joined("num_counted", position)
 
     def _joined(self, name: str, position: int | None) -> NDArray[np.int32]:
         columns = (self._columns(number)[name] for number in range(len(self._batches)))
-        parts = [one.values if position is None else one.values[one.edges[:-1] + position] for one in columns]
+        parts = [
+            column.values if position is None else column.values[column.edges[:-1] + position] for column in columns
+        ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
 
     def save(self, path: Path) -> None:
@@ -177,7 +179,7 @@ class GroupTable(Sequence[Group]):
 
     @classmethod
     def load(cls, path: Path) -> GroupTable:
-        """Map a file that `save` wrote; what is not used is not read."""
+        """Map a file that `save` wrote; unused parts are not read."""
         import pyarrow
 
         reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
@@ -185,7 +187,7 @@ class GroupTable(Sequence[Group]):
 
 
 class TableBuilder:
-    """Collects groups into a table; many of them go to a temporary file as they come, which ends with the table."""
+    """Collects groups into a table; many groups go to a temporary file, which is removed with the table."""
 
     def __init__(self) -> None:
         self._waiting: list[Group] = []
@@ -194,7 +196,7 @@ class TableBuilder:
         self._writer: Any = None
 
     def add(self, group: Group) -> None:
-        """Add a group at the end."""
+        """Append a group."""
         self._waiting.append(group)
         if len(self._waiting) == _BLOCK:
             self._flush()
@@ -206,9 +208,9 @@ class TableBuilder:
         if self._path is None:
             return GroupTable(self._batches)
         self._writer.close()
-        made = GroupTable.load(self._path)
+        table = GroupTable.load(self._path)
         _forget(self._path)
-        return made
+        return table
 
     def _flush(self) -> None:
         batch = _batch(self._waiting)
@@ -234,13 +236,13 @@ class TableBuilder:
 
 
 def _forget(path: Path) -> None:
-    """Remove a temporary file; a map of it goes on, but on Windows the name can only go once the map is gone."""
+    """Remove a temporary file; a map of it stays valid, but on Windows the name can only go once the map is gone."""
     with suppress(OSError):
         path.unlink(missing_ok=True)
 
 
 def _is_constant(name: str, column: Any) -> bool:
-    """Whether all rows hold one value. Log-probabilities are not compared: they are long and never alike."""
+    """Tell whether all rows hold one value. Log-probabilities are not compared: they are long and never alike."""
     import pyarrow
 
     if column.null_count == len(column):
@@ -249,7 +251,7 @@ def _is_constant(name: str, column: Any) -> bool:
 
 
 def _python(name: str, cell: Any) -> Any:
-    """A cell as Python has it: lists as tuples, log-probabilities of each completion as an array of its own."""
+    """Convert a cell to Python values: lists to tuples, log-probabilities to one array per completion."""
     if name == "behaviour" and cell.is_valid:
         return tuple(part.values.to_numpy().copy() if part.is_valid else None for part in cell.values)
     value = cell.as_py()
@@ -265,7 +267,7 @@ def _label(known: dict[str, Any]) -> Label | None:
 
 
 def _fields(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """What groups are stored with beside their tokens, by column."""
+    """The columns of groups beside their tokens, by name."""
     labels = [group.label for group in groups]
     return {
         "id": [group.id for group in groups],
@@ -282,7 +284,7 @@ def _fields(groups: Sequence[Group]) -> dict[str, list[Any]]:
 
 
 def _of_completions(rows: list[list[Any]]) -> list[list[Any] | None]:
-    """The same, and None for a row where no completion has a value."""
+    """Values of all completions by row; None for a row without any value."""
     return [row if any(value is not None for value in row) else None for row in rows]
 
 
@@ -290,22 +292,24 @@ def _batch(groups: Sequence[Group]) -> Any:
     import pyarrow
 
     lengths = [[len(group.prompt), *(len(part.ids) for part in group.completions)] for group in groups]
-    tokens = [part for group in groups for part in (group.prompt, *(one.ids for one in group.completions))]
+    tokens = [
+        part for group in groups for part in (group.prompt, *(completion.ids for completion in group.completions))
+    ]
     counted = [
         part
         for group in groups
         for part in (np.zeros(len(group.prompt), np.bool_), *(p.counted for p in group.completions))
     ]
     edges = pyarrow.array(np.cumsum([0, *map(sum, lengths)], dtype=np.int32))
-    made = {
+    columns = {
         "tokens": pyarrow.ListArray.from_arrays(edges, _joined(tokens, np.int32)),
         "counted": pyarrow.ListArray.from_arrays(edges, _joined(counted, np.uint8)),
         "lengths": lengths,
         "num_counted": [[part.length for part in group.completions] for group in groups],
     }
-    made |= _fields(groups)
+    columns |= _fields(groups)
     return pyarrow.RecordBatch.from_arrays(
-        [pyarrow.array(made[field.name], type=field.type) for field in _schema()], schema=_schema()
+        [pyarrow.array(columns[field.name], type=field.type) for field in _schema()], schema=_schema()
     )
 
 

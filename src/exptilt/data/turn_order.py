@@ -1,4 +1,4 @@
-"""The order of turns that a chat can have, whichever template renders it."""
+"""The order of turns that a chat can have under any template."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def check_turn_order(prompt: Text, completions: Iterable[Text]) -> None:
     """Refuse a completion that does not begin and end with the assistant, and a system turn behind the first.
 
     Raises:
-        RowError: with the roles.
+        RowError: the order is wrong; the message gives the roles.
     """
     asked = () if isinstance(prompt, str) else prompt
     for completion in completions:

@@ -1,4 +1,4 @@
-"""What one chat turn says: its text, its reasoning, its tool calls, and whether it is trained on. Never imports torch."""
+"""The content of one chat turn: its text, reasoning and tool calls, and whether it is trained on. Never imports torch."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def _text_of(part: Any) -> str:
 
 
 def reasoning_of(turn: Message) -> str:
-    """What the assistant thought, where the turn keeps it apart from its content."""
-    return next((said for key in REASONING if isinstance(said := turn.get(key), str) and said), "")
+    """The assistant's reasoning, if the turn keeps it apart from its content."""
+    return next((reasoning for key in REASONING if isinstance(reasoning := turn.get(key), str) and reasoning), "")
 
 
 def calls_of(turn: Message) -> list[dict[str, Any]]:
-    """The tool calls of a turn, each as `name` and `arguments`, with arguments as values and not as JSON text.
+    """The tool calls of a turn, each as `name` and `arguments`, with arguments as values instead of JSON text.
 
-    What is no call is its own name here, so that rows can be compared; `for_template` refuses it.
+    An entry that is no call counts as its own name here, so that rows can be compared; `for_template` refuses it.
 
     Example:
         >>> call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
@@ -74,7 +74,7 @@ def _raw_calls(turn: Message) -> list[Any]:
 
 
 def decoded(value: Any) -> Any:
-    """JSON text of an object or a list as its value; anything else as it is.
+    """Decode JSON text of an object or a list to its value; any other value stays.
 
     The arguments of a call are JSON text by OpenAI's specification, and values by that of chat templates, which would
     write the text as a string inside quotes. Text that is no JSON, which a rejected call may well be, stays text.
@@ -88,7 +88,7 @@ def decoded(value: Any) -> Any:
 
 
 def is_trained(turn: Message) -> bool:
-    """Whether an assistant's turn counts: yes, unless it says `weight: 0`, `train: false` or the like.
+    """Tell whether an assistant's turn counts: yes, unless it has `weight: 0`, `train: false` or the like.
 
     Raises:
         RowError: where a switch is neither on nor off, such as a weight of 0.5.
@@ -107,13 +107,13 @@ def is_trained(turn: Message) -> bool:
 
 
 def said_by(turn: Message) -> str:
-    """Everything a turn says, in one text: reasoning, content and calls."""
+    """All text of a turn joined: reasoning, content and calls."""
     calls = [f"{call['name']}({json.dumps(call['arguments'], sort_keys=True, default=str)})" for call in calls_of(turn)]
     return "\n".join(part for part in (reasoning_of(turn), content_of(turn), *calls) if part)
 
 
 def for_template(turn: Message, tools: Sequence[Any] = (), *, arguments_as_text: bool = False) -> dict[str, Any]:
-    """A turn as chat templates expect it.
+    """Convert a turn to the form that chat templates expect.
 
     Switches are taken out, reasoning stands under every name that templates read, a `function_call` of OpenAI's first
     form is a tool call, and arguments are values, or JSON text for the templates that were written for text.
@@ -122,14 +122,14 @@ def for_template(turn: Message, tools: Sequence[Any] = (), *, arguments_as_text:
         RowError: where a part of the content is no text, or a call has no name.
     """
     gone = {*SWITCHES, "function_call", "tool_calls"}
-    made: dict[str, Any] = {key: value for key, value in turn.items() if key not in gone and value is not None}
-    made["content"] = content_of(turn)
+    converted: dict[str, Any] = {key: value for key, value in turn.items() if key not in gone and value is not None}
+    converted["content"] = content_of(turn)
     if reasoning := reasoning_of(turn):
-        made |= dict.fromkeys(REASONING, reasoning)
+        converted |= dict.fromkeys(REASONING, reasoning)
     calls = _raw_calls(turn)
     if calls:
-        made["tool_calls"] = [_call(call, tools, arguments_as_text) for call in calls]
-    return made
+        converted["tool_calls"] = [_call(call, tools, arguments_as_text) for call in calls]
+    return converted
 
 
 def _call(call: Any, tools: Sequence[Any], arguments_as_text: bool) -> dict[str, Any]:
@@ -146,14 +146,14 @@ def _call(call: Any, tools: Sequence[Any], arguments_as_text: bool) -> dict[str,
 
 
 def _declared(arguments: Message, name: str, tools: Sequence[Any]) -> dict[str, Any]:
-    """Arguments without the nulls under names that the tool has not: another tool's, added to make one table of all."""
+    """Remove nulls under names that the tool lacks: they come from another tool, added to make one table of all."""
     tool = next((tool for tool in tools if tool_name(tool) == name), None)
     known = _under(_under(tool.get("function", tool), "parameters"), "properties") if tool is not None else None
     return {key: value for key, value in arguments.items() if value is not None or known is None or key in known}
 
 
 def tool_name(tool: Any) -> str | None:
-    """The name of a tool as it is declared; None where it has none, as text and tools of another form have not."""
+    """The declared name of a tool; None if it has none, like text and tools of another form."""
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     return name if isinstance(name, str) else None
@@ -165,7 +165,7 @@ def _under(value: Any, key: str) -> Mapping[str, Any]:
 
 
 def tools_of(value: Any) -> list[Any]:
-    """Tools as templates expect them: JSON text as values, without nulls that no JSON schema knows.
+    """Convert tools to the form that templates expect: JSON text to values, without nulls that no JSON schema knows.
 
     Example:
         >>> tools_of(['{"name": "f", "parameters": {"properties": {"a": {"default": null, "enum": null}, "b": null}}}'])
@@ -179,12 +179,12 @@ def tools_of(value: Any) -> list[Any]:
 
 def _schema(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _schema(one) for key, one in value.items() if one is not None or key in ("default", "const")}
-    return [_schema(one) if one is not None else None for one in value] if isinstance(value, list) else value
+        return {key: _schema(child) for key, child in value.items() if child is not None or key in ("default", "const")}
+    return [_schema(child) if child is not None else None for child in value] if isinstance(value, list) else value
 
 
 def without_added_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of an Arrow table without the nulls inside its values.
+    """Remove the nulls inside the values of a row that an Arrow table has added.
 
     Arrow has one schema for all rows, so an object gets every key that any row's object has there, as null. Columns
     themselves stay, so that a missing value can be told.
@@ -198,5 +198,5 @@ def without_added_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _bare(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _bare(one) for key, one in value.items() if one is not None}
-    return [_bare(one) for one in value] if isinstance(value, list) else value
+        return {key: _bare(child) for key, child in value.items() if child is not None}
+    return [_bare(child) for child in value] if isinstance(value, list) else value

@@ -29,8 +29,8 @@ from exptilt.wording import in_one_line
 def with_adapter(model: Any, settings: AdapterConfig, *, seed: int = 0, revision: str | None = None) -> Any:
     """Freeze a model and put a trainable adapter around it, in float32.
 
-    A new adapter changes nothing at first: one of its two matrices is zero. Beside an adapter that the model has
-    already (`start.load_start`) it is a second one, and the first is frozen; see `stacked`.
+    A new adapter changes nothing at first: one of its two matrices is zero. If the model has an adapter already
+    (`start.load_start`), the new one is the second and the first is frozen; see `stacked`.
 
     Args:
         model: the base; its weights are used in place.
@@ -42,7 +42,7 @@ def with_adapter(model: Any, settings: AdapterConfig, *, seed: int = 0, revision
         A `peft.PeftModel`.
 
     Raises:
-        ModelError: in one line, if no layer has such a name, or the folder is no adapter for this model.
+        ModelError: no layer has such a name, or the folder is no adapter for this model.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -146,7 +146,7 @@ def base_of(folder: str | Path) -> str:
     """The folder or hub id of the model that an adapter was trained on.
 
     Raises:
-        ModelError: it names none, or a folder that is gone.
+        ModelError: the adapter names no base, or a folder that is gone.
     """
     _check_adapter(folder)
     path = Path(folder).expanduser() / "adapter_config.json"
@@ -174,7 +174,7 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, *, name: str = "defa
         trainable: whether training goes on with it; else it is for scoring and sampling only.
 
     Raises:
-        ModelError: in one line, if it does not belong to this model: another shape, a weight that one of both lacks.
+        ModelError: the adapter does not belong to this model: a shape differs, or a weight is missing in either.
     """
     from peft import PeftModel
 
@@ -189,7 +189,7 @@ def _require_same_weights(model: Any, folder: Path, name: str) -> None:
     """Refuse an adapter whose file and model differ in weights: peft only warns of one direction and ignores the other.
 
     Raises:
-        ModelError: naming the first.
+        ModelError: the weights differ; the message names the first.
     """
     from peft import get_peft_model_state_dict
 

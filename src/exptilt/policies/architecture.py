@@ -18,7 +18,7 @@ def architecture_for(settings: ModelConfig, tokenizer: Any) -> PreTrainedConfig:
     """Read the configuration of the model that a recipe names.
 
     Raises:
-        ModelError: there is none, or it cannot be read.
+        ModelError: the model has no configuration, or it cannot be read.
     """
     if settings.config is not None:
         return architecture_of(settings.config, tokenizer)

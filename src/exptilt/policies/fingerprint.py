@@ -22,7 +22,7 @@ _IGNORED = {"transformers_version", "architectures", "dtype", "torch_dtype", "us
 def fingerprint(model: Any) -> str:
     """64 hexadecimal digits of all weights and of the settings that shape the forward pass.
 
-    Covers names, shapes, dtypes and contents. Models up to 256 MB are hashed in full. Of larger ones, each tensor gives
+    It covers names, shapes, dtypes and contents. Models up to 256 MB are hashed in full. In larger ones, each tensor gives
     64 blocks of 4 KB spread evenly and the exact integer sum of all its bits read as 32-bit words, so a changed value
     changes the result wherever it is; only changes that cancel in that sum and miss every block would go unseen.
     The device of the weights, dropout rates and the folder of the model change nothing.

@@ -49,7 +49,7 @@ def identify(settings: ModelConfig) -> Incoming:
     """Tell the kind of model that `model.path` names.
 
     Raises:
-        ModelError: in one line: no such folder, no model, not causal, or code that is not allowed.
+        ModelError: the folder is missing, holds no model, the model is not causal, or its code is not allowed.
     """
     path = str(settings.path)
     adapter = find_adapter(path, settings.revision)
@@ -117,7 +117,7 @@ def require_all_read(path: str, config: PreTrainedConfig, info: Mapping[str, Any
         ignore_unexpected: the recipe's key.
 
     Raises:
-        ModelError: naming the weights.
+        ModelError: weights are missing or unread; the message names them.
     """
     missing = sorted(info["missing_keys"])
     unread = sorted(name for name in info["unexpected_keys"] if not name.endswith(_BUFFERS))

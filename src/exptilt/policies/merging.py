@@ -32,7 +32,7 @@ class Merged:
 def merge(model: Any) -> Merged:
     """Add an adapter to its base's weights in float32, and compare both on a probe.
 
-    Where the adapter changes the head of a model whose head is its embedding, the two are parted first: the embedding
+    If the adapter changes the head of a model whose head is its embedding, the two are parted first: the embedding
     was not changed, so one matrix could not be both. Both are then saved.
 
     Args:

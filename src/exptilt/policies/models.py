@@ -49,7 +49,7 @@ def load_model(
         seed: seed of random weights; torch's global generator is left as it was.
 
     Raises:
-        ModelError: in one line, if the folder is missing or no model, the hub does not give it, a weight is missing, or
+        ModelError: the folder is missing or no model, the hub does not give it, a weight is missing, or
             the tokenizer has more tokens than the model.
     """
     if is_borrowed():
@@ -77,7 +77,7 @@ def load_tokenizer(settings: ModelConfig) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model.
 
     Raises:
-        ModelError: in one line, if there is none, or it has no end token.
+        ModelError: there is no tokenizer, or it has no end token.
     """
     path = settings.tokenizer or settings.path
     if path is None:
@@ -216,7 +216,7 @@ def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, whose: str 
     """Require that every token has a row in the embeddings.
 
     Raises:
-        ModelError: with both numbers.
+        ModelError: the tokenizer has more tokens; the message gives both numbers.
     """
     known = len(causal_lm(model).get_input_embeddings().weight)
     if len(tokenizer) > known:

@@ -23,16 +23,16 @@ def check_outgoing(model: Any, tokenizer: Any = None, *, trust_remote_code: bool
     """Save everything but large weights into a temporary folder, and load it as any user would.
 
     An adapter is written, compared number by number with the one in memory, and put on a base of the same kind without
-    weights (torch's meta device). Of a full model, config, generation config and tokenizer are written and read, and the
+    weights (torch's meta device). For a full model, config, generation config and tokenizer are written and read, and the
     names, shapes and ties of its weights are compared with those of a model made from that config.
 
     Args:
         model: the model that will be trained; whole, not sharded.
         tokenizer: the tokenizer saved beside it.
-        trust_remote_code: as in the recipe.
+        trust_remote_code: the recipe's permission for code of the model's own.
 
     Raises:
-        ModelError: what would not load, or not be the same.
+        ModelError: the saved model would not load, or would differ.
     """
     inner = causal_lm(model)
     with tempfile.TemporaryDirectory(prefix="exptilt-") as name, warnings.catch_warnings():

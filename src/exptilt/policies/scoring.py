@@ -55,7 +55,7 @@ def score(
         balance: adds the balance loss of the model's router to the gradient of whatever is made of the result.
 
     Raises:
-        DataError: naming the row, if a sequence exceeds the model's context or a token has nothing before it.
+        DataError: a sequence (the message names its row) exceeds the model's context or a token has nothing before it.
 
     Example:
         >>> import numpy as np
@@ -108,7 +108,7 @@ def unit_scores(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """(N,) log-probabilities ("values") and each of `names` of all counted tokens, and (C,) counts per completion.
 
-    Without groups one filler row is fed all the same and nothing of it returned: where weights are sharded, processes
+    Without groups one filler row is fed and its result is dropped: if weights are sharded, processes
     run forward and backward together or not at all.
     """
     return inside(model, _unit_scores, model, groups, names, reference, balance)

@@ -60,7 +60,7 @@ def blocks_of(model: Any) -> list[Any]:
     """The transformer blocks of a model, by the class names that its architecture gives.
 
     Raises:
-        TrainingError: it names none.
+        TrainingError: the architecture names no blocks.
     """
     names = set(getattr(causal_lm(model), "_no_split_modules", None) or ())
     blocks = [module for module in model.modules() if type(module).__name__ in names]

@@ -3,7 +3,7 @@
     start    frozen; base + start is where the run begins, and the reference
     default  new, trained
 
-Saved, both are one adapter on the same base, side by side in one product, exact for LoRA:
+Both are saved as one adapter on the base, side by side in one product, which is exact for LoRA:
 
     W + s1 B1 A1 + s2 B2 A2  =  W + [s1 B1, s2 B2] [A1; A2]
 

@@ -43,11 +43,11 @@ def load_start(settings: ModelConfig, adapter: AdapterConfig | None, tokenizer: 
     Args:
         settings: which model.
         adapter: settings of the adapter to train, if any.
-        tokenizer: as in `load_model`.
-        seed: as in `load_model`.
+        tokenizer: tokenizer for `load_model`.
+        seed: seed for `load_model`.
 
     Raises:
-        ModelError: as `load_model`; weights in few bits without an adapter to train; two adapters on two bases.
+        ModelError: `load_model` refuses the model; weights in few bits without an adapter to train; two adapters on two bases.
     """
     folder = None if settings.path is None else find_adapter(settings.path, settings.revision)
     if folder is None:

@@ -1,7 +1,7 @@
 """Tokens that end a turn; sampling, KL, evaluation and reports all take them from here.
 
 A tokenizer has one end token, and chat models end their turns with another one: Llama 3 with `<|eot_id|>`, ChatML with
-`<|im_end|>`. Where only the first is known, samples run on behind the answer. Three sources are read together:
+`<|im_end|>`. If only the first is known, samples run on behind the answer. Three sources are read together:
 
     the tokenizer          eos_token
     the model              the list in its generation_config, of which only special tokens count

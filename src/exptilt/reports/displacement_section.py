@@ -1,4 +1,4 @@
-"""The report's section on displacement: chosen rewards fall, is this normal? Its answer, its curve and its rows."""
+"""The report's section on displacement: whether falling chosen rewards are normal, with their curve and their rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WINDOW = 5
 
 
 def is_this_normal(run: RunContents) -> PageAnswer | None:
-    """Say what happened to both sides and whether to worry; None where it was never logged.
+    """Describe how both sides moved and whether to worry; None if it was never logged.
 
     Both sides falling is normal as long as chosen lost no more than the difference gained. Past that, most of the mass
     went to replies in neither column (likelihood displacement, Razin et al., 2410.08847). The forced part is the
@@ -60,7 +60,7 @@ def is_this_normal(run: RunContents) -> PageAnswer | None:
 def displacement(run: RunContents) -> tuple[Estimate, Estimate] | None:
     """Log-probability of chosen and of rejected replies minus the reference's, nats per reply.
 
-    From the evaluation where it is there, else the last held-out value of the log, else its last training values.
+    The evaluation is read first, then the last held-out value of the log, then its last training values.
     """
     measured = run.evaluation.displacement if run.evaluation else Displacement()
     chosen, rejected = measured.chosen or _last(run, "chosen"), measured.rejected or _last(run, "rejected")
@@ -122,7 +122,7 @@ def _per_token(run: RunContents, up: float) -> str:
 
 
 def displacement_rows(evaluation: Evaluation | None) -> dict[str, str]:
-    """The section's table, for one run: names and values with their intervals."""
+    """The section's table for one run: names and values with their intervals."""
     moved = evaluation.displacement if evaluation else Displacement()
     named = {
         "Chosen, nats per reply": moved.chosen,

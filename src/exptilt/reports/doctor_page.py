@@ -13,7 +13,7 @@ _TONES: dict[str, str] = {"error": "bad", "warning": "unsure", "info": "none"}
 
 
 def write_doctor_page(report: DataReport, path: Path) -> Path:
-    """Write the page; the same report gives the same bytes.
+    """Write the page; equal reports give equal bytes.
 
     Raises:
         CheckpointError: if something else is there, or it cannot be written.
@@ -24,7 +24,7 @@ def write_doctor_page(report: DataReport, path: Path) -> Path:
 
 
 def render_doctor_page(report: DataReport) -> str:
-    """The page as text."""
+    """Render the page as text."""
     splits = list(report.splits.items())
     return (
         environment()

@@ -20,7 +20,7 @@ _TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
 
 def write_card(run: RunFolder, target: Path | None = None, *, repository: str | None = None) -> Path:
-    """Write README.md into a model folder, from what the run left behind.
+    """Write README.md into a model folder, from the files of the run.
 
     Args:
         run: a finished run.
@@ -85,7 +85,7 @@ def _card_data(recipe: Mapping[str, Any], name: str, base: str | None, measured:
     sources = [recipe["data"]["train"], *(source["path"] for source in recipe["data"]["mixture"])]
     return ModelCardData(
         base_model=base,
-        datasets=[found for one in sources if (found := _hub_id(one))] or None,
+        datasets=[hub_id for origin in sources if (hub_id := _hub_id(origin))] or None,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["exptilt", "preference-optimization", recipe["loss"]["name"]],
@@ -103,7 +103,7 @@ def _summary(recipe: Mapping[str, Any], base: str | None) -> str:
 
 
 def _measures_with_intervals(evaluation: Evaluation) -> Iterator[tuple[str, str, Estimate]]:
-    """What a card shows of evaluation.json: words, kind of metric, estimate."""
+    """The measures of evaluation.json that a card shows: words, kind of metric, estimate."""
     with_reference, without = (evaluation.accuracy.get(f"{name}_reference", {}) for name in ("with", "without"))
     measures = (
         ("accuracy of implicit rewards", "accuracy", with_reference.get("sum")),
@@ -132,8 +132,8 @@ def _counts(data: DataReport) -> Iterator[dict[str, Any]]:
 
 def _sources(data: DataReport) -> str:
     shown = [
-        f"`{_shareable(one.path)}`" + (f" (licence: {one.licence})" if one.licence else "")
-        for one in data.train.sources
+        f"`{_shareable(source.path)}`" + (f" (licence: {source.licence})" if source.licence else "")
+        for source in data.train.sources
     ]
     return "Sources: " + ", ".join(shown) + "." if shown else ""
 
@@ -145,7 +145,7 @@ def _warning(caution: Caution) -> str:
 
 
 def _hub_id(path: str | None) -> str | None:
-    """The path if it is a hub id, None if it is a place on this machine."""
+    """The path if it is a hub id, None if it is a path on this machine."""
     is_id = path is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None
     is_file = path is not None and (Path(path).expanduser().exists() or path.startswith((".", "/", "~")))
     known = path is not None and Path(path).suffix in (".jsonl", ".json", ".csv", ".parquet", ".gz")
@@ -153,11 +153,11 @@ def _hub_id(path: str | None) -> str | None:
 
 
 def _shareable(value: Any) -> Any:
-    """Without folders of this machine: of a local path only its last part is shown."""
+    """Remove folders of this machine: only the last part of a local path is shown."""
     if isinstance(value, Mapping):
-        return {key: _shareable(one) for key, one in value.items()}
+        return {key: _shareable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_shareable(one) for one in value]
+        return [_shareable(item) for item in value]
     if isinstance(value, str) and value.startswith(("/", "~", "..", "./")):
         return Path(value).name
     return value

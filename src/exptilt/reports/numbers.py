@@ -1,4 +1,4 @@
-"""Numbers as people read them: the digits the interval supports, a real minus sign, "no interval" where it is so."""
+"""Numbers as people read them: only digits that the interval supports, a real minus sign, "no interval" if there is none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def number(value: float | None, decimals: int | None = None) -> str:
-    """A number in about three significant digits, or a dash for a missing one.
+    """Format a number with about three significant digits; a missing number is a dash.
 
     Example:
         >>> number(0.123456), number(-12.345), number(1234567), number(None), number(2.5e-7)
@@ -34,8 +34,8 @@ def number(value: float | None, decimals: int | None = None) -> str:
     return text.replace("-", MINUS) if float(text.replace(",", "")) != 0 else text.lstrip("-")
 
 
-def estimate(given: Estimate | None, *, percent: bool = False) -> str:
-    """A number with its interval, both to the digits the interval supports.
+def estimate(measured: Estimate | None, *, percent: bool = False) -> str:
+    """Format a number with its interval, both to the digits that the interval supports.
 
     Example:
         >>> estimate(Estimate(value=0.6213, low=0.5902, high=0.6511), percent=True)
@@ -43,13 +43,13 @@ def estimate(given: Estimate | None, *, percent: bool = False) -> str:
         >>> estimate(Estimate(value=2.0))
         '2 (no interval)'
     """
-    if given is None or given.value is None:
+    if measured is None or measured.value is None:
         return "—"
     scale, unit = (100.0, " %") if percent else (1.0, "")
-    value = given.value * scale
-    if given.interval is None:
+    value = measured.value * scale
+    if measured.interval is None:
         return f"{number(value, 1 if percent else None)}{unit} ({NO_INTERVAL})"
-    low, high = (bound * scale for bound in given.interval)
+    low, high = (bound * scale for bound in measured.interval)
     digits = (
         1 if percent else max(0, min(6, 1 - math.floor(math.log10(high - low)))) if high > low else _decimals(value)
     )
@@ -57,7 +57,7 @@ def estimate(given: Estimate | None, *, percent: bool = False) -> str:
 
 
 def factor(nats: float) -> Markup:
-    """How many times likelier, from a log-ratio; beyond a million as a power of ten.
+    """Format a log-ratio as "times likelier"; beyond a million as a power of ten.
 
     Example:
         >>> str(factor(0.0)), str(factor(4.6)), str(factor(30.0))
@@ -69,7 +69,7 @@ def factor(nats: float) -> Markup:
 
 
 def plain(value: Any) -> str:
-    """Any value of a run folder as short text for a table cell."""
+    """Format any value of a run folder as short text for a table cell."""
     if value is None:
         return "—"
     if isinstance(value, bool):
@@ -89,7 +89,7 @@ def plain(value: Any) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as hours, minutes and seconds.
+    """Format seconds as hours, minutes and seconds.
 
     Example:
         >>> duration(3725), duration(42.3), duration(None)
@@ -104,46 +104,46 @@ def duration(seconds: float | None) -> str:
 
 
 def visible(text: str, limit: int = 1500) -> str:
-    """Foreign text made safe to show: control and direction characters spelled out, a long tail counted.
+    """Make foreign text safe to show: control and direction characters are spelled out, a long tail is counted.
 
-    Escaping of markup is the template's part; this handles what escaping lets through.
+    The template escapes markup; this function handles characters that escaping lets through.
 
     Example:
         >>> visible("a" + chr(0x202E) + "b" + chr(0))
         'a⟨U+202E⟩b⟨U+0000⟩'
     """
-    kept = text if len(text) <= limit else f"{text[:limit]} … ({len(text) - limit:,} more characters)"
-    return "".join(f"⟨U+{ord(letter):04X}⟩" if _hidden(letter) else letter for letter in kept)
+    shown = text if len(text) <= limit else f"{text[:limit]} … ({len(text) - limit:,} more characters)"
+    return "".join(f"⟨U+{ord(letter):04X}⟩" if _hidden(letter) else letter for letter in shown)
 
 
 def prose(text: str) -> Markup:
-    """One of our sentences as HTML: escaped, `code` marked up, a number on one line with its unit and interval.
+    """Convert a sentence of ours to HTML: escaped, `code` marked up, a number on one line with its unit and interval.
 
     Example:
         >>> str(prose("see `exptilt chat` <b>"))
         'see <code>exptilt chat</code> &lt;b&gt;'
     """
-    kept = re.sub(r"\[[^\[\] ]+, [^\[\] ]+\]", lambda found: found[0].replace(" ", NO_BREAK), visible(text, 10_000))
-    kept = kept.replace(" %", NO_BREAK + "%").replace(" [", NO_BREAK + "[")
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(kept))))  # noqa: S704 - escaped one step before
+    shown = re.sub(r"\[[^\[\] ]+, [^\[\] ]+\]", lambda match: match[0].replace(" ", NO_BREAK), visible(text, 10_000))
+    shown = shown.replace(" %", NO_BREAK + "%").replace(" [", NO_BREAK + "[")
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(shown))))  # noqa: S704 - escaped one step before
 
 
 def stacked(text: str) -> Markup:
-    r"""An estimate as HTML with its interval on a line of its own, for tables of many columns.
+    r"""Convert an estimate to HTML with its interval on a second line, for tables of many columns.
 
     Example:
         >>> str(stacked("0.5 [0.4, 0.6] *"))
         '0.5 *<br><span class="muted">[0.4,\xa00.6]</span>'
     """
-    found = re.fullmatch(r"(.*?) (\[[^\]]*\])(.*)", text)
-    if found is None:
+    match = re.fullmatch(r"(.*?) (\[[^\]]*\])(.*)", text)
+    if match is None:
         return escape(text)
-    value, interval, rest = found[1], found[2].replace(" ", NO_BREAK), found[3]
+    value, interval, rest = match[1], match[2].replace(" ", NO_BREAK), match[3]
     return Markup('{}{}<br><span class="muted">{}</span>').format(value, rest, interval)
 
 
 def joined(words: Sequence[str]) -> str:
-    """Words as a list in a sentence.
+    """Join words into a list in a sentence.
 
     Example:
         >>> joined(["a", "b", "c"])

@@ -43,7 +43,7 @@ from exptilt.run_folder.run_contents import RunContents
 from exptilt.run_folder.run_record import RunRecord
 
 _TITLE = re.compile(r": exptilt (data )?report</title>")
-"""By which a page that exptilt has written is known."""
+"""The title that identifies a page written by exptilt."""
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
@@ -71,13 +71,13 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def render(inputs: Inputs, conclusion: Conclusion) -> str:
-    """The page as text; the same inputs give the same bytes."""
+    """Render the page as text; equal inputs give equal bytes."""
     return environment().get_template("template.html").render(context(inputs, conclusion))
 
 
 def environment() -> Environment:
-    """Templates of this folder: all that is put into them is escaped, and control characters are spelled out."""
-    found = Environment(
+    """Jinja environment of this folder's templates: inserted values are escaped, and control characters spelled out."""
+    templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
@@ -87,7 +87,7 @@ def environment() -> Environment:
             value if isinstance(value, Markup) or not isinstance(value, str) else visible(value, 100_000)
         ),
     )
-    found.filters |= {
+    templates.filters |= {
         "number": number,
         "estimate": estimate,
         "plain": plain,
@@ -97,18 +97,18 @@ def environment() -> Environment:
         "factor": factor,
         "stacked": stacked,
     }
-    return found
+    return templates
 
 
 def write_files(files: Mapping[Path, str], option: str) -> None:
-    """Write each file whole, after `require_reports` has taken them.
+    """Write each file whole, after `require_reports` has accepted them.
 
     Args:
         files: texts by path.
-        option: of the command line, that names another place.
+        option: option of the command line that names another path.
 
     Raises:
-        CheckpointError: if one cannot be written.
+        CheckpointError: a file cannot be written.
     """
     for path, text in files.items():
         try:
@@ -120,14 +120,14 @@ def write_files(files: Mapping[Path, str], option: str) -> None:
 
 
 def require_reports(paths: Iterable[Path], option: str) -> None:
-    """Refuse to write a report over what is none.
+    """Refuse to write a report over a file that is no report.
 
     Args:
         paths: absent, empty, or pages and numbers that exptilt has written.
-        option: of the command line, that names another place.
+        option: option of the command line that names another path.
 
     Raises:
-        CheckpointError: which file is in the way.
+        CheckpointError: a file is in the way; the message names it.
     """
     for path in paths:
         if path.is_dir():
@@ -158,7 +158,7 @@ def _is_report(text: str) -> bool:
 
 
 def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
-    """What the template shows."""
+    """Collect the values that the template shows."""
     colours = run_colours(inputs)
     drawn, tokens = inputs.runs[: len(SERIES)], colours[: len(SERIES)]
     several = len(inputs.runs) > 1
@@ -207,16 +207,19 @@ def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
 
 
 def run_colours(inputs: Inputs) -> list[str]:
-    """A colour for each run: that of its point on the frontier, else the next free one."""
+    """The colour of each run: that of its point on the frontier, else the next free one."""
     keys = colour_keys(inputs.frontier) if inputs.frontier else {}
     points = [point_of(run, inputs.frontier) for run in inputs.runs]
-    own = [colour_index(point, keys) if point is not None else None for point in points]
-    free = iter([index for index in range(len(SERIES)) if index not in own] * (1 + len(own)))
-    return [SERIES[next(free, index % len(SERIES)) if place is None else place] for index, place in enumerate(own)]
+    point_colours = [colour_index(point, keys) if point is not None else None for point in points]
+    free = iter([index for index in range(len(SERIES)) if index not in point_colours] * (1 + len(point_colours)))
+    return [
+        SERIES[next(free, index % len(SERIES)) if colour is None else colour]
+        for index, colour in enumerate(point_colours)
+    ]
 
 
 def everything(inputs: Inputs, conclusion: Conclusion) -> ReportRecord:
-    """report.json: the conclusion, and every number read, by run."""
+    """The content of report.json: the conclusion, and every number read, by run."""
     return ReportRecord(
         title=inputs.title,
         verdict=_conclusion(conclusion),
@@ -224,7 +227,8 @@ def everything(inputs: Inputs, conclusion: Conclusion) -> ReportRecord:
         frontier=inputs.frontier.known() if inputs.frontier else None,
         paired=tuple(
             ReportedDifference(
-                **vars(row) | {"differences": {name: one.model_dump() for name, one in row.differences.items()}}
+                **vars(row)
+                | {"differences": {name: estimate.model_dump() for name, estimate in row.differences.items()}}
             )
             for row in paired_differences(inputs.runs)
         ),
@@ -247,7 +251,7 @@ def _numbers(run: RunContents, inputs: Inputs) -> ReportedRun:
         },
         evaluation=run.evaluation.known() if run.evaluation else None,
         samples=tuple(
-            {"reference_score": one.reference_score, "policy_score": one.policy_score} for one in run.samples
+            {"reference_score": sample.reference_score, "policy_score": sample.policy_score} for sample in run.samples
         ),
         verdict=_conclusion(run_conclusion(run, inputs.frontier)),
         is_this_normal=_answer(normal) if normal else None,
@@ -255,7 +259,7 @@ def _numbers(run: RunContents, inputs: Inputs) -> ReportedRun:
 
 
 def _run_of(info: RunRecord) -> dict[str, Any]:
-    """run.json with its warnings in the page's words."""
+    """The content of run.json, with its warnings in the page's words."""
     return info.known() | {"warnings": [vars(remark_of(caution)) for caution in info.warnings]}
 
 
@@ -288,7 +292,7 @@ def _target(runs: Sequence[Path], out: Path | None) -> Path:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN: such a number becomes null."""
+    """Replace numbers that are not finite by null, because JSON has no NaN."""
     if isinstance(value, Mapping):
         return {str(key): _finite(child) for key, child in value.items()}
     if isinstance(value, list | tuple):

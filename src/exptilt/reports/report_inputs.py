@@ -16,7 +16,7 @@ from exptilt.run_folder.samples_record import SideBySide
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Everything one report is made of."""
+    """All inputs of one report."""
 
     runs: tuple[RunContents, ...]
     frontier: Frontier | None = None
@@ -27,7 +27,7 @@ class Inputs:
 
 
 def read_inputs(folders: Sequence[Path]) -> Inputs:
-    """Read run folders and frontier folders (frontier.json plus `runs/*/`) into what one report shows.
+    """Read run folders and frontier folders (frontier.json plus `runs/*/`) into the inputs of one report.
 
     Raises:
         CheckpointError: if a folder is neither, a file is broken, or two frontiers would share one figure.
@@ -54,9 +54,9 @@ def _read_folder(folder: Path) -> Inputs:
         reader = RecordReader(folder)
         frontier = reader.record(Frontier, FRONTIER)
         shown = reader.records(SideBySide, SAMPLES)
-        own = Inputs(runs=(), frontier=frontier, notices=reader.all_notices())
+        folder_inputs = Inputs(runs=(), frontier=frontier, notices=reader.all_notices())
         inside = [path for path in sorted(folder.glob(f"{STUDY_RUNS}/*")) if path.is_dir()]
-        parts = [own, *(_of_run(read_run(path)) for path in inside)]
+        parts = [folder_inputs, *(_of_run(read_run(path)) for path in inside)]
         title = folder.resolve().name
         samples = ((title, shown),) if shown else ()
         return Inputs(
@@ -80,7 +80,7 @@ def _of_run(run: RunContents) -> Inputs:
 
 
 def _distinct(runs: tuple[RunContents, ...]) -> tuple[RunContents, ...]:
-    """Runs with one name get their parent folder in front, so no two curves share a label."""
+    """Put the parent folder in front of names that several runs share, so that no two curves have one label."""
     names = [run.name for run in runs]
     return tuple(
         replace(run, name=f"{run.path.resolve().parent.name}/{run.name}") if names.count(run.name) > 1 else run

@@ -1,4 +1,4 @@
-"""The same answers in a terminal."""
+"""The report's conclusion and frontier table in a terminal."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Answers with a tone: never more than their intervals allow.
+"""Answers with a tone, which never claims more than the intervals allow.
 
-`good` and `bad` need an interval that excludes the value it is compared with. Everything else is `unsure` (measured,
+`good` and `bad` need an interval that excludes the compared value. Everything else is `unsure` (measured,
 but not distinguishable, or without an interval) or `none` (not measured).
 """
 
@@ -27,20 +27,20 @@ class PageAnswer:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """The top of the page."""
+    """The conclusion at the top of the page."""
 
     headline: str
     answers: tuple[PageAnswer, ...]
 
 
-def compare(given: Estimate | None, level: float) -> Side:
-    """Where an estimate lies against a level, by its interval alone.
+def compare(estimate: Estimate | None, level: float) -> Side:
+    """The side of a level on which an estimate lies, by its interval alone.
 
     Example:
         >>> compare(Estimate(value=0.6, low=0.55, high=0.65), 0.5), compare(Estimate(value=0.6), 0.5)
         ('above', 'unknown')
     """
-    if given is None or given.interval is None:
+    if estimate is None or estimate.interval is None:
         return "unknown"
-    low, high = given.interval
+    low, high = estimate.interval
     return "above" if low > level else "below" if high < level else "overlaps"

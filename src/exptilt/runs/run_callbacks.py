@@ -44,7 +44,7 @@ def own_callbacks(settings: TrainConfig) -> list[Callback]:
     """New objects of the callbacks that a recipe imports.
 
     Raises:
-        ConfigError: the source of one is not what the recipe was written with, or it cannot be made.
+        ConfigError: the source of a callback differs from the one the recipe was written with, or it cannot be made.
     """
     made: list[Callback] = []
     for number, part in enumerate(settings.callbacks):

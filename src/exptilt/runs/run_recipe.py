@@ -58,7 +58,7 @@ def run_recipe(
         callbacks: your own, beside those of the recipe (docs/callbacks.md); not called in its supervised phase.
 
     Raises:
-        ExptiltError: with a line for a person: data that cannot be used, a model that is none, a loss that is not finite.
+        ExptiltError: data cannot be used, the model is no model, or a loss is not finite; the message is for a person.
     """
     with left_as_found(), ExitStack() as held:
         # The folder stays ours until the report is written, when the other processes have left.

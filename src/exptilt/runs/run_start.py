@@ -27,7 +27,7 @@ def started(recipe: Recipe, folder: RunFolder, processes: int, console: Console)
 
     Raises:
         CheckpointError: the folder is not ours, overlaps with an input, holds another run, or another process is in it.
-        DiskError: it cannot be written.
+        DiskError: the folder cannot be written.
     """
     with claimed(folder.path, "run", inputs_of(recipe)) as caution:
         if caution is not None:

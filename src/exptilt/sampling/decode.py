@@ -46,7 +46,7 @@ class State:
         if self.mask is not None:
             self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
         rule, length = rule_of(causal_lm(self.model)), self.seen.shape[1]
-        if rule.key(length) != rule.key(length - 1):  # other frequencies from here on, also for what is in the cache
+        if rule.key(length) != rule.key(length - 1):  # other frequencies from here on, also for tokens in the cache
             rule.begin(causal_lm(self.model))
             self.logits, self.cache = _forward(self.model, self.seen, self.mask, None)
             return
@@ -72,7 +72,7 @@ def read_prompts(model: Any, prompts: Sequence[TokenIds]) -> State:
 def _forward(model: Any, ids: Tensor, mask: Tensor | None, cache: Any) -> tuple[Tensor, Any]:
     """(B, V) logits of the last position, and the cache."""
     extra: dict[str, Any] = {}
-    accepted = inspect.signature(causal_lm(model).forward).parameters  # an adapter's own takes anything
+    accepted = inspect.signature(causal_lm(model).forward).parameters  # an adapter's forward takes any argument
     if "logits_to_keep" in accepted:
         extra["logits_to_keep"] = 1
     if asks(causal_lm(model)):

@@ -112,7 +112,7 @@ class Draws:
         """(N,) values of a measured column; a column that is None is an error.
 
         Raises:
-            ValueError: it is not measured.
+            ValueError: the column is not measured.
         """
         values: Floats | None = getattr(self, name)
         if values is None:
@@ -132,7 +132,7 @@ class Draws:
             progress: name of the progress bar; empty for none.
 
         Raises:
-            ValueError: a law other than the policy's own distribution, of which the KL would not be one.
+            ValueError: the law is not the policy's own distribution, so that the result would be no KL.
         """
         require_plain(self.law, "the KL of samples")
         sums = beside(reference, lambda: sequence_kl(policy, reference, self.groups, progress=progress))

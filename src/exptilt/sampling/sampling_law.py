@@ -90,7 +90,7 @@ def require_plain(law: SamplingLaw, what: str) -> None:
     """Refuse a bent law if `what` scores samples with the model's own log-probabilities.
 
     Raises:
-        ValueError: naming the settings that bend the law.
+        ValueError: the law is bent; the message names the settings.
     """
     if law.bends:
         bent = ", ".join(f"{name}={value:g}" for name, value in law.bends.items())
@@ -105,7 +105,7 @@ def require_same(first: SamplingLaw, second: SamplingLaw, what: str) -> None:
     """Refuse to combine samples of two laws in `what`.
 
     Raises:
-        ValueError: naming the settings that differ.
+        ValueError: the laws differ; the message names the settings.
     """
     values = [(field.name, getattr(first, field.name), getattr(second, field.name)) for field in fields(first)]
     differing = [f"{name} {left} and {right}" for name, left, right in values if left != right]

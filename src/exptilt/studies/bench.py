@@ -1,4 +1,4 @@
-"""One reference, one set of prompts, one reward, one sampling law: what every policy of a study is measured with."""
+"""The yardstick of a study: one reference, one set of prompts, one reward and one sampling law for every policy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What every policy is measured with."""
+    """The reference, prompts, reward and sampling law that every policy is measured with."""
 
     reference: Any
     tokenizer: Any
@@ -39,26 +39,26 @@ class Yardstick:
 
     @property
     def openings(self) -> list[str]:
-        """The prompts as text."""
+        """The text of the prompts."""
         return [prompt_text(self.tokenizer, prompt) for prompt in self.prompts]
 
     @cached_property
     def provenance(self) -> Provenance:
-        """What numbers must share to be compared: sampling law, reference and prompts."""
+        """The sampling law, reference and prompts that numbers must share to be compared."""
         names = [f"{index}: {text}" for index, text in enumerate(self.openings)]
         return Provenance(law=self.law, reference=fingerprint(self.reference), prompts=names)
 
     def draw(self, model: Any, num_samples: int, stream: int) -> Draws:
-        """Samples of a model on every prompt; streams are independent of each other."""
+        """Draw samples of a model on every prompt; streams are independent of each other."""
         seed = self.seed + 1000 * stream
         return draw(model, self.tokenizer, self.prompts, num_samples=num_samples, law=self.law, seed=seed)
 
     def read(self, ids: Sequence[TokenIds]) -> list[str]:
-        """Completions as text, without special tokens."""
-        return [prompt_text(self.tokenizer, one) for one in ids]
+        """Decode completions to text, without special tokens."""
+        return [prompt_text(self.tokenizer, completion) for completion in ids]
 
     def rewards(self, draws: Draws, reward: Reward | None = None) -> NDArray[np.float64]:
-        """(N,) rewards of samples, or what another reward says of them.
+        """(N,) rewards of samples, by the study's reward or by another one.
 
         Raises:
             DataError: the reward is not one finite number for each sample.

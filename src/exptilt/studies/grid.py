@@ -1,4 +1,4 @@
-"""A study's settings made into what it needs: its bench, and the law its policies are sampled by."""
+"""The bench of a study, made from its settings, and the law its policies are sampled by."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from exptilt.studies.tasks.reviews_task import prepare_world
 
 
 def law_of(measure: MeasureConfig) -> SamplingLaw:
-    """Temperature 1 and no truncation: the law under which a KL of full distributions is that of the samples."""
+    """The law of a study's samples, temperature 1 without truncation: only then a KL of full distributions is theirs."""
     return SamplingLaw(max_new_tokens=measure.max_new_tokens)
 
 
 def bench_of(recipe: GridRecipe) -> Bench:
-    """Reference, preferences, prompts and reward of a study; what is there already is kept."""
+    """Make reference, preferences, prompts and reward of a study; existing files are kept."""
     folder, task, measure = recipe.folder, recipe.task, recipe.measure
     law = law_of(measure)
     if isinstance(task, WorldTask):

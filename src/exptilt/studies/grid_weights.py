@@ -1,4 +1,4 @@
-"""The weights a study measures: those of each run's measured checkpoints, without what only a resume needs."""
+"""The weights that a study measures: a run's measured checkpoints, without the parts that only a resume needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from exptilt.training.checkpoints.run_state import load_weights, trained_weights
 def keep_weights(run: Path, every: int, start: Callable[[], Any]) -> None:
     """Put the weights of a finished run's checkpoints into `weights`, and remove all its checkpoints but the last.
 
-    An optimizer holds twice as much as the weights, and a finished run needs it no more.
+    An optimizer's state is twice as large as the weights, and a finished run no longer needs it.
 
     Args:
         run: its folder.
@@ -32,7 +32,7 @@ def keep_weights(run: Path, every: int, start: Callable[[], Any]) -> None:
         DiskError: the weights cannot be written.
     """
     complete = list_checkpoints(run / CHECKPOINTS)[::-1]
-    for path in complete:  # one left out would let another pass for the run's end
+    for path in complete:  # without this one, another would pass for the run's end
         why = fault_of(path)
         if why is not None:
             raise CheckpointError(
@@ -41,8 +41,8 @@ def keep_weights(run: Path, every: int, start: Callable[[], Any]) -> None:
     folder = run / STUDY_WEIGHTS
     for checkpoint in complete:
         target = folder / f"{checkpoint.name}.pt"
-        wanted = checkpoint == complete[-1] or (every and step_of(checkpoint) % every == 0)
-        if wanted and not target.exists():
+        is_measured = checkpoint == complete[-1] or (every and step_of(checkpoint) % every == 0)
+        if is_measured and not target.exists():
             folder.mkdir(exist_ok=True)
             model = start()
             load_weights(model, checkpoint)
@@ -54,26 +54,26 @@ def keep_weights(run: Path, every: int, start: Callable[[], Any]) -> None:
 
 
 def with_weights(model: Any, path: Path) -> Any:
-    """The model with the weights of one file."""
-    own = trained_weights(model)
+    """Load the weights of one file into a model, and return it."""
+    targets = trained_weights(model)
     with torch.no_grad():
         for name, weights in torch.load(path, map_location="cpu", weights_only=True).items():
-            own[name].copy_(weights)
+            targets[name].copy_(weights)
     return model
 
 
 def kept_weights(run: Path, every: int) -> list[Path]:
-    """The files to measure, in order of steps; the last is the run's end.
+    """The weight files to measure, in order of steps; the last is the run's end.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there are no weights.
     """
-    found = sorted((run / STUDY_WEIGHTS).glob("step-*.pt"))
-    if not found:
+    files = sorted((run / STUDY_WEIGHTS).glob("step-*.pt"))
+    if not files:
         raise CheckpointError(
             f"{run}: holds neither weights nor a complete checkpoint; remove the run's folder to train it again"
         )
-    return [path for path in found[:-1] if every and step_of(path) % every == 0] + found[-1:]
+    return [path for path in files[:-1] if every and step_of(path) % every == 0] + files[-1:]
 
 
 def step_of(path: Path) -> int:
@@ -82,6 +82,6 @@ def step_of(path: Path) -> int:
 
 
 def digest_of_file(path: Path) -> str:
-    """A fingerprint of a file's bytes."""
+    """Fingerprint of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()

@@ -1,4 +1,4 @@
-"""The controlled experiment's first half: a reference from scratch, and its own samples labelled by a known reward."""
+"""A controlled experiment's first half: a reference from scratch, and its own samples labelled by a known reward."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from exptilt.testbed.reviews import label_pairs
 
 @dataclass(frozen=True)
 class Bench:
-    """What a study stands on: the reference, preferences to train on, prompts to measure on, and the reward."""
+    """The basis of a study: the reference, preferences to train on, prompts to measure on, and the reward."""
 
     reference: ModelConfig
     data: DataConfig
@@ -53,16 +53,16 @@ class Labeller:
     labels: LabelConfig
     law: SamplingLaw
     lead: str = ""
-    """What joins prompt and completion, where the completion's text does not begin with it."""
+    """Text between prompt and completion, if the completion's text does not begin with it."""
 
     def write(self, path: Path, prompts: Sequence[str], num_samples: int, seed: int, coin: NDArray[np.int64]) -> None:
-        """Write one file of `prompt, chosen, rejected`, or leave the one that is there.
+        """Write one file of `prompt, chosen, rejected`, unless the file exists.
 
         Args:
-            path: where to.
+            path: file to write.
             prompts: to draw for.
             num_samples: completions of each prompt, >= 2.
-            seed: of the samples.
+            seed: seed of the samples.
             coin: seeds of the labels.
         """
         if path.exists():
@@ -71,8 +71,10 @@ class Labeller:
         model = load_model(self.reference, tokenizer)
         ids = encode_prompts(tokenizer, list(prompts))
         drawn = sample(model, tokenizer, ids, num_samples=num_samples, law=self.law, seed=seed)
-        texts = [one.text(tokenizer) for one in drawn]
-        rewards = np.asarray(self.reward([prompts[one.prompt_index] for one in drawn], texts), dtype=np.float64)
+        texts = [completion.text(tokenizer) for completion in drawn]
+        rewards = np.asarray(
+            self.reward([prompts[completion.prompt_index] for completion in drawn], texts), dtype=np.float64
+        )
         write_lines(path, self._rows(prompts, texts, rewards, np.random.default_rng(coin)))
 
     def _rows(
@@ -83,17 +85,21 @@ class Labeller:
         pairs = list(combinations(range(count), 2)) if self.labels.pairs == "all" else neighbours
         first, second = np.array(pairs).T
         for index, prompt in enumerate(prompts):
-            said = texts[index * count : (index + 1) * count]
+            completions = texts[index * count : (index + 1) * count]
             scores = rewards[index * count : (index + 1) * count]
             wins = self._preferred(scores[first], scores[second], rng)
-            for (one, other), first_wins in zip(pairs, wins, strict=True):
-                chosen, rejected = (one, other) if first_wins else (other, one)
-                yield {"prompt": prompt, "chosen": self.lead + said[chosen], "rejected": self.lead + said[rejected]}
+            for (left, right), first_wins in zip(pairs, wins, strict=True):
+                chosen, rejected = (left, right) if first_wins else (right, left)
+                yield {
+                    "prompt": prompt,
+                    "chosen": self.lead + completions[chosen],
+                    "rejected": self.lead + completions[rejected],
+                }
 
     def _preferred(
         self, first: NDArray[np.float64], second: NDArray[np.float64], rng: np.random.Generator
     ) -> NDArray[np.bool_]:
-        """Equal rewards are decided by a fair coin either way."""
+        """Draw which completion is preferred; equal rewards are decided by a fair coin either way."""
         if self.labels.by == "bradley_terry":
             return label_pairs(first, second, self.labels.scale, rng)
         return np.where(first == second, rng.random(len(first)) < 0.5, first > second)
@@ -107,15 +113,15 @@ def train_reference(
     size: SmallModel,
     train: TrainConfig,
 ) -> ModelConfig:
-    """SFT on rows of `prompt, completion` from random weights; a finished one is left as it is.
+    """Train a reference from random weights by SFT on rows of `prompt, completion`; a finished one is left unchanged.
 
     Args:
-        folder: of the study; data go to `demonstrations.jsonl`, the run to `reference`.
-        seed: of the run.
+        folder: folder of the study; data go to `demonstrations.jsonl`, the run to `reference`.
+        seed: seed of the run.
         rows: demonstrations.
         tokenizer: folder of the tokenizer; None trains a byte-level one on the rows.
         size: the architecture.
-        train: how long.
+        train: length of training.
     """
     data = folder / "demonstrations.jsonl"
     if not data.exists():
@@ -145,7 +151,7 @@ def finish(recipe: Recipe) -> RunFolder:
 
 
 def pair_files(folder: Path) -> DataConfig:
-    """The preferences a `Labeller` wrote as data of a run; equal texts say nothing, the rest is what the reference says."""
+    """Settings of a run's data for preferences that a `Labeller` wrote: equal pairs are dropped, repeated rows stay."""
     return DataConfig(
         train=str(folder / "preferences-train.jsonl"),
         test=str(folder / "preferences-test.jsonl"),

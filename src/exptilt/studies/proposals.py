@@ -1,4 +1,4 @@
-"""Trained policies as proposals: their samples, pooled with the reference's, show the optimum at KLs the reference's cannot."""
+"""Proposals: samples of trained policies, pooled with the reference's; they show the optimum at KLs beyond its own samples."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _STREAM = 2_000_000
 
 @dataclass(frozen=True)
 class Proposals:
-    """Samples of P policies for X prompts, m of each, and the log-probability of every pooled sample under every model.
+    """Samples of P policies for X prompts, m of each, with the log-probability of every pooled sample under every model.
 
-    Columns hold the reference's M samples first, then each policy's.
+    The reference's M samples are the first columns; each policy's samples follow.
     """
 
     names: Sequence[str]
@@ -46,11 +46,11 @@ class Proposals:
 
         Args:
             yardstick: reference, prompts, reward and sampling law.
-            policies: what loads each, by name; one at a time is held beside the reference.
+            policies: functions that load each policy, by name; one policy at a time is in memory beside the reference.
             own: the reference's samples as groups, in the order of the prompts.
-            num_samples: of every policy for each prompt.
+            num_samples: number of samples of every policy for each prompt.
         """
-        drawn = [yardstick.draw(load(), num_samples, _STREAM + place) for place, load in enumerate(policies.values())]
+        drawn = [yardstick.draw(load(), num_samples, _STREAM + index) for index, load in enumerate(policies.values())]
         num = len(yardstick.prompts)
         parts = [list(own), *(draws.groups for draws in drawn)]
 
@@ -66,7 +66,7 @@ class Proposals:
 
     @property
     def num_own(self) -> int:
-        """M."""
+        """M, the number of the reference's samples."""
         return int(self.log_reference.shape[1] - self.rewards.shape[1])
 
     @property
@@ -75,11 +75,11 @@ class Proposals:
         return int(self.rewards.shape[1] // len(self.names))
 
     def optimum(self, rewards: NDArray[np.float64], provenance: Provenance) -> OptimalFrontier:
-        """The frontier from all samples.
+        """Compute the frontier from all samples.
 
         Args:
             rewards: (X, M) of the reference's samples.
-            provenance: of all samples.
+            provenance: provenance of all samples.
         """
         return OptimalFrontier.from_mixture(
             np.concatenate([rewards, self.rewards], axis=1),
@@ -90,15 +90,15 @@ class Proposals:
         )
 
     def implicit_rewards(self) -> dict[str, NDArray[np.float64]]:
-        """Of each policy, (X, M) log-ratios to the reference on the reference's own samples, nats."""
-        own = slice(self.num_own)
+        """(X, M) log-ratios of each policy to the reference on the reference's own samples, nats."""
+        reference_columns = slice(self.num_own)
         return {
-            name: logs[:, own] - self.log_reference[:, own]
+            name: logs[:, reference_columns] - self.log_reference[:, reference_columns]
             for name, logs in zip(self.names, self.log_policies, strict=True)
         }
 
     def save(self, path: Path, digest: str) -> None:
-        """Write one file in one act, under a digest of what it depends on."""
+        """Write one file at once, under a digest of everything it depends on."""
         with writing(path) as file:
             np.savez(
                 file,
@@ -111,14 +111,14 @@ class Proposals:
 
     @classmethod
     def load(cls, path: Path, digest: str) -> Proposals | None:
-        """What `save` wrote under this digest; None where there is nothing of it."""
+        """Read a file that `save` wrote under this digest; None if there is none."""
         if not path.exists():
             return None
-        with np.load(path) as kept:
-            if str(kept["digest"]) != digest:
+        with np.load(path) as stored:
+            if str(stored["digest"]) != digest:
                 return None
-            arrays = {name: kept[name] for name in ("rewards", "log_reference", "log_policies")}
-            return cls(names=kept["names"].tolist(), **arrays)
+            arrays = {name: stored[name] for name in ("rewards", "log_reference", "log_policies")}
+            return cls(names=stored["names"].tolist(), **arrays)
 
 
 def _sample_logps(model: Any, groups: Sequence[Group], num_prompts: int) -> NDArray[np.float64]:

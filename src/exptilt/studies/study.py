@@ -1,4 +1,4 @@
-"""Reward against sequence-level KL of trained policies, beside the theoretical optimum of the same reference."""
+"""The frontier study: reward against sequence-level KL of trained policies, beside the reference's theoretical optimum."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _BEST_OF = (2, 4, 8, 16, 32, 64, 128)
 
 @dataclass(frozen=True)
 class PolicyPoint:
-    """Which policy a point on the plane is."""
+    """The policy of a point on the plane: its run, method, beta, steps and seed."""
 
     name: str
     method: str
@@ -41,14 +41,14 @@ class PolicyPoint:
     run: str
     """Folder of its run."""
     seed: int | None = None
-    """Of the run."""
+    """Seed of the run."""
     final: bool = True
     """Whether this is the run's end, not a checkpoint on its way."""
 
 
 @dataclass(frozen=True)
 class ReferencePool:
-    """The reference's own samples, which show the optimum and best-of-n."""
+    """The reference's own samples, from which the optimum and best-of-n are computed."""
 
     rewards: NDArray[np.float64]
     """(X, M)."""
@@ -81,7 +81,7 @@ class ReferencePool:
 
     @classmethod
     def read(cls, record: ReferenceSamples, law: SamplingLaw) -> ReferencePool:
-        """The pool that `record` was made of."""
+        """Read the pool from its `record`."""
         return cls(
             rewards=np.asarray(record.rewards, dtype=np.float64),
             log_probs=np.asarray(record.log_probs, dtype=np.float64),
@@ -93,7 +93,7 @@ class ReferencePool:
         )
 
     def record(self, measured_with: str) -> ReferenceSamples:
-        """For reference.json, under a digest of everything the samples depend on."""
+        """The record for reference.json, under a digest of everything the samples depend on."""
         return ReferenceSamples(
             measured_with=measured_with,
             rewards=_rows(self.rewards),
@@ -105,24 +105,24 @@ class ReferencePool:
         )
 
     def draws(self, yardstick: Yardstick) -> Draws:
-        """The samples as they were drawn."""
+        """The samples as draws."""
         each, ends = self.rewards.shape[1], self.law.eos_ids or ()
         places = np.arange(len(self.ids))
-        ids = [np.array(one, dtype=np.int32) for one in self.ids]
+        ids = [np.array(completion, dtype=np.int32) for completion in self.ids]
         return Draws(
             prompts=yardstick.prompts,
             prompt_index=places // each,
             sample_index=places % each,
             ids=ids,
             texts=yardstick.read(ids),
-            length=np.array([len(one) for one in ids], dtype=np.int64),
-            ended=np.array([one[-1] in ends for one in ids], dtype=np.bool_),
+            length=np.array([len(completion) for completion in ids], dtype=np.int64),
+            ended=np.array([completion[-1] in ends for completion in ids], dtype=np.bool_),
             law=self.law,
         )
 
     @property
     def provenance(self) -> Provenance:
-        """What a policy's numbers must share to be compared."""
+        """The provenance that a policy's numbers must share to be compared."""
         names = [f"{index}: {text}" for index, text in enumerate(self.prompts)]
         return Provenance(law=self.law, reference=self.identity, prompts=names)
 
@@ -136,7 +136,7 @@ class FrontierStudy:
     proposals: Proposals | None = None
     """Trained policies whose samples join the reference's, so that the optimum is known at larger KLs."""
     proxies: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    """By name, (X, M) what other rewards say of the reference's samples."""
+    """(X, M) other rewards of the reference's samples, by name."""
     points: list[Point] = field(default_factory=list)
     measured: list[MeasuredSamples] = field(default_factory=list)
 
@@ -147,36 +147,36 @@ class FrontierStudy:
         else:
             self.optimum = self.proposals.optimum(self.pool.rewards, origin)
 
-    def add(self, point: PolicyPoint, found: MeasuredSamples, provenance: Provenance) -> None:
+    def add(self, point: PolicyPoint, samples: MeasuredSamples, provenance: Provenance) -> None:
         """Place a policy on the plane with intervals over prompts.
 
         Raises:
-            ValueError: it was measured against another reference, on other prompts or under another sampling law.
+            ValueError: the policy was measured against another reference, on other prompts or under another sampling law.
         """
-        kl = estimate_kl(found.kl, found.owners, self.pool.law, k1=found.k1)
-        by_prompt, base = found.by_prompt("reward").mean(axis=1), self.pool.rewards.mean(axis=1)
-        place = self.optimum.fraction(kl.by_prompt, by_prompt, provenance)
+        kl = estimate_kl(samples.kl, samples.owners, self.pool.law, k1=samples.k1)
+        by_prompt, base = samples.by_prompt("reward").mean(axis=1), self.pool.rewards.mean(axis=1)
+        standing = self.optimum.fraction(kl.by_prompt, by_prompt, provenance)
         self.points.append(
             Point(
                 **asdict(point),
                 kl=kl.kl,
                 kl_check=kl.k1,
-                reward=mean(found.reward, found.owners),
+                reward=mean(samples.reward, samples.owners),
                 gain=paired_difference(by_prompt, base, np.arange(len(by_prompt))),
-                fraction=place.reward_fraction,
-                kl_fraction=place.kl_fraction,
-                above_optimum=place.excess,
+                fraction=standing.reward_fraction,
+                kl_fraction=standing.kl_fraction,
+                above_optimum=standing.excess,
                 gap=self._gap(kl.by_prompt, by_prompt, provenance),
-                length=mean(found.length, found.owners),
-                ended=mean(found.ended, found.owners),
-                solid=place.solid,
-                notes=place.notes,
+                length=mean(samples.length, samples.owners),
+                ended=mean(samples.ended, samples.owners),
+                solid=standing.solid,
+                notes=standing.notes,
             )
         )
-        self.measured.append(found)
+        self.measured.append(samples)
 
     def _gap(self, kl: NDArray[np.float64], reward: NDArray[np.float64], provenance: Provenance) -> Estimate | None:
-        """Beta * KL(policy || optimum) at the beta whose optimum has the policy's KL; None where no beta has."""
+        """Beta * KL(policy || optimum) at the beta whose optimum has the policy's KL; None if no beta has."""
         try:
             beta = self.optimum.beta_at(float(kl.mean()))
         except ValueError:
@@ -184,7 +184,7 @@ class FrontierStudy:
         return self.optimum.gap(beta, kl, reward, provenance)
 
     def content(self, **study: Any) -> Frontier:
-        """Content of frontier.json, with what else is known of the study: its `command`, its `facts`."""
+        """The content of frontier.json, with further knowledge of the study: its `command`, its `facts`."""
         rewards = self.pool.rewards
         kinds = best_of_n(rewards, [n for n in _BEST_OF if 2 * n <= rewards.shape[1]], self.pool.log_probs)
         return Frontier(
@@ -212,7 +212,7 @@ class FrontierStudy:
         )
 
     def _optimum(self) -> Optimum:
-        """The optimum at the KLs that the samples show, rising."""
+        """The optimum at the KLs that the samples show, in rising order."""
         shown = self.optimum.kl <= self.optimum.limit_kl
         order = np.argsort(self.optimum.kl[shown])
         low, high = (end[shown][order] for end in self.optimum.band())
@@ -232,7 +232,7 @@ class FrontierStudy:
         return Pooled(policies=tuple(self.proposals.names), samples_each=self.proposals.num_samples)
 
     def _proxy(self, name: str, values: NDArray[np.float64]) -> Proxy:
-        """What the true reward would do if this proxy were optimised.
+        """The course of the true reward if this proxy were optimised.
 
         Raises:
             DataError: the proxy says the same of all samples.
@@ -259,22 +259,22 @@ class FrontierStudy:
         )
 
     def side_by_side(self) -> tuple[SideBySide, ...]:
-        """What the reference and the policy with the highest final reward said first, with their rewards."""
-        places = [place for place, point in enumerate(self.points) if point.final]
+        """First samples of the reference and of the policy with the highest final reward, with their rewards."""
+        places = [index for index, point in enumerate(self.points) if point.final]
         if not places:
             return ()
-        best = self.measured[max(places, key=lambda place: self.points[place].reward.value or 0.0)]
+        best = self.measured[max(places, key=lambda index: self.points[index].reward.value or 0.0)]
         rows = zip(self.pool.prompts, best.texts, self.pool.texts, strict=False)
         scores = zip(best.by_prompt("reward")[:, 0], self.pool.rewards[:, 0], strict=True)
         return tuple(
             SideBySide(
                 prompt=prompt,
-                policy=said,
+                policy=completion,
                 reference=before,
                 policy_score=float(mine),
                 reference_score=float(theirs),
             )
-            for (prompt, said, before), (mine, theirs) in zip(rows, scores, strict=False)
+            for (prompt, completion, before), (mine, theirs) in zip(rows, scores, strict=False)
         )
 
 

@@ -20,7 +20,7 @@ def build_optimizer(settings: OptimConfig, model: nn.Module) -> torch.optim.Opti
     """Make the optimizer over the model's trainable parameters, plain or sharded.
 
     Raises:
-        ConfigError: it needs a package that is not installed, or cannot work on sharded weights.
+        ConfigError: the optimizer needs a package that is not installed, or cannot work on sharded weights.
     """
     return _MAKERS[settings.name](settings, parameter_groups(model, settings.weight_decay))
 

@@ -1,4 +1,4 @@
-"""Every key of a recipe with its type, default and meaning, read from the settings themselves."""
+"""`exptilt config`: every key of a recipe with its type, default and meaning, read from the settings themselves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REQUIRED = "required"
 
 @dataclass(frozen=True)
 class Key:
-    """One key a recipe may hold."""
+    """One key that a recipe may hold."""
 
     path: str
     type: str
@@ -37,26 +37,26 @@ class Key:
 
     @property
     def parent(self) -> str:
-        """The section it stands in; empty at the top."""
+        """The section that holds the key; empty at the top."""
         return self.path.rpartition(".")[0]
 
 
 def keys_of(cls: type[Any]) -> list[Key]:
-    """All keys, section by section; those of a choice (`loss`) stand under `loss.NAME`."""
+    """All keys, section by section; keys of a choice (`loss`) stand under `loss.NAME`."""
     whole = schema(cls)
     return list(_keys_below(whole, whole.get("$defs", {}), "", {}))
 
 
 def config(cls: type[Any], prefix: str = "", console: Console | None = None) -> None:
-    """Print the keys of a recipe: a block a section, the objectives by what they are trained on.
+    """Print the keys of a recipe: a block for each section, and the objectives by the data they are trained on.
 
     Args:
         cls: the recipe's class.
         prefix: only what stands under it: a section (`optim`), a key (`optim.learning_rate`), an objective (`loss.dpo`).
-        console: where to.
+        console: console to print to.
 
     Raises:
-        ConfigError: nothing is called that.
+        ConfigError: no key or section has this name.
     """
     console = console or Console()
     keys = keys_of(cls)
@@ -82,7 +82,7 @@ def config(cls: type[Any], prefix: str = "", console: Console | None = None) -> 
 
 
 def commented_yaml(recipe: Any, paths: Sequence[str]) -> str:
-    """Some keys of a recipe as YAML, each with its meaning beside it.
+    """Write some keys of a recipe as YAML, each with its meaning beside it.
 
     Args:
         recipe: a settings dataclass instance; its values are written.
@@ -106,7 +106,7 @@ def commented_yaml(recipe: Any, paths: Sequence[str]) -> str:
 
 
 def scalar(value: Any) -> str:
-    """A value as one writes it in a recipe: `1e-6`, `true`, `null`."""
+    """Format a value as in a recipe: `1e-6`, `true`, `null`."""
     if isinstance(value, float) and value and not 1e-3 <= abs(value) < 1e5 and abs(value) < float("inf"):
         mantissa, _, exponent = f"{value:.12e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
@@ -133,16 +133,16 @@ def _unknown(prefix: str, keys: Sequence[Key]) -> str:
 
 
 def _repeats(section: str, keys: Sequence[Key]) -> str:
-    """The section of the same name at the top (`optim` for `sft.optim`), if there is one."""
+    """The section with the same name at the top (`optim` for `sft.optim`), if there is one."""
     parent, _, name = section.rpartition(".")
     return name if parent and any(key.path == name and key.is_section for key in keys) else ""
 
 
 def _print_block(section: str, chosen: Sequence[Key], keys: Sequence[Key], console: Console, repeated: bool) -> None:
-    own = {key.path: key for key in keys}
+    key_at = {key.path: key for key in keys}
     heading = Text(section or "recipe", style="bold")
     if section:
-        heading.append(f"  {own[section].meaning}", style="not bold")
+        heading.append(f"  {key_at[section].meaning}", style="not bold")
     console.print(heading)
     table = _table(("key", "default", "meaning"))
     for key in (key for key in chosen if key.parent == section):
@@ -174,12 +174,12 @@ def _print_catalogue(objectives: Sequence[CatalogueEntry], console: Console, def
     console.print(Text("One of your own: loss: {import: package.module:MyLoss, alpha: 0.3}; see docs/own_parts.md"))
     console.print(Text("What one does, needs and how it fails: exptilt config loss.NAME", style="dim"))
     for kind, title in SECTIONS.items():
-        found = [entry for entry in objectives if entry.kind == kind]
-        if found:
+        entries = [entry for entry in objectives if entry.kind == kind]
+        if entries:
             console.print(Text(f"\n  {title}", style="italic"))
             table = _table(("name", "objective and defaults"))
-            for entry in found:
-                settings = ", ".join(f"{one.name} {_brief(one.default)}" for one in entry.settings)
+            for entry in entries:
+                settings = ", ".join(f"{setting.name} {_brief(setting.default)}" for setting in entry.settings)
                 table.add_row(entry.name, Text.assemble(entry.summary, (f" {settings}" if defaults else "", "dim")))
             console.print(table)
 

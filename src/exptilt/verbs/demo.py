@@ -36,7 +36,7 @@ from exptilt.studies.tasks.reviews_task import prepare_world
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How much of everything; the defaults fit in three minutes on two cores."""
+    """Sizes of all parts of the demo; the defaults fit in three minutes on two cores."""
 
     num_reviews: int = 8000
     """Reviews the reference learns from."""
@@ -70,12 +70,12 @@ METHODS: dict[str, tuple[AnyLoss, str]] = {
 
 @left_as_found()
 def demo(output: Path, seed: int, size: DemoSize | None = None) -> dict[str, Any]:
-    """Run the experiment, print its table, write its report.
+    """Run the experiment, print its table, and write its report.
 
     Args:
         output: folder of runs and report; a second call on it goes on where the first was interrupted.
         seed: two runs with one seed give the same table.
-        size: how much of everything.
+        size: sizes of all parts.
 
     Returns:
         The content of frontier.json.
@@ -91,7 +91,7 @@ def demo(output: Path, seed: int, size: DemoSize | None = None) -> dict[str, Any
 
 
 class _Demo:
-    """The steps, in order; each leaves files that the next one reads."""
+    """The steps of the demo, in order; each leaves files that the next one reads."""
 
     def __init__(self, output: Path, seed: int, size: DemoSize) -> None:
         self.output, self.seed, self.size = output, seed, size
@@ -99,7 +99,7 @@ class _Demo:
         self.began = time.monotonic()
 
     def run(self) -> dict[str, Any]:
-        """Everything."""
+        """Run all steps."""
         self._say(f"write {self.size.num_reviews} film reviews, train a small model on them: the reference")
         self._say("then it speaks, and its samples are paired and labelled by a noisy coin")
         bench = prepare_world(self._task(), self.output, self.seed, LAW, self.size.num_prompts)

@@ -45,7 +45,7 @@ def doctor(
         model: folder or hub id whose tokenizer is used; by default the recipe's own.
         as_json: print data.json's content instead of text.
         num_examples: rendered examples to show, where there is a tokenizer.
-        html: where to write the report as a page as well.
+        html: path of a page to write the report to as well.
         reference_check: load the model too, and see whether it knows such text and which pairs are likely to displace.
 
     Returns:
@@ -92,14 +92,14 @@ def doctor(
 
 @config
 class _Alone:
-    """Data without a recipe."""
+    """Data that is examined without a recipe."""
 
     data: DataConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Subject:
-    """What is examined."""
+    """The subject of an examination: data, the kind of objective, and the model if one is named."""
 
     data: DataConfig
     kind: Kind
@@ -109,13 +109,13 @@ class _Subject:
     sft_first: bool = False
     """Whether that model is fine-tuned on this text before it is the reference."""
     context: int | None = None
-    """What that model can hold, tokens."""
+    """The longest sequence of that model, tokens."""
     recipe: Any = None
     """The recipe, where there is one."""
     seed: int = 0
 
     def phases(self) -> list[tuple[str, Prepared]]:
-        """Rows of every phase of the run; of data alone, of one run on them."""
+        """Rows of every phase of the run; data alone count as one phase."""
         if self.recipe is not None:
             from exptilt.runs.run_rows import check_phases
 
@@ -130,30 +130,30 @@ class _Subject:
 
 
 def _subject(source: str, overrides: Sequence[str], model: str | None) -> _Subject:
-    given = ModelConfig(path=model) if model else None
+    named_model = ModelConfig(path=model) if model else None
     if Path(source).suffix in (".yaml", ".yml"):
-        return _of_recipe(source, overrides, given)
+        return _of_recipe(source, overrides, named_model)
     wrong = [item for item in overrides if not item.startswith("data.")]
     if wrong:
         raise ConfigError(f"command line: {wrong[0]!r}: without a recipe only data.* keys can be set (data.limit=100)")
     settings = load(_Alone, None, [f"data.train={json.dumps(source)}", *overrides]).data
-    if given is None:
+    if named_model is None:
         return _Subject(data=settings, kind=_kind_of(settings), tokenizer=None)
     from exptilt.policies.architecture import declared_context
     from exptilt.runs.run_tokenizer import named_tokenizer
 
-    tokenizer = named_tokenizer(given)
-    context = declared_context(given, tokenizer)
-    return _Subject(data=settings, kind=_kind_of(settings), tokenizer=tokenizer, model=given, context=context)
+    tokenizer = named_tokenizer(named_model)
+    context = declared_context(named_model, tokenizer)
+    return _Subject(data=settings, kind=_kind_of(settings), tokenizer=tokenizer, model=named_model, context=context)
 
 
-def _of_recipe(source: str, overrides: Sequence[str], given: ModelConfig | None) -> _Subject:
+def _of_recipe(source: str, overrides: Sequence[str], named_model: ModelConfig | None) -> _Subject:
     recipe = load(Recipe, source, overrides)  # first: a mistake in a recipe does not wait for torch
     from exptilt.policies.architecture import declared_context
 
-    named = given or recipe.model
-    reference, sft_first = named, given is None and (recipe.sft is not None or recipe.loss.kind.imitates)
-    if given is None and recipe.reference.model is not None:
+    named = named_model or recipe.model
+    reference, sft_first = named, named_model is None and (recipe.sft is not None or recipe.loss.kind.imitates)
+    if named_model is None and recipe.reference.model is not None:
         reference, sft_first = ModelConfig(path=recipe.reference.model, dtype=recipe.model.dtype), False
     tokenizer = _tokenizer_of(named, recipe.data)
     return _Subject(
@@ -169,7 +169,7 @@ def _of_recipe(source: str, overrides: Sequence[str], given: ModelConfig | None)
 
 
 def _tokenizer_of(model: Any, data: DataConfig) -> Any:
-    """The run's tokenizer; None where the recipe names no model yet, or where rows are too wrong to train one on."""
+    """The run's tokenizer; None if the recipe names no model yet, or if rows are too faulty to train one on."""
     from exptilt.runs.run_tokenizer import find_tokenizer
 
     if model.path is None and model.config is None:
@@ -198,7 +198,7 @@ def _checked_with_model(subject: _Subject, prepared: Prepared) -> Prepared:
 
     model = model_on_device(load_model(subject.model, subject.tokenizer, seed=subject.seed))
     findings = [check_reference(model, subject.tokenizer, prepared, sft_first=subject.sft_first, seed=subject.seed)]
-    if not subject.sft_first:  # else training starts from weights that are not there yet
+    if not subject.sft_first:  # otherwise training starts from weights that do not exist yet
         prepared = leave_out_displacing(model, prepared, subject.data.drop_highest_ches, kind=subject.kind)
         ches = ches_finding(model, prepared.train)
         findings += [ches] if ches is not None else []
@@ -211,7 +211,7 @@ def _kind_of(settings: DataConfig) -> Kind:
     from exptilt.data.stage_account import Decisions
 
     alone = replace(settings, mixture=(), test=None, test_split=None, test_where={}, test_fraction=0.0)
-    # All rows only where none of the first can be used.
+    # All rows are read only if none of the first can be used.
     for limit in (min(settings.limit or _FIRST_ROWS, _FIRST_ROWS), settings.limit):
         records = read_splits(replace(alone, limit=limit), Decisions(settings.decisions))[0].records
         if records:

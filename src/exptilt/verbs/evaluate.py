@@ -1,4 +1,4 @@
-"""`exptilt evaluate`: a run's model, or any other model or adapter, on held-out rows, against a reference."""
+"""`exptilt evaluate`: measure a run's model, or any other model or adapter, on held-out rows, against a reference."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def evaluate(
     Args:
         what: a run folder, a model folder, a PEFT adapter's folder or a hub id.
         overrides: `key=value` over the run's recipe, or over the defaults, where `data.train` names the rows.
-        policy: of a run: another model to measure against the run's reference.
+        policy: for a run, another model to measure against the run's reference.
         reference: another model to measure against.
-        output: where the files go; by default into the run, or beside the model.
+        output: folder of the files; by default the run, or a folder beside the model.
     """
     overrides = with_reference(overrides, reference)
     if is_run(what):
@@ -72,10 +72,10 @@ def evaluate(
 def evaluate_run(
     run: Path, overrides: Sequence[str], policy: str | None = None, output: Path | None = None
 ) -> dict[str, Any]:
-    """Measure on held-out rows, print a table, and keep the numbers in the run folder.
+    """Measure a run on held-out rows, print a table, and keep the numbers in the run folder.
 
-    The run's own evaluation is written to `evaluation.json`; with overrides or another policy to a file of its own,
-    named after the test source and the policy, so that no number loses what it was measured on.
+    The run's own evaluation is written to `evaluation.json`. With overrides or another policy it goes to a separate file,
+    named after the test source and the policy, so that every number keeps its context.
 
     Args:
         run: a run folder.
@@ -84,14 +84,14 @@ def evaluate_run(
         output: another folder for the files.
 
     Raises:
-        ExptiltError: no run there, no held-out rows, no finished model, or the reference is no longer what it was.
+        ExptiltError: there is no run, no held-out row or no finished model, or the reference has changed.
     """
     folder, recipe = RunFolder(run), recipe_of_run(run, overrides)
     if policy is None and not any((folder.model / name).exists() for name in ("config.json", "adapter_config.json")):
         raise CheckpointError(f"{folder.model}: there is no model; finish the run with `exptilt train` first")
-    own = output is None or output.resolve() == run.resolve()
-    inputs = None if own else inputs_of(replace(recipe, output=str(output))) | {"the run's model": str(folder.model)}
-    with _claimed(output or run, "run" if own else "evaluation", inputs):
+    in_run = output is None or output.resolve() == run.resolve()
+    inputs = None if in_run else inputs_of(replace(recipe, output=str(output))) | {"the run's model": str(folder.model)}
+    with _claimed(output or run, "run" if in_run else "evaluation", inputs):
         return _evaluated(recipe, folder, overrides, policy, output)
 
 
@@ -115,9 +115,9 @@ def _evaluated(
         if not any(item.startswith("reference.model=") for item in overrides):
             table = _require_same(folder, reference, table)
     wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed)
-    found = measure_policy(model, partial(reference_model, start, tokenizer), tokenizer, held_out, table, wanted)
+    measures = measure_policy(model, partial(reference_model, start, tokenizer), tokenizer, held_out, table, wanted)
     name = _evaluation_file(recipe, overrides, policy)
-    return _kept(RunFolder(output or folder.path), name, found, table)
+    return _kept(RunFolder(output or folder.path), name, measures, table)
 
 
 @left_as_found()
@@ -129,10 +129,10 @@ def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = No
     Args:
         what: a model folder, a PEFT adapter's folder or a hub id.
         overrides: `key=value`; `data.train` (or `data.test`) names the rows.
-        output: where to; by default a folder beside the model, or here for a hub id.
+        output: folder to write; by default a folder beside the model, or here for a hub id.
 
     Raises:
-        ExptiltError: no such model, no rows, or rows that are no pairs.
+        ExptiltError: there is no such model, there are no rows, or the rows are no pairs.
     """
     recipe = recipe_of_model(what, overrides, output)
     folder = RunFolder(recipe.folder)
@@ -157,17 +157,17 @@ def _evaluated_alone(what: str, recipe: Recipe, folder: RunFolder, overrides: Se
         table = _table(recipe, start(), held_out)
     has_beta = any(item.startswith("loss") for item in overrides)
     wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed, has_beta=has_beta)
-    found = measure_policy(model, start, tokenizer, held_out, table, wanted)
+    measures = measure_policy(model, start, tokenizer, held_out, table, wanted)
     _begin_folder(folder, recipe, what, overrides, table)
     folder.write(DATA, rows.report)
-    if found.samples:
-        folder.write_lines(SAMPLES, found.samples)
-    return _kept(folder, EVALUATION, found, table)
+    if measures.samples:
+        folder.write_lines(SAMPLES, measures.samples)
+    return _kept(folder, EVALUATION, measures, table)
 
 
 @contextmanager
 def _claimed(folder: Path, kind: Kind, inputs: Mapping[str, str] | None) -> Iterator[None]:
-    """Hold the folder that numbers go to, beside others that measure; a run that trains there keeps them out."""
+    """Lock the output folder against a run that trains there; other measurements may share it."""
     with claimed(folder, kind, inputs, key="--output", shared=True) as caution:
         if caution is not None:
             Console(stderr=True).print(f"warning: {caution}", style="yellow", soft_wrap=True, highlight=False)
@@ -197,35 +197,35 @@ def _table(recipe: Recipe, reference: Any, held_out: Sequence[Group]) -> TableRe
 
 
 def _require_same(folder: RunFolder, reference: Any, table: TableReference) -> TableReference:
-    """The table under the name the run gave its reference; refused if these are other weights."""
-    kept = None if folder.run.reference is None else folder.run.reference.identity
-    if kept is None or kept == table.identity:
+    """Return the table under the identity that the run gave its reference; refuse it if the weights differ."""
+    recorded = None if folder.run.reference is None else folder.run.reference.identity
+    if recorded is None or recorded == table.identity:
         return table
-    if kept not in _identities(reference):
+    if recorded not in _identities(reference):
         raise CheckpointError(
-            f"{folder.path}: was trained from a reference with identity {kept[:12]}, but {table.source} now have "
+            f"{folder.path}: was trained from a reference with identity {recorded[:12]}, but {table.source} now have "
             f"{table.identity[:12]}; put the old weights back, or name what to measure against with --reference"
         )
-    return replace(table, identity=kept)
+    return replace(table, identity=recorded)
 
 
 def _identities(reference: Any) -> set[str]:
-    """What training may have called these weights: as they are, in float32, and with an adapter's settings."""
-    found = {fingerprint(reference)}
+    """Identities that training may have given these weights: as stored, in float32, and with an adapter's settings."""
+    identities = {fingerprint(reference)}
     if not is_quantized(reference):
-        found.add(fingerprint(reference.float()))
+        identities.add(fingerprint(reference.float()))
     if has_adapter(reference):
         settings = adapter_fingerprint(reference)
-        found |= {hashlib.sha256((weights + settings).encode()).hexdigest() for weights in found}
-    return found
+        identities |= {hashlib.sha256((weights + settings).encode()).hexdigest() for weights in identities}
+    return identities
 
 
-def _kept(folder: RunFolder, name: str, found: HeldOutMeasures, table: TableReference | None) -> dict[str, Any]:
-    """Write what was measured, print it, and say where it is."""
-    evaluation = found.evaluation.updated(reference=_identity_of(table))
+def _kept(folder: RunFolder, name: str, measures: HeldOutMeasures, table: TableReference | None) -> dict[str, Any]:
+    """Write the measurements, print them, and tell where they are."""
+    evaluation = measures.evaluation.updated(reference=_identity_of(table))
     folder.write(name, evaluation)
-    if found.margins:
-        folder.write_lines(margins_of(name), found.margins)
+    if measures.margins:
+        folder.write_lines(margins_of(name), measures.margins)
     console = Console()
     console.print(evaluation_table(evaluation))
     gained = gainers_text(evaluation)
@@ -242,15 +242,15 @@ def _identity_of(table: TableReference | None) -> ReferenceIdentity | None:
 def _begin_folder(
     folder: RunFolder, recipe: Recipe, what: str, overrides: Sequence[str], table: TableReference | None
 ) -> None:
-    """Write a card that says what was measured."""
-    told = [item for item in overrides if not item.startswith("reference.model=")]
+    """Write a card that describes the measurement."""
+    settings = [item for item in overrides if not item.startswith("reference.model=")]
     chosen = [] if recipe.reference.model is None else ["--reference", recipe.reference.model]
     card = manifest(recipe.seed).updated(
         status="measured",
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         model=ModelFacts(name=what),
         reference=_identity_of(table),
-        command=shlex.join(["exptilt", "evaluate", what, *told, *chosen, "--output", str(folder.path)]),
+        command=shlex.join(["exptilt", "evaluate", what, *settings, *chosen, "--output", str(folder.path)]),
     )
     folder.write(RUN, card)
 
@@ -264,6 +264,6 @@ def _evaluation_file(recipe: Recipe, overrides: Sequence[str], policy: str | Non
 
 
 def _short(model: str) -> str:
-    """Every run's model lies in a folder `model`, which says nothing."""
+    """A short name of a model; the folder `model` of a run is named after the run, because all runs have one."""
     path = Path(model)
     return path.resolve().parent.name if path.name == MODEL else path.name

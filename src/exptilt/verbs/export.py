@@ -1,4 +1,4 @@
-"""`exptilt export`: a run's model as one plain folder."""
+"""`exptilt export`: write a run's model as one plain folder."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from exptilt.settings.model_settings import ModelConfig
 
 
 def export(run: Path, *, merge: bool = False, output: Path | None = None, card_for: str | None = None) -> Path:
-    """The folder of a run's model, ready to be used elsewhere.
+    """Return the folder of a run's model, ready to be used elsewhere.
 
     Args:
         run: a finished run.
         merge: work the adapter into the weights of its base, so that one model remains.
-        output: where to; must be absent or empty. Default: `merged` in the run folder, or the run's own `model`.
+        output: folder to write; must be absent or empty. Default: `merged` in the run folder, or the run's own `model`.
         card_for: hub id that the model card shows, if it is new.
 
     Raises:
-        CheckpointError: no finished run there.
+        CheckpointError: the folder holds no finished run.
         ConfigError: the output is in use.
         ModelError: there is no adapter to merge, or its base is gone.
         DiskError: the disk refuses.
@@ -48,7 +48,7 @@ def export(run: Path, *, merge: bool = False, output: Path | None = None, card_f
         )
         write_card(folder, target, repository=card_for)
         return target
-    if not (folder.model / "README.md").is_file():  # one that is there may have been edited
+    if not (folder.model / "README.md").is_file():  # an existing card may have been edited
         write_card(folder, repository=card_for)
     if output is None:
         return folder.model
@@ -59,9 +59,9 @@ def export(run: Path, *, merge: bool = False, output: Path | None = None, card_f
 
 
 def merge_adapter(source: Path, target: Path) -> float:
-    """Write the model that an adapter folder and its base make together, as plain transformers loads it.
+    """Merge an adapter folder with its base, and write the model as plain transformers loads it.
 
-    The sum is formed in float32 and rounded once to the dtype of the base. What was written is loaded again and
+    The sum is formed in float32 and rounded once to the dtype of the base. The written model is loaded again and
     compared with base and adapter.
 
     Returns:
@@ -110,7 +110,7 @@ def _finished(run: Path) -> RunFolder:
 
 
 def _require_free(run: RunFolder, output: Path | None) -> None:
-    """Refuse an output that would replace something or lies in a model."""
+    """Refuse an output folder that is not empty or lies in a model."""
     if output is None:
         return
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -122,7 +122,7 @@ def _require_free(run: RunFolder, output: Path | None) -> None:
 
 
 def _require_merged(target: Path) -> None:
-    """Refuse to replace what an earlier merge has not written: its model card is there and names exptilt."""
+    """Refuse to replace a folder that no earlier merge has written: its model card must exist and name exptilt."""
     card = target / "README.md"
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return

@@ -1,4 +1,4 @@
-"""`exptilt frontier`: train the grid, measure its checkpoints, draw them beside the optimum.
+"""`exptilt frontier`: train the grid, measure its checkpoints, and draw them beside the optimum.
 
 reference and preferences -> runs/NAME (ordinary run folders, with weights/STEP.pt) -> points/NAME-STEP.json (samples as
 numbers) -> reference.json (the reference's own samples) -> proposals.npz (samples of trained policies, scored by all)
@@ -62,7 +62,7 @@ _MODULE = "exptilt.verbs.frontier"
 
 @left_as_found()
 def frontier(recipe: GridRecipe, console: Console | None = None) -> dict[str, Any]:
-    """Run a study, print its table, write its report; called again it goes on where it stopped.
+    """Run a study, print its table, write its report; a second call continues where the first stopped.
 
     Returns:
         The content of frontier.json.
@@ -116,7 +116,7 @@ class Grid:
 
     @cached_property
     def yardstick(self) -> Yardstick:
-        """What policies are measured with."""
+        """The yardstick that policies are measured with."""
         tokenizer, reference = load_tokenizer(self.bench.reference), self._model()
         return Yardstick(
             reference=reference,
@@ -129,17 +129,17 @@ class Grid:
 
     @cached_property
     def pool(self) -> ReferencePool:
-        """The reference's own samples, kept in reference.json."""
-        folder, wanted = RunFolder(self.recipe.folder), self._digest(self.recipe.measure.pool, "with tokens")
+        """The reference's own samples, stored in reference.json."""
+        folder, digest = RunFolder(self.recipe.folder), self._digest(self.recipe.measure.pool, "with tokens")
         known = folder.record(ReferenceSamples, STUDY_POOL)
-        if known is not None and known.measured_with == wanted:
+        if known is not None and known.measured_with == digest:
             return ReferencePool.read(known, self.yardstick.law)
         pool = ReferencePool.draw(self.yardstick, self.recipe.measure.pool)
-        folder.write(STUDY_POOL, pool.record(wanted))
+        folder.write(STUDY_POOL, pool.record(digest))
         return pool
 
     def run(self, entry: GridRun) -> None:
-        """Train one run if it is not finished, and measure those of its checkpoints that are not measured."""
+        """Train one run unless it is finished, and measure its checkpoints that are not measured yet."""
         run = finish(self.recipe.recipe(entry, self.bench.reference, self.bench.data))
         keep_weights(run.path, self.recipe.measure.every, self._model)
         for weights in self._weights(entry):
@@ -150,8 +150,8 @@ class Grid:
         proposals = self._proposals()
         study = FrontierStudy(self.pool, self.bench.reward_name, proposals, self._proxies(proposals))
         for entry in self.recipe.runs:
-            kept = self._weights(entry)
-            for weights in kept:
+            files = self._weights(entry)
+            for weights in files:
                 loss = entry.method.loss
                 point = PolicyPoint(
                     name=entry.title,
@@ -160,13 +160,13 @@ class Grid:
                     steps=step_of(weights),
                     run=entry.slug,
                     seed=entry.seed,
-                    final=weights == kept[-1],
+                    final=weights == files[-1],
                 )
                 study.add(point, self._measurement_of(entry, weights), self.yardstick.provenance)
         return study
 
     def _proposals(self) -> Proposals | None:
-        """The policies that ended with the highest rewards, from the file they are kept in or drawn now."""
+        """Samples of the policies that ended with the highest rewards, read from their file or drawn now."""
         ends = {entry.slug: (entry, self._weights(entry)[-1]) for entry in self.recipe.runs}
         reward = {slug: float(np.mean(self._measurement_of(*end).reward)) for slug, end in ends.items()}
         best = [ends[slug] for slug in sorted(ends, key=lambda slug: -reward[slug])[: self.recipe.measure.proposals]]
@@ -174,34 +174,34 @@ class Grid:
             return None
         each = max(1, self.recipe.measure.pool // (2 * len(best)))
         path = self.recipe.folder / STUDY_PROPOSALS
-        wanted = self._digest("proposals", self.recipe.measure.pool, each, [digest_of_file(end) for _, end in best])
-        kept = Proposals.load(path, wanted)
-        if kept is None:
+        digest = self._digest("proposals", self.recipe.measure.pool, each, [digest_of_file(end) for _, end in best])
+        stored = Proposals.load(path, digest)
+        if stored is None:
             policies = {entry.title: partial(self._policy, end) for entry, end in best}
-            own = self.pool.draws(self.yardstick).groups
-            kept = Proposals.draw(self.yardstick, policies, own, each)
-            kept.save(path, wanted)
-        return kept
+            reference_groups = self.pool.draws(self.yardstick).groups
+            stored = Proposals.draw(self.yardstick, policies, reference_groups, each)
+            stored.save(path, digest)
+        return stored
 
     def _proxies(self, proposals: Proposals | None) -> dict[str, NDArray[np.float64]]:
-        """Rewards of the reference's samples by others: what would optimising them do to the true one?"""
-        found = {} if proposals is None else proposals.implicit_rewards()
-        proxies = {f"implicit reward of {name}": values for name, values in found.items()}
+        """Other rewards of the reference's samples, which show the effect on the true reward of optimising them."""
+        implicit = {} if proposals is None else proposals.implicit_rewards()
+        proxies = {f"implicit reward of {name}": values for name, values in implicit.items()}
         if self.recipe.measure.proxy is not None:
             values = self.yardstick.rewards(self.pool.draws(self.yardstick), rewarding(self.recipe.measure.proxy))
             proxies[self.recipe.measure.proxy.partition(":")[2]] = values.reshape(self.pool.rewards.shape)
         return proxies
 
     def _measurement_of(self, entry: GridRun, weights: Path) -> MeasuredSamples:
-        """Samples of one policy as numbers, from the file they are kept in or drawn now."""
+        """Samples of one policy as numbers, read from their file or drawn now."""
         folder, name = RunFolder(self.recipe.folder / STUDY_POINTS), f"{entry.slug}-{weights.stem}.json"
         stream = 1 + zlib.crc32(name.encode()) % 1_000_000
-        wanted = self._digest(self.recipe.measure.num_samples, stream, digest_of_file(weights))
+        digest = self._digest(self.recipe.measure.num_samples, stream, digest_of_file(weights))
         known = folder.record(MeasuredSamples, name)
-        if known is not None and known.measured_with == wanted:
+        if known is not None and known.measured_with == digest:
             return known
         measured = self.yardstick.measure(self._policy(weights), self.recipe.measure.num_samples, stream)
-        folder.write(name, measured.updated(measured_with=wanted))
+        folder.write(name, measured.updated(measured_with=digest))
         return measured
 
     def _model(self) -> Any:
@@ -214,7 +214,7 @@ class Grid:
         return kept_weights(self.recipe.folder / STUDY_RUNS / entry.slug, self.recipe.measure.every)
 
     def _digest(self, *what: Any) -> str:
-        """Of everything a measurement depends on; a file with another is drawn anew."""
+        """Digest of everything a measurement depends on; a file with another digest is drawn anew."""
         yardstick = self.yardstick
         prompts = [prompt.tolist() for prompt in yardstick.prompts]
         parts = [
@@ -229,7 +229,7 @@ class Grid:
 
 
 def _inputs_of(recipe: GridRecipe) -> dict[str, str]:
-    """Every path a study reads and must not write over, by its key."""
+    """Every path that a study reads and must not overwrite, by its key."""
     task = recipe.task
     if isinstance(task, OwnTask):
         return model_inputs(task.model, "task.model") | data_inputs(task.data, "task.data")
@@ -239,9 +239,9 @@ def _inputs_of(recipe: GridRecipe) -> dict[str, str]:
 
 def _begin_study(folder: RunFolder, recipe: GridRecipe) -> None:
     """Write the resolved recipe, unless the folder belongs to another study."""
-    kept = folder.path / STUDY_CONFIG
-    if kept.exists():
-        before = as_dict(load(GridRecipe, kept))
+    earlier = folder.path / STUDY_CONFIG
+    if earlier.exists():
+        before = as_dict(load(GridRecipe, earlier))
         now = as_dict(recipe)
         changed = [name for name in ("task", "seed") if before[name] != now[name]]
         if changed:
@@ -253,7 +253,7 @@ def _begin_study(folder: RunFolder, recipe: GridRecipe) -> None:
 
 
 def _in_processes(recipe: GridRecipe, console: Console) -> None:
-    """Every run in a process of its own, `jobs` at a time; one that fails stops the study once the others ended."""
+    """Run every run in a process of its own, `jobs` at a time; if one fails, the study stops once the others have ended."""
     threads = max(1, (os.cpu_count() or 1) // recipe.jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
 
@@ -274,7 +274,7 @@ def _in_processes(recipe: GridRecipe, console: Console) -> None:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    """One run of a study: what `_in_processes` starts."""
+    """Train and measure one run of a study; `_in_processes` starts it."""
     path, slug = arguments
     recipe = load(GridRecipe, path)
     entry = next(entry for entry in recipe.runs if entry.slug == slug)

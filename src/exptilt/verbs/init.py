@@ -1,4 +1,4 @@
-"""The recipe `exptilt init` writes: the keys most people touch, each with its meaning."""
+"""`exptilt init`: write a recipe with the keys most people touch, each with its meaning."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def init(path: Path, force: bool) -> None:
 
 
 def _is_recipe(path: Path) -> bool:
-    """Whether a file is one of YAML by its name, empty, or a recipe, perhaps with mistakes in it."""
+    """Tell whether a file is YAML by its name, empty, or a recipe, perhaps with mistakes in it."""
     if path.suffix in (".yaml", ".yml"):
         return True
     try:

@@ -1,4 +1,4 @@
-"""A plan for people, and for programs."""
+"""`exptilt plan`: a plan for people and for programs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def plan(recipe: Recipe, gpus: str | None, as_json: bool) -> int:
 
 
 def print_plan(plan: Plan, console: Console) -> None:
-    """What it needs, what it takes, whether it fits, and what the numbers rest on."""
+    """Print the memory and time that a run takes, whether it fits, and the basis of these numbers."""
     size = plan.size
     trained = "all of them trained" if size.trained == size.total else f"{_count(size.trained)} trained"
     console.print(
@@ -64,7 +64,7 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 
 def plan_json(plan: Plan) -> str:
-    """The same as JSON: bytes, seconds, operations."""
+    """The plan as JSON: bytes, seconds, operations."""
     content: dict[str, Any] = asdict(plan)
     content["fleet"] = {"count": plan.fleet.count, **asdict(plan.fleet.device)}
     content |= {"peak": plan.peak, "fits": plan.fits, "seconds": plan.seconds}

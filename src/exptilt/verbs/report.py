@@ -9,10 +9,10 @@ from exptilt.reports.page import write_report
 
 
 def report(runs: Sequence[Path], output: Path | None = None) -> None:
-    """Write the page and say where it is.
+    """Write the page and tell where it is.
 
     Args:
         runs: run folders.
-        output: where to write; by default the first run's report.html.
+        output: file to write; by default the first run's report.html.
     """
     print(write_report(runs, output))

@@ -1,4 +1,4 @@
-"""`exptilt train`: a run by a recipe, and what it came to."""
+"""`exptilt train`: train by a recipe, and print the result."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from exptilt.settings.recipe import Recipe
 
 
 def train(recipe: Recipe, command: str) -> None:
-    """Train, measure and report; print the numbers, or how to go on after a stop.
+    """Train, measure and report; print the numbers, or the command that continues after a stop.
 
     Args:
-        recipe: of the run.
-        command: what the user typed, to be typed again after a stop.
+        recipe: recipe of the run.
+        command: the command the user typed, to be repeated after a stop.
     """
     outcome = run_recipe(recipe)
-    if not outcome.folder.writes:  # another process of the run speaks
+    if not outcome.folder.writes:  # another process of the run prints
         return
     if outcome.finished:
         print_summary(outcome.folder)

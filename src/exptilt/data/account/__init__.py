@@ -1,1 +1,1 @@
-"""The account of the data: what was read, what was kept, what was left out and why."""
+"""The account of the data: rows that were read, kept and left out, with the reasons."""

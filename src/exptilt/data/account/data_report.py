@@ -1,4 +1,4 @@
-"""The account of a data set, made and printed: what was read, what was kept, what was left out and why."""
+"""The report of a data set: rows that were read, kept and left out, with the reasons, and decoded examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def lengths_among(values: Sequence[int] | NDArray[Any]) -> Lengths:
-    """Of a list of lengths that is not empty."""
+    """Summarise a list of lengths that is not empty."""
     array = np.asarray(values)
     return Lengths(
         least=int(array.min()),
@@ -28,13 +28,13 @@ def lengths_among(values: Sequence[int] | NDArray[Any]) -> Lengths:
 
 
 def example_of(group: Group, tokenizer: PreTrainedTokenizerBase) -> Example:
-    """A group decoded, as the model reads it."""
+    """Decode a group to text as the model reads it."""
     completions = tuple(tuple(_pieces(part, tokenizer)) for part in group.completions)
     return Example(id=group.id, prompt=decoded(tokenizer, group.prompt), completions=completions)
 
 
 def _pieces(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, bool]]:
-    """Stretches of tokens that all count, or all do not."""
+    """Split tokens into stretches that all count or all do not."""
     edges = np.flatnonzero(np.diff(completion.counted.astype(np.int8))) + 1
     for ids, counts in zip(np.split(completion.ids, edges), np.split(completion.counted, edges), strict=True):
         if len(ids):
@@ -42,5 +42,5 @@ def _pieces(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> Itera
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: TokenIds) -> str:
-    """Token ids as the model reads them, special tokens included."""
+    """Decode token ids to text as the model reads it, special tokens included."""
     return str(tokenizer.decode(ids.tolist()))

@@ -1,4 +1,4 @@
-"""The data report as a terminal shows it."""
+"""The data report in a terminal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from exptilt.run_folder.data_record import DataReport, Finding, SplitReport
 
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 _FEW = 20
-"""Of fewer pairs a share says nothing."""
+"""Least number of pairs for which a share is shown."""
 
 
 def split_table(name: str, split: SplitReport) -> Table:
-    """The account of one split: what was read and kept, and what is known of what was kept."""
+    """The account of one split as a table: rows read and kept, and facts about the kept ones."""
     table = Table.grid(padding=(0, 1))
     table.add_column(overflow="fold")
     title = Text(f"{name}: ", style="bold")
@@ -36,10 +36,10 @@ def _facts(split: SplitReport) -> Iterator[str]:
         left_out[code] = left_out.get(code, 0) + count
     reasons = ", ".join(f"{count} {code}" for code, count in left_out.items()) or "none"
     yield f"{split.rows} rows read, {split.kept} examples kept; left out: {reasons}"
-    shares, kept = [], split.kept or 0
-    if split.longer_chosen is not None and kept >= _FEW:
+    shares, num_kept = [], split.kept or 0
+    if split.longer_chosen is not None and num_kept >= _FEW:
         shares.append(f"the longer completion is chosen in {100 * split.longer_chosen:.1f} % of pairs")
-    if split.more_markup_chosen is not None and kept >= _FEW:
+    if split.more_markup_chosen is not None and num_kept >= _FEW:
         shares.append(f"the one with more markup in {100 * split.more_markup_chosen:.1f} % of those that differ in it")
     if shares:
         yield "; ".join(shares)
@@ -68,7 +68,7 @@ def lengths_table(split: SplitReport) -> Table:
 
 
 def findings_table(findings: tuple[Finding, ...]) -> Table:
-    """One block a finding: what and how often, the first row in words, the next rows, the remedy."""
+    """The findings as a table: name and count, the first row in words, further rows, the remedy."""
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
@@ -119,8 +119,8 @@ def show_examples(
             text = _rich_text()
             name = names[position] if names else f"completion {position + 1}"
             text.append(f"{name} ({completion.length} tokens count): ", style="bold")
-            for said, counted in _pieces(completion, tokenizer):
-                text.append(said, style="green" if counted else "yellow")
+            for piece, counted in _pieces(completion, tokenizer):
+                text.append(piece, style="green" if counted else "yellow")
             console.print(text)
 
 

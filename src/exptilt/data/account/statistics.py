@@ -1,4 +1,4 @@
-"""What the kept examples of a split have in common: lengths, markup, labels; and what follows for the settings."""
+"""Statistics of a split's kept examples (lengths, markup, labels), and settings that they suggest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exptilt.wording import counted
 _FEW = 100
 """Fewer examples than this are worth a word."""
 _BIAS = 0.1
-"""How far from one half a share is worth a word."""
+"""Distance of a share from one half that is reported."""
 _MARKUP = re.compile(r"\*\*|^#{1,6} |^[^\S\n]*[-*] |^[^\S\n]*\d+\. |```|^\|.*\||</?[a-z]+ ?/?>", re.MULTILINE)
 """Bold, headings, list items, code fences, table rows and tags."""
 _STEP = 64
@@ -155,7 +155,7 @@ _SUMS = (
 
 
 def num_marks(text: Text) -> int:
-    r"""How many marks of markup a text has.
+    r"""Number of markup marks in a text.
 
     Example:
         >>> num_marks("# Title\n- **one**\n- two<br />")
@@ -165,7 +165,7 @@ def num_marks(text: Text) -> int:
 
 
 def label_weights(desirable: int, undesirable: int) -> str:
-    """What KTO's rule says: weight times count of desirable examples, over that of the others, within [1, 4/3].
+    """KTO's rule for label weights: the ratio of weight times count, desirable over the others, is within [1, 4/3].
 
     Source: Ethayarajh et al., 2024, section 4.2.
 
@@ -174,16 +174,16 @@ def label_weights(desirable: int, undesirable: int) -> str:
         '100 completions are desirable and 300 not; KTO asks for a desirable_weight of 3 to 4'
     """
     ratio = desirable / undesirable
-    said = f"{desirable} completions are desirable and {undesirable} not; "
+    counts = f"{desirable} completions are desirable and {undesirable} not; "
     if 1 <= ratio <= 4 / 3:
-        return said + "KTO's weights can stay 1"
+        return counts + "KTO's weights can stay 1"
     if ratio < 1:
-        return f"{said}KTO asks for a desirable_weight of {1 / ratio:.3g} to {4 / 3 / ratio:.3g}"
-    return f"{said}KTO asks for an undesirable_weight of {0.75 * ratio:.3g} to {ratio:.3g}"
+        return f"{counts}KTO asks for a desirable_weight of {1 / ratio:.3g} to {4 / 3 / ratio:.3g}"
+    return f"{counts}KTO asks for an undesirable_weight of {0.75 * ratio:.3g} to {ratio:.3g}"
 
 
 def suggestion(kind: Kind, num_examples: int) -> str:
-    """A beta and a learning rate to begin with, and why.
+    """A beta and a learning rate to begin with, and the reason for them.
 
     A small set is seen by few steps, so it needs a larger learning rate to move at all, and is soon memorised, so it
     needs a larger beta to hold the policy near the reference. Published points: beta

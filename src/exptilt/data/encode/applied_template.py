@@ -1,4 +1,4 @@
-"""One chat template applied to turns: what it needs of them, whether it has a system turn, and its errors in one line."""
+"""One chat template applied to turns: its demands on them, its system turn, and its errors in one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROBE = "A system text to look for."
 
 
 class AppliedTemplate:
-    """The chat template of a tokenizer, as the settings of a run use it.
+    """The chat template of a tokenizer, with the settings of a run.
 
     Args:
         tokenizer: with the template.
@@ -36,7 +36,7 @@ class AppliedTemplate:
         self._fold = fold_system
 
     def render(self, turns: tuple[Message, ...], reply_next: bool, args: TemplateArgs) -> str:
-        """Turns as text; with `reply_next` up to where the assistant's next turn begins.
+        """Render turns as text; with `reply_next`, up to the begin of the assistant's next turn.
 
         Raises:
             RowError: where the template refuses the turns, whatever it raises.
@@ -50,7 +50,7 @@ class AppliedTemplate:
         text = self._apply(turns, reply_next, settings, arguments_as_text=False)
         calls = [call for turn in turns for call in calls_of(turn)]
         if calls and not _is_right(text, calls):
-            # A template written for arguments as JSON text, which is what OpenAI's interface gives.
+            # The template is written for arguments as JSON text, as OpenAI's interface gives them.
             again = self._apply(turns, reply_next, settings, arguments_as_text=True)
             text = again if _is_right(again, calls) else text
         if isinstance(text, str):
@@ -63,13 +63,13 @@ class AppliedTemplate:
 
     @cached_property
     def has_system(self) -> bool:
-        """Whether the template writes a system turn."""
+        """Tell whether the template writes a system turn."""
         turns = ({"role": "system", "content": _PROBE}, {"role": "user", "content": "Hello."})
         text = self._apply(turns, True, self._args, arguments_as_text=False)
         return isinstance(text, str) and _PROBE in text
 
     def advice(self) -> str:
-        """What to do where the template renders a turn otherwise once others follow."""
+        """The remedy for a template that renders a turn differently once others follow."""
         name = kin_of(self.text)
         if name is None:
             return "name a template that renders a turn the same whatever follows, in data.chat_template"
@@ -92,7 +92,7 @@ class AppliedTemplate:
 
 
 def folded(turns: tuple[Message, ...]) -> tuple[Message, ...]:
-    r"""Turns without a system turn, whose text stands before that of the first user's, with an empty line between.
+    r"""Move the text of the system turn in front of the first user's turn, with an empty line between.
 
     Example:
         >>> folded(({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}))
@@ -102,27 +102,27 @@ def folded(turns: tuple[Message, ...]) -> tuple[Message, ...]:
     at = next((at for at, turn in enumerate(rest) if turn["role"] == "user"), None)
     if at is None:
         return turns
-    said = f"{content_of(system)}\n\n{content_of(rest[at])}"
-    return (*rest[:at], {**rest[at], "content": said}, *rest[at + 1 :])
+    merged = f"{content_of(system)}\n\n{content_of(rest[at])}"
+    return (*rest[:at], {**rest[at], "content": merged}, *rest[at + 1 :])
 
 
 def _is_right(text: str | Exception, calls: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether turns were rendered, and no arguments as Python prints an object, which no model was taught."""
+    """Tell whether turns were rendered, without arguments in Python's notation, which no model was taught."""
     printed = [repr(dict(call["arguments"])) for call in calls if isinstance(call["arguments"], Mapping)]
-    return isinstance(text, str) and not any(said in text for said in printed if said != "{}")
+    return isinstance(text, str) and not any(notation in text for notation in printed if notation != "{}")
 
 
 def _reason(error: Exception) -> str:
-    said = " ".join(str(error).split())
-    return _short(f"{type(error).__name__}: {said}" if not _is_worded(error) else said)
+    message = " ".join(str(error).split())
+    return _short(f"{type(error).__name__}: {message}" if not _is_worded(error) else message)
 
 
 def _is_worded(error: Exception) -> bool:
-    """Whether an error is a sentence of the template's own, which needs no name of a class."""
+    """Tell whether an error is a sentence of the template itself, which needs no class name."""
     import jinja2
 
     return isinstance(error, jinja2.TemplateError) and bool(str(error))
 
 
-def _short(said: str) -> str:
-    return said if len(said) <= _MOST else f"{said[:_MOST]}..."
+def _short(message: str) -> str:
+    return message if len(message) <= _MOST else f"{message[:_MOST]}..."

@@ -1,4 +1,4 @@
-"""Chat templates by name: those in the tokenizer's folder, a file, or our own, which suit training on long dialogues."""
+"""Chat templates by name: from the tokenizer's folder, from a file, or our own, which suit training on long dialogues."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _MARKS = {
     "phi3": (("<|end|>", "<|assistant|>"), ()),
     "qwen3": (("<|im_start|>", "<think>"), ("<function=",)),
 }
-"""What the templates of a family hold, and what those of its relatives hold, which write turns or tools otherwise."""
+"""Marks in the templates of a family, and marks of its relatives, which write turns or tools differently."""
 
 
 @cache
 def own_template(name: str) -> str:
-    """The text of one of our own templates.
+    """Read one of our own templates.
 
     Example:
         >>> "<start_of_turn>" in own_template("gemma")
@@ -47,14 +47,14 @@ def own_template(name: str) -> str:
 
 
 def with_chat_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer with the chat template that `data.chat_template` names; the one given is not changed.
+    """Return a tokenizer with the chat template that `data.chat_template` names; the given one is not changed.
 
     Args:
         tokenizer: the policy's.
-        name: of a template in the tokenizer's folder, of a file, or of one of our own; None leaves the tokenizer as it is.
+        name: name of a template in the tokenizer's folder, of a file, or of our own template; None leaves the tokenizer as it is.
 
     Raises:
-        DataError: where nothing has that name.
+        DataError: there is no template of that name.
     """
     if name is None:
         return tokenizer
@@ -71,10 +71,10 @@ def with_chat_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> 
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The text of the chat template that is used; None where the tokenizer has none.
+    """The text of the chat template in use; None if the tokenizer has none.
 
     Raises:
-        DataError: where there are several and none is the default.
+        DataError: there are several templates and none is the default.
     """
     template = getattr(tokenizer, "chat_template", None)
     if not isinstance(template, dict):
@@ -87,7 +87,7 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def kin_of(template: str) -> str | None:
-    """Which of our own templates writes the marks of a template, if one does.
+    """Name of our own template that writes the marks of a given template, if any does.
 
     Example:
         >>> kin_of("{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}")
@@ -96,15 +96,15 @@ def kin_of(template: str) -> str | None:
     return next(
         (
             name
-            for name, (own, others) in _MARKS.items()
-            if all(mark in template for mark in own) and not any(mark in template for mark in others)
+            for name, (marks, foreign) in _MARKS.items()
+            if all(mark in template for mark in marks) and not any(mark in template for mark in foreign)
         ),
         None,
     )
 
 
 def refuse_unread(template: str | None, args: dict[str, Any]) -> None:
-    """Raise where `data.template_args` names something that the chat template never reads."""
+    """Raise an error if `data.template_args` names something that the chat template never reads."""
     for name in args:
         if template is None:
             raise DataError(f"data.template_args.{name}: the tokenizer has no chat template that could read it")
@@ -116,7 +116,7 @@ def refuse_unread(template: str | None, args: dict[str, Any]) -> None:
 
 
 def reads(template: str, name: str) -> bool:
-    """Whether a template mentions a name at all."""
+    """Tell whether a template mentions a name at all."""
     return re.search(rf"\b{re.escape(name)}\b", template) is not None
 
 

@@ -1,4 +1,4 @@
-"""Whether what a row says is found in what it became: a template can leave out calls, results or reasoning silently."""
+"""The check that a row's content survives rendering: a template can leave out calls, results or reasoning silently."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _SHOWN = 40
 
 
 class Remaining:
-    """A text in which content is looked for; what was found is not found twice.
+    """A text in which content is searched; content that was found is removed, so that it is not found twice.
 
     Args:
-        text: rendered.
+        text: the rendered text.
         marks: special tokens, in whose spelling no content is looked for: the text `end` is not in `<|im_end|>`.
     """
 
@@ -29,7 +29,7 @@ class Remaining:
         self._text = text
 
     def takes(self, content: str) -> bool:
-        """Whether a text is there, as it is or as JSON writes it; it is taken out."""
+        """Remove a text, as it is or as JSON writes it, and tell whether it was there."""
         if any(mark in content for mark in self._marks):
             return any(spelling in self._whole for spelling in _spellings(content))
         for spelling in _spellings(content):
@@ -39,12 +39,12 @@ class Remaining:
         return False
 
     def has(self, value: Any) -> bool:
-        """Whether a name or a value of a call is there."""
+        """Tell whether a name or a value of a call is there."""
         return any(spelling in self._text for spelling in _value_spellings(value))
 
 
 def lost_of_prompt(turns: Sequence[Message], tools: Any, text: str, marks: Sequence[str]) -> Iterator[str]:
-    """What is not in a rendered prompt, in words; reasoning of earlier turns is left out by many templates on purpose."""
+    """Content that a rendered prompt lacks, in words; many templates leave out reasoning of earlier turns on purpose."""
     remaining = Remaining(text, marks)
     contents = [(turn["role"], _answer(turn)) for turn in turns]
     for role, content in _longest_first(contents):
@@ -60,10 +60,10 @@ def lost_of_prompt(turns: Sequence[Message], tools: Any, text: str, marks: Seque
 
 
 def lost_of_turn(turn: Message, text: str, marks: Sequence[str]) -> Iterator[str]:
-    """What a turn of a completion says that is not in its text, in words.
+    """Content of a completion's turn that its text lacks, in words.
 
     Args:
-        turn: of any role; reasoning is only looked for in turns that are trained on.
+        turn: a turn of any role; reasoning is only searched in turns that are trained on.
         text: the part of the completion that is this turn's, and for an assistant's turn the part that counts.
         marks: special tokens.
     """
@@ -76,20 +76,20 @@ def lost_of_turn(turn: Message, text: str, marks: Sequence[str]) -> Iterator[str
         if remaining.takes(content):
             continue
         inner = _thought_and_answer(content, is_trained(turn)) if is_reply else []
-        for part, said in _longest_first(inner) or [(name, content)]:
-            if not (inner and remaining.takes(said)):
-                yield _named(part, said)
+        for part, lost_text in _longest_first(inner) or [(name, content)]:
+            if not (inner and remaining.takes(lost_text)):
+                yield _named(part, lost_text)
     yield from _lost_calls(turn, remaining, "")
     yield from _lost_media(turn)
 
 
 def _longest_first(parts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """A short text may be a part of a longer one, which must be looked for before it; empty ones say nothing."""
+    """Texts sorted by length, the longest first, because a short one may be part of it; empty ones are left out."""
     return sorted((part for part in parts if part[1]), key=lambda part: -len(part[1]))
 
 
 def _thought_and_answer(content: str, with_thought: bool) -> list[tuple[str, str]]:
-    """What stands before and behind the end of a think block; nothing where there is none."""
+    """The texts before and behind the end of a think block; empty without a think block."""
     thought, end, answer = content.rpartition(_END_OF_THOUGHT)
     if not end:
         return []
@@ -97,9 +97,9 @@ def _thought_and_answer(content: str, with_thought: bool) -> list[tuple[str, str
 
 
 def _answer(turn: Message) -> str:
-    """The content of a turn behind what it thinks."""
-    said = content_of(turn)
-    behind = said.rpartition(_END_OF_THOUGHT)[2] if turn["role"] == "assistant" else said
+    """The content of a turn behind its reasoning."""
+    text = content_of(turn)
+    behind = text.rpartition(_END_OF_THOUGHT)[2] if turn["role"] == "assistant" else text
     return behind.strip()
 
 
@@ -114,12 +114,12 @@ def _lost_calls(turn: Message, remaining: Remaining, where: str) -> Iterator[str
 
 
 def _lost_media(turn: Message) -> Iterator[str]:
-    """Pictures and the like beside the text of a turn; only text is trained on here."""
+    """Pictures and other media beside the text of a turn; only text is trained on here."""
     return (_named(f"{key} of a turn", str(turn[key])) for key in MEDIA if turn.get(key))
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """Names and values inside the arguments of a call."""
+    """The names and values inside the arguments of a call."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield key
@@ -132,7 +132,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _spellings(content: str) -> Iterator[str]:
-    """A text as it is, and as JSON writes it."""
+    """Spellings of a text: as it is, and as JSON writes it."""
     yield content
     for ascii_only in (False, True):
         written = json.dumps(content, ensure_ascii=ascii_only)[1:-1]
@@ -141,7 +141,7 @@ def _spellings(content: str) -> Iterator[str]:
 
 
 def _value_spellings(value: Any) -> Iterator[str]:
-    """A value as JSON and as Python write it."""
+    """Spellings of a value: as JSON and as Python write it."""
     if isinstance(value, str):
         yield from _spellings(value)
         yield from _spellings(value.strip())
@@ -151,5 +151,5 @@ def _value_spellings(value: Any) -> Iterator[str]:
 
 
 def _named(what: str, content: str) -> str:
-    said = " ".join(content.split())
-    return f"{what} {said[:_SHOWN]!r}{'...' if len(said) > _SHOWN else ''}"
+    line = " ".join(content.split())
+    return f"{what} {line[:_SHOWN]!r}{'...' if len(line) > _SHOWN else ''}"

@@ -1,4 +1,4 @@
-"""A row of turns made shorter: whole exchanges leave the beginning of its prompt."""
+"""Shortening a row of turns: whole exchanges are removed from the beginning of its prompt."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from exptilt.data.records import Record, Text, align
 
 
 def has_turns(encoder: Encoder, record: Record) -> bool:
-    """Whether a record is rendered turn by turn, so that it is only cut between turns."""
+    """Tell whether a record is rendered turn by turn, so that it is only cut between turns."""
     prompt, _ = align(record.prompt, record.completions)
     return not isinstance(prompt, str) or encoder.renderer.uses_template(prompt)
 
 
 def fewer_turns(encoder: Encoder, record: Record, max_tokens: int) -> Encoded | None:
-    """A record without the oldest turns of its prompt, as few of them as make it fit.
+    """Remove the oldest turns of a record's prompt, as few as needed to make it fit.
 
-    What is left begins with a user's turn. The system turn stays, and so do the headers of turns, which a cut between
+    The rest begins with a user's turn. The system turn stays, and so do the headers of turns, which a cut between
     tokens would take.
 
     Args:
@@ -39,7 +39,7 @@ def fewer_turns(encoder: Encoder, record: Record, max_tokens: int) -> Encoded | 
 
 
 def _shorter(prompt: Text) -> Iterator[Text]:
-    """Prompts with ever fewer turns, each from a user's turn on, behind the system turn."""
+    """Iterate over prompts with ever fewer turns, each from a user's turn on, behind the system turn."""
     if isinstance(prompt, str):
         return
     lead = prompt[:1] if prompt and prompt[0]["role"] == "system" else ()

@@ -11,7 +11,7 @@ from exptilt.data.groups import Completion
 from exptilt.data.stage_account import NOTHING, Account, Decisions
 
 Fewer = Callable[[int], Encoded | None]
-"""What a row of turns becomes without its oldest, so that it has at most so many tokens; None where it cannot."""
+"""Encodes a row of turns without its oldest turns, within a number of tokens; None if that is impossible."""
 
 
 def fit(
@@ -76,15 +76,15 @@ def _cut(
 
 def _trim_prompt(encoded: Encoded, room: int) -> Encoded | None:
     """Drop the first tokens of the prompt, but keep BOS and at least one token besides."""
-    kept = room - encoded.num_leading
-    if kept < 1:
+    num_kept = room - encoded.num_leading
+    if num_kept < 1:
         return None
-    parts = (encoded.prompt[: encoded.num_leading], encoded.prompt[-kept:])
+    parts = (encoded.prompt[: encoded.num_leading], encoded.prompt[-num_kept:])
     return encoded._replace(prompt=np.concatenate(parts))
 
 
 def _trim_end(encoded: Encoded, max_tokens: int) -> Encoded | None:
-    """Cut every completion at one and the same length, and one of several turns behind its last whole turn there."""
+    """Cut every completion at one length; a completion of several turns is cut behind its last whole turn before that."""
     room = max_tokens - len(encoded.prompt)
     if room < 1:
         return None
@@ -92,7 +92,7 @@ def _trim_end(encoded: Encoded, max_tokens: int) -> Encoded | None:
 
 
 def _first_tokens(part: Completion, room: int) -> Completion:
-    """At most so many tokens, up to the end of the last turn that counts and is whole; without one, whatever fits."""
+    """At most `room` tokens, up to the end of the last whole turn that counts; without such a turn, `room` tokens."""
     if len(part.ids) <= room:
         return part
     ends = np.flatnonzero(np.diff(part.counted.astype(np.int8)) == -1) + 1

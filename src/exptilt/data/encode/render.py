@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 Template = Literal["auto", "chat", "messages", "plain"]
 Span = tuple[int, int]
 PLAIN_NAMES = {"system": "System", "user": "Human", "assistant": "Assistant", "tool": "Tool"}
-"""What a turn begins with where there is no chat template."""
+"""Names at the begin of turns if there is no chat template."""
 
 
 class TurnText(NamedTuple):
-    """One turn of a completion and where in the whole text it stands."""
+    """One turn of a completion, with its range in the whole text."""
 
     turn: Message
     span: Span
@@ -46,7 +46,7 @@ class Whole:
 
     @property
     def end_counts(self) -> bool:
-        """Whether an end token that is added counts: not behind a turn that is switched off."""
+        """Tell whether an added end token counts; it does not behind a turn that is switched off."""
         return not self.turns or is_trained(self.turns[-1].turn)
 
     def counted(self, prompt: str) -> Iterator[str]:
@@ -64,7 +64,7 @@ class Rendered:
     by_template: bool
     """Made by a chat template, which sets BOS and the end of turns itself."""
     lost: tuple[str, ...] = ()
-    """What the record says that is not in the text, in words."""
+    """Content of the record that the text lacks, in words."""
 
 
 class Renderer:
@@ -77,7 +77,7 @@ class Renderer:
 
     Args:
         tokenizer: with the chat template, if it has one.
-        template: what goes through the chat template; `messages` is `auto`, said on purpose.
+        template: records that go through the chat template; `messages` is an explicit `auto`.
         template_args: for the chat template of every row; a row's own go before them.
         fold_system: put a system turn into the first user's, where the template has no system turn.
     """
@@ -111,7 +111,9 @@ class Renderer:
         prompt, completions = align(record.prompt, record.completions)
         if isinstance(prompt, str) and not self._chat_text:
             start = self.prompt(prompt, record.template_args)
-            return Rendered(start, tuple(self._text_whole(start, str(one)) for one in completions), by_template=False)
+            return Rendered(
+                start, tuple(self._text_whole(start, str(reply)) for reply in completions), by_template=False
+            )
         turns = as_turns(prompt, "user")
         replies = [as_turns(completion, "assistant") for completion in completions]
         check_turn_order(turns, replies)
@@ -126,7 +128,7 @@ class Renderer:
         return Rendered(start, wholes, by_template=self._chat_messages, lost=tuple(lost))
 
     def prompt(self, prompt: Text, args: TemplateArgs | None = None) -> str:
-        """The text the model sees before it writes; `args` are the row's own for the chat template."""
+        """The text that the model sees before it writes; `args` are the row's own arguments for the chat template."""
         is_text = isinstance(prompt, str) and not self._chat_text
         if self._chat_messages and not is_text:
             return self._template.render(as_turns(prompt, "user"), True, args or {})
@@ -136,7 +138,7 @@ class Renderer:
         return prompt if isinstance(prompt, str) else _transcript(prompt) + "\n\nAssistant:"
 
     def uses_template(self, prompt: Text) -> bool:
-        """Whether a prompt goes through the chat template."""
+        """Tell whether a prompt goes through the chat template."""
         return self._chat_text or (self._chat_messages and not isinstance(prompt, str))
 
     def _text_whole(self, prompt: str, completion: str) -> Whole:
@@ -147,7 +149,7 @@ class Renderer:
         return bool(end) and text.endswith(str(end))
 
     def _plain_whole(self, start: str, reply: tuple[Message, ...]) -> Whole:
-        text, said = start, []
+        text, turn_texts = start, []
         for position, turn in enumerate(reply):
             written = _transcript((turn,))
             head = len(f"\n\n{PLAIN_NAMES[turn['role']]}:")
@@ -155,15 +157,15 @@ class Renderer:
                 written = written[head:]
                 head = 0
             if turn["role"] == "assistant":
-                said.append(TurnText(turn, (len(text) + head, len(text) + len(written))))
+                turn_texts.append(TurnText(turn, (len(text) + head, len(text) + len(written))))
             text += written
-        return _whole(text, said, reply, self._is_ended(text))
+        return _whole(text, turn_texts, reply, self._is_ended(text))
 
     def _chat_whole(
         self, turns: tuple[Message, ...], start: str, reply: tuple[Message, ...], args: TemplateArgs
     ) -> Whole:
         text = self._template.render((*turns, *reply), False, args)
-        said: list[TurnText] = []
+        turn_texts: list[TurnText] = []
         ended = False
         for position, turn in enumerate(reply):
             if turn["role"] != "assistant":
@@ -177,31 +179,33 @@ class Renderer:
             spoken = after[len(before) :]
             stripped = spoken.rstrip()
             ended = stripped.endswith(self._ends)
-            said.append(TurnText(turn, (len(before), len(before) + len(stripped if ended else spoken))))
-        return _whole(text[: said[-1].span[1]], said, reply, ended)
+            turn_texts.append(TurnText(turn, (len(before), len(before) + len(stripped if ended else spoken))))
+        return _whole(text[: turn_texts[-1].span[1]], turn_texts, reply, ended)
 
     def _lost(self, start: str, reply: tuple[Message, ...], whole: Whole) -> Iterator[str]:
-        spans = iter(said.span for said in whole.turns)
+        spans = iter(turn_text.span for turn_text in whole.turns)
         for turn in reply:
             first, last = next(spans) if turn["role"] == "assistant" else (len(start), len(whole.text))
             yield from lost_of_turn(turn, whole.text[first:last], self.special_tokens)
 
 
-def _whole(text: str, said: list[TurnText], reply: tuple[Message, ...], ended: bool) -> Whole:
-    trained = tuple(one.span for one in said if is_trained(one.turn))
+def _whole(text: str, turn_texts: list[TurnText], reply: tuple[Message, ...], ended: bool) -> Whole:
+    trained = tuple(turn_text.span for turn_text in turn_texts if is_trained(turn_text.turn))
     everything = len(reply) == 1 and len(trained) == 1
-    return Whole(text, None if everything else trained, ended, tuple(said))
+    return Whole(text, None if everything else trained, ended, tuple(turn_texts))
 
 
 def _transcript(turns: tuple[Message, ...]) -> str:
     if any(calls_of(turn) for turn in turns):
         raise RowError("template_refused", "tool calls need a chat template, and none is used for this row")
-    said = ((PLAIN_NAMES[turn["role"]], content_of(turn)) for turn in turns)
-    return "".join(f"\n\n{name}:{' ' if content else ''}{content}" for name, content in said)
+    named_contents = ((PLAIN_NAMES[turn["role"]], content_of(turn)) for turn in turns)
+    return "".join(f"\n\n{name}:{' ' if content else ''}{content}" for name, content in named_contents)
 
 
 def _not_prefix(part: str, whole: str) -> str:
-    same = next((at for at, (one, other) in enumerate(zip(part, whole, strict=False)) if one != other), len(whole))
+    same = next(
+        (at for at, (expected, other) in enumerate(zip(part, whole, strict=False)) if expected != other), len(whole)
+    )
     return (
         "the chat template renders a turn otherwise when more follows: "
         f"{part[same : same + 30]!r} alone, {whole[same : same + 30]!r} then"

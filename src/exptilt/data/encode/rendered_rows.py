@@ -1,4 +1,4 @@
-"""Examples that say the same once they are rendered, though their rows do not."""
+"""Examples that are equal once they are rendered, although their rows differ."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from exptilt.labels import Preferred, Ranked
 
 
 def is_identical_only_rendered(record: Record, encoded: Encoded) -> bool:
-    """Whether two completions of a row differ in words, and not in the tokens they became."""
-    said = {stripped(completion) for completion in record.completions}
-    made = {_bytes_of(completion) for completion in encoded.completions}
-    return len(made) < len(said)
+    """Tell whether two completions of a row differ in words but have equal tokens."""
+    texts = {stripped(completion) for completion in record.completions}
+    token_bytes = {_bytes_of(completion) for completion in encoded.completions}
+    return len(token_bytes) < len(texts)
 
 
 @dataclass
@@ -28,12 +28,12 @@ class RenderedRows:
     """Digests of examples in the order they came, 32 bytes each."""
 
     made: Digests = field(default_factory=Digests)
-    """Of prompt and completions as tokens."""
+    """Digests of prompt and completions as tokens."""
     said: Digests = field(default_factory=Digests)
-    """Of the same as the record has them; rows that are equal here were compared before."""
+    """Digests of prompt and completions in the record's words; rows with equal words were compared before."""
 
     def add(self, record: Record, group: Group) -> None:
-        """Put an example at the end."""
+        """Append an example."""
         self.made.add(digest_bytes([group.prompt.tobytes(), *sorted(map(_bytes_of, group.completions))]))
         self.said.add(unlabelled_key(record))
 
@@ -61,7 +61,7 @@ class RenderedRows:
 
 @dataclass(frozen=True)
 class Settlement:
-    """What becomes of examples that are the same once rendered."""
+    """The decision about examples that are equal once rendered."""
 
     left_out: Mapping[int, str]
     """Positions, and the code of the reason."""
@@ -101,17 +101,17 @@ def _settle_conflict(classes: list[list[int]], firsts: Sequence[Group], decision
 
 
 def _label(group: Group) -> object:
-    """What rows of the same tokens can disagree about."""
-    made = [_bytes_of(completion) for completion in group.completions]
+    """The part of a label in which rows of equal tokens can disagree."""
+    token_bytes = [_bytes_of(completion) for completion in group.completions]
     if isinstance(group.label, Preferred):
-        return None if made[0] == made[1] else made[group.label.best]
+        return None if token_bytes[0] == token_bytes[1] else token_bytes[group.label.best]
     if isinstance(group.label, Ranked):
-        return tuple(sorted(zip(made, group.label.ranks, strict=True)))
+        return tuple(sorted(zip(token_bytes, group.label.ranks, strict=True)))
     return group.label
 
 
 def _mean_p_chosen(votes: Sequence[Group]) -> float:
-    """The mean probability that the side chosen in the first is better."""
+    """The mean probability that the completion chosen in the first row is better."""
     chosen = _bytes_of(votes[0].completions[0])
     shares = [
         vote.label.p_chosen if _bytes_of(vote.completions[0]) == chosen else 1 - vote.label.p_chosen

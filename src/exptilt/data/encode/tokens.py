@@ -26,33 +26,33 @@ Boundary = Literal["split", "merge"]
 _SWITCH = "TOKENIZERS_PARALLELISM"
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>|\[THINK\]\s*\[/THINK\]")
 _SWITCHED_OFF = "off"
-"""What the command line sets it to; people write `false` or `0`."""
+"""The value that the command line sets; people write `false` or `0`."""
 
 
 class Encoded(NamedTuple):
-    """A record as token ids, not cut yet."""
+    """A record as token ids, before any cut."""
 
     prompt: TokenIds
     completions: tuple[Completion, ...]
     num_leading: int
-    """How many of the prompt's first tokens are BOS, which no cut removes."""
+    """Number of BOS tokens at the begin of the prompt, which no cut removes."""
 
 
 class _Piece(NamedTuple):
-    """A completion's ids and the prompt tokens it could not share."""
+    """The ids of a completion, and the prompt tokens that it could not share."""
 
     ids: list[int]
     counted: list[bool]
     start: int
-    """How many of the prompt's tokens come before it."""
+    """Number of the prompt's tokens before it."""
 
 
 class Encoder:
     """Encodes records with one tokenizer.
 
-    BOS is set where the tokenizer sets it (its post-processor), never twice, and never besides a chat template, which
+    BOS is set if the tokenizer sets it (its post-processor), never twice, and never besides a chat template, which
     sets its own; a prompt that would be empty gets BOS in any case. EOS ends every completion of text; a chat template
-    must end its turns itself. Where the tokens of prompt and completion together do not begin with those of the prompt
+    must end its turns itself. If the tokens of prompt and completion together do not begin with those of the prompt
     alone, `boundary` decides: `split` keeps the prompt's tokens, which is what the model sees when it is asked; `merge`
     keeps the tokens of the whole, and those that reach over the boundary belong to the completion.
     """
@@ -110,8 +110,13 @@ class Encoder:
 
     def prompts(self, prompts: Sequence[Text], args: Sequence[TemplateArgs] | None = None) -> list[TokenIds]:
         """Token ids to sample from; see `encode_prompts`."""
-        given = args if args is not None else [{}] * len(prompts)
-        ids = self._ids([self.renderer.prompt(prompt, own) for prompt, own in zip(prompts, given, strict=True)])
+        args_of_prompts = args if args is not None else [{}] * len(prompts)
+        ids = self._ids(
+            [
+                self.renderer.prompt(prompt, template_args)
+                for prompt, template_args in zip(prompts, args_of_prompts, strict=True)
+            ]
+        )
         pairs = zip(prompts, ids, strict=True)
         return [_array(self._with_bos(part, self.renderer.uses_template(prompt))) for prompt, part in pairs]
 
@@ -163,7 +168,7 @@ class Encoder:
         front = self._with_bos(prompt[:shared], item.by_template)
         if not item.by_template and self._bos and prompt[: len(self._bos)] == self._bos:
             codes.append("bos_in_text")
-        made = []
+        made: list[Completion] = []
         for piece in completions:
             between = prompt[shared : piece.start]
             ids = between + piece.ids
@@ -198,7 +203,7 @@ class Encoder:
         return pieces, codes
 
     def _split(self, text: str, prompt: list[int], whole: Whole, joint: list[int]) -> _Piece | None:
-        """The completion's own tokens; None where the parts do not read as the whole (some tokenizers add a space)."""
+        """The completion's own tokens; None if the parts do not add up to the whole (some tokenizers add a space)."""
         rest = whole.text[len(text) :]
         ids = self._ids([rest])[0]
         if self._tokenizer.decode(prompt + ids) != self._tokenizer.decode(joint):
@@ -207,7 +212,7 @@ class Encoder:
         return _Piece(ids, self._counted(rest, spans, ids), len(prompt))
 
     def _counted(self, text: str, spans: tuple[Span, ...] | None, ids: list[int]) -> list[bool]:
-        """Which tokens begin inside a span."""
+        """The mask of tokens that begin inside a span."""
         if spans is None:
             return [True] * len(ids)
         if not self._tokenizer.is_fast:
@@ -243,7 +248,7 @@ class Encoder:
 
 @contextmanager
 def _threads() -> Iterator[None]:
-    """Let the tokenizer use every core where the command line switched that off; a user's own `false` is obeyed.
+    """Let the tokenizer use every core if the command line switched that off; a user's own `false` is obeyed.
 
     Left on, it would complain of every process that is started later.
     """
@@ -263,7 +268,7 @@ def encode_prompts(
     template: Template = "auto",
     template_args: Sequence[TemplateArgs] | None = None,
 ) -> list[TokenIds]:
-    """Token ids to sample from: the `prompt` of the groups that `Encoder.encode` makes of such records by `split`.
+    """Token ids to sample from: equal to the prompts of groups that `Encoder.encode` makes of such records by `split`.
 
     `template_args` are the records' own, one per prompt, where rows have tools or arguments for the template.
     """
@@ -271,7 +276,7 @@ def encode_prompts(
 
 
 def _spoken(record: Record) -> Iterator[str]:
-    """What the row itself says, without what a template puts around it."""
+    """The content of the row itself, without text that a template puts around it."""
     for text in (record.prompt, *record.completions):
         if isinstance(text, str):
             yield text
@@ -284,7 +289,7 @@ def _more(count: int) -> str:
 
 
 def _leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids the tokenizer itself puts before a text."""
+    """The ids that the tokenizer itself puts before a text."""
     bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     full: list[int] = tokenizer("a")["input_ids"]
     if not bare:
@@ -298,10 +303,10 @@ def _unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return None if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) else unknown
 
 
-def _common(one: list[int], other: list[int]) -> int:
-    if other[: len(one)] == one:
-        return len(one)
-    return next(at for at, id_ in enumerate(one) if at >= len(other) or other[at] != id_)
+def _common(first: list[int], second: list[int]) -> int:
+    if second[: len(first)] == first:
+        return len(first)
+    return next(at for at, id_ in enumerate(first) if at >= len(second) or second[at] != id_)
 
 
 def _array(ids: list[int]) -> TokenIds:

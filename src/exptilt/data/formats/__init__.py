@@ -1,4 +1,4 @@
-"""Known row formats: how to tell each from its columns, and how a row becomes a record."""
+"""Known row formats: recognising each by its columns, and converting its rows to records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ADAPTERS", "ALWAYS", "Adapter", "asked_for_instead", "find", "known_
 
 
 def find(sample: Sequence[Row], source: str, name: str = "auto") -> tuple[Adapter, tuple[str, ...]]:
-    """The adapter for rows like those of `sample`, and the columns it will not read.
+    """Find the adapter for rows like those of `sample`, and the columns that it will not read.
 
     Raises:
         DataError: if no format has these columns; the message lists them and what is known.
@@ -31,7 +31,7 @@ def find(sample: Sequence[Row], source: str, name: str = "auto") -> tuple[Adapte
 
 
 def asked_for_instead(columns: Set[str], chosen: Adapter, unread: Set[str]) -> tuple[Adapter, list[str]] | None:
-    """A format that has to be asked for, fits as well, and reads more of the columns: it, and those it reads besides."""
+    """A fitting format that must be asked for and reads more of the columns: its adapter, and those further columns."""
     for adapter in ADAPTERS:
         more = sorted(unread & adapter.columns)
         if adapter.is_asked_for and adapter is not chosen and more and columns >= set(adapter.shape.split(", ")):
@@ -51,13 +51,15 @@ def _unknown(columns: Mapping[str, Any], source: str) -> str:
     hint = f"; did you mean 'data.columns={{{', '.join(meant)}}}'?" if meant else ""
     likely = {*columns, *guesses.values()}
     likeliest = [
-        adapter for adapter in sorted(ADAPTERS, key=lambda one: -_likeness(one, likely)) if _likeness(adapter, likely)
+        adapter
+        for adapter in sorted(ADAPTERS, key=lambda candidate: -_likeness(candidate, likely))
+        if _likeness(adapter, likely)
     ]
     common = [adapter for adapter in ADAPTERS if adapter.name in _COMMON]
     formats = "; ".join(f"{adapter.name}: {adapter.shape}" for adapter in (likeliest or common)[:5])
-    found = " ".join(", ".join(columns).split())[:300] or "none"
+    column_list = " ".join(", ".join(columns).split())[:300] or "none"
     return (
-        f"{source}: no known format has its columns ({found}){hint}; rename them with data.columns; "
+        f"{source}: no known format has its columns ({column_list}){hint}; rename them with data.columns; "
         f"the {'nearest' if likeliest else 'most common'} formats: {formats} (of {len(ADAPTERS)}; data.format names them)"
     )
 
@@ -66,6 +68,6 @@ _COMMON = ("preference", "ranking", "rating", "demonstration", "messages")
 
 
 def _likeness(adapter: Adapter, columns: Set[str]) -> float:
-    """How many of the format's columns are there, and how few of its own are missing."""
+    """The share of columns that are in both: columns of the row that the format needs, divided by all of either."""
     needed = set(adapter.shape.split(", "))
     return len(needed & columns) / len(needed | columns)

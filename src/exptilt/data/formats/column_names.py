@@ -1,4 +1,4 @@
-"""What the name of a column says of its content, so that no column with a meaning is left unread without a word."""
+"""Meanings of column names, so that no column with a meaning is left unread silently."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _TEXTUAL = ("a prompt", "a context", "a reason", "media")
 
 
 def meaning_of(name: str, value: Any, imitates: bool = False) -> str | None:
-    """What the column says by its name, if it says anything that a row could not do without.
+    """The meaning of a column by its name, if a row could not do without it.
 
     Args:
-        name: of the column.
+        name: name of the column.
         value: one value of it that is not null; a yes or no is neither a prompt nor a reason.
         imitates: whether rows are imitated, so that a column may say that the reply is a bad one.
 

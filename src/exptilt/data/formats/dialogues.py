@@ -1,4 +1,4 @@
-"""Where the prompt of a row ends and its completions begin, whichever of them repeats how much of the context."""
+"""The border between prompt and completions of a row, whichever of them repeats a part of the context."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Turns = tuple[Message, ...]
 
 
 def divided(prompt: Text | None, sides: Sequence[Text]) -> tuple[Text, tuple[Text, ...]]:
-    """The prompt, and every side without the context it repeats.
+    """Separate the prompt from the completions, which lose any context they repeat.
 
     Sides of text stay text under a prompt of text. Else all become turns, and a side that begins with somebody else's turn
     than the assistant's repeats context: wholly, in part (the last user's turn under a longer prompt), or more of it than
     the prompt has (a system turn before it). Sides that repeat none take the context of those that do.
 
     Args:
-        prompt: what the row gives as the prompt; None where it has none.
+        prompt: the prompt in the row; None if it has none.
         sides: its completions.
 
     Returns:
@@ -37,14 +37,14 @@ def divided(prompt: Text | None, sides: Sequence[Text]) -> tuple[Text, tuple[Tex
     prompt, sides = _parsed(prompt, sides)
     if isinstance(prompt, str | None) and all(isinstance(side, str) for side in sides):
         return prompt or "", tuple(sides)
-    given = as_turns(prompt or "", "user")
+    prompt_turns = as_turns(prompt or "", "user")
     replies = [as_turns(side, "assistant") for side in sides]
     whole = [reply for reply in replies if reply and reply[0]["role"] != "assistant"]
     if not whole:
         if prompt is None:
             raise RowError("no_shared_prompt", _NO_PROMPT)
-        return given, tuple(replies)
-    context, repeated = _shared_context(given, prompt, whole)
+        return prompt_turns, tuple(replies)
+    context, repeated = _shared_context(prompt_turns, prompt, whole)
     return context, tuple(reply[repeated:] if reply and reply[0]["role"] != "assistant" else reply for reply in replies)
 
 
@@ -66,18 +66,18 @@ def shared_turns(*sides: Turns) -> Turns:
     return sides[0][:count]
 
 
-def same_turn(one: Message, other: Message) -> bool:
-    """Whether two turns say the same; white space around it and a platform's own keys (ids, times) set aside."""
-    return bool(one["role"] == other["role"]) and said_by(one).strip() == said_by(other).strip()
+def same_turn(first: Message, second: Message) -> bool:
+    """Tell whether two turns have equal content, apart from outer white space and a platform's own keys (ids, times)."""
+    return bool(first["role"] == second["role"]) and said_by(first).strip() == said_by(second).strip()
 
 
-def same_turns(one: Turns, other: Turns) -> bool:
-    """Whether two lists of turns say the same."""
-    return len(one) == len(other) and all(map(same_turn, one, other))
+def same_turns(first: Turns, second: Turns) -> bool:
+    """Tell whether two lists of turns have equal content."""
+    return len(first) == len(second) and all(map(same_turn, first, second))
 
 
 def _parsed(prompt: Text | None, sides: Sequence[Text]) -> tuple[Text | None, Sequence[Text]]:
-    """Transcripts as turns, where sides are transcripts that hold their context, or turns stand beside one."""
+    """Parse transcripts into turns, if sides are transcripts that hold their context, or if there are turns beside one."""
     some_turns = any(not isinstance(side, str) for side in sides)
     whole = [hh.is_transcript(side) for side in sides]
     if any(whole) and (all(whole) or hh.is_transcript(prompt)):
@@ -89,8 +89,8 @@ def _parsed(prompt: Text | None, sides: Sequence[Text]) -> tuple[Text | None, Se
     return prompt, sides
 
 
-def _shared_context(given: Turns, prompt: Text | None, whole: Sequence[Turns]) -> tuple[Turns, int]:
-    """The context of all sides, and how many of the first turns of a side that repeats context are of it."""
+def _shared_context(prompt_turns: Turns, prompt: Text | None, whole: Sequence[Turns]) -> tuple[Turns, int]:
+    """The context of all sides, and the number of turns that a side repeats of it."""
     if len(whole) > 1:
         shared = shared_turns(*whole)
         if not shared:
@@ -99,40 +99,46 @@ def _shared_context(given: Turns, prompt: Text | None, whole: Sequence[Turns]) -
     else:
         turns = whole[0]
         cuts = [at for at in range(len(turns) - 1, 0, -1) if _may_end(turns, at)]
-        if given and len(given) in cuts and same_turns(turns[: len(given)], given):
-            return given, len(given)
+        if prompt_turns and len(prompt_turns) in cuts and same_turns(turns[: len(prompt_turns)], prompt_turns):
+            return prompt_turns, len(prompt_turns)
     if not cuts:
         raise RowError("bad_roles", "a completion ends before the assistant says anything")
-    if not given:
+    if not prompt_turns:
         return whole[0][: cuts[0]], cuts[0]
     for cut in cuts:
-        context = _merged(given, whole[0][:cut], isinstance(prompt, str))
+        context = _merged(prompt_turns, whole[0][:cut], isinstance(prompt, str))
         if context:
             return context, cut
     raise RowError("prompt_mismatch", "the completions repeat a context, but the prompt is not what it says")
 
 
 def _may_end(turns: Turns, at: int) -> bool:
-    """Whether the context may end before this turn: the assistant's, after somebody else's."""
+    """Tell whether the context may end before this turn: an assistant's turn after somebody else's."""
     return bool(turns[at]["role"] == "assistant" and turns[at - 1]["role"] != "assistant")
 
 
-def _merged(given: Turns, repeated: Turns, any_turn: bool) -> Turns:
-    """The prompt and what a side repeats of the context as one context; empty where they contradict each other."""
-    if _holds(repeated, given, any_turn):
+def _merged(prompt_turns: Turns, repeated: Turns, any_turn: bool) -> Turns:
+    """The prompt and a side's repeated context as one context; empty if they contradict each other."""
+    if _holds(repeated, prompt_turns, any_turn):
         return repeated
-    starts = given[:1] if given[0]["role"] == "system" else ()
+    starts = prompt_turns[:1] if prompt_turns[0]["role"] == "system" else ()
     rest = repeated[1:] if starts and same_turns(repeated[:1], starts) else repeated
-    for overlap in range(min(len(given), len(rest)), 0, -1):
-        if same_turns(given[-overlap:], rest[:overlap]):
-            return (*given, *rest[overlap:])
+    for overlap in range(min(len(prompt_turns), len(rest)), 0, -1):
+        if same_turns(prompt_turns[-overlap:], rest[:overlap]):
+            return (*prompt_turns, *rest[overlap:])
     return ()
 
 
-def _holds(context: Turns, given: Turns, any_turn: bool) -> bool:
-    """Whether a context holds the prompt: its beginning, or its end after other turns; of text, any user's turn."""
+def _holds(context: Turns, prompt_turns: Turns, any_turn: bool) -> bool:
+    """Tell whether a context holds the prompt: its beginning, its end after other turns or, for text, any user's turn."""
     if any_turn:
-        return any(same_turn(turn, given[0]) for turn in context)
-    starts = (at for at in range(len(context) - len(given) + 1) if same_turns(context[at : at + len(given)], given))
-    found = next(starts, None)
-    return found is not None and (found == 0 or context[0]["role"] == "system" or found + len(given) == len(context))
+        return any(same_turn(turn, prompt_turns[0]) for turn in context)
+    starts = (
+        at
+        for at in range(len(context) - len(prompt_turns) + 1)
+        if same_turns(context[at : at + len(prompt_turns)], prompt_turns)
+    )
+    start = next(starts, None)
+    return start is not None and (
+        start == 0 or context[0]["role"] == "system" or start + len(prompt_turns) == len(context)
+    )

@@ -36,7 +36,7 @@ _NO = {"false", "0", "-1", "no", "rejected", "undesirable", "bad"}
 
 
 def need(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a column that must be there."""
+    """The value of a required column."""
     value = row.get(column)
     if value is None and column in row:
         raise RowError("missing_column", f"column {column!r} is null")
@@ -48,7 +48,7 @@ def need(row: Mapping[str, Any], column: str) -> Any:
 
 
 def text(value: Any, name: str) -> str:
-    """A string that every tokenizer can read."""
+    """Check that a value is a string that every tokenizer can read, and return it."""
     if isinstance(value, bytes):  # what a table held where text was announced
         raise RowError("invalid_utf8", f"{name} {_undecodable(value)}")
     if not isinstance(value, str):
@@ -61,7 +61,7 @@ def text(value: Any, name: str) -> str:
 
 
 def content(value: Any, name: str) -> Text:
-    """Text or a list of turns; one turn alone counts as a list of one, and turns may be spelled as JSON or Python."""
+    """Read text or a list of turns; a single turn counts as a list, and turns may be spelled as JSON or Python."""
     if isinstance(value, str):
         spelled = turns_in(value, name)
         return text(value, name) if spelled is None else turns(spelled, name)
@@ -73,22 +73,22 @@ def content(value: Any, name: str) -> Text:
 
 
 def turns(value: Any, name: str) -> tuple[Message, ...]:
-    """A list of chat turns, `role`/`content` or `from`/`value`, or of `input`/`output` for two turns each."""
+    """Read a list of chat turns: `role`/`content`, `from`/`value`, or `input`/`output` for two turns each."""
     if isinstance(value, str):
         value = turns_in(value, name) or value
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
         raise RowError("wrong_type", f"{name} must be a list of turns with at least one in it, got {_kind(value)}")
-    said: list[Message] = []
+    messages: list[Message] = []
     for position, item in enumerate(value):
         if isinstance(item, Mapping) and item.keys() >= {"input", "output"}:
-            said += exchange((item["input"], item["output"]), f"{name}[{position}]")
+            messages += exchange((item["input"], item["output"]), f"{name}[{position}]")
         else:
-            said.append(_turn(item, f"{name}[{position}]"))
-    return tuple(said)
+            messages.append(_turn(item, f"{name}[{position}]"))
+    return tuple(messages)
 
 
 def exchange(value: Any, name: str) -> tuple[Message, Message]:
-    """A question and its answer as two turns."""
+    """Convert a question and its answer to two turns."""
     asked, answered = items(value, name, 2)
     return (
         {"role": "user", "content": text(asked, f"the question of {name}")},
@@ -104,12 +104,14 @@ def _turn(item: Any, name: str) -> Message:
     if role is None:
         raise RowError("bad_roles", f"{name} has the unknown role {spoken!r}; known are {', '.join(ROLES)}")
     extra = {
-        key: kept for key, kept in item.items() if key not in ("role", "from", "content", "value") and kept is not None
+        key: field
+        for key, field in item.items()
+        if key not in ("role", "from", "content", "value") and field is not None
     }
-    said = item.get("content", item.get("value"))
-    if said is None and "tool_calls" in extra:
-        said = ""
-    return {"role": role, "content": _said(said, f"the content of {name}"), **extra}
+    turn_content = item.get("content", item.get("value"))
+    if turn_content is None and "tool_calls" in extra:
+        turn_content = ""
+    return {"role": role, "content": _said(turn_content, f"the content of {name}"), **extra}
 
 
 def _said(value: Any, name: str) -> str:
@@ -125,7 +127,7 @@ def _said(value: Any, name: str) -> str:
 
 
 def refuse_media(row: Mapping[str, Any]) -> None:
-    """A row that comes with a picture, a video or a sound says something else without it."""
+    """Refuse a row with a picture, a video or a sound: without it the row would mean something else."""
     for name in MEDIA:
         value = row.get(name)
         if value is not None and (
@@ -135,13 +137,13 @@ def refuse_media(row: Mapping[str, Any]) -> None:
 
 
 def first_of(row: Mapping[str, Any], *columns: str) -> Any:
-    """The value of the first of several columns that is there and not null; one must be."""
+    """The value of the first of several columns that exists and is not null; one must."""
     column = next((name for name in columns if row.get(name) is not None), columns[0])
     return need(row, column)
 
 
 def items(value: Any, name: str, least: int = 1) -> Sequence[Any]:
-    """A list of at least so many values; it may be spelled as JSON or Python."""
+    """Read a list with a least number of values; it may be spelled as JSON or Python."""
     if isinstance(value, str):
         value = structure_in(value) or value
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) < least:
@@ -151,7 +153,7 @@ def items(value: Any, name: str, least: int = 1) -> Sequence[Any]:
 
 
 def under(value: Any, name: str) -> Mapping[str, Any]:
-    """An object with named values; it may be spelled as JSON or Python."""
+    """Read an object with named values; it may be spelled as JSON or Python."""
     if isinstance(value, str):
         value = structure_in(value) or value
     if not isinstance(value, Mapping):
@@ -167,28 +169,28 @@ _LEAVE_OUT = "name the one to leave out in data.ignore_columns"
 
 
 def prompt_of(row: Mapping[str, Any]) -> Text:
-    """What is asked, in the column that the row has for it; the `input` or `context` of an instruction follows it."""
+    """Read the prompt from the row's column for it; the `input` or `context` of an instruction is appended."""
     if not any(row.get(name) is not None for name in PROMPTS):
         return content(need(row, "input" if row.get("input") is not None else "prompt"), "prompt")
     column = _only_one(row, PROMPTS, "what is asked")
-    said = content(row[column], column)
+    prompt = content(row[column], column)
     more = {name: row[name] for name in ("input", "context") if row.get(name)}
     if not more:
-        return said
+        return prompt
     name, value = next(iter(more.items()))
-    if column != "instruction" or len(more) > 1 or not isinstance(said, str):
+    if column != "instruction" or len(more) > 1 or not isinstance(prompt, str):
         raise RowError("bad_value", f"columns {column!r} and {name!r} both say what is asked; {_LEAVE_OUT}")
-    return f"{said}\n\n{text(value, name)}" if text(value, name).strip() else said
+    return f"{prompt}\n\n{text(value, name)}" if text(value, name).strip() else prompt
 
 
 def completion_of(row: Mapping[str, Any]) -> Text:
-    """The one completion, in the column that the row has for it."""
+    """Read the single completion from the row's column for it."""
     column = _only_one(row, COMPLETIONS, "the completion")
     return content(need(row, column), column)
 
 
 def _only_one(row: Mapping[str, Any], columns: Sequence[str], what: str) -> str:
-    """The column of several that the row has; the first where it has none."""
+    """The single one of several columns that the row has; the first if it has none."""
     filled = [name for name in columns if row.get(name) is not None and row[name] != ""]
     if len(filled) > 1 and any(row[name] != row[filled[0]] for name in filled[1:]):
         raise RowError(
@@ -199,16 +201,16 @@ def _only_one(row: Mapping[str, Any], columns: Sequence[str], what: str) -> str:
 
 
 def section_of(row: Mapping[str, Any]) -> str | None:
-    """The part of a benchmark the row belongs to: the column `section`, a name or a number."""
+    """The part of a benchmark that the row belongs to: the column `section`, a name or a number."""
     value = row.get("section")
     if value is None or isinstance(value, bool):
         return None
-    said = f"{value:g}" if isinstance(value, int | float) else text(value, "section").strip()
-    return said or None
+    section = f"{value:g}" if isinstance(value, int | float) else text(value, "section").strip()
+    return section or None
 
 
 def number(row: Mapping[str, Any], column: str, low: float = -math.inf, high: float = math.inf) -> float | None:
-    """A finite number in [low, high], or None where the column is absent; digits in text count (CSV)."""
+    """Read a finite number in [low, high], or None without the column; digits in text count (CSV)."""
     value = row.get(column)
     if value is None:
         return None
@@ -216,7 +218,7 @@ def number(row: Mapping[str, Any], column: str, low: float = -math.inf, high: fl
 
 
 def as_number(value: Any, name: str, low: float = -math.inf, high: float = math.inf) -> float:
-    """A finite number in [low, high]."""
+    """Convert a value to a finite number in [low, high]."""
     try:
         result = float(value) if not isinstance(value, bool) else math.nan
     except (TypeError, ValueError, OverflowError):
@@ -231,7 +233,7 @@ def as_number(value: Any, name: str, low: float = -math.inf, high: float = math.
 
 
 def whole(value: Any, name: str, low: int, high: int = 2**31 - 1) -> int:
-    """A whole number in [low, high]."""
+    """Convert a value to a whole number in [low, high]."""
     result = as_number(value, name)
     if result != int(result) or not low <= result <= high:
         raise RowError("bad_value", f"{name} must be a whole number from {low} to {high}, got {result:g}")
@@ -239,7 +241,7 @@ def whole(value: Any, name: str, low: int, high: int = 2**31 - 1) -> int:
 
 
 def yes_or_no(row: Mapping[str, Any], column: str) -> bool:
-    """A label: true or false, 1 or 0, or one of the words in use for them."""
+    """Convert a label to a bool: true or false, 1 or 0, or a word in use for them."""
     value = need(row, column)
     word = str(int(value) if isinstance(value, bool | float) and value == value // 1 else value).strip().lower()
     if word not in _YES | _NO:

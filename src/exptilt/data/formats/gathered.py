@@ -1,4 +1,4 @@
-"""Formats where one record is made of several rows: ratings of the same prompt, and trees of messages.
+"""Formats in which several rows make one record: ratings of one prompt, and trees of messages.
 
 An adapter with `gather` gets `{"rows": [...]}`, the rows of one key in the order of the source.
 """
@@ -22,7 +22,7 @@ _ATTRIBUTES = {"helpfulness": 0.65, "correctness": 0.8, "coherence": 0.45, "comp
 
 
 def helpsteer_key(row: Row) -> str:
-    """Rows of one prompt belong together."""
+    """The key of rows that belong together: their prompt."""
     return text(need(row, "prompt"), "prompt")
 
 
@@ -36,7 +36,7 @@ def helpsteer_ratings(row: Row, row_id: str) -> Ranking:
 
 
 def prometheus_key(row: Row) -> str:
-    """Rows of one instruction under one rubric belong together."""
+    """The key of rows that belong together: their instruction and rubric."""
     return f"{text(need(row, 'orig_instruction'), 'orig_instruction')}\n{row.get('orig_criteria')}"
 
 
@@ -50,7 +50,7 @@ def prometheus_ratings(row: Row, row_id: str) -> Ranking:
 
 
 def axis_key(row: Row) -> str:
-    """Rows about one post belong together."""
+    """The key of rows that belong together: their post."""
     return summary_prompt(row)
 
 
@@ -63,12 +63,12 @@ def axis(row: Row, row_id: str) -> Ranking:
         if overall is None:
             raise RowError("unjudged", "summary.axes.overall is null in a row of this post")
         scores.setdefault(text(summary.get("text"), "summary.text"), []).append(overall)
-    rated = [(said, math.fsum(values) / len(values)) for said, values in scores.items()]
+    rated = [(completion, math.fsum(values) / len(values)) for completion, values in scores.items()]
     return _ranking(row_id, summary_prompt(row["rows"][0]), rated)
 
 
 def tree_key(row: Row) -> str:
-    """Messages of one tree belong together."""
+    """The key of messages that belong together: their tree."""
     return text(need(row, "message_tree_id"), "message_tree_id")
 
 
@@ -79,29 +79,31 @@ def tree(row: Row, row_id: str) -> tuple[Ranking, ...]:
     for each in messages.values():
         if each.get("parent_id") is not None and each.get("rank") is not None and _role(each) == "assistant":
             replies.setdefault(text(each["parent_id"], "parent_id"), []).append(each)
-    found = []
+    rankings = []
     for parent, options in replies.items():
         if len(options) < 2 or parent not in messages:
             continue
         prompt = _path(messages, parent)
-        said: list[Text] = [({"role": "assistant", "content": text(each.get("text"), "text")},) for each in options]
+        completions: list[Text] = [
+            ({"role": "assistant", "content": text(each.get("text"), "text")},) for each in options
+        ]
         ranks = tuple(1 + whole(each["rank"], "rank", 0, 2**31 - 2) for each in options)
-        found.append(Ranking(id=f"{row_id} {parent}", prompt=prompt, completions=tuple(said), ranks=ranks))
-    if not found:
+        rankings.append(Ranking(id=f"{row_id} {parent}", prompt=prompt, completions=tuple(completions), ranks=ranks))
+    if not rankings:
         raise RowError("alone", "no message of this tree has two ranked replies")
-    return tuple(found)
+    return tuple(rankings)
 
 
 def _path(messages: Mapping[str, Row], leaf: str | None) -> tuple[Message, ...]:
     """The turns from the root to a message."""
-    said: list[Message] = []
-    while leaf is not None and len(said) <= len(messages):
+    path: list[Message] = []
+    while leaf is not None and len(path) <= len(messages):
         each = messages.get(leaf)
         if each is None:
             raise RowError("missing_column", f"message {leaf!r} is not in the source, so a reply has no context")
-        said.append({"role": _role(each), "content": text(each.get("text"), "text")})
+        path.append({"role": _role(each), "content": text(each.get("text"), "text")})
         leaf = None if each.get("parent_id") is None else text(each["parent_id"], "parent_id")
-    return tuple(reversed(said))
+    return tuple(reversed(path))
 
 
 def _role(message: Row) -> str:
@@ -114,6 +116,6 @@ def _role(message: Row) -> str:
 def _ranking(row_id: str, prompt: Text, rated: list[tuple[Any, float]]) -> Ranking:
     if len(rated) < 2:
         raise RowError("alone", "the prompt has only one completion, so there is nothing to compare it with")
-    prompt, completions = divided(prompt, [said for said, _ in rated])
+    prompt, completions = divided(prompt, [completion for completion, _ in rated])
     scores = tuple(score for _, score in rated)
     return Ranking(id=row_id, prompt=prompt, completions=completions, ranks=ranks_of(scores), scores=scores)

@@ -14,14 +14,14 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def is_transcript(value: Any) -> bool:
-    """Whether a value begins like a transcript; the empty line at its start may have been stripped."""
+    """Tell whether a value begins like a transcript; the empty line at its start may have been stripped."""
     if not isinstance(value, str):
         return False
     return value.startswith("\n\nHuman:") or (_STRIPPED.match(value) is not None and "\n\nAssistant:" in value)
 
 
 def _parts(transcript: str) -> list[str]:
-    """Nothing, then role, content, role, content and so on."""
+    """Split a transcript into: nothing, role, content, role, content and so on."""
     return _MARKER.split(transcript if transcript.startswith("\n\n") else f"\n\n{transcript.lstrip()}")
 
 
@@ -52,7 +52,7 @@ def parse(transcript: str) -> tuple[Message, ...]:
 
 
 def asked(transcript: str) -> tuple[Message, ...]:
-    r"""The turns of a transcript that ends where the reply should begin, with or without an open `Assistant:` (Nectar).
+    r"""The turns of a transcript that ends before the reply, with or without an open `Assistant:` (Nectar).
 
     Example:
         >>> asked("\n\nHuman: Hi \n\nAssistant: ")
@@ -62,7 +62,8 @@ def asked(transcript: str) -> tuple[Message, ...]:
         raise RowError("not_a_transcript", rf"the prompt does not begin with '\n\nHuman:' but with {transcript[:30]!r}")
     parts = _parts(transcript)
     turns = [
-        {"role": _ROLES[role], "content": said.rstrip(" ")} for role, said in zip(parts[1::2], parts[2::2], strict=True)
+        {"role": _ROLES[role], "content": content.rstrip(" ")}
+        for role, content in zip(parts[1::2], parts[2::2], strict=True)
     ]
     if turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip():
         turns.pop()

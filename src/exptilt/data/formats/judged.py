@@ -28,7 +28,7 @@ _WINNERS = {
     "c": 0.5, "a=b": 0.5, "a>b": 0.0, "a>>b": 0.0, "a<b": 1.0, "a<<b": 1.0, "b>a": 1.0, "b>>a": 1.0, "b<a": 0.0, "b<<a": 0.0,
     "1": 0.0, "first": 0.0, "chosen": 0.0, "2": 1.0, "second": 1.0, "rejected": 1.0,
 }  # fmt: skip
-"""How likely the second completion is the better one, by the words in use for a verdict."""
+"""Probability that the second completion is the better one, by the words in use for a verdict."""
 for _one, _other in ("ab", "12"):
     for _noun in ("model", "response", "output", "answer", "completion", "assistant"):
         _WINNERS |= {f"{_noun}_{_one}": 0.0, f"{_noun}{_one}": 0.0, f"{_noun} {_one}": 0.0}
@@ -125,8 +125,8 @@ def judgement(row: Row, row_id: str) -> Preference:
     if row.get(column) is None or row[column] != row[column]:
         raise RowError("unjudged", f"column {column!r} is null: the judgement failed")
     sides = sides_of(row)
-    given = from_zero(row[column]) if sides[0].endswith("0") else row[column]
-    p_second = verdict(given, column)
+    column_verdict = from_zero(row[column]) if sides[0].endswith("0") else row[column]
+    p_second = verdict(column_verdict, column)
     return _decided(row_id, prompt_of(row), _responses(row, *sides), p_second, number(row, "margin"))
 
 
@@ -136,21 +136,21 @@ def sides_of(row: Row) -> tuple[str, str]:
 
 
 def doubtful_verdict(row: Row) -> str | None:
-    """The column with a verdict that may be counted from 0 or from 1; None where the outputs' names tell."""
+    """The column with a verdict that may be counted from 0 or from 1; None if the outputs' names decide."""
     if sides_of(row)[0].endswith("0"):
         return None
     return next((name for name in VERDICTS if row.get(name) is not None), None)
 
 
 def from_zero(value: Any, one_is_first: bool = False) -> Any:
-    """A verdict counted from 0 (0 the first, 1 the second, or the other way about) as one counted from 1; words stay."""
+    """Convert a verdict counted from 0 (0 the first, 1 the second, or reversed) to one counted from 1; words stay."""
     try:
-        said = as_number(value, "the verdict")
+        counted_from_zero = as_number(value, "the verdict")
     except RowError:
         return value
-    if not 0 <= said <= 1:
-        raise RowError("bad_value", f"the verdict must be 0, 1 or a number between them, got {said:g}")
-    return 2 - said if one_is_first else said + 1
+    if not 0 <= counted_from_zero <= 1:
+        raise RowError("bad_value", f"the verdict must be 0, 1 or a number between them, got {counted_from_zero:g}")
+    return 2 - counted_from_zero if one_is_first else counted_from_zero + 1
 
 
 def prometheus(row: Row, row_id: str) -> Preference:
@@ -162,10 +162,10 @@ def prometheus(row: Row, row_id: str) -> Preference:
 
 def votes(row: Row, row_id: str) -> Preference:
     """PandaLM: two responses and `annotators` (or `annotator1`, ...), each 1, 2 or 0 for a tie; p_chosen is the share."""
-    given = row.get("annotators")
-    if given is None:
-        given = [row[name] for name in sorted(row) if name.startswith("annotator") and row[name] is not None]
-    shares = [verdict(vote, f"annotators[{at}]") for at, vote in enumerate(items(given, "annotators"))]
+    annotators = row.get("annotators")
+    if annotators is None:
+        annotators = [row[name] for name in sorted(row) if name.startswith("annotator") and row[name] is not None]
+    shares = [verdict(vote, f"annotators[{at}]") for at, vote in enumerate(items(annotators, "annotators"))]
     return _decided(row_id, prompt_of(row), _responses(row, *sides_of(row)), sum(shares) / len(shares))
 
 
@@ -205,7 +205,7 @@ def summary_prompt(row: Row) -> str:
 
 
 def verdict(value: Any, name: str) -> float:
-    """How likely the second of two is the better one, by a verdict.
+    """The probability that the second of two completions is better, according to a verdict.
 
     Example:
         >>> [verdict(said, "winner") for said in ("model_b", 1, 1.25, 0, "tie")]
@@ -214,12 +214,12 @@ def verdict(value: Any, name: str) -> float:
     word = value.strip(" []\n").lower() if isinstance(value, str) else ""
     if word in _WINNERS:
         return _WINNERS[word]
-    said = as_number(value, name)
-    if said == 0:
+    counted = as_number(value, name)
+    if counted == 0:
         return 0.5
-    if not 1 <= said <= 2:
-        raise RowError("bad_value", f"{name} must be 1, 2, a number between them, or 0 for a tie, got {said:g}")
-    return said - 1
+    if not 1 <= counted <= 2:
+        raise RowError("bad_value", f"{name} must be 1, 2, a number between them, or 0 for a tie, got {counted:g}")
+    return counted - 1
 
 
 def _pku(row: Row, row_id: str, column: str) -> Preference:
@@ -277,13 +277,13 @@ def _responses(row: Row, first: str, second: str) -> tuple[Text, ...]:
 def _interleaved(asked: Sequence[Any], answers: Sequence[Any], name: str) -> tuple[Message, ...]:
     if len(asked) != len(answers):
         raise RowError("bad_value", f"prompt has {len(asked)} turns and {name} has {len(answers)}")
-    said: list[Message] = []
+    messages: list[Message] = []
     for question, answer in zip(asked, answers, strict=True):
-        said.append({"role": "user", "content": text(question, "prompt")})
-        said.append({"role": "assistant", "content": text(answer or "", name)})
-    return tuple(said)
+        messages.append({"role": "user", "content": text(question, "prompt")})
+        messages.append({"role": "assistant", "content": text(answer or "", name)})
+    return tuple(messages)
 
 
 def _said(conversation: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Turns without what a platform adds to them (ids, token counts), which would make equal turns differ."""
+    """Remove a platform's additions (ids, token counts) from turns, which would make equal turns differ."""
     return tuple({"role": turn["role"], "content": turn["content"]} for turn in conversation)

@@ -40,7 +40,7 @@ class Adapter:
 
     @property
     def is_asked_for(self) -> bool:
-        """Whether it is only taken where `data.format` names it, as another format has its columns too."""
+        """Tell whether the format is only taken if `data.format` names it, because another format has its columns too."""
         return self.fits is _never
 
 
@@ -49,7 +49,7 @@ def _has(*columns: str) -> Callable[[Row], bool]:
 
 
 def _never(row: Row) -> bool:
-    """Of formats whose columns another format has too: they must be asked for."""
+    """Reject every row: a format that shares its columns with another format must be asked for."""
     return False
 
 
@@ -64,7 +64,7 @@ def _after_a_dialogue(row: Row) -> bool:
 
 
 def _conversation(row: Row) -> bool:
-    """Turns under a name in use for them; `conversation` may also be the name of something else."""
+    """Accept turns under a name in use for them; `conversation` may also name something else."""
     return "messages" in row or "conversations" in row or _list_of(row, "conversation", dict)
 
 
@@ -117,7 +117,7 @@ def _adapter(
     beside: str = "",
     imitates: bool = False,
 ) -> Adapter:
-    """An adapter that fits where all of `columns` are there, if nothing else is said."""
+    """Make an adapter that by default fits if all of `columns` are there."""
     named = columns.split()
     return Adapter(
         name=name,
@@ -214,4 +214,4 @@ ADAPTERS: tuple[Adapter, ...] = (
     _adapter("text", "text", single.plain_text, imitates=True),
     _adapter("prompt_only", "prompt", single.prompt_only, lambda row: "prompt" in row and row.keys() <= {*ALWAYS, "prompt"}),
 )  # fmt: skip
-"""In the order they are tried: the first that fits is taken."""
+"""All formats in the order of trial: the first that fits is taken."""

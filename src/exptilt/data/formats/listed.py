@@ -37,8 +37,8 @@ def ultrafeedback(row: Row, row_id: str) -> Ranking:
         under(each, f"completions[{at}]") for at, each in enumerate(items(need(row, "completions"), "completions", 2))
     ]
     scores = [_mean_rating(option, f"completions[{at}]") for at, option in enumerate(options)]
-    said = [text(option.get("response"), f"completions[{at}].response") for at, option in enumerate(options)]
-    return _scored(row_id, text(need(row, "instruction"), "instruction"), said, scores)
+    completions = [text(option.get("response"), f"completions[{at}].response") for at, option in enumerate(options)]
+    return _scored(row_id, text(need(row, "instruction"), "instruction"), completions, scores)
 
 
 def answers(row: Row, row_id: str) -> Ranking:
@@ -49,37 +49,39 @@ def answers(row: Row, row_id: str) -> Ranking:
     options = [under(each, f"answers[{at}]") for at, each in enumerate(items(need(row, "answers"), "answers", 2))]
     prompt = first_of(row, "prompt", "question")
     asked: Text = hh.asked(prompt) if hh.is_transcript(prompt) else content(prompt, "prompt")
-    said = [
+    completions = [
         content(first_of(option, "answer", "response", "text"), f"answers[{at}]") for at, option in enumerate(options)
     ]
     if all(option.get("rank") is not None for option in options):
-        return _ranked(row_id, asked, said, [option["rank"] for option in options])
+        return _ranked(row_id, asked, completions, [option["rank"] for option in options])
     column = next((name for name in ("score", "pm_score", "is_correct") if name in options[0]), "rank")
     scores = [option.get(column) for option in options]
-    return _scored(row_id, asked, said, [int(one) if isinstance(one, bool) else one for one in scores])
+    return _scored(row_id, asked, completions, [int(score) if isinstance(score, bool) else score for score in scores])
 
 
 def generations(row: Row, row_id: str) -> Ranking:
     """distilabel: `instruction` or `prompt`, `generations` and `ratings`."""
-    said = [
+    completions = [
         content(each, f"generations[{at}]") for at, each in enumerate(items(need(row, "generations"), "generations", 2))
     ]
-    return _scored(row_id, prompt_of(row), said, need(row, "ratings"))
+    return _scored(row_id, prompt_of(row), completions, need(row, "ratings"))
 
 
 def on_policy(row: Row, row_id: str) -> Ranking:
     """On-policy sets: `all_generated_responses` and `all_rm_scores` instead of the pair made of them."""
     replies = items(need(row, "all_generated_responses"), "all_generated_responses", 2)
-    said = [content(each, f"all_generated_responses[{at}]") for at, each in enumerate(replies)]
-    return _scored(row_id, content(need(row, "prompt"), "prompt"), said, need(row, "all_rm_scores"))
+    completions = [content(each, f"all_generated_responses[{at}]") for at, each in enumerate(replies)]
+    return _scored(row_id, content(need(row, "prompt"), "prompt"), completions, need(row, "all_rm_scores"))
 
 
 def best_of(row: Row, row_id: str) -> Ranking:
     """RewardBench 2: `chosen` and `rejected` as lists of texts; every chosen one is better than every rejected one."""
     sides = [items(need(row, name), name) for name in ("chosen", "rejected")]
-    said = [content(each, name) for side, name in zip(sides, ("chosen", "rejected"), strict=True) for each in side]
+    completions = [
+        content(each, name) for side, name in zip(sides, ("chosen", "rejected"), strict=True) for each in side
+    ]
     ranks = [1] * len(sides[0]) + [1 + len(sides[0])] * len(sides[1])
-    return _ranked(row_id, content(need(row, "prompt"), "prompt"), said, ranks)
+    return _ranked(row_id, content(need(row, "prompt"), "prompt"), completions, ranks)
 
 
 def compared(row: Row, row_id: str) -> tuple[Preference, ...]:
@@ -87,17 +89,17 @@ def compared(row: Row, row_id: str) -> tuple[Preference, ...]:
 
     Each comparison is a pair, so nothing is lost, cycles included.
     """
-    prompt, said = _compared(row)
+    prompt, completions = _compared(row)
     pairs = []
     for at, each in enumerate(items(need(row, "pair_labels"), "pair_labels")):
-        i, j, p_second = _comparison(each, f"pair_labels[{at}]", len(said))
+        i, j, p_second = _comparison(each, f"pair_labels[{at}]", len(completions))
         better, worse = (j, i) if p_second == 1 else (i, j)
         pairs.append(
             Preference(
                 id=f"{row_id} {better + 1}{'=' if p_second == 0.5 else '>'}{worse + 1}",
                 prompt=prompt,
-                chosen=said[better],
-                rejected=said[worse],
+                chosen=completions[better],
+                rejected=completions[worse],
                 p_chosen=max(p_second, 1 - p_second),
             )
         )
@@ -105,19 +107,19 @@ def compared(row: Row, row_id: str) -> tuple[Preference, ...]:
 
 
 def copeland(row: Row, row_id: str) -> Ranking:
-    """The same comparisons as one ranking, by the number of comparisons won, ties half (Copeland's score)."""
-    prompt, said = _compared(row)
-    won = [0.0] * len(said)
+    """Answers compared two by two, as a single ranking by the number of comparisons won, ties half (Copeland's score)."""
+    prompt, completions = _compared(row)
+    won = [0.0] * len(completions)
     for at, each in enumerate(items(need(row, "pair_labels"), "pair_labels")):
-        i, j, p_second = _comparison(each, f"pair_labels[{at}]", len(said))
+        i, j, p_second = _comparison(each, f"pair_labels[{at}]", len(completions))
         won[i] += 1 - p_second
         won[j] += p_second
-    return _scored(row_id, prompt, said, won)
+    return _scored(row_id, prompt, completions, won)
 
 
 def _compared(row: Row) -> tuple[Text, tuple[Text, ...]]:
-    said = [content(each, f"answers[{at}]") for at, each in enumerate(items(need(row, "answers"), "answers", 2))]
-    return divided(content(first_of(row, "prompt", "question"), "prompt"), said)
+    completions = [content(each, f"answers[{at}]") for at, each in enumerate(items(need(row, "answers"), "answers", 2))]
+    return divided(content(first_of(row, "prompt", "question"), "prompt"), completions)
 
 
 def _comparison(value: Any, name: str, count: int) -> tuple[int, int, float]:
@@ -133,26 +135,26 @@ def _comparison(value: Any, name: str, count: int) -> tuple[int, int, float]:
 
 def _mean_rating(option: Row, name: str) -> float:
     rated = under(option.get("annotations") or {}, f"{name}.annotations")
-    found = []
+    ratings = []
     for aspect in _ASPECTS:
         value = (rated.get(aspect) or {}).get("Rating") if isinstance(rated.get(aspect) or {}, Mapping) else None
         if value is not None and str(value).strip().upper() not in ("N/A", "NA", ""):
-            found.append(as_number(value, f"{name}.{aspect}.Rating"))
-    if found:
-        return sum(found) / len(found)
+            ratings.append(as_number(value, f"{name}.{aspect}.Rating"))
+    if ratings:
+        return sum(ratings) / len(ratings)
     if option.get("fine-grained_score") is None:
         raise RowError("unjudged", f"{name} has no rating, so it has no place in a ranking")
     return as_number(option["fine-grained_score"], f"{name}.fine-grained_score")
 
 
-def _scored(row_id: str, prompt: Text, said: Sequence[Text], scores: Any) -> Ranking:
+def _scored(row_id: str, prompt: Text, sides: Sequence[Text], scores: Any) -> Ranking:
     values = items(scores, "the scores")
     if any(value is None for value in values):
         raise RowError("unjudged", "a completion has no score, so it has no place in a ranking")
     numbers = tuple(as_number(value, f"score {at + 1}") for at, value in enumerate(values))
-    if len(numbers) != len(said):
-        raise RowError("wrong_type", f"there are {len(said)} completions and {len(numbers)} scores")
-    prompt, completions = divided(prompt, said)
+    if len(numbers) != len(sides):
+        raise RowError("wrong_type", f"there are {len(sides)} completions and {len(numbers)} scores")
+    prompt, completions = divided(prompt, sides)
     return Ranking(
         id=row_id,
         prompt=prompt,
@@ -162,7 +164,7 @@ def _scored(row_id: str, prompt: Text, said: Sequence[Text], scores: Any) -> Ran
     )
 
 
-def _ranked(row_id: str, prompt: Text, said: Sequence[Text], ranks: Sequence[Any]) -> Ranking:
+def _ranked(row_id: str, prompt: Text, sides: Sequence[Text], ranks: Sequence[Any]) -> Ranking:
     numbers = tuple(whole(rank, f"rank {at + 1}", 1) for at, rank in enumerate(ranks))
-    prompt, completions = divided(prompt, said)
+    prompt, completions = divided(prompt, sides)
     return Ranking(id=row_id, prompt=prompt, completions=completions, ranks=numbers)

@@ -32,8 +32,14 @@ def preference(row: Row, row_id: str) -> Preference:
 
     `messages` beside them say it once more; they must be the prompt, or the prompt with the chosen side.
     """
-    given = row.get("prompt")
-    prompt = "" if given is None and row.get("history") else None if given is None else content(given, "prompt")
+    prompt_value = row.get("prompt")
+    prompt = (
+        ""
+        if prompt_value is None and row.get("history")
+        else None
+        if prompt_value is None
+        else content(prompt_value, "prompt")
+    )
     pair = paired(
         row, row_id, prompt, content(need(row, "chosen"), "chosen"), content(need(row, "rejected"), "rejected")
     )
@@ -54,28 +60,28 @@ def sharegpt(row: Row, row_id: str) -> Preference:
     The turns may end with the chosen reply, which is then not part of the prompt.
     """
     column = next((name for name in DIALOGUES if row.get(name) is not None), DIALOGUES[0])
-    said = content(need(row, column), column)
+    dialogue = content(need(row, column), column)
     chosen, rejected = content(need(row, "chosen"), "chosen"), content(need(row, "rejected"), "rejected")
-    if isinstance(said, str) or said[-1]["role"] != "assistant":
-        return paired(row, row_id, said, chosen, rejected)
+    if isinstance(dialogue, str) or dialogue[-1]["role"] != "assistant":
+        return paired(row, row_id, dialogue, chosen, rejected)
     whole = as_turns(chosen, "assistant")
-    for shared in range(min(len(whole), len(said)), 0, -1):
-        if same_turns(said[-shared:], whole[-shared:]):
-            ends = len(said)
-            while ends and said[ends - 1]["role"] == "assistant":
+    for shared in range(min(len(whole), len(dialogue)), 0, -1):
+        if same_turns(dialogue[-shared:], whole[-shared:]):
+            ends = len(dialogue)
+            while ends and dialogue[ends - 1]["role"] == "assistant":
                 ends -= 1
-            return paired(row, row_id, said[:ends], said, rejected)
+            return paired(row, row_id, dialogue[:ends], dialogue, rejected)
     raise RowError("bad_roles", f"{column} ends with the assistant's turn, and it is not the chosen one")
 
 
-def _check_said_again(pair: Preference, said: tuple[Message, ...]) -> None:
+def _check_said_again(pair: Preference, repeated: tuple[Message, ...]) -> None:
     prompt, chosen = as_turns(pair.prompt, "user"), as_turns(pair.chosen, "assistant")
-    if not any(same_turns(said, turns_) for turns_ in (prompt, chosen, (*prompt, *chosen))):
+    if not any(same_turns(repeated, turns_) for turns_ in (prompt, chosen, (*prompt, *chosen))):
         raise RowError("prompt_mismatch", "messages are neither the prompt nor the prompt with the chosen side")
 
 
 def paired(row: Row, row_id: str, prompt: Text | None, chosen: Text, rejected: Text) -> Preference:
-    """A preference with the numbers of its row: `p_chosen`, and `margin` or two scores."""
+    """Make a preference with the numbers of its row: `p_chosen`, and `margin` or two scores."""
     prompt, (chosen, rejected) = divided(prompt, (chosen, rejected))
     margin = _margin(row)
     p_chosen = number(row, "p_chosen", 0.0, 1.0)
@@ -97,8 +103,8 @@ def _margin(row: Row) -> float | None:
     margin = number(row, "margin")
     if margin is not None:
         return margin
-    for one, other in SCORES:
-        high, low = number(row, one), number(row, other)
+    for chosen_score, rejected_score in SCORES:
+        high, low = number(row, chosen_score), number(row, rejected_score)
         if high is not None and low is not None:
             return high - low
     return None

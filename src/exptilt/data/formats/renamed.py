@@ -78,21 +78,21 @@ def rejected_response(row: Row, row_id: str) -> Preference:
     rejected = content(need(row, column), column)
     if row.get("messages") is None:
         return paired(row, row_id, prompt_of(row), content(need(row, "response"), "response"), rejected)
-    said = turns(row["messages"], "messages")
-    ends = len(said)
-    while ends and said[ends - 1]["role"] == "assistant":
+    dialogue = turns(row["messages"], "messages")
+    ends = len(dialogue)
+    while ends and dialogue[ends - 1]["role"] == "assistant":
         ends -= 1
-    if not 0 < ends < len(said):
+    if not 0 < ends < len(dialogue):
         raise RowError("bad_roles", "messages must end with the assistant's reply to something")
     whole = not isinstance(rejected, str) and rejected[0]["role"] != "assistant"
-    return paired(row, row_id, None if whole else said[:ends], said if whole else said[ends:], rejected)
+    return paired(row, row_id, None if whole else dialogue[:ends], dialogue if whole else dialogue[ends:], rejected)
 
 
 def _one_reply(row: Row, column: str) -> tuple[Message, ...]:
-    said = content(need(row, column), column)
-    if isinstance(said, str) or len(said) != 1 or said[0]["role"] != "assistant":
+    reply = content(need(row, column), column)
+    if isinstance(reply, str) or len(reply) != 1 or reply[0]["role"] != "assistant":
         raise RowError("bad_roles", f"{column} must be exactly one turn, the assistant's")
-    return said
+    return reply
 
 
 def _pair(row: Row, row_id: str, prompt: Text, chosen: str, rejected: str) -> Preference:

@@ -1,4 +1,4 @@
-"""What every format reads in one and the same way: system prompt, history, weight, tools, media and the order of turns."""
+"""The context of a row, read alike in every format: system prompt, history, weight, tools, media, order of turns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTEXT = frozenset({*_SYSTEM, "history", "weight", "tools", "chat_template_kwar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowContext:
-    """What surrounds the prompt and the completions of a row."""
+    """The context around the prompt and the completions of a row."""
 
     system: str | None
     history: tuple[Message, ...]
@@ -30,7 +30,7 @@ class RowContext:
 
     @classmethod
     def of(cls, row: Row, read: frozenset[str] = frozenset()) -> RowContext:
-        """The context of a row, but for columns that its format reads itself."""
+        """Read the context of a row, except for columns that its format reads itself."""
         weight = number(row, "weight", 0.0)
         return cls(
             system=_system(row),
@@ -41,11 +41,11 @@ class RowContext:
 
     @property
     def key(self) -> str:
-        """What tells rows apart that ask the same under another context."""
+        """A key that separates rows with equal prompts and different contexts."""
         return repr((self.system, self.history)) if self.system or self.history else ""
 
     def around(self, record: Record) -> Record:
-        """The record with all of its context.
+        """Put the context around a record.
 
         Raises:
             RowError: where the context contradicts the record, or the turns are in an order no chat has.
@@ -61,25 +61,25 @@ class RowContext:
     def _before(self, prompt: Text) -> Text:
         if self.system is None and not self.history:
             return prompt
-        said = as_turns(prompt, "user")
-        own = said[:1] if said and said[0]["role"] == "system" else ()
-        said = said[len(own) :]
-        if own and self.system is not None and own[0]["content"].strip() != self.system.strip():
+        turns_ = as_turns(prompt, "user")
+        system_turn = turns_[:1] if turns_ and turns_[0]["role"] == "system" else ()
+        turns_ = turns_[len(system_turn) :]
+        if system_turn and self.system is not None and system_turn[0]["content"].strip() != self.system.strip():
             raise RowError("bad_value", "the system column and the first turn are two different system turns")
-        if self.system is not None and not own:
-            own = ({"role": "system", "content": self.system},)
-        if same_turns(said[: len(self.history)], self.history):
-            return (*own, *said)
-        return (*own, *self.history, *said)
+        if self.system is not None and not system_turn:
+            system_turn = ({"role": "system", "content": self.system},)
+        if same_turns(turns_[: len(self.history)], self.history):
+            return (*system_turn, *turns_)
+        return (*system_turn, *self.history, *turns_)
 
 
 def in_context(
-    made: Record | tuple[Record, ...], rows: Sequence[Row], read: frozenset[str] = frozenset()
+    records: Record | tuple[Record, ...], rows: Sequence[Row], read: frozenset[str] = frozenset()
 ) -> tuple[Record, ...]:
-    """What a format made of a row in the context of the row.
+    """Put records that a format made of a row into the context of the row.
 
     Args:
-        made: by the format.
+        records: one or several records from the format.
         rows: the row, or all rows where several were gathered.
         read: columns that the format reads itself.
     """
@@ -88,15 +88,15 @@ def in_context(
     context, *others = (RowContext.of(row, read) for row in rows)
     if any(other != context for other in others):
         raise RowError("bad_value", "rows that belong together differ in system, history, tools or weight")
-    return tuple(context.around(record) for record in (made if isinstance(made, tuple) else (made,)))
+    return tuple(context.around(record) for record in (records if isinstance(records, tuple) else (records,)))
 
 
 def _system(row: Row) -> str | None:
-    said = {column: row[column] for column in _SYSTEM if row.get(column) is not None}
-    filled = {text(value, column) for column, value in said.items() if not isinstance(value, str) or value.strip()}
+    columns = {column: row[column] for column in _SYSTEM if row.get(column) is not None}
+    filled = {text(value, column) for column, value in columns.items() if not isinstance(value, str) or value.strip()}
     if len(filled) > 1:
         raise RowError(
-            "bad_value", f"columns {' and '.join(said)} say different things; leave one out in data.ignore_columns"
+            "bad_value", f"columns {' and '.join(columns)} say different things; leave one out in data.ignore_columns"
         )
     return next(iter(filled), None)
 
@@ -116,18 +116,18 @@ def _history(value: Any) -> tuple[Message, ...]:
 
 
 def _template_args(row: Row) -> dict[str, Any]:
-    """What the row gives the chat template: the columns `tools` and `chat_template_kwargs`, as values or as JSON."""
-    found: dict[str, Any] = {}
-    given = _decoded(row.get("chat_template_kwargs"), "chat_template_kwargs")
-    if given is not None:
-        found |= {name: value for name, value in under(given, "chat_template_kwargs").items() if value is not None}
+    """The row's arguments for the chat template: the columns `tools` and `chat_template_kwargs`, as values or as JSON."""
+    args: dict[str, Any] = {}
+    kwargs = _decoded(row.get("chat_template_kwargs"), "chat_template_kwargs")
+    if kwargs is not None:
+        args |= {name: value for name, value in under(kwargs, "chat_template_kwargs").items() if value is not None}
     tools = _decoded(row.get("tools"), "tools")
     if tools:
-        found["tools"] = [
+        args["tools"] = [
             tool if isinstance(tool, str) else dict(under(tool, f"tools[{at}]"))
             for at, tool in enumerate(items(tools, "tools"))
         ]
-    return found
+    return args
 
 
 def _decoded(value: Any, column: str) -> Any:
@@ -135,10 +135,10 @@ def _decoded(value: Any, column: str) -> Any:
         return value
     if not value.strip():
         return None
-    found = structure_in(value)
-    if found is None:
+    decoded = structure_in(value)
+    if decoded is None:
         raise RowError("wrong_type", f"column {column!r} must hold JSON, got {value[:40]!r}")
-    return found
+    return decoded
 
 
 def _with_texts(record: Record, prompt: Text, completions: tuple[Text, ...]) -> Record:

@@ -1,4 +1,4 @@
-"""Rows with one completion: to imitate, or rated."""
+"""Rows with one completion, which is imitated or rated."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ LABELS = ("label", "kto_tag", "is_safe", "desirable", "is_desirable", "thumbs_up
 
 def rating(row: Row, row_id: str) -> Rating:
     """`prompt`, `completion` and `label`, or other names in use for them (KTO of Axolotl, LLaMA-Factory, ms-swift)."""
-    given = any(row.get(name) is not None for name in (*PROMPTS, "input"))
-    prompt, completion = _divided(prompt_of(row) if given else None, completion_of(row))
+    has_prompt = any(row.get(name) is not None for name in (*PROMPTS, "input"))
+    prompt, completion = _divided(prompt_of(row) if has_prompt else None, completion_of(row))
     return _rated(row, row_id, prompt, completion)
 
 
 def rated_messages(row: Row, row_id: str) -> Rating:
     """`messages` (or `conversations`) and `label` (or `kto_tag`); the label is about the last reply."""
-    said = _conversation(row)
-    count = len(said)
-    while count and said[count - 1]["role"] == "assistant":
+    dialogue = _conversation(row)
+    count = len(dialogue)
+    while count and dialogue[count - 1]["role"] == "assistant":
         count -= 1
-    return _rated(row, row_id, said[:count], said[count:])
+    return _rated(row, row_id, dialogue[:count], dialogue[count:])
 
 
 def demonstration(row: Row, row_id: str) -> Demonstration:
-    """What is asked and one completion, under the names in use for them: `prompt` and `completion`, `question` and so on."""
+    """A prompt and one completion, under the names in use for them: `prompt` and `completion`, `question` and so on."""
     prompt, completion = _divided(prompt_of(row), completion_of(row))
     return Demonstration(id=row_id, prompt=prompt, completion=completion)
 
@@ -59,9 +59,9 @@ def messages(row: Row, row_id: str) -> Demonstration:
 
     A `prompt` beside them must be what a user says in them.
     """
-    said = _conversation(row)
-    first = next(position for position, turn in enumerate(said) if turn["role"] == "assistant")
-    return Demonstration(id=row_id, prompt=said[:first], completion=said[first:])
+    dialogue = _conversation(row)
+    first = next(position for position, turn in enumerate(dialogue) if turn["role"] == "assistant")
+    return Demonstration(id=row_id, prompt=dialogue[:first], completion=dialogue[first:])
 
 
 def plain_text(row: Row, row_id: str) -> Demonstration:
@@ -111,15 +111,15 @@ def _divided(prompt: Text | None, completion: Text) -> tuple[Text, Text]:
 def _conversation(row: Row) -> tuple[Message, ...]:
     """The turns, which end with the assistant's; a `prompt` beside them must be among them."""
     column = next((name for name in CONVERSATIONS if row.get(name) is not None), CONVERSATIONS[0])
-    said = turns(need(row, column), column)
-    if said[-1]["role"] != "assistant":
+    dialogue = turns(need(row, column), column)
+    if dialogue[-1]["role"] != "assistant":
         raise RowError(
-            "bad_roles", f"the last turn of {column} is the {said[-1]['role']}'s, so there is no reply to learn"
+            "bad_roles", f"the last turn of {column} is the {dialogue[-1]['role']}'s, so there is no reply to learn"
         )
     asked = as_turns(content(row["prompt"], "prompt"), "user") if row.get("prompt") else ()
-    if not any(same_turns(said[at : at + len(asked)], asked) for at in range(len(said))):
+    if not any(same_turns(dialogue[at : at + len(asked)], asked) for at in range(len(dialogue))):
         raise RowError("prompt_mismatch", f"the prompt is not among the turns of {column}")
-    return said
+    return dialogue
 
 
 def _rated(row: Row, row_id: str, prompt: Text, completion: Text) -> Rating:

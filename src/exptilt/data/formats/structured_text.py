@@ -1,4 +1,4 @@
-"""Lists and objects that were written as text: JSON, or what Python and pandas print of them."""
+"""Lists and objects that were written as text, in JSON or in the notation of Python and pandas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BEGINS_LIKE_TURNS = re.compile(r"""\s*\[?\s*\{\s*["'](?:role|from|content|value
 
 
 def structure_in(text: str) -> Any:
-    """The list or object that a text spells; None where it spells none.
+    """Parse the list or object that a text spells; None if it spells none.
 
     Example:
         >>> structure_in("[{'role': 'user', 'content': 'Hi'}]"), structure_in('{"a": null}'), structure_in("[sic]")
@@ -25,28 +25,28 @@ def structure_in(text: str) -> Any:
     stripped = text.strip()
     if stripped[:1] + stripped[-1:] not in ("[]", "{}"):
         return None
-    found = _json(stripped)
-    if found is None:
-        found = _python(stripped)
-    if found is None:
-        found = _python(_NO_COMMA.sub("}, {", stripped))
-    return found if isinstance(found, list | dict) else None
+    value = _json(stripped)
+    if value is None:
+        value = _python(stripped)
+    if value is None:
+        value = _python(_NO_COMMA.sub("}, {", stripped))
+    return value if isinstance(value, list | dict) else None
 
 
 def turns_in(text: str, name: str) -> list[Any] | None:
-    """The turns that a text spells; None where it is plain text.
+    """Parse the turns that a text spells; None for plain text.
 
     Raises:
         RowError: if it begins like turns and cannot be read to its end.
     """
     if not _BEGINS_LIKE_TURNS.match(text):
         return None
-    found = structure_in(text)
-    if found is None:
+    structure = structure_in(text)
+    if structure is None:
         if _spells_a_role(text):
             raise RowError("wrong_type", f"{name} begins like a list of turns, but is neither JSON nor Python")
         return None
-    listed = found if isinstance(found, list) else [found]
+    listed = structure if isinstance(structure, list) else [structure]
     return listed if listed and all(_is_turn(each) for each in listed) else None
 
 

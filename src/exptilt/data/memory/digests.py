@@ -12,36 +12,36 @@ Digest = bytes
 _SIZE = 16
 
 
-def digest(said: str) -> Digest:
+def digest(text: str) -> Digest:
     """Digest of a text, also of one with half a surrogate pair, which UTF-8 cannot encode."""
-    return blake2b(said.encode("utf-8", "surrogatepass"), digest_size=_SIZE).digest()
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_SIZE).digest()
 
 
 def digest_bytes(parts: Iterable[bytes]) -> Digest:
     """Digest of several pieces; where one ends and the next begins counts."""
-    made = blake2b(digest_size=_SIZE)
+    hasher = blake2b(digest_size=_SIZE)
     for part in parts:
-        made.update(len(part).to_bytes(8, "big") + part)
-    return made.digest()
+        hasher.update(len(part).to_bytes(8, "big") + part)
+    return hasher.digest()
 
 
 class Digests:
     """A growing list of digests that groups equal ones.
 
     Example:
-        >>> found = Digests()
-        >>> for said in "abcba":
-        ...     found.add(digest(said))
-        >>> list(found.repeated()), list(found.groups())
+        >>> digests = Digests()
+        >>> for text in "abcba":
+        ...     digests.add(digest(text))
+        >>> list(digests.repeated()), list(digests.groups())
         ([[0, 4], [1, 3]], [[0, 4], [1, 3], [2]])
     """
 
     def __init__(self) -> None:
         self._bytes = bytearray()
 
-    def add(self, one: Digest) -> None:
+    def add(self, digest_: Digest) -> None:
         """Append a digest."""
-        self._bytes += one
+        self._bytes += digest_
 
     def __iadd__(self, later: Digests) -> Digests:
         self._bytes += later._bytes
@@ -87,19 +87,19 @@ class Counts:
     """
 
     def __init__(self, known: Iterable[Digest]) -> None:
-        self._known = np.unique(np.fromiter((_number(one) for one in known), dtype=np.uint64))
+        self._known = np.unique(np.fromiter((_number(digest_) for digest_ in known), dtype=np.uint64))
         self._counts = np.zeros(len(self._known), dtype=np.uint32)
 
-    def __getitem__(self, one: Digest) -> int:
-        return int(self._counts[self._place(one)])
+    def __getitem__(self, digest_: Digest) -> int:
+        return int(self._counts[self._place(digest_)])
 
-    def add(self, one: Digest) -> None:
+    def add(self, digest_: Digest) -> None:
         """Count one occurrence; the digest must be in the set."""
-        self._counts[self._place(one)] += 1
+        self._counts[self._place(digest_)] += 1
 
-    def _place(self, one: Digest) -> int:
-        return int(np.searchsorted(self._known, np.uint64(_number(one))))
+    def _place(self, digest_: Digest) -> int:
+        return int(np.searchsorted(self._known, np.uint64(_number(digest_))))
 
 
-def _number(one: Digest) -> int:
-    return int.from_bytes(one[:8], "big")
+def _number(digest_: Digest) -> int:
+    return int.from_bytes(digest_[:8], "big")

@@ -134,10 +134,10 @@ class Selection(Sequence[Record]):
 def selected(
     records: Sequence[Record], positions: Sequence[int] | NDArray[np.int64], changed: Mapping[int, Record] | None = None
 ) -> Selection:
-    """The records at `positions`; `changed` replaces some, by their place among the selected."""
+    """The records at `positions`; `changed` replaces some, by their index among the selected."""
     positions = np.asarray(positions, dtype=np.int64)
     if not isinstance(records, Selection) or records.copies is not None:
         return Selection(records, positions, changed)
     before = {} if not records.changed else {at: records.changed.get(int(old)) for at, old in enumerate(positions)}
-    kept = {at: record for at, record in before.items() if record is not None}
-    return Selection(records.records, records.positions[positions], {**kept, **(changed or {})})
+    replaced = {at: record for at, record in before.items() if record is not None}
+    return Selection(records.records, records.positions[positions], {**replaced, **(changed or {})})

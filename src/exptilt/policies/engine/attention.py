@@ -1,6 +1,6 @@
 """Exact attention over a packed row: each completion sees its prompt and itself, and nothing else.
 
-Two ways to the same numbers, windows, soft caps and sinks included; neither builds a (tokens, tokens) mask:
+Two implementations give equal numbers, with windows, soft caps and sinks; neither builds a (tokens, tokens) mask:
 
     flex      on CUDA: one compiled FlexAttention kernel over the whole row
     tiles     elsewhere, and with dropout: the products themselves, tile by tile, with their own backward
@@ -119,7 +119,7 @@ def segments_attention(
     segments.windows.add(asked.window)
     if asked.window is not None and asked.window >= segments.longest:
         asked = asked._replace(window=None)
-    # As sdpa returns it: some layers (AFMoE, JetMoE) take a view of it.
+    # The layout is that of sdpa: some layers (AFMoE, JetMoE) take a view of it.
     return _packed(query, key, value, segments, asked).contiguous(), None
 
 

@@ -107,7 +107,7 @@ class Routed:
             owners: (B, T) the group of each position; one more than the last for what does not count.
 
         Raises:
-            ModelError: if there are none.
+            ModelError: the model returned no router logits.
         """
         if not router_logits:
             raise ModelError(

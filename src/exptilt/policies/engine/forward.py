@@ -50,7 +50,7 @@ def check_context(model: Any, groups: Sequence[Group]) -> None:
     """Refuse sequences longer than the positions of a model, which would end in garbage or an index error.
 
     Raises:
-        DataError: naming the row.
+        DataError: a row is too long; the message names it.
     """
     limit = context_length(model)
     if limit is None:

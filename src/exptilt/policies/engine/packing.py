@@ -53,7 +53,7 @@ def pack(groups: Sequence[Group], device: torch.device | str | None = None, mult
             attention kernel of a GPU wants; elsewhere a little for long rows.
 
     Raises:
-        DataError: naming the row, if there is nothing to feed, a completion is empty, or a first token counts and
+        DataError: there is nothing to feed (the message names the row), a completion is empty, or a first token counts and
             nothing precedes it.
 
     Example:

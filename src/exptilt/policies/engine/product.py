@@ -107,7 +107,7 @@ def prefer_onednn() -> None:
 
     torch's default, MKL, keeps its fastest kernels for Intel's processors; on others oneDNN is more than twice as fast.
     torch gives it float32 products only together with permission to round them to bfloat16, which takes units of the
-    processor to act on. Where it has them, or where somebody already chose a precision, nothing changes. Its price is
+    processor to act on. If it has them, or if somebody already chose a precision, nothing changes. Its price is
     code made anew for every shape of a product, half a millisecond each; hence `packing.FEW_LENGTHS`.
     """
     matmul = getattr(torch.backends.mkldnn, "matmul", None)

@@ -127,7 +127,7 @@ def _require_causal(model: Any, groups: Sequence[Group]) -> None:
     """Refuse a model that sees later tokens, by one pair of forward passes that differ only in their later tokens.
 
     Raises:
-        ModelError: what comes later changes what came before.
+        ModelError: later tokens change earlier log-probabilities.
     """
     inner = causal_lm(model)
     ids = np.concatenate([groups[1].prompt, groups[1].completions[1].ids]).astype(np.int64)

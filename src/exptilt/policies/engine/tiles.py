@@ -1,8 +1,8 @@
 """Packed attention over the unpadded row, tile by tile; scores are never kept.
 
 A stretch is a run of the row that is worked on together: a long sequence, or several short ones, whose mask then keeps
-them apart, because many small products cost more than one that computes some scores in vain. Of each stretch a tile of
-queries at a time takes its scores, softmax and values, and only keys that the tile sees are touched. Backward forms the
+them apart, because many small products cost more than one that computes some scores in vain. The queries of a stretch are
+worked on tile by tile (scores, softmax, values), and only keys that the tile sees are touched. Backward forms the
 tile's softmax again instead of keeping it, so memory grows with tokens, not with their square.
 
     s = scaling q k^T    or  cap tanh(scaling q k^T / cap)
@@ -78,7 +78,7 @@ class Stretch:
         """(H, lead + own, d) keys that its last query sees, from a row (H_kv, T, d)."""
         inside = row[:, self.begin : self.end]
         seen = torch.cat([row[:, self.prompt : self.prompt + self.lead], inside], dim=1) if self.lead else inside
-        # In one piece, or every product would make it so for itself.
+        # Contiguous, because otherwise every product would make its own contiguous copy.
         return seen.repeat_interleave(heads // len(row), dim=0) if heads > len(row) else seen.contiguous()
 
     def add_keys(self, row: Tensor, gradient: Tensor, first: int) -> None:
@@ -101,7 +101,7 @@ class Stretch:
             hidden = _later(end - begin) if self.hidden is None else self.hidden[begin:end, :end]
             first, behind = 0, end - begin
             if self.window is not None:
-                reach = self.lead + begin - self.window  # the last key that the first query sees no more
+                reach = self.lead + begin - self.window  # the last key that the first query no longer sees
                 first, behind = max(0, reach + 1), max(1, -reach)
             queries = slice(self.begin + begin, self.begin + end)
             yield Tile(queries, slice(first, self.lead + end), hidden, min(behind, end - begin))

@@ -20,7 +20,7 @@ def load_reference(settings: ModelConfig, path: str, tokenizer: Any = None) -> A
         tokenizer: tokenizer of the trained model, whose token ids the reference scores; default, the one `settings` name.
 
     Raises:
-        ModelError: as `load_model`; or the reference was trained with other tokens.
+        ModelError: `load_model` refuses the model, or the reference was trained with other tokens.
     """
     if tokenizer is None and (settings.tokenizer or settings.path):
         tokenizer = load_tokenizer(settings)
@@ -42,7 +42,7 @@ def _require_same_tokens(settings: ModelConfig, tokenizer: Any) -> None:
     """Require that every token of the trained model has the same id in the reference's tokenizer, if it has one.
 
     Raises:
-        ModelError: naming a token that differs.
+        ModelError: a token differs; the message names it.
     """
     try:
         other = load_tokenizer(settings)

@@ -28,7 +28,7 @@ def check_step_zero(policy: Scorer, reference: Scorer, groups: Sequence[Group], 
         The largest log-ratio of any token, nats.
 
     Raises:
-        TrainingError: if it is more than rounding: the reference is not the model the run starts from.
+        TrainingError: the difference is more than rounding: the reference is not the model the run starts from.
     """
     difference = (policy(groups).tokens() - reference(groups).tokens()).abs()
     worst = float(difference.max()) if len(difference) else 0.0

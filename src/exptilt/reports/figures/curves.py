@@ -37,7 +37,7 @@ FEW = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """One curve: what it is called and how it looks."""
+    """One curve: its name, its values and its style."""
 
     label: str
     steps: list[float]
@@ -52,7 +52,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Curve:
-    """What one panel of curves shows: metric names without `train/` and `eval/`."""
+    """The content of one panel of curves: metric names without `train/` and `eval/`."""
 
     name: str
     title: str
@@ -80,7 +80,7 @@ HEALTH = (
 
 
 def curve(spec: Curve, runs: Sequence[RunContents], colours: Sequence[str], *, large: bool = False) -> Figure | None:
-    """The panel `spec` for one run (its own colours, labelled lines) or several (one colour per run)."""
+    """Draw the panel `spec` for one run (its own colours, labelled lines) or several (one colour per run)."""
     traces = [
         trace for run, colour in zip(runs, colours, strict=True) for trace in _traces(spec, run, colour, len(runs) == 1)
     ]
@@ -102,7 +102,7 @@ def curve(spec: Curve, runs: Sequence[RunContents], colours: Sequence[str], *, l
 
 
 def _traces(spec: Curve, run: RunContents, colour: str, alone: bool) -> list[Trace]:
-    found = []
+    traces = []
     for key in spec.keys:
         side = key.rsplit("/", 1)[-1]
         second = side == "rejected"
@@ -117,22 +117,22 @@ def _traces(spec: Curve, run: RunContents, colour: str, alone: bool) -> list[Tra
                 if alone
                 else f"{run.name}, {side if side in SIDES else spec.title.lower()}, {where}"
             )
-            own = SERIES[1] if second else SERIES[0]
-            found.append(
+            base_colour = SERIES[1] if second else SERIES[0]
+            traces.append(
                 Trace(
                     label=label,
                     steps=steps,
                     values=values,
-                    colour=own if alone else colour,
+                    colour=base_colour if alone else colour,
                     held_out=held_out,
                     dashed=second and not alone,
                 )
             )
-    return found
+    return traces
 
 
 def _midline(traces: list[Trace]) -> list[Trace]:
-    """Half the sum of both sides: what is forced where the pairs were sampled from the reference."""
+    """Half the sum of both sides: the forced part if the pairs were sampled from the reference."""
     for held_out in (True, False):
         sides = [trace for trace in traces if trace.held_out == held_out]
         if len(sides) == len(SIDES) and sides[0].steps == sides[1].steps:
@@ -151,7 +151,7 @@ def _midline(traces: list[Trace]) -> list[Trace]:
 
 
 def _forced(run: RunContents, traces: list[Trace]) -> list[Trace]:
-    """-KL(reference || policy) as measured at the end, a level beside the average it forces."""
+    """-KL(reference || policy) measured at the end, as a level beside the average that it forces."""
     forced = run.evaluation.displacement.forced if run.evaluation else None
     if forced is None or forced.value is None:
         return []
@@ -199,7 +199,7 @@ def _paint_trace(axes: Axes, trace: Trace, limit: int) -> None:
 
 
 def _ends(traces: list[Trace]) -> list[tuple[str, float, str]]:
-    """What to write at the end of each line: the side where a panel has two, else training or held out."""
+    """The label at the end of each line: the side if a panel has two, else training or held out."""
     sided = any(trace.label.split(",")[0] in SIDES for trace in traces)
     named = {(trace.label.split(",")[0] if sided else trace.label): trace for trace in traces}
     return [(name, _drawn_end(trace), trace.colour) for name, trace in named.items()]
@@ -215,28 +215,28 @@ def _width(trace: Trace) -> int:
 
 
 def _label_ends(axes: Axes, ends: list[tuple[str, float, str]]) -> None:
-    """Names beside the ends of lines; names that would touch are moved apart, as little as can be."""
+    """Write names beside the ends of lines; names that would touch are moved apart as little as possible."""
     low, high = axes.get_ylim()
     ordered = sorted(ends, key=lambda end: end[1])
-    for (name, _, colour), place in zip(
+    for (name, _, colour), height in zip(
         ordered, spread([end[1] for end in ordered], 0.075 * (high - low)), strict=True
     ):
         label = axes.annotate(
-            name, (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour, fontsize=10.5
+            name, (1.01, height), xycoords=("axes fraction", "data"), va="center", color=colour, fontsize=10.5
         )
         label.set_annotation_clip(False)
 
 
 def spread(places: list[float], apart: float) -> list[float]:
-    """Rising places moved until each is `apart` from the next; those that must move together keep their mean.
+    """Move rising positions until neighbours are `apart`; positions that must move together keep their mean.
 
     Example:
         >>> spread([0.0, 0.0, 9.0], 2.0)
         [-1.0, 1.0, 9.0]
     """
     groups: list[list[float]] = []
-    for place in places:
-        groups.append([place])
+    for position in places:
+        groups.append([position])
         while len(groups) > 1 and _first(groups[-1], apart) - _last(groups[-2], apart) < apart - 1e-12:
             last = groups.pop()
             groups[-1] += last
@@ -252,9 +252,9 @@ def _last(group: list[float], apart: float) -> float:
 
 
 def _in_words(traces: Sequence[Trace], limit: int = 8) -> str:
-    told = [
+    sentences = [
         f"{trace.label}: from {number(trace.values[0])} at step {number(trace.steps[0])} "
         f"to {number(trace.values[-1])} at step {number(trace.steps[-1])}."
         for trace in traces[:limit]
     ]
-    return " ".join(told) + (f" And {len(traces) - limit} more." if len(traces) > limit else "")
+    return " ".join(sentences) + (f" And {len(traces) - limit} more." if len(traces) > limit else "")

@@ -23,7 +23,7 @@ _FAR = 8.0
 
 
 def colour_keys(frontier: Frontier) -> dict[str, int]:
-    """Which colour each policy has: its own while there are enough, else its method's."""
+    """The colour index of each policy: its own while there are enough colours, else its method's."""
     policies = [point for point in frontier.points if not is_reference(point)]
     names = list(dict.fromkeys(point.name for point in policies))
     keys = names if len(names) <= len(SERIES) else list(dict.fromkeys(point.method or point.name for point in policies))
@@ -31,12 +31,12 @@ def colour_keys(frontier: Frontier) -> dict[str, int]:
 
 
 def colour_index(point: Point, colours: dict[str, int]) -> int:
-    """The place of a point in the palette."""
+    """The index of a point's colour in the palette."""
     return colours.get(point.name, colours.get(point.method or point.name, 0))
 
 
 def frontier_figure(frontier: Frontier) -> Figure | None:
-    """Draw the plane; None where there is neither an optimum nor a point."""
+    """Draw the plane; None if there is neither an optimum nor a point."""
     if frontier.optimum is None and not frontier.points:
         return None
     frontier = with_reference_point(frontier)
@@ -86,7 +86,7 @@ def _name_points(axes: Axes, frontier: Frontier, colours: dict[str, int]) -> Non
 
 
 def _square_root_scale(axes: Axes, frontier: Frontier) -> None:
-    """Far policies would press all others into a corner; near the reference the optimum is straight on this scale."""
+    """Use a square-root scale for KL: the optimum is straight on it, and far policies do not squeeze all others."""
     highs = [point.kl.high or point.kl.value or 0.0 for point in frontier.points]
     axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
     top = 1.08 * max(highs)
@@ -107,14 +107,14 @@ def _paint_optimum(axes: Axes, optimum: Optimum) -> None:
 
 
 def _stretches(trusted: Sequence[bool]) -> list[tuple[int, int, bool]]:
-    """Runs of equal trust as slices that share their border point, so the line has no gap."""
-    found: list[tuple[int, int, bool]] = []
+    """Slices of equal trust that share their border point, so that the line has no gap."""
+    slices: list[tuple[int, int, bool]] = []
     start = 0
     for index in range(1, len(trusted) + 1):
         if index == len(trusted) or trusted[index] != trusted[start]:
-            found.append((max(0, start - 1), index, trusted[start]))
+            slices.append((max(0, start - 1), index, trusted[start]))
             start = index
-    return found
+    return slices
 
 
 def _paint_best_of_n(axes: Axes, frontier: Frontier) -> None:
@@ -160,7 +160,7 @@ def _paint_point(axes: Axes, point: Point, colours: dict[str, int]) -> None:
 
 
 def _paint_ways(axes: Axes, frontier: Frontier, colours: dict[str, int]) -> None:
-    """Runs measured at several steps: a thin line through small markers, to the end."""
+    """Paint the way of runs measured at several steps: a thin line through small markers, to the end."""
     for run in dict.fromkeys(point.run for point in frontier.points if not point.final):
         stops = sorted((point for point in frontier.points if point.run == run), key=lambda point: point.steps or 0)
         placed = [
@@ -186,7 +186,7 @@ def _paint_ways(axes: Axes, frontier: Frontier, colours: dict[str, int]) -> None
 
 
 def _obstacles(axes: Axes, frontier: Frontier) -> list[Bbox]:
-    """What labels must keep off: points with their bars, best-of-N circles, the optimum's line."""
+    """Boxes that labels must avoid: points with their bars, best-of-N circles, the optimum's line."""
     from matplotlib.transforms import Bbox
 
     boxes = []
@@ -207,15 +207,15 @@ def _obstacles(axes: Axes, frontier: Frontier) -> list[Bbox]:
             (a + t * (c - a), b + t * (d - b), a + t * (c - a), b + t * (d - b), 2)
             for t in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
         ]
-    found = []
+    obstacles = []
     for left, bottom, right, top, margin in boxes:
         corners = axes.transData.transform([(left, bottom), (right, top)])
-        found.append(Bbox([corners[0] - margin, corners[1] + margin]))
-    return found
+        obstacles.append(Bbox([corners[0] - margin, corners[1] + margin]))
+    return obstacles
 
 
 def _end_of(optimum: Optimum, right: float) -> tuple[float, float]:
-    """A place on the curve with room for its name."""
+    """A point on the curve with room for its name."""
     inside = [index for index, kl in enumerate(optimum.kl) if kl <= 0.8 * right] or [0]
     return optimum.kl[inside[-1]], optimum.reward[inside[-1]]
 
@@ -249,18 +249,18 @@ def _note(frontier: Frontier) -> str:
 
 
 def _in_words(frontier: Frontier) -> str:
-    told = [f"{frontier.reward_name} against KL in nats."]
+    sentences = [f"{frontier.reward_name} against KL in nats."]
     if frontier.optimum is not None and frontier.optimum.kl:
         best = frontier.optimum
-        told.append(
+        sentences.append(
             f"The optimum rises from {number(best.reward[0])} at {number(best.kl[0])} nats "
             f"to {number(best.reward[-1])} at {number(best.kl[-1])} nats."
         )
-    told += [
+    sentences += [
         f"{point.name}: {number(point.reward.value)} at {number(point.kl.value)} nats." for point in frontier.ends[:12]
     ]
     if len(frontier.ends) > 12:
-        told.append(f"And {len(frontier.ends) - 12} more.")
+        sentences.append(f"And {len(frontier.ends) - 12} more.")
     if frontier.best_of_n:
-        told.append(f"Best of N is shown for N = {joined([str(best.n) for best in frontier.best_of_n])}.")
-    return " ".join(told)
+        sentences.append(f"Best of N is shown for N = {joined([str(best.n) for best in frontier.best_of_n])}.")
+    return " ".join(sentences)

@@ -1,4 +1,4 @@
-"""Figures of what was measured once: margins, calibration, length. Each is None where its numbers are not there."""
+"""Figures of held-out measurements: margins, calibration, length. Each is None if its numbers are missing."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def margin_histogram(runs: Sequence[RunContents], colours: Sequence[str]) -> Fig
 
 
 def calibration(runs: Sequence[RunContents], colours: Sequence[str]) -> Figure | None:
-    """Reliability: the share of pairs ranked right where sigma(margin) says p."""
+    """Draw reliability: the share of pairs ranked right among those with sigma(margin) near p."""
     shown = []
     for run, colour in zip(runs, colours, strict=True):
         bins = run.evaluation.calibration.bins if run.evaluation and run.evaluation.calibration else []
         points = [
-            (one.predicted, one.observed, one.count)
-            for one in bins
-            if one.predicted is not None and one.observed is not None
+            (bin_.predicted, bin_.observed, bin_.count)
+            for bin_ in bins
+            if bin_.predicted is not None and bin_.observed is not None
         ]
         if points:
             shown.append((run.name, points, colour))
@@ -74,9 +74,9 @@ def calibration(runs: Sequence[RunContents], colours: Sequence[str]) -> Figure |
         for _, points, colour in shown:
             predicted, observed, counts = zip(*points, strict=True)
             largest = max(counts) or 1
-            for place, share, count in points if len(shown) == 1 else ():
+            for share_predicted, share, count in points if len(shown) == 1 else ():
                 around = wilson(share * count, count).interval or (share, share)
-                axes.plot([place, place], around, color=colour, linewidth=1.2, alpha=0.55)
+                axes.plot([share_predicted, share_predicted], around, color=colour, linewidth=1.2, alpha=0.55)
             if len(shown) > 1:
                 axes.plot(predicted, observed, color=colour, linewidth=1, alpha=0.6)
             axes.scatter(
@@ -105,20 +105,20 @@ def calibration(runs: Sequence[RunContents], colours: Sequence[str]) -> Figure |
 
 
 def lengths(rows: Sequence[tuple[str, Estimate, str]], unit: str = "tokens") -> Figure | None:
-    """Mean lengths side by side, one row each: (what, how long, colour)."""
+    """Draw mean lengths below each other, a row each: (name, length, colour)."""
     rows = [row for row in rows if row[1].value is not None]
     if not rows:
         return None
 
     def paint(axes: Axes) -> None:
-        for place, (_, length, colour) in enumerate(reversed(rows)):
-            axes.plot([0, length.value or 0], [place, place], color=LINE, linewidth=1.2, solid_capstyle="butt")
+        for height, (_, length, colour) in enumerate(reversed(rows)):
+            axes.plot([0, length.value or 0], [height, height], color=LINE, linewidth=1.2, solid_capstyle="butt")
             if length.interval:
-                axes.plot(length.interval, [place, place], color=colour, linewidth=2)
-            axes.plot([length.value or 0], [place], marker="o", color=colour, markersize=8, markeredgecolor=SURFACE)
+                axes.plot(length.interval, [height, height], color=colour, linewidth=2)
+            axes.plot([length.value or 0], [height], marker="o", color=colour, markersize=8, markeredgecolor=SURFACE)
             axes.annotate(
                 number(length.value),
-                (max(length.value or 0, length.high or 0), place),
+                (max(length.value or 0, length.high or 0), height),
                 (9, 0),
                 textcoords="offset points",
                 va="center",

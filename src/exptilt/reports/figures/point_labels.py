@@ -1,4 +1,4 @@
-"""Names beside points of a figure, where they touch nothing."""
+"""Labels of points in a figure, written where they touch nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OFFSETS = (
 
 
 def place(axes: Axes, at: tuple[float, float], text: str, colour: str, taken: list[Bbox], size: float = 11) -> None:
-    """Write `text` beside a point where it touches nothing; without such a place only the table has it."""
+    """Write `text` beside a point where it touches nothing; without room only the table names the point."""
     frame = axes.get_window_extent()
     for dx, dy, horizontal, vertical in _OFFSETS:
         label = axes.annotate(

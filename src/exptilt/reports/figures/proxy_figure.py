@@ -1,4 +1,4 @@
-"""What optimising another reward would do to the true one, before anybody trains on it."""
+"""The figure of proxies: the effect on the true reward of optimising another reward, before anybody trains on it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHOWN = len(SERIES)
 
 @dataclass(frozen=True)
 class ProxyRow:
-    """One proxy in the table."""
+    """The row of one proxy in the table."""
 
     name: str
     colour: str
@@ -32,16 +32,16 @@ class ProxyRow:
 
 
 def proxy_figure(frontier: Frontier) -> Figure | None:
-    """True reward along each proxy's own optimum, beside the true optimum; None where no proxy was asked."""
+    """Draw the true reward along each proxy's own optimum, beside the true optimum; None without proxies."""
     if not frontier.proxies:
         return None
     shown = frontier.proxies[:_SHOWN]
-    told = [
+    sentences = [
         f"{proxy.name}: highest {number(proxy.best.value)} at {number(proxy.best_kl)} nats, "
         f"{number(proxy.end.value)} at {number(proxy.kl[-1])} nats."
         for proxy in shown
     ]
-    alt = f"{frontier.reward_name} if another reward were optimised, over KL. {' '.join(told)}"
+    alt = f"{frontier.reward_name} if another reward were optimised, over KL. {' '.join(sentences)}"
     paint = partial(_paint, frontier=frontier, proxies=shown)
     left_out = len(frontier.proxies) - len(shown)
     return Figure(
@@ -57,14 +57,14 @@ def proxy_figure(frontier: Frontier) -> Figure | None:
 
 
 def proxy_rows(frontier: Frontier | None) -> list[ProxyRow]:
-    """Every proxy with where its true reward peaks and where it ends."""
+    """The rows of all proxies: the peak and the end of the true reward along each."""
     if frontier is None:
         return []
     colours = _colours(frontier, frontier.proxies)
     return [
         ProxyRow(
             name=proxy.name,
-            colour=f"var(--s{place})",
+            colour=f"var(--s{colour_index})",
             cells=(
                 estimate(proxy.best),
                 number(proxy.best_kl),
@@ -72,12 +72,12 @@ def proxy_rows(frontier: Frontier | None) -> list[ProxyRow]:
                 _turns_down(proxy),
             ),
         )
-        for proxy, place in zip(frontier.proxies, colours, strict=True)
+        for proxy, colour_index in zip(frontier.proxies, colours, strict=True)
     ]
 
 
 def _turns_down(proxy: Proxy) -> str:
-    """Only where the intervals of peak and end are apart."""
+    """Tell whether the true reward falls after its peak: the intervals of peak and end must be apart."""
     if proxy.best_kl >= proxy.kl[-1]:
         return "no"
     if proxy.best.low is not None and compare(proxy.end, proxy.best.low) == "below":
@@ -86,11 +86,11 @@ def _turns_down(proxy: Proxy) -> str:
 
 
 def _colours(frontier: Frontier, proxies: Sequence[Proxy]) -> list[int]:
-    """The colour of the policy a proxy is the implicit reward of, else the next free one."""
+    """The colour index of each proxy: that of the policy whose implicit reward it is, else the next free one."""
     keys = colour_keys(frontier)
-    named = [next((place for key, place in keys.items() if proxy.name.endswith(f" {key}")), None) for proxy in proxies]
-    free = iter([place for place in range(len(SERIES)) if place not in named] * (1 + len(named)))
-    return [next(free, 0) if place is None else place for place in named]
+    named = [next((index for key, index in keys.items() if proxy.name.endswith(f" {key}")), None) for proxy in proxies]
+    free = iter([index for index in range(len(SERIES)) if index not in named] * (1 + len(named)))
+    return [next(free, 0) if index is None else index for index in named]
 
 
 def _paint(axes: Axes, *, frontier: Frontier, proxies: Sequence[Proxy]) -> None:
@@ -99,8 +99,8 @@ def _paint(axes: Axes, *, frontier: Frontier, proxies: Sequence[Proxy]) -> None:
         inside = [at for at, kl in enumerate(frontier.optimum.kl) if kl <= 1.02 * end]
         kl, reward = ([column[at] for at in inside] for column in (frontier.optimum.kl, frontier.optimum.reward))
         axes.plot(kl, reward, color=MUTED, linewidth=1.4, zorder=2)
-    for proxy, place in zip(proxies, _colours(frontier, proxies), strict=True):
-        colour = SERIES[place]
+    for proxy, index in zip(proxies, _colours(frontier, proxies), strict=True):
+        colour = SERIES[index]
         solid = sum(kl <= proxy.solid_kl for kl in proxy.kl)
         if proxy.low is not None and proxy.high is not None:
             axes.fill_between(proxy.kl, proxy.low, proxy.high, color=colour, alpha=0.1, linewidth=0)
@@ -122,20 +122,20 @@ def _paint(axes: Axes, *, frontier: Frontier, proxies: Sequence[Proxy]) -> None:
 
 
 def _label(axes: Axes, frontier: Frontier, proxies: Sequence[Proxy], end: float) -> None:
-    """Names at the ends of the lines."""
+    """Write names at the ends of the lines."""
     ends = [
-        (proxy.gold[-1], proxy.name.removeprefix("implicit reward of "), SERIES[place])
-        for proxy, place in zip(proxies, _colours(frontier, proxies), strict=True)
+        (proxy.gold[-1], proxy.name.removeprefix("implicit reward of "), SERIES[index])
+        for proxy, index in zip(proxies, _colours(frontier, proxies), strict=True)
     ]
     best = frontier.optimum
     if best is not None:
         ends.append((float(np.interp(end, best.kl, best.reward)), "optimum", MUTED))
     ends.sort()
     low, high = axes.get_ylim()
-    for place, (_, name, colour) in zip(
+    for height, (_, name, colour) in zip(
         spread([value for value, _, _ in ends], 0.075 * (high - low)), ends, strict=True
     ):
         label = axes.annotate(
-            name, (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour, fontsize=10.5
+            name, (1.01, height), xycoords=("axes fraction", "data"), va="center", color=colour, fontsize=10.5
         )
         label.set_annotation_clip(False)

@@ -71,7 +71,7 @@ _STYLE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A drawn figure: what it is called, what it shows in words, and the SVG, wide and (where it pays) narrow."""
+    """A drawn figure: its title, a description in words, and the SVG, wide and (if worthwhile) narrow."""
 
     name: str
     title: str
@@ -86,7 +86,7 @@ def draw(name: str, alt: str, paint: Callable[[Axes], None], size: tuple[float, 
 
     Args:
         name: prefix of every id, unique on the page.
-        alt: what a reader who does not see the figure must know.
+        alt: description for readers who cannot see the figure.
         paint: draws with the tokens of this module.
         size: (width, height) in inches; 72 units of the view box each.
     """
@@ -104,7 +104,7 @@ def draw(name: str, alt: str, paint: Callable[[Axes], None], size: tuple[float, 
 
 
 def thin(steps: list[float], values: list[float], limit: int = MAX_POINTS) -> tuple[list[float], list[float]]:
-    """At most `limit` points of a curve: the lowest and highest of each stretch, so no spike is lost, and both ends.
+    """Reduce a curve to at most `limit` points: the lowest and highest of each stretch, so no spike is lost, and both ends.
 
     Example:
         >>> thin([0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 9, 0, 0, 0, 0, 1], limit=4)
@@ -114,11 +114,11 @@ def thin(steps: list[float], values: list[float], limit: int = MAX_POINTS) -> tu
     if count <= limit:
         return steps, values
     stretches = max(1, (limit - 2) // 2)
-    kept = {0, count - 1}
+    chosen = {0, count - 1}
     for part in range(stretches):
         stretch = range(1 + part * (count - 2) // stretches, 1 + (part + 1) * (count - 2) // stretches)
-        kept |= {min(stretch, key=values.__getitem__), max(stretch, key=values.__getitem__)}
-    order = sorted(kept)
+        chosen |= {min(stretch, key=values.__getitem__), max(stretch, key=values.__getitem__)}
+    order = sorted(chosen)
     return [steps[index] for index in order], [values[index] for index in order]
 
 
@@ -157,8 +157,8 @@ def _inline(svg: str, name: str, alt: str) -> Markup:
 
 
 def _shorter(attribute: re.Match[str]) -> str:
-    """One attribute in fewer bytes: a tenth of a point is enough, and after `M` a pair of numbers means a line by itself."""
-    text = re.sub(r"-?\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), attribute[0])
+    """Shorten one attribute: a tenth of a point is enough, and after `M` a pair of numbers already means a line."""
+    text = re.sub(r"-?\d+\.\d{2,}", lambda match: f"{float(match[0]):.1f}".removesuffix(".0"), attribute[0])
     if attribute[1] != "d":
         return text
     text = re.sub(r"\s+", " ", text)

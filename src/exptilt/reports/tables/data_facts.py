@@ -1,4 +1,4 @@
-"""What both pages say of a data report besides its account: shares, labels, sources, and examples as the model reads them."""
+"""Facts about a data report for both pages: shares, labels, sources, and examples as the model reads them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _MEASURED = {
 
 
 class NamedCompletion(NamedTuple):
-    """One completion of an example: what it is called, and its text in pieces that count or do not."""
+    """One completion of an example: its name, and its text in pieces that count or do not."""
 
     name: str
     pieces: Sequence[tuple[str, bool]]
 
 
 def facts(split: SplitReport) -> Iterator[tuple[str, str]]:
-    """What else is known of a split, in words."""
+    """Further facts about a split, in words."""
     shares = (
         ("The longer completion is chosen", split.longer_chosen, "pairs"),
         ("The one with more markup is chosen", split.more_markup_chosen, "pairs that differ in it"),
@@ -58,12 +58,12 @@ def measured(findings: Iterable[Finding]) -> list[tuple[str, str]]:
 
 
 def is_measured(finding: Finding) -> bool:
-    """Whether `measured` says it."""
+    """Tell whether a finding is one of those in `measured`."""
     return finding.code in _MEASURED
 
 
 def named(completions: Sequence[Sequence[tuple[str, bool]]], kind: str) -> list[NamedCompletion]:
-    """Completions of an example with what each is called in data of a kind."""
+    """Completions of an example with their names in data of a kind."""
     names = next((known.sides for known in KINDS if known.name == kind), ())
     if len(names) != len(completions):
         names = tuple(f"completion {position}" for position in range(1, len(completions) + 1))
@@ -72,14 +72,14 @@ def named(completions: Sequence[Sequence[tuple[str, bool]]], kind: str) -> list[
 
 @dataclass(frozen=True)
 class DataGroup:
-    """One data report, and the runs that share it."""
+    """One data report, with the runs that share it."""
 
     runs: tuple[str, ...]
     report: DataReport
 
     @property
     def lengths(self) -> list[tuple[str, Any]]:
-        """Lengths by what they are of."""
+        """Length statistics by the name of the text they measure."""
         return [
             (f"{split}: {what.replace('_', ' ')}", value.as_dict())
             for split, account in self.report.splits.items()
@@ -88,29 +88,29 @@ class DataGroup:
 
     @property
     def facts(self) -> list[tuple[str, list[tuple[str, str]]]]:
-        """What else is known of each split, by its name."""
-        found = [(name, list(facts(split))) for name, split in self.report.splits.items()]
-        return [(name, rows) for name, rows in found if rows]
+        """Further facts about each split, by its name."""
+        facts_of_splits = [(name, list(facts(split))) for name, split in self.report.splits.items()]
+        return [(name, rows) for name, rows in facts_of_splits if rows]
 
     @property
     def measured(self) -> list[tuple[str, str]]:
-        """What was measured of the data: how full batches are, whether the reference knows such text."""
+        """Measurements of the data: the fill of batches, whether the reference knows such text."""
         return measured(self.report.findings)
 
     @property
     def findings(self) -> list[Finding]:
-        """What else the checks found."""
+        """Findings of the checks that are not measurements."""
         return [finding for finding in self.report.findings if not is_measured(finding)]
 
     @property
     def examples(self) -> list[tuple[Example, list[NamedCompletion]]]:
-        """Training rows as the model reads them, their completions named."""
+        """Training rows as the model reads them, with named completions."""
         kind = self.report.kind
         return [(example, named(example.completions, kind)) for example in self.report.examples]
 
 
 def data_groups(runs: Sequence[RunContents]) -> list[DataGroup]:
-    """Data reports, each once with the runs that share it."""
+    """All data reports, each once with the runs that share it."""
     groups: list[tuple[DataReport, list[str]]] = []
     for run in runs:
         if run.data is None:

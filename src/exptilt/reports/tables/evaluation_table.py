@@ -1,4 +1,4 @@
-"""What was measured, in a terminal."""
+"""The numbers of an evaluation in a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GAINERS = 3
 
 
 def print_summary(folder: RunFolder) -> None:
-    """Print the few numbers a finished run is judged by; nothing where nothing was measured."""
+    """Print the few numbers that judge a finished run; nothing is printed without measurements."""
     evaluation = folder.record(Evaluation, EVALUATION) or Evaluation()
     accuracy = {family: {"sum": forms["sum"]} for family, forms in evaluation.accuracy.items() if "sum" in forms}
     brief = Evaluation(accuracy=accuracy, longest_wins=evaluation.longest_wins, kl=evaluation.kl)
@@ -43,7 +43,7 @@ def _rows(evaluation: Evaluation) -> dict[str, Estimate]:
         for form, estimate in forms.items()
     }
     if evaluation.sections is not None:
-        rows |= {f"accuracy, section {name}": one for name, one in evaluation.sections.sections.items()}
+        rows |= {f"accuracy, section {name}": accuracy for name, accuracy in evaluation.sections.sections.items()}
         rows["accuracy, all sections alike"] = evaluation.sections.overall
     rows |= {"longest wins": evaluation.longest_wins, "AUC of the margin": evaluation.auc, "KL, nats": evaluation.kl}
     rows |= _of_displacement(evaluation.displacement)
@@ -66,12 +66,12 @@ def _of_displacement(moved: Displacement) -> dict[str, Estimate | None]:
 
 
 def gainers_text(evaluation: Evaluation) -> Text:
-    """Where the probability went: the policy's samples that gained most; empty where none were drawn."""
+    """The policy's samples that gained most probability, as text; empty without samples."""
     gainers = evaluation.gainers[:_GAINERS]
     text = Text()
     if gainers:
         text.append("where the probability went (fresh samples that gained most, nats):", style="bold")
-    for one in gainers:
-        texts = " ".join(f"{one.prompt[-60:]}|{one.completion[:160]}".split())
-        text.append(f"\n  {one.log_ratio:+.1f}  {texts}")
+    for gainer in gainers:
+        texts = " ".join(f"{gainer.prompt[-60:]}|{gainer.completion[:160]}".split())
+        text.append(f"\n  {gainer.log_ratio:+.1f}  {texts}")
     return text

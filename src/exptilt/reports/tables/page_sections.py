@@ -1,4 +1,4 @@
-"""What the sections of the page say, as plain rows for the template."""
+"""The rows of the page's sections, as plain values for the template."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SampleGroup:
-    """Side-by-sides of one run: the first few in file order, not a selection."""
+    """Side-by-sides of one run: the first few in file order, without selection."""
 
     name: str
     shown: tuple[SideBySide, ...]
@@ -58,7 +58,7 @@ class SampleGroup:
 
 
 def frontier_rows(frontier: Frontier | None) -> list[Row]:
-    """Every policy with reward, gain, KL, share of the optimum, length; then best-of-N."""
+    """Rows for every policy with reward, gain, KL, share of the optimum and length; then rows for best-of-N."""
     if frontier is None:
         return []
     words = {"above": "yes", "below": "no, lower", "overlaps": "unclear", "unknown": "no interval"}
@@ -70,7 +70,7 @@ def frontier_rows(frontier: Frontier | None) -> list[Row]:
             rows.append(Row(point.name, "var(--ink)", still))
             continue
         upper = "" if point.fraction is None or is_trusted(point, frontier) else " *"
-        shares = [estimate(one, percent=True) for one in (point.fraction, point.kl_fraction)]
+        shares = [estimate(fraction, percent=True) for fraction in (point.fraction, point.kl_fraction)]
         cells = (
             estimate(point.reward),
             estimate(point.kl),
@@ -87,7 +87,7 @@ def frontier_rows(frontier: Frontier | None) -> list[Row]:
 
 
 def run_cards(runs: Sequence[RunContents]) -> list[tuple[str, list[str]]]:
-    """Facts about the runs, one row each, one value per run; rows without any value are left out."""
+    """Facts about the runs: a row per fact, a value per run; rows without any value are left out."""
     cards = [_card(run) for run in runs]
     rows = [(name, [plain(card[name]) for card in cards]) for name in (cards[0] if cards else ())]
     return [(name, values) for name, values in rows if any(value != "—" for value in values)]
@@ -116,8 +116,8 @@ def _card(run: RunContents) -> dict[str, Any]:
 def differences(runs: Sequence[RunContents]) -> list[tuple[str, list[str]]]:
     """Recipe keys whose values differ between runs."""
     flat = [dotted(run.config) for run in runs]
-    keys = list(dict.fromkeys(key for one in flat for key in one))
-    rows = [(key, [plain(one.get(key)) for one in flat]) for key in keys]
+    keys = list(dict.fromkeys(key for settings in flat for key in settings))
+    rows = [(key, [plain(settings.get(key)) for settings in flat]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
@@ -126,7 +126,7 @@ def gap_tables(runs: Sequence[RunContents]) -> list[tuple[str, list[str], list[l
     tables = []
     for run in runs:
         slices = [*run.evaluation.by_longer, *run.evaluation.by_length_gap] if run.evaluation else []
-        rows = [one.as_dict() for one in slices]
+        rows = [slice_.as_dict() for slice_ in slices]
         columns = list(dict.fromkeys(key for row in rows for key in row))
         if rows:
             tables.append(
@@ -140,7 +140,7 @@ def gap_tables(runs: Sequence[RunContents]) -> list[tuple[str, list[str], list[l
 
 
 def measured_tables(runs: Sequence[RunContents]) -> dict[str, list[tuple[str, list[str]]]]:
-    """Numbers of the evaluations by the section of the page they belong to, one row each, one value per run."""
+    """Numbers of the evaluations by section of the page: a row per number, a value per run."""
     makers = {"accuracy": _accuracies, "displacement": displacement_rows, "length": _about_length}
     return {name: _side_by_side([maker(run.evaluation) for run in runs]) for name, maker in makers.items()}
 
@@ -171,23 +171,26 @@ def _about_length(evaluation: Evaluation | None) -> dict[str, str]:
 
 
 def section_rows(run: RunContents) -> list[tuple[str, str, str]]:
-    """Sections of a benchmark, each followed by its subsets: (name, accuracy, weight); then all together."""
-    found = run.evaluation.sections if run.evaluation else None
-    if found is None or not found.sections:
+    """Sections of a benchmark, each followed by its subsets: (name, accuracy, weight); then the row of all sections."""
+    accuracies = run.evaluation.sections if run.evaluation else None
+    if accuracies is None or not accuracies.sections:
         return []
     rows = []
-    for name, accuracy in found.sections.items():
-        parts = {part: weight for part, weight in found.weights.get(name, {}).items() if part in found.subsets}
+    for name, accuracy in accuracies.sections.items():
+        parts = {
+            part: weight for part, weight in accuracies.weights.get(name, {}).items() if part in accuracies.subsets
+        }
         rows.append((name, estimate(accuracy, percent=True), ""))
         if list(parts) != [name]:
             rows += [
-                (f"\u2003{part}", estimate(found.subsets[part], percent=True), number(parts[part])) for part in parts
+                (f"\u2003{part}", estimate(accuracies.subsets[part], percent=True), number(parts[part]))
+                for part in parts
             ]
-    return [*rows, ("All sections, alike", estimate(found.overall, percent=True), "")]
+    return [*rows, ("All sections, alike", estimate(accuracies.overall, percent=True), "")]
 
 
 def length_figure(inputs: Inputs, colours: Sequence[str]) -> Figure | None:
-    """Lengths before and after: of the frontier's policies, else what the evaluations measured."""
+    """The figure of lengths before and after: of the frontier's policies, else of the evaluations."""
     if inputs.frontier is not None and any(_value(point.length) is not None for point in inputs.frontier.points):
         keys = colour_keys(inputs.frontier)
         points = inputs.frontier.ends
@@ -209,7 +212,7 @@ def length_figure(inputs: Inputs, colours: Sequence[str]) -> Figure | None:
 
 
 def sample_groups(inputs: Inputs) -> list[SampleGroup]:
-    """Side-by-sides, more of the first group."""
+    """Groups of side-by-sides; the first group has more of them."""
     limits = [FIRST_SAMPLES] + [OTHER_SAMPLES] * len(inputs.samples)
     return [
         SampleGroup(name, samples[:limit], len(samples))
@@ -245,5 +248,5 @@ def _cell(column: str, value: Any) -> str:
     return estimate(Estimate.from_dict(value), percent=True) if is_share else plain(value)
 
 
-def _value(given: Estimate | None) -> float | None:
-    return None if given is None else given.value
+def _value(measured: Estimate | None) -> float | None:
+    return None if measured is None else measured.value

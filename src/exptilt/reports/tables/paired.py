@@ -1,4 +1,4 @@
-"""Several runs on the same held-out pairs: differences pair by pair, which are sharper than two intervals."""
+"""Differences of several runs on the same held-out pairs, pair by pair, which are sharper than two intervals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MEASURES: dict[str, Callable[[PairMargin], float | None]] = {
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """One run less the first one."""
+    """The difference of one run from the first run."""
 
     name: str
     base: str
@@ -33,15 +33,15 @@ class PairedDifference:
 
 
 def paired_differences(runs: Sequence[RunContents]) -> list[PairedDifference]:
-    """Every run against the first, on the pairs both were measured on; runs without common pairs are left out."""
+    """Compare every run with the first, on the pairs both were measured on; runs without common pairs are left out."""
     if len(runs) < 2:
         return []
-    found = [_compared(runs[0], run) for run in runs[1:]]
-    return [one for one in found if one is not None]
+    differences = [_compared(runs[0], run) for run in runs[1:]]
+    return [difference for difference in differences if difference is not None]
 
 
 def _compared(base: RunContents, run: RunContents) -> PairedDifference | None:
-    """A pair that occurs several times counts as often as both runs have it."""
+    """Compare two runs; a pair that occurs several times counts as often as both runs have it."""
     first, second = _by_place(base), _by_place(run)
     common = [key for key in first if key in second]
     if not common:
@@ -66,9 +66,9 @@ def _compared(base: RunContents, run: RunContents) -> PairedDifference | None:
 
 
 def _by_place(run: RunContents) -> dict[tuple[str, int], PairMargin]:
-    found: dict[tuple[str, int], PairMargin] = {}
+    margins: dict[tuple[str, int], PairMargin] = {}
     seen: dict[str, int] = {}
-    for one in run.margins:
-        seen[one.pair] = seen.get(one.pair, 0) + 1
-        found[one.pair, seen[one.pair]] = one
-    return found
+    for margin in run.margins:
+        seen[margin.pair] = seen.get(margin.pair, 0) + 1
+        margins[margin.pair, seen[margin.pair]] = margin
+    return margins

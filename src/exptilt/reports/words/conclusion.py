@@ -1,4 +1,4 @@
-"""The conclusion in words: did it work, how far did it move, what did it cost, how far is it from the best."""
+"""The conclusion in words: whether the run worked, how far it moved, its cost, and its distance from the best."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ACCURACIES = (
     ("without_reference", "sum"),
     ("without_reference", "mean"),
 )
-"""Which accuracy speaks for a run: the first of these that was measured."""
+"""The accuracies that may represent a run; the first of them that was measured does."""
 _GAINS: dict[Side, tuple[str, Tone]] = {
     "above": ("Yes", "good"),
     "below": ("No, it got worse", "bad"),
@@ -33,7 +33,7 @@ _GAINS: dict[Side, tuple[str, Tone]] = {
 
 
 def conclusion_of(inputs: Inputs) -> Conclusion:
-    """Of the frontier where several policies share one, of the run where there is one, else of the runs compared."""
+    """Conclude on the frontier if several policies share one, on a single run, or on the runs compared."""
     if inputs.frontier is not None and len(inputs.runs) != 1:
         return frontier_conclusion(inputs.frontier)
     if len(inputs.runs) == 1:
@@ -42,8 +42,8 @@ def conclusion_of(inputs: Inputs) -> Conclusion:
 
 
 def _compared(runs: tuple[RunContents, ...]) -> str:
-    """Several runs in one sentence: which ranks most held-out pairs right, and from which it is not set apart."""
-    measured = {run.name: found for run in runs if (found := headline_accuracy(run)) is not None}
+    """Compare several runs in one sentence: the one that ranks most held-out pairs right, and those not set apart from it."""
+    measured = {run.name: headline for run in runs if (headline := headline_accuracy(run)) is not None}
     if not runs or len({kind for kind, _ in measured.values()}) != 1:
         return f"{len(runs)} runs side by side; they have no common measurement that would rank them."
     best = max(measured, key=lambda name: measured[name][1].value or 0.0)
@@ -63,7 +63,7 @@ def _compared(runs: tuple[RunContents, ...]) -> str:
 
 
 def run_conclusion(run: RunContents, frontier: Frontier | None = None) -> Conclusion:
-    """The four answers for one run; the headline says whether it worked, and what it cost or else how far it moved."""
+    """The four answers for one run; the headline tells whether it worked, and its cost or else its distance."""
     point = point_of(run, frontier)
     worked, moved, cost, away = _worked(run, point), _moved(run), _cost(run, point), distance(point, frontier)
     known = [answer.detail for answer in (worked, moved if cost.tone == "none" else cost) if answer.tone != "none"]
@@ -119,12 +119,12 @@ def _measured_gain(run: RunContents, point: Point | None) -> PageAnswer:
 
 
 def headline_accuracy(run: RunContents) -> tuple[str, Estimate] | None:
-    """The first accuracy there is, log-ratios of whole replies first, and what it is of."""
+    """The first accuracy that was measured, log-ratios of whole replies first, and its name."""
     accuracy = run.evaluation.accuracy if run.evaluation else {}
     for scores, reduction in ACCURACIES:
-        found = accuracy.get(scores, {}).get(reduction)
-        if found is not None and found.value is not None:
-            return scores.replace("_", " ") + (", by mean" if reduction == "mean" else ""), found
+        estimate = accuracy.get(scores, {}).get(reduction)
+        if estimate is not None and estimate.value is not None:
+            return scores.replace("_", " ") + (", by mean" if reduction == "mean" else ""), estimate
     return None
 
 
@@ -142,7 +142,7 @@ def _from_accuracy(run: RunContents, kind: str, accuracy: Estimate) -> PageAnswe
 
 
 def _against_length(run: RunContents, accuracy: Estimate) -> str:
-    """What length alone would score, in whichever direction it scores more: that is what must be beaten."""
+    """Compare with the accuracy of length alone, in the direction in which it scores more: a run must beat that."""
     longest = run.evaluation.longest_wins if run.evaluation else None
     if longest is None or longest.value is None:
         return ""

@@ -1,4 +1,4 @@
-"""What a frontier says about its policies: who gained, who leads, who is where no policy can be."""
+"""Conclusions on a frontier: which policies gained, which one leads, and which lie where no policy can be."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def frontier_conclusion(frontier: Frontier) -> Conclusion:
 
 
 def gained(point: Point, frontier: Frontier) -> Side:
-    """Is a policy's reward above the reference's?
+    """Tell whether a policy's reward is above the reference's.
 
-    The paired gain decides where there is one, else whether the two intervals are apart.
+    The paired gain decides if there is one, else the two intervals must be apart.
     """
     if point.gain is not None:
         return compare(point.gain, 0.0)
@@ -44,21 +44,21 @@ def gained(point: Point, frontier: Frontier) -> Side:
 
 
 def reference_reward(frontier: Frontier) -> Estimate | None:
-    """The reference's reward: as given, else its own point, else the optimum's curve where it starts at no KL."""
+    """The reference's reward: the given one, else its own point's, else the optimum's at the start if that has no KL."""
     if frontier.reference_reward is not None:
         return frontier.reference_reward
-    own = next((point.reward for point in frontier.points if is_reference(point)), None)
+    own_reward = next((point.reward for point in frontier.points if is_reference(point)), None)
     best = frontier.optimum
-    if own is not None or best is None or not best.kl or best.kl[0] > 0.01:
-        return own
+    if own_reward is not None or best is None or not best.kl or best.kl[0] > 0.01:
+        return own_reward
     low, high = (best.low[0], best.high[0]) if best.low and best.high else (None, None)
     return Estimate(value=best.reward[0], low=low, high=high)
 
 
 def above_optimum(frontier: Frontier) -> list[str]:
-    """Points that lie above the optimum beyond both intervals: impossible, so an estimator is wrong.
+    """Points above the optimum beyond both intervals: impossible, so an estimator is wrong.
 
-    The measured excess decides where there is one. Else the optimum is read at the upper end of the point's KL, which is the
+    The measured excess decides if there is one. Else the optimum is read at the upper end of the point's KL, which is the
     kindest reading, and only where its samples carry it: elsewhere the curve is too low and says nothing.
     """
     return [
@@ -79,14 +79,14 @@ def _is_above(point: Point, frontier: Frontier) -> bool:
 
 
 def is_trusted(point: Point, frontier: Frontier) -> bool:
-    """Is the optimum carried by its samples at this point's KL?"""
+    """Tell whether the optimum's samples carry it at this point's KL."""
     if point.solid is not None:
         return point.solid
     return point.kl.value is not None and trusted_at(frontier, point.kl.value)
 
 
 def trusted_at(frontier: Frontier, kl: float) -> bool:
-    """Is the optimum carried by its samples at this KL? False beyond the range it was computed on."""
+    """Tell whether the optimum's samples carry it at this KL; false beyond the range it was computed on."""
     best = frontier.optimum
     if best is None or not best.kl or not 0 <= kl <= best.kl[-1]:
         return False
@@ -95,7 +95,7 @@ def trusted_at(frontier: Frontier, kl: float) -> bool:
 
 
 def point_of(run: RunContents, frontier: Frontier | None) -> Point | None:
-    """The frontier's point that belongs to a run: named by it, or of the same name up to spelling."""
+    """The frontier's point of a run: the point that the run names, or the point with its name up to spelling."""
     folder = run.path.resolve().name
     for point in frontier.ends if frontier else []:
         if point.run in (folder, run.name) or _spelled(point.name) in (_spelled(run.name), _spelled(folder)):
@@ -104,7 +104,7 @@ def point_of(run: RunContents, frontier: Frontier | None) -> Point | None:
 
 
 def distance(point: Point | None, frontier: Frontier | None) -> PageAnswer:
-    """The share of the optimum's gain a policy reached at its own KL."""
+    """The share of the optimum's gain that a policy reached at its own KL."""
     if frontier is None:
         return PageAnswer(
             DISTANCE, "Not measured", "It needs a reward on samples of the reference: see `exptilt frontier`.", "none"
@@ -152,7 +152,7 @@ def _leader(best: Point, points: list[Point]) -> PageAnswer:
 
 
 def apart(best: Estimate, other: Estimate) -> bool:
-    """Does the whole interval of one lie above the other's? False where an interval is missing."""
+    """Tell whether the first interval lies wholly above the second; false if an interval is missing."""
     return best.interval is not None and other.interval is not None and best.interval[0] > other.interval[1]
 
 
@@ -162,7 +162,7 @@ def _spent(best: Point, points: list[Point], frontier: Frontier) -> PageAnswer:
     costs = [point.kl.value for point in points if point.kl.value is not None]
     span = f"; all lie between {number(min(costs))} and {number(max(costs))}" if len(costs) > 1 else ""
     detail = f"{best.name} moved {estimate(best.kl)} nats per reply away from the reference{span}."
-    for cheap in sorted(frontier.best_of_n, key=lambda one: one.n):
+    for cheap in sorted(frontier.best_of_n, key=lambda candidate: candidate.n):
         if cheap.kl < best.kl.value and apart(cheap.reward, best.reward):
             reward, cost = number(cheap.reward.value), number(cheap.kl)
             detail += f" The best of {cheap.n} samples of the reference has more reward, {reward}, for {cost} nats."

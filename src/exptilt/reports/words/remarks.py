@@ -1,4 +1,4 @@
-"""What a report warns of, what it lacks, and how its numbers are made again."""
+"""Remarks of a report: its warnings, its missing parts, and the commands that make its numbers again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exptilt.run_folder.run_record import Caution
 
 @dataclass(frozen=True)
 class Remark:
-    """One warning as the page shows it: what it is of, what it says, what to do about it."""
+    """One warning on the page: its subject, its message and its remedy."""
 
     number: str = ""
     message: str = ""
@@ -22,7 +22,7 @@ class Remark:
 
 
 def remark_of(caution: Caution) -> Remark:
-    """A guard rail's warning, numbered by its step and its name, with what was measured.
+    """The remark of a guard rail's warning, numbered by its step and name, with the measured value.
 
     Example:
         >>> remark_of(Caution(step=20, name="drift", message="it drifts", advice="raise beta", value=1.5, limit=1.0)).number
@@ -39,20 +39,20 @@ def remark_of(caution: Caution) -> Remark:
 
 
 def cautions(inputs: Inputs) -> list[Remark]:
-    """What runs, data checks, files and the frontier warn of; a warning several runs share is shown once."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    """Warnings of runs, data checks, files and the frontier; a warning that several runs share is shown once."""
+    runs_of: dict[tuple[str, str, str], list[str]] = {}
     for run in inputs.runs:
         for caution in run.info.warnings if run.info else ():
             remark = remark_of(caution)
-            found.setdefault((remark.number, remark.message, remark.fix), []).append(run.name)
+            runs_of.setdefault((remark.number, remark.message, remark.fix), []).append(run.name)
         for finding in run.data.findings if run.data else []:
             if finding.severity != "info":
                 times = f" ({finding.count:,} rows)" if finding.count and finding.count > 1 else ""
-                found.setdefault((finding.code, finding.message + times, finding.fix), []).append(run.name)
+                runs_of.setdefault((finding.code, finding.message + times, finding.fix), []).append(run.name)
     alone = len(inputs.runs) == 1
     listed = [
         Remark(number=code, message=text if alone else f"{joined(names)}: {text}", fix=fix)
-        for (code, text, fix), names in found.items()
+        for (code, text, fix), names in runs_of.items()
     ]
     above = above_optimum(inputs.frontier) if inputs.frontier else []
     if above:
@@ -70,14 +70,14 @@ def cautions(inputs: Inputs) -> list[Remark]:
 
 
 def alarms(inputs: Inputs) -> list[tuple[str, Remark]]:
-    """What the guard rails of the runs said while they trained, each with the run's name."""
+    """Warnings that guard rails gave during training, each with the run's name."""
     return [(run.name, remark_of(caution)) for run in inputs.runs if run.info for caution in run.info.warnings]
 
 
 def detectable(inputs: Inputs) -> str:
-    """What the held-out prompts of the runs can show at all."""
-    found = {run.evaluation.detectable_difference for run in inputs.runs if run.evaluation}
-    known = sorted(value for value in found if value is not None)
+    """The smallest difference that the held-out prompts of the runs can show."""
+    differences = {run.evaluation.detectable_difference for run in inputs.runs if run.evaluation}
+    known = sorted(value for value in differences if value is not None)
     if not known:
         return ""
     points = " to ".join(number(100 * value, 1) for value in dict.fromkeys((known[0], known[-1])))
@@ -88,11 +88,11 @@ def detectable(inputs: Inputs) -> str:
 
 
 def commands(inputs: Inputs) -> list[str]:
-    """The commands that make these numbers again."""
+    """Commands that make these numbers again."""
     if inputs.frontier is not None and inputs.frontier.command:
         return [inputs.frontier.command]
-    found = [_command(run) for run in inputs.runs]
-    return [command for command in found if command is not None]
+    commands_of_runs = [_command(run) for run in inputs.runs]
+    return [command for command in commands_of_runs if command is not None]
 
 
 def _command(run: RunContents) -> str | None:
@@ -102,17 +102,17 @@ def _command(run: RunContents) -> str | None:
 
 
 def missing(inputs: Inputs) -> list[str]:
-    """What this report could have shown and does not, and how to get it."""
-    found = []
-    for what, how, is_missing in _WANTED:
+    """Parts that this report could have and lacks, each with the way to get it."""
+    sentences = []
+    for what, remedy, is_missing in _WANTED:
         without = [run.name for run in inputs.runs if is_missing(run)]
         if without and not (is_missing is _has_no_samples and inputs.samples):
             who = "" if len(without) == len(inputs.runs) else f" for {joined(without)}"
-            found.append(f"No {what}{who}: {how}.")
+            sentences.append(f"No {what}{who}: {remedy}.")
     if inputs.frontier is None:
-        how = "it needs a reward on samples of the reference; `exptilt frontier` makes one"
-        found.append(f"No reward-KL frontier (frontier.json): {how}.")
-    return found
+        remedy = "it needs a reward on samples of the reference; `exptilt frontier` makes one"
+        sentences.append(f"No reward-KL frontier (frontier.json): {remedy}.")
+    return sentences
 
 
 def _has_no_samples(run: RunContents) -> bool:

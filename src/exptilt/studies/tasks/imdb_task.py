@@ -42,7 +42,7 @@ PREFIX = (2, 8)
 
 
 def prepare_imdb(task: ImdbTask, folder: Path, seed: int, law: SamplingLaw, num_prompts: int) -> Bench:
-    """Train classifier and reference, label the reference's samples; what is there already is kept."""
+    """Train classifier and reference, and label the reference's samples; existing files are kept."""
     return _Imdb(task, folder, seed).bench(law, num_prompts)
 
 
@@ -55,7 +55,7 @@ class Review(NamedTuple):
 
 @dataclass(frozen=True)
 class _Imdb:
-    """The steps; each leaves files that the next one reads."""
+    """The steps of the task; each leaves files that the next one reads."""
 
     task: ImdbTask
     folder: Path
@@ -75,7 +75,7 @@ class _Imdb:
         reference = train_reference(self.folder, self.seed, rows, words, self.task.model, length)
 
         def reward(prompts: Sequence[str], completions: Sequence[str]) -> Any:
-            texts = [prompt + said for prompt, said in zip(prompts, completions, strict=True)]
+            texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
             return classifier.probabilities(texts)
 
         training = self._prefixes(tokenizer, train, 2, self.task.num_prompts)
@@ -114,8 +114,8 @@ class _Imdb:
         rng = np.random.default_rng((self.seed, stream))
         order = rng.permutation(len(reviews))
         first = (part for index in order for part in cut(reviews[index].text, self.task.words)[:1])
-        found = dict.fromkeys(prompt for prompt, _ in split(tokenizer, first, rng))
-        return list(found)[:num]
+        prefixes = dict.fromkeys(prompt for prompt, _ in split(tokenizer, first, rng))
+        return list(prefixes)[:num]
 
     def _facts(self, classifier: TextClassifier, test: Sequence[Review], excerpts: Sequence[str]) -> dict[str, Any]:
         folder = RunFolder(self.folder)
@@ -145,7 +145,7 @@ def read_reviews(path: Path, limit: int | None) -> list[Review]:
 
 
 def cut(text: str, words: int) -> list[str]:
-    """Excerpts of whole sentences with at most `words` words, in order; longer sentences are left out.
+    """Cut a text into excerpts of whole sentences with at most `words` words, in order; longer sentences are left out.
 
     Example:
         >>> cut("I saw it. It was good! And then a very very long sentence came. The end.", words=5)
@@ -154,28 +154,30 @@ def cut(text: str, words: int) -> list[str]:
     parts: list[list[str]] = []
     fresh = True
     for sentence in _SENTENCE.split(text):
-        found = sentence.split()
-        if len(found) > words:
+        sentence_words = sentence.split()
+        if len(sentence_words) > words:
             fresh = True
-        elif not fresh and len(parts[-1]) + len(found) <= words:
-            parts[-1] += found
-        elif found:
-            parts.append(found)
+        elif not fresh and len(parts[-1]) + len(sentence_words) <= words:
+            parts[-1] += sentence_words
+        elif sentence_words:
+            parts.append(sentence_words)
             fresh = False
     return [" ".join(part) for part in parts]
 
 
 def split(tokenizer: Any, excerpts: Iterable[str], rng: np.random.Generator) -> Iterator[tuple[str, str]]:
-    """(prefix, rest) of each excerpt, cut between two words after 2 to 8 tokens; too short ones are left out."""
+    """Split each excerpt into (prefix, rest) between two words, after 2 to 8 tokens; too short ones are left out."""
     for text in excerpts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         pieces = tokenizer.convert_ids_to_tokens(ids)
         places = [
-            place for place in range(PREFIX[0], PREFIX[1] + 1) if place < len(ids) and pieces[place].startswith("Ġ")
+            position
+            for position in range(PREFIX[0], PREFIX[1] + 1)
+            if position < len(ids) and pieces[position].startswith("Ġ")
         ]
         if places:
-            place = int(rng.choice(places))
-            yield tokenizer.decode(ids[:place]), tokenizer.decode(ids[place:])
+            position = int(rng.choice(places))
+            yield tokenizer.decode(ids[:position]), tokenizer.decode(ids[position:])
 
 
 def _ascii_text(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Your own model, preferences and reward as something to study."""
+"""The task of the user's own model, preferences and reward."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def prepare_own(task: OwnTask, law: SamplingLaw, num_prompts: int) -> Bench:
 
 
 def rewarding(name: str) -> Reward:
-    """The function that `module:function` names, as a reward of many completions.
+    """Make a reward of many completions from the function that `module:function` names.
 
     Raises:
         ConfigError: saying which part is wrong.
@@ -53,13 +53,13 @@ def rewarding(name: str) -> Reward:
     function = find_function(name)
 
     def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-        return [float(function(prompt, said)) for prompt, said in zip(prompts, completions, strict=True)]
+        return [float(function(prompt, completion)) for prompt, completion in zip(prompts, completions, strict=True)]
 
     return reward
 
 
 def find_function(name: str) -> Callable[[str, str], float]:
-    """The Python function that `module:function` names; modules of the current folder are found too.
+    """Find the Python function that `module:function` names, also in modules of the current folder.
 
     Raises:
         ConfigError: saying which part is wrong.
@@ -69,10 +69,10 @@ def find_function(name: str) -> Callable[[str, str], float]:
         'ab'
     """
     try:
-        found = import_object(name, "reward")
+        function = import_object(name, "reward")
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    if not callable(found):
+    if not callable(function):
         raise ConfigError(f"reward: {name} is not a function")
-    called: Callable[[str, str], float] = found
+    called: Callable[[str, str], float] = function
     return called

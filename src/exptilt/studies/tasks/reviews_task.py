@@ -1,4 +1,4 @@
-"""The demo's world as something to study: film reviews from a grammar, whose reward is a known function of the text."""
+"""The task of the demo's world: film reviews from a grammar, whose reward is a known function of the text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from exptilt.testbed.reviews import FilmReviews
 
 
 def prepare_world(task: WorldTask, folder: Path, seed: int, law: SamplingLaw, num_prompts: int) -> Bench:
-    """Train the reference, label its samples; what is there already is kept."""
+    """Train the reference and label its samples; existing files are kept."""
     world = FilmReviews(seed)
     size = SmallModel(hidden_size=task.width, num_layers=task.num_layers, num_heads=4, max_positions=64)
     words = folder / "tokenizer"
@@ -33,7 +33,7 @@ def prepare_world(task: WorldTask, folder: Path, seed: int, law: SamplingLaw, nu
     reference = train_reference(folder, seed, rows, words, size, length)
 
     def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-        return [world.reward(f"{prompt} {said}") for prompt, said in zip(prompts, completions, strict=True)]
+        return [world.reward(f"{prompt} {completion}") for prompt, completion in zip(prompts, completions, strict=True)]
 
     labeller = Labeller(reference, reward, task.labels, law, lead=" ")
     for split, num_samples, held_out in (("train", task.samples_per_prompt, False), ("test", 4, True)):

@@ -8,7 +8,7 @@ A checkpoint is a folder `checkpoints/step-00000040`:
     manifest.json            size and digest of every file
 
 It is written under a temporary name, flushed to disk, and renamed at the very end, when every process has reported that
-its files are written. Which one a run goes on from: see `choice`. All processes, on however many machines, must
+its files are written. `choice` decides which checkpoint a run continues from. All processes, on however many machines, must
 see one folder. Read only checkpoints you trust: torch's `.metadata` is a pickle.
 """
 
@@ -87,7 +87,7 @@ class Checkpoints:
         """Wait until files are written, and make them a checkpoint; all processes call it at the same step.
 
         Raises:
-            CheckpointError: it could not be written, here or in another process.
+            CheckpointError: the checkpoint could not be written, here or in another process.
         """
         if self._saving is not None:
             saving, self._saving = self._saving, None
@@ -103,7 +103,7 @@ class Checkpoints:
         """Choose the checkpoint to continue from: process 0 looks, and all processes get its answer.
 
         Raises:
-            CheckpointError: there are some and none can be read.
+            CheckpointError: there are checkpoints and none can be read.
         """
         choice = self.world.first_alone(lambda: choose_checkpoint(self.folder))
         return self.world.first(choice or Choice(None))
@@ -255,6 +255,6 @@ def _pickled(content: Mapping[str, Any]) -> bytes:
 
 def _prune(folder: Path, keep: int) -> None:
     for old in list_checkpoints(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)  # what stays is tried again with the next one
+        shutil.rmtree(old, ignore_errors=True)  # the rest is tried again with the next checkpoint
     for abandoned in folder.glob(".writing-*"):
         shutil.rmtree(abandoned, ignore_errors=True)

@@ -63,7 +63,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, whole or not, newest first.
 
     Raises:
-        CheckpointError: it cannot be listed.
+        CheckpointError: the folder cannot be listed.
     """
     try:
         names = [name for name in os.listdir(folder) if _NAME.fullmatch(name)]
@@ -123,7 +123,7 @@ def set_aside_after(folder: Path, step: int) -> list[Path]:
         Their new paths.
 
     Raises:
-        DiskError: one cannot be renamed.
+        DiskError: a checkpoint cannot be renamed.
     """
     moved = []
     for later in list_checkpoints(folder):

@@ -27,7 +27,7 @@ def load_checkpoint(checkpoint: Path, target: Target | None = None) -> dict[str,
         target: tensors to read into; default: new ones on the CPU, whole.
 
     Raises:
-        CheckpointError: it cannot be read, or its tensors do not fit.
+        CheckpointError: the checkpoint cannot be read, or its tensors do not fit.
     """
     bare = load_bare(checkpoint)
     try:

@@ -52,7 +52,7 @@ def restore(run: Run, checkpoint: Path) -> Progress:
     """Restore a run from a checkpoint.
 
     Raises:
-        CheckpointError: it belongs to another run, or does not fit its weights or its optimizer.
+        CheckpointError: the checkpoint belongs to another run, or does not fit its weights or its optimizer.
     """
     _require_fitting(run, load_bare(checkpoint), checkpoint)
     state = load_checkpoint(checkpoint, _Targets(run))
@@ -92,7 +92,7 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
     """Load the weights of a checkpoint into a model; weights that were not trained stay unchanged.
 
     Raises:
-        CheckpointError: they do not fit.
+        CheckpointError: the weights do not fit.
     """
     targets = trained_weights(model)
     stored = load_checkpoint(checkpoint)["model"]

@@ -135,7 +135,9 @@ def read_shards(folder: Path, target: Callable[[str, torch.Size, torch.dtype], T
     }
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # meant so: each reads for itself
+        warnings.filterwarnings(
+            "ignore", message="torch.distributed is disabled"
+        )  # on purpose: each process reads for itself
         try:
             load(tensors, checkpoint_id=folder, planner=planner, no_dist=True)
         except CheckpointException as failure:  # no Exception, so that nothing else would catch it
