@@ -43,4 +43,4 @@ def leave_out(prepared: Prepared, positions: Sequence[int], code: str, kind: Kin
         p_chosen=(min(p_chosen), sum(p_chosen) / len(p_chosen), max(p_chosen)) if p_chosen else None,
     )
     report = prepared.report.updated(train=split).adding(*account.findings(Decisions({})))
-    return replace(prepared, train=kept, report=report)
+    return replace(prepared, train=remaining, report=report)
