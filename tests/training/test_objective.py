@@ -133,6 +133,14 @@ def test_kto_by_hand():
     assert (means["rewards/chosen"], means["rewards/rejected"]) == (2, -1)
 
 
+def test_ktos_reference_point_counts_rows_by_their_weights():
+    """Log-ratios 2 and -1, mismatched ones 1 and 3 at weights 3 and 1, so z0 is 1.5: 3 sigmoid(-0.5) + sigmoid(-2.5) over 4."""
+    rows = [row(1, 2, 2, label=Desirable(True), weight=3.0), row(2, 2, 2, label=Desirable(False))]
+    out = Objective(KTO(beta=1.0))(rows, sums(-3, -4, -6, -2), sums(-5, -5, -5, -5))
+    assert out.loss.item() == pytest.approx(3 / (1 + math.exp(0.5)) + 1 / (1 + math.exp(2.5)), rel=1e-12)
+    assert out.weight == 4
+
+
 def test_rewards_of_labelled_rows_are_weighted_means():
     rows = [
         row(1, 2, label=Desirable(True), weight=3.0),

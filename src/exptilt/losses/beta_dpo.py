@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, State, check_column, log_ratios, row_weights, weighted_mean
-from exptilt.losses.draws import hashed, uniform
+from exptilt.losses.hashed_draws import hashed, uniform
 from exptilt.losses.rounding import rounding_of
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import NonNegative, Positive, Range

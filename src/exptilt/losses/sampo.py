@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, State, check_pair
-from exptilt.losses.draws import hashed
+from exptilt.losses.hashed_draws import hashed
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import Positive
 from exptilt.types import LogProbs, Pair, PairLoss, at_least_float32
