@@ -172,7 +172,7 @@ def _fault(check: Callable[[_Bench], str], bench: _Bench) -> str:
 
 def _declared(bench: _Bench) -> str:
     loss = bench.loss
-    if not dataclasses.is_dataclass(loss) or not loss.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not getattr(getattr(loss, "__dataclass_params__", None), "frozen", False):
         return "is no frozen dataclass; decorate the class with exptilt.settings.declaration.config"
     if not isinstance(loss.name, str) or not re.fullmatch(r"\w+", loss.name):
         return f"its name must be one word, got {loss.name!r}"
