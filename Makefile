@@ -1,7 +1,10 @@
 # One environment, three verbs. The stamp makes every target work again without a network once it is installed.
 PYTHON ?= python3.11
 VENV := .venv
-STAMP := $(VENV)/.installed
+# What is installed beside the package; continuous integration adds the peers that formulas are compared with.
+EXTRAS ?= dev
+COMMA := ,
+STAMP := $(VENV)/.installed-$(subst $(COMMA),-,$(EXTRAS))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -31,5 +34,5 @@ clean:
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	touch $(STAMP)

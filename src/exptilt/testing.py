@@ -33,7 +33,7 @@ from exptilt.types import LogProbs
 from exptilt.wording import in_one_line
 
 
-class Finding(NamedTuple):
+class CheckFinding(NamedTuple):
     """What one check found."""
 
     check: str
@@ -43,7 +43,7 @@ class Finding(NamedTuple):
 
 def check_loss(
     loss: Any, *, stops_gradient: bool = False, skip: Sequence[str] = (), seed: int = 0
-) -> tuple[Finding, ...]:
+) -> tuple[CheckFinding, ...]:
     """Check everything that training relies on.
 
     declared: a frozen dataclass with a name and a kind, equal to what its import path and settings make again.
@@ -79,7 +79,7 @@ def check_loss(
         raise ValueError(f"{loss.name} is a reward model's loss; this kit checks losses on log-probabilities")
     left_out = {*skip, *(["gradient"] if stops_gradient else [])}
     bench = _Bench(loss, seed)
-    return tuple(Finding(name, _fault(check, bench)) for name, check in _CHECKS.items() if name not in left_out)
+    return tuple(CheckFinding(name, _fault(check, bench)) for name, check in _CHECKS.items() if name not in left_out)
 
 
 def require_conforming(loss: Any, *, stops_gradient: bool = False, skip: Sequence[str] = (), seed: int = 0) -> None:
@@ -172,7 +172,7 @@ def _fault(check: Callable[[_Bench], str], bench: _Bench) -> str:
 
 def _declared(bench: _Bench) -> str:
     loss = bench.loss
-    if not dataclasses.is_dataclass(loss) or not loss.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not getattr(getattr(loss, "__dataclass_params__", None), "frozen", False):
         return "is no frozen dataclass; decorate the class with exptilt.settings.declaration.config"
     if not isinstance(loss.name, str) or not re.fullmatch(r"\w+", loss.name):
         return f"its name must be one word, got {loss.name!r}"

@@ -14,6 +14,7 @@ Known deviations of TRL, and what it is compared with here:
     sft, CPO's NLL       token mean over the batch               normalization="token"
     apo_zero_unpaired    mean over all rows                      APOZeroUnpaired(balanced=False)
     ORPO's NLL           counts the prompt too                   the difference, written out in its test
+    TPO's NLL            token mean over the batch               normalization="token"
     SimPO's smoothing    the margin stays with the chosen side   the difference, written out in `smoothed_simpo`
 """
 
@@ -41,6 +42,7 @@ from exptilt.losses import (
     NLL,
     ORPO,
     SPPO,
+    TPO,
     WPO,
     AlphaPO,
     APODown,
@@ -65,6 +67,7 @@ with warnings.catch_warnings():
     from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
     from trl.experimental.cpo import CPOConfig, CPOTrainer
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+    from trl.experimental.tpo import TPOConfig, TPOTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOLERANCE = 1e-6
@@ -76,6 +79,7 @@ TRAINERS = {
     "kto": (KTOTrainer, KTOConfig),
     "cpo": (CPOTrainer, CPOConfig),
     "orpo": (ORPOTrainer, ORPOConfig),
+    "tpo": (TPOTrainer, TPOConfig),
 }
 
 
@@ -294,3 +298,28 @@ def test_orpo(world, rows, free_batch, ours, answer, groups_of, differences) -> 
     objective = own - TOKEN_NLL(policy).loss.mean() + TOKEN_NLL(Pair(everything, everything)).loss.mean()
     assert max(differences(side.answer(objective), theirs)) < TOLERANCE
     assert abs(own.item() / theirs.value - 1) > REAL
+
+
+TRIPLES = {
+    "tpo": ({"loss_type": "sigmoid", "tpo_alpha": 0.7}, TPO(beta=0.1, alpha=0.7, normalization="token")),
+    "tpo-l": (
+        {"loss_type": "tpo-l", "tpo_alpha": 1.0, "tpo_l_gamma": 0.3},
+        TPO(beta=0.1, gamma=0.3, length_normalized=True, normalization="token"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TRIPLES)
+def test_triples(case, world, rows, ours, answer, groups_of, differences, make_trainer) -> None:
+    """A gold answer beside each pair: the rejected answer of the next row, so that lengths differ."""
+    settings, loss = TRIPLES[case]
+    golden = [{**row, "reference": other["rejected"]} for row, other in zip(rows, rows[1:] + rows[:1], strict=True)]
+    trainer, inputs = make_trainer(TRAINERS["tpo"], world, golden, beta=0.1, **settings)
+    theirs = answer(trainer._compute_loss(trainer.model, inputs, return_outputs=False), trainer.model)
+
+    side = ours(world)
+    groups = groups_of(inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"], 3)
+    policy, _ = side.logps(groups)
+    sizes, ranks = torch.full((len(rows),), 3), torch.tensor([2, 3, 1] * len(rows))
+    objective = loss(policy, None, sizes, ranks).loss.mean()
+    assert max(differences(side.answer(objective), theirs)) < TOLERANCE

@@ -109,3 +109,31 @@ def test_a_loss_of_ones_own_runs_everywhere(module, make_recipe, tmp_path, capsy
     evaluate(str(recipe.folder), ["loss.source=none"])
     with pytest.raises(CheckpointError, match=r"holds a run of another recipe \(different: loss\.source"):
         run_recipe(make_recipe(*own), page=False)
+
+
+STUDY = """
+output: {output}
+task:
+  name: own
+  model: {{path: {model}}}
+  data: {{train: {rows}, test_fraction: 0.3}}
+  reward: my_losses:length
+methods: [{{loss: {{import: "my_losses:ShiftedDPO", shift: 0.5}}}}]
+train: {{max_steps: 1}}
+measure: {{num_prompts: 2, num_samples: 2, pool: 4, max_new_tokens: 2, proposals: 0}}
+"""
+
+
+def test_a_study_trains_it_beside_others(module, finished, tmp_path):
+    from exptilt.settings.grid_settings import GridRecipe
+    from exptilt.verbs.frontier import frontier
+
+    with module.open("a") as file:
+        file.write("\n\ndef length(prompt, completion):\n    return float(len(completion))\n")
+    (tmp_path / "grid.yaml").write_text(
+        STUDY.format(output=tmp_path / "grid", model=finished.folder / "sft" / "model", rows=finished.data.train)
+    )
+    frontier(load(GridRecipe, tmp_path / "grid.yaml"))
+    assert "ShiftedDPO beta=0.1 shift=0.5" in (tmp_path / "grid" / "frontier.json").read_text()
+    own = load(Recipe, next((tmp_path / "grid" / "runs").iterdir()) / "config.yaml").loss
+    assert (own.path, own.setting("shift")) == ("my_losses:ShiftedDPO", 0.5)

@@ -57,7 +57,9 @@ class LossChoice:
         Raises:
             ConfigError: there is no such loss, or a setting is wrong.
         """
-        return choice_of({"name": loss, **settings})
+        made = choice_of({"name": loss, **settings})
+        assert isinstance(made, LossChoice)  # noqa: S101 - it was asked for by name
+        return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         return choice_of, (as_dict(self),)

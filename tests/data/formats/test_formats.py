@@ -120,6 +120,18 @@ def test_demonstrations(read, refused_with):
     assert refused_with({"messages": [user("Q"), bot("A"), user("thanks")]})[0] == "bad_roles"
 
 
+@pytest.mark.parametrize("name", ["gold", "reference"])
+def test_a_gold_answer_above_a_pair_is_a_ranking_of_three(read, name):
+    row = {"prompt": "Q", name: "best", "chosen": "good", "rejected": "bad"}
+    expected = Ranking(id="file:1", prompt="Q", completions=("best", "good", "bad"), ranks=(1, 2, 3))
+    adapter = next(one for one in ADAPTERS if one.name == "triple")
+    assert adapter.record(row, "file:1") == expected
+    if name == "gold":  # `reference` may mean something else, so it must be asked for
+        assert read(row) == ("triple", expected)
+    else:
+        assert not adapter.fits(row)
+
+
 def test_rankings_by_rank_and_by_score(read, refused_with):
     name, record = read({"prompt": "Q", "completions": ["x", "y", "z"], "ranks": [2.0, 1, 2]})
     assert name == "ranking"

@@ -29,6 +29,14 @@ def ranking(row: Row, row_id: str) -> Ranking:
     )
 
 
+def triple(row: Row, row_id: str) -> Ranking:
+    """`gold` (or `reference`), `chosen` and `rejected`, from the best down, as Triple Preference Optimization takes them."""
+    name = "gold" if row.get("gold") is not None else "reference"
+    sides = [content(need(row, column), column) for column in (name, "chosen", "rejected")]
+    prompt, completions = divided(content(need(row, "prompt"), "prompt"), sides)
+    return Ranking(id=row_id, prompt=prompt, completions=completions, ranks=(1, 2, 3))
+
+
 def ranks_of(scores: Sequence[float]) -> tuple[int, ...]:
     """Ranks of scores, 1 for the highest; equal scores share the best rank among them.
 
