@@ -19,7 +19,7 @@ from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.checkpoints.checkpoint_folder import Checkpoints
 from exptilt.training.checkpoints.choice import newest_checkpoint
 from exptilt.training.checkpoints.read_checkpoint import load_checkpoint
-from exptilt.training.guards.guards import StopIf
+from exptilt.training.guards.stop_if import StopIf
 from exptilt.training.loop import train
 from exptilt.training.sums import Sums
 
