@@ -38,7 +38,7 @@ from exptilt.run_folder.report_record import (
     ReportedRun,
     ReportRecord,
 )
-from exptilt.run_folder.run_record import Caution, ModelFacts, ReferenceIdentity, RunRecord, TokenBudget
+from exptilt.run_folder.run_record import Caution, KeptWeights, ModelFacts, ReferenceIdentity, RunRecord, TokenBudget
 from exptilt.run_folder.samples_record import PairMargin, SideBySide, StepSample
 from exptilt.run_folder.study_record import MeasuredSamples, ReferenceSamples, StudyFacts
 
@@ -55,7 +55,8 @@ FULL = {
             tokens=512, limit="memory", bytes_per_token=9, fixed_bytes=8, free_bytes=7, device="cpu", processes=2
         ),
         reference=ReferenceIdentity(identity="3f2a", source="the start"), model=ModelFacts(name="m", parameters=9),
-        warnings=(Caution(step=1, name="drift", message="far", advice="raise beta", value=1.5, limit=1.0),),
+        warnings=(Caution(step=1, name="drift", message="far", advice="raise beta", value=1.5, limit=1.0, alarm=True),),
+        kept=KeptWeights(step=2, metric="eval/loss", value=0.5),
     ),
     "data.json": DataReport(
         source=None, kind="pair", test=None,

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from exptilt.losses import DPO
+from exptilt.settings.training_settings import ALARMS, GUARD_RAILS
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.callbacks.log import Evaluate, Log
-from exptilt.training.guards import dangers
 from exptilt.training.loop import train
 from exptilt.training.sums import Sums
 
@@ -43,8 +43,8 @@ def test_the_page_names_every_hook_and_every_warning():
     hooks = [name for name, _ in inspect.getmembers(Callback, inspect.isfunction)]
     for hook in hooks:
         assert f"`{hook}(" in PAGE, hook
-    names = set(re.findall(r'name="(\w+)"', inspect.getsource(dangers)))
-    assert names == set(re.findall(r"^\| `(\w+)` \|", PAGE, re.M))
+    assert set(GUARD_RAILS) == set(re.findall(r"^\| `(\w+)` (?:\(alarm\) )?\|", PAGE, re.M))
+    assert set(ALARMS) == set(re.findall(r"^\| `(\w+)` \(alarm\) \|", PAGE, re.M))
 
 
 def test_a_callback_is_told_of_the_end_whatever_ends_the_run(make_run, draw_rows):
