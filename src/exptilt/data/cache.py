@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,7 +65,7 @@ class DataCache:
             return None
         paths = [path for some in files for path in some]
         digest = blake2b(digest_size=16)
-        settings = [as_dict(config), kind, max_tokens, _tokenizer_settings(tokenizer)]
+        settings = [as_dict(replace(config, workers=None)), kind, max_tokens, _tokenizer_settings(tokenizer)]
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         for path in dict.fromkeys([*paths, Path(__file__).parent]):
             try:

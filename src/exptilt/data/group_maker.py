@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from exptilt.data.account.statistics import Tally
 from exptilt.data.checks.record_checks import has_tools_without_template, template_mark
@@ -16,6 +16,7 @@ from exptilt.data.encode.tokens import Encoded, Encoder
 from exptilt.data.groups import Group
 from exptilt.data.records import Preference, Record
 from exptilt.data.stage_account import NOTHING, Account, Decisions
+from exptilt.data.table import batch_of
 
 _TOOLS_ARE_LOST = "tools need a chat template, and none is used for this row; data.template=chat puts text through it"
 
@@ -23,7 +24,8 @@ _TOOLS_ARE_LOST = "tools need a chat template, and none is used for this row; da
 class MadeGroups(NamedTuple):
     """What some examples became."""
 
-    groups: list[Group]
+    batch: Any
+    """The groups as an Arrow batch (`table.batch_of`); None where there are none."""
     rendered: RenderedRows
     """Digests of the groups."""
     tally: Tally
@@ -49,7 +51,7 @@ class GroupMaker:
         account = self._marks(examples)
         if self.encoder is None:
             tally, lost = self._counted(examples)
-            return MadeGroups([], RenderedRows(), tally, account + lost)
+            return MadeGroups(None, RenderedRows(), tally, account + lost)
         encoded, noted = self.encoder.encode(examples)
         account += noted
         groups, rendered, tally = list[Group](), RenderedRows(), Tally()
@@ -63,7 +65,7 @@ class GroupMaker:
                 groups.append(group)
                 rendered.add(example, group)
                 tally.add(example)
-        return MadeGroups(groups, rendered, tally, account)
+        return MadeGroups(batch_of(groups) if groups else None, rendered, tally, account)
 
     def _marks(self, examples: Sequence[Record]) -> Account:
         account = NOTHING

@@ -12,14 +12,15 @@ from exptilt.data.cache import Cached, DataCache
 from exptilt.data.encode.chat_templates import refuse_unread, template_of, with_chat_template
 from exptilt.data.encode.rendered_rows import RenderedRows, Settlement, settled
 from exptilt.data.encode.tokens import Encoder
-from exptilt.data.examples import examples_of
-from exptilt.data.group_maker import GroupMaker
+from exptilt.data.examples import Examples, examples_of
+from exptilt.data.group_maker import GroupMaker, MadeGroups
 from exptilt.data.groups import Group
 from exptilt.data.read.source_records import SourcePart
 from exptilt.data.records import Preference, Record
 from exptilt.data.splits import Split, check_splits, read_splits, refuse_errors
 from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.data.table import GroupTable, TableBuilder
+from exptilt.data.worker_pool import mapped, num_workers
 from exptilt.errors import DataError
 from exptilt.kinds import Kind, kind_of
 from exptilt.labels import Preferred
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 _NUM_EXAMPLES = 3
 """Examples the report shows."""
+ROWS_FOR_WORKERS = 5000
+"""Fewer rows than this are tokenised sooner than processes are started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,14 @@ class _Work:
     decisions: Decisions
     tokenizer: PreTrainedTokenizerBase | None
     maker: GroupMaker
+
+    def make(self, examples: Examples) -> MadeGroups:
+        return self.maker.make(examples.kept)
+
+    def workers_for(self, split: Split) -> int:
+        """How many processes tokenise a split."""
+        is_worth_it = self.tokenizer is not None and len(split.records) >= ROWS_FOR_WORKERS
+        return num_workers(self.config.workers) if is_worth_it else 1
 
 
 class _Done(NamedTuple):
@@ -233,10 +244,10 @@ def _grouped(split: Split, work: _Work) -> _Done:
     rows, checked, tokenised, num_made = split.account, NOTHING, NOTHING, 0
     doing = "tokenising" if work.tokenizer is not None else "checking"
     with tqdm(desc=doing, total=len(split.records), unit=" rows", disable=None, delay=2) as progress:
-        for examples in examples_of(split.records, work.kind, work.config, work.decisions):
-            made = work.maker.make(examples.kept)
-            for group in made.groups:
-                builder.add(group)
+        chunks = examples_of(split.records, work.kind, work.config, work.decisions)
+        for examples, made in mapped(work.make, chunks, work.workers_for(split)):
+            if made.batch is not None:
+                builder.extend(made.batch)
             rendered += made.rendered
             tally += made.tally
             rows += examples.rows

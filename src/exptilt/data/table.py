@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -89,9 +90,7 @@ class GroupTable(Sequence[Group]):
 
     def __init__(self, batches: Sequence[Any]) -> None:
         self._batches = list(batches)
-        self._length: int = sum(batch.num_rows for batch in batches)
-        self._block = batches[0].num_rows if batches else 1
-        """Rows of every batch but the last, which may have fewer."""
+        self._ends = list(accumulate(batch.num_rows for batch in batches))
         self._open: dict[int, dict[str, Any]] = {}
 
     @classmethod
@@ -103,7 +102,7 @@ class GroupTable(Sequence[Group]):
         return builder.table()
 
     def __len__(self) -> int:
-        return self._length
+        return self._ends[-1] if self._ends else 0
 
     @overload
     def __getitem__(self, index: int) -> Group: ...
@@ -121,7 +120,8 @@ class GroupTable(Sequence[Group]):
         return (self._group(at) for at in range(len(self)))
 
     def _group(self, at: int) -> Group:
-        number, row = divmod(at, self._block)
+        number = bisect_right(self._ends, at)
+        row = at - (self._ends[number - 1] if number else 0)
         columns = self._columns(number)
         # Copies, so that a group can be written to and outlives the file.
         ids, counted = columns["tokens"].at(row).copy(), columns["counted"].at(row).astype(np.bool_)
@@ -191,6 +191,8 @@ class TableBuilder:
 
     def __init__(self) -> None:
         self._waiting: list[Group] = []
+        self._small: list[Any] = []
+        """Batches to be joined."""
         self._batches: list[Any] = []
         self._path: Path | None = None
         self._writer: Any = None
@@ -201,10 +203,19 @@ class TableBuilder:
         if len(self._waiting) == _BLOCK:
             self._flush()
 
+    def extend(self, batch: Any) -> None:
+        """Add the groups of a batch that `batch_of` made."""
+        if self._waiting:
+            self._flush()
+        self._small.append(batch)
+        if sum(one.num_rows for one in self._small) >= _BLOCK:
+            self._join()
+
     def table(self) -> GroupTable:
         """All groups so far; nothing can be added afterwards."""
         if self._waiting:
             self._flush()
+        self._join()
         if self._path is None:
             return GroupTable(self._batches)
         self._writer.close()
@@ -213,8 +224,19 @@ class TableBuilder:
         return table
 
     def _flush(self) -> None:
-        batch = _batch(self._waiting)
+        self._join()
+        self._put(batch_of(self._waiting))
         self._waiting = []
+
+    def _join(self) -> None:
+        import pyarrow
+
+        if self._small:
+            for batch in pyarrow.Table.from_batches(self._small).combine_chunks().to_batches():
+                self._put(batch)
+        self._small = []
+
+    def _put(self, batch: Any) -> None:
         if self._writer is None:
             self._batches.append(batch)
             if sum(part.nbytes for part in self._batches) > MOST_IN_MEMORY:
@@ -288,7 +310,8 @@ def _of_completions(rows: list[list[Any]]) -> list[list[Any] | None]:
     return [row if any(value is not None for value in row) else None for row in rows]
 
 
-def _batch(groups: Sequence[Group]) -> Any:
+def batch_of(groups: Sequence[Group]) -> Any:
+    """Groups as an Arrow record batch, which travels between processes as it is."""
     import pyarrow
 
     lengths = [[len(group.prompt), *(len(part.ids) for part in group.completions)] for group in groups]

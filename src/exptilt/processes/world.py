@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,8 @@ from exptilt.errors import ExptiltError
 
 T = TypeVar("T")
 
+_PATIENCE = timedelta(days=7)
+"""How long processes wait for work that takes as long as the data are large."""
 _EXCHANGE = 64_000_000
 """Numbers sent at once: large enough for the wire, small enough that the copy does not count."""
 
@@ -72,8 +75,13 @@ class World:
         if self.size > 1:
             dist.barrier()
 
-    def first_alone(self, work: Callable[[], T]) -> T | None:
+    def first_alone(self, work: Callable[[], T], *, patient: bool = False) -> T | None:
         """Run `work` in process 0 while the others wait; they get None.
+
+        Args:
+            work: what process 0 does.
+            patient: whether the others wait however long it takes, as preparing data may take hours; else as long as
+                for any exchange. If process 0 dies they stop at once in either case, as its connections close.
 
         Raises:
             ExptiltError: whatever process 0 ran into, in every process.
@@ -81,20 +89,25 @@ class World:
         if self.size == 1:
             return work()
         result, failure = None, None
+        group = dist.new_group(backend="gloo", timeout=_PATIENCE) if patient else None
         if self.is_first:
             try:
                 result = work()
             except ExptiltError as error:
                 failure = error
-        failure = self.first(failure)
+        box = [failure]
+        dist.broadcast_object_list(box, src=0, group=group)
+        if group is not None:
+            dist.destroy_process_group(group)
+        failure = box[0]
         if failure is not None:
             failure.told = not self.is_first
             raise failure
         return result
 
     def first_before_others(self, work: Callable[[], T]) -> T:
-        """Run `work` in process 0, then in all others, which find the files of process 0 on disk."""
-        result = self.first_alone(work)
+        """Run `work` in process 0, however long it takes, then in all others, which find the files of process 0 on disk."""
+        result = self.first_alone(work, patient=True)
         return result if self.is_first else work()  # type: ignore[return-value]
 
     def all_or_none(self, work: Callable[[], T]) -> T:

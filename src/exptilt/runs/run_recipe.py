@@ -85,7 +85,7 @@ def _run(
         return Outcome(folder, folder.run.steps or 0, finished=True), None
     world.first_alone(lambda: held.enter_context(started(recipe, folder, world.size, console)))
     if recipe.sft is not None:
-        world.first_alone(partial(_refuse_phases, recipe))
+        world.first_alone(partial(_refuse_phases, recipe), patient=True)
         first, session = _run(recipe.sft_recipe(), console, world, held)
         if not first.finished:
             folder.update_manifest(status="stopped")

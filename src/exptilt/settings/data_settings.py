@@ -179,6 +179,8 @@ class DataConfig:
     """Leave out pairs whose margin, on the source's own scale, is smaller in size; SHP is used with 2."""
     max_per_prompt: int | None = None
     """Use at most so many examples of one prompt, the first of the source; SHP is used with 5."""
+    workers: int | None = None
+    """Processes that tokenise many rows, which changes nothing else; none: one for every core; 1: only this one."""
     drop_highest_ches: float = 0.0
     """Leave out this share of the training pairs, in [0, 1): those with the highest CHES per token under the weights
     training starts from, which are the likeliest to push probability away from both sides; 0 keeps all."""
@@ -214,7 +216,7 @@ class DataConfig:
             raise ValueError(f"drop_highest_ches must be in [0, 1), got {self.drop_highest_ches}")
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight must be at least 0, got {self.weight}")
-        for name in ("limit", "test_limit", "max_tokens", "max_per_prompt"):
+        for name in ("limit", "test_limit", "max_tokens", "max_per_prompt", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
