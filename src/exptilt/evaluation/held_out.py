@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from exptilt.data.groups import Group, digest_of
 from exptilt.evaluation.held_out_samples import SampleMeasures, measure_samples, slope
-from exptilt.evaluation.intervals import Resampling, mean, minimum_detectable_difference
+from exptilt.evaluation.intervals import Resampling, mean
 from exptilt.evaluation.length import pair_lengths
 from exptilt.evaluation.pairs.accuracy import PreferenceAccuracy, preference_accuracy
 from exptilt.evaluation.pairs.benchmark import section_accuracy, sections_of
 from exptilt.evaluation.pairs.ches import ches_of, highest
 from exptilt.evaluation.pairs.displacement import displacement
+from exptilt.evaluation.power import minimum_detectable_difference
 from exptilt.losses import Loss
 from exptilt.policies.scorer import Scorer
 from exptilt.policies.scoring import score_all

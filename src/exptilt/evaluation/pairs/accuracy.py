@@ -13,9 +13,8 @@ from exptilt.evaluation.intervals import (
     Floats,
     Prompts,
     Resampling,
-    bootstrap,
     finite,
-    wilson,
+    share,
 )
 from exptilt.evaluation.pairs.calibration import calibration
 from exptilt.evaluation.pairs.pair_scores import scores
@@ -87,13 +86,11 @@ def preference_accuracy(
 def share_above_zero(margin: ArrayLike, clusters: Clusters, how: Resampling = DEFAULT) -> Estimate:
     """Share of margins above 0, exact zeros counting one half.
 
-    Where all pairs agree a bootstrap interval has no width; then Wilson's, with prompts as units, takes its place.
+    The interval is Wilson's with an effective number of pairs; see `share`.
     """
     wins = (np.sign(finite(margin, "margin")) + 1) / 2
     total, count = clusters.sums(wins), clusters.sums(np.ones(len(wins)))
-    if wins.min() == wins.max() and wins[0] != 0.5:
-        return wilson(float(wins[0]) * clusters.count, clusters.count, how.level)
-    return bootstrap(lambda weights: (weights @ total) / (weights @ count), clusters.count, how)
+    return share(lambda weights: (weights @ total) / (weights @ count), clusters.count, len(wins), how)
 
 
 def margin_auc(margin: ArrayLike, clusters: Clusters, how: Resampling = DEFAULT) -> Estimate:
@@ -110,7 +107,7 @@ def margin_auc(margin: ArrayLike, clusters: Clusters, how: Resampling = DEFAULT)
         beaten = (reached[:, below] + reached[:, upto]) / 2
         return np.asarray((drawn * beaten).sum(axis=1) / drawn.sum(axis=1) ** 2)
 
-    return bootstrap(statistic, clusters.count, how)
+    return share(statistic, clusters.count, len(rows), how)
 
 
 def _sides(longer: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
