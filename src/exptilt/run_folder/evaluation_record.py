@@ -35,9 +35,12 @@ class Calibration(FilePart):
     """Whether sigmoid(margin) is the probability that the preferred completion is the one with the higher reward."""
 
     ece: float | None = None
-    """Expected calibration error: |observed - predicted| averaged over pairs by bin. Never below 0, so biased up."""
+    """Expected calibration error: |observed - predicted| averaged over pairs by bin. Above 0 by chance alone:
+    read it beside `null_band`, or read `error`."""
     error: Estimate | None = None
-    """The same with its interval."""
+    """The true error, debiased, with its interval."""
+    null_band: tuple[float, float] | None = None
+    """Where the `ece` of a perfectly calibrated model lies on so many pairs, at the level of `error`."""
     bins: tuple[Bin, ...] = ()
     """Bins that hold a pair."""
 
@@ -135,6 +138,16 @@ class KlCheck(FilePart):
     num_samples: int | None = None
 
 
+class Diversity(FilePart):
+    """How many things a policy says; of its own samples at temperature 1."""
+
+    entropy_per_token: Estimate | None = None
+    """Nats."""
+    distinct_per_prompt: Estimate | None = None
+    """Different samples among the `num_samples` of one prompt."""
+    num_samples: int | None = None
+
+
 class LawRecord(FilePart):
     """The sampling law in a few numbers."""
 
@@ -175,6 +188,8 @@ class Evaluation(FileRecord):
     sampling_law: LawRecord | None = None
     ended: dict[str, Estimate] = Field(default_factory=dict)
     """Share of samples that ended by themselves, before the length limit."""
+    diversity: dict[str, Diversity] = Field(default_factory=dict)
+    """Of `policy_samples` and `reference_samples`."""
     kl: Estimate | None = None
     kl_check: KlCheck | None = None
     reward: dict[str, Estimate] | None = None
