@@ -14,7 +14,7 @@ from exptilt.data.encode.fit import fit
 from exptilt.data.encode.rendered_rows import RenderedRows, is_identical_only_rendered
 from exptilt.data.encode.tokens import Encoded, Encoder
 from exptilt.data.groups import Group
-from exptilt.data.records import Preference, Record
+from exptilt.data.records import Preference, Ranking, Record
 from exptilt.data.stage_account import NOTHING, Account, Decisions
 
 _TOOLS_ARE_LOST = "tools need a chat template, and none is used for this row; data.template=chat puts text through it"
@@ -107,5 +107,5 @@ def _group(example: Record, encoded: Encoded) -> Group:
         completions=completions,
         label=example.label,
         weight=example.weight,
-        section=example.section if isinstance(example, Preference) else None,
+        section=example.section if isinstance(example, Preference | Ranking) else None,
     )

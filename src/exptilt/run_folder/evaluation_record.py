@@ -45,6 +45,23 @@ class Calibration(FilePart):
     """Bins that hold a pair."""
 
 
+class BestOf(FilePart):
+    """Questions with several candidates, as RewardBench 2 scores them."""
+
+    sections: dict[str, Estimate] = Field(default_factory=dict)
+    """How often a right candidate has the highest score; of ties, their weighted score, which can reach 1.01."""
+    overall: Estimate | None = None
+    """Mean of the sections, all alike."""
+    num_questions: int | None = None
+
+
+class AnswerCalibration(FilePart):
+    """Multiple choice by the likelihood of the options."""
+
+    calibration: Calibration | None = None
+    accuracy: Estimate | None = None
+
+
 class Margins(FilePart):
     """Histogram of the implicit-reward margin over held-out pairs."""
 
@@ -170,6 +187,8 @@ class Evaluation(FileRecord):
     """Accuracy of preferring the longer completion: what a score must beat."""
     by_longer: tuple[Slice, ...] = ()
     by_length_gap: tuple[Slice, ...] = ()
+    by_familiarity: tuple[Slice, ...] = ()
+    """By quarter of how likely the reference finds the chosen completion, nats per token."""
     calibration: Calibration | None = None
     num_pairs: int | None = None
     num_prompts: int | None = None
@@ -184,6 +203,10 @@ class Evaluation(FileRecord):
     reward_on_length: dict[str, LengthSlope | None] = Field(default_factory=dict)
     """On `data` and on the policy's own `samples`; None where all have one length."""
     sections: Sections | None = None
+    best_of: BestOf | None = None
+    """By log-ratios, or by log-likelihoods without a reference."""
+    answers: dict[str, AnswerCalibration] = Field(default_factory=dict)
+    """`before` (the reference) and `after` (the policy)."""
     displacement: Displacement = Displacement()
     sampling_law: LawRecord | None = None
     ended: dict[str, Estimate] = Field(default_factory=dict)

@@ -35,7 +35,8 @@ def test_agreement_on_all_pairs_is_not_certainty():
         1 / (1 + 2 / 12.70620**2)
     )
     tied = share_above_zero([0.0, 0.0], Clusters([0, 1]), HOW)
-    assert (tied.value, tied.low, tied.high) == (0.5, 0.5, 0.5)
+    # Wilson's around one half with 2 units: z / (1 + z^2 / 2) * sqrt(1 / 8 + z^2 / 16) = 0.4969 with z = 12.706.
+    assert (tied.value, tied.low, tied.high) == (0.5, pytest.approx(0.0031, abs=1e-4), pytest.approx(0.9969, abs=1e-4))
 
 
 def test_auc_is_the_share_of_mirrored_pairs_in_order():

@@ -39,6 +39,18 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     return table
 
 
+def references_table(evaluations: dict[str, Evaluation]) -> Table:
+    """Every estimate against each of several references, one column each."""
+    table = Table("measure", box=None, pad_edge=False, header_style="bold")
+    for name in evaluations:
+        table.add_column(Text(f"against {name}"), justify="right")
+    columns = [_rows(evaluation) for evaluation in evaluations.values()]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(Text(name), *(Text(str(column[name])) if name in column else "" for column in columns))
+    table.caption, table.caption_justify = _caption([one for column in columns for one in column.values()]), "left"
+    return table
+
+
 def _caption(estimates: list[Estimate]) -> str | None:
     """What the intervals cover, and how often they were measured to."""
     if not any(one.interval for one in estimates):
@@ -58,6 +70,12 @@ def _rows(evaluation: Evaluation) -> dict[str, Estimate]:
     if evaluation.sections is not None:
         rows |= {f"accuracy, section {name}": accuracy for name, accuracy in evaluation.sections.sections.items()}
         rows["accuracy, all sections alike"] = evaluation.sections.overall
+    if evaluation.best_of is not None:
+        rows |= {f"best of candidates, {name}": one for name, one in evaluation.best_of.sections.items()}
+        rows["best of candidates, all sections alike"] = evaluation.best_of.overall
+    for when, one in evaluation.answers.items():
+        rows[f"answers right, {when}"] = one.accuracy
+        rows[f"answers' calibration error, {when}"] = None if one.calibration is None else one.calibration.error
     rows |= {"longest wins": evaluation.longest_wins, "AUC of the margin": evaluation.auc, "KL, nats": evaluation.kl}
     if evaluation.calibration is not None:
         rows["calibration error, debiased"] = evaluation.calibration.error

@@ -148,7 +148,11 @@ def gap_tables(runs: Sequence[RunContents]) -> list[tuple[str, list[str], list[l
     """Accuracy by length difference: (run, column names, rows)."""
     tables = []
     for run in runs:
-        slices = [*run.evaluation.by_longer, *run.evaluation.by_length_gap] if run.evaluation else []
+        slices = (
+            [*run.evaluation.by_longer, *run.evaluation.by_length_gap, *run.evaluation.by_familiarity]
+            if run.evaluation
+            else []
+        )
         rows = [slice_.as_dict() for slice_ in slices]
         columns = list(dict.fromkeys(key for row in rows for key in row))
         if rows:
@@ -256,6 +260,13 @@ def _accuracies(evaluation: Evaluation | None) -> dict[str, str]:
         named["AUC of the margin"] = estimate(evaluation.auc)
     if evaluation.calibration is not None:
         named["Calibration error (ECE), debiased"] = _calibration(evaluation.calibration)
+    if evaluation.best_of is not None:
+        named |= {f"Best of candidates, {name}": estimate(one, percent=True) for name, one in evaluation.best_of.sections.items()}
+        named["Best of candidates, all sections alike"] = estimate(evaluation.best_of.overall, percent=True)
+    for when, one in evaluation.answers.items():
+        named[f"Answers right, {when}"] = estimate(one.accuracy, percent=True)
+        if one.calibration is not None:
+            named[f"Calibration error of answers, {when}"] = _calibration(one.calibration)
     named |= _diversity(evaluation)
     if evaluation.kl is not None:
         named["KL(policy ‖ reference), nats per reply"] = estimate(evaluation.kl)
