@@ -91,7 +91,11 @@ def optimum(kind: str, share: float) -> Trial:
         truth = float(np.sqrt(2 * nats))
     else:
         even = expit(norm.ppf((np.arange(20_000) + 0.5) / 20_000))[None]
-        truth = float(OptimalFrontier.from_law(even, np.full_like(even, 1 / 20_000)).samples.reward_at(np.ones((1, 1)), np.array([nats]))[0])
+        truth = float(
+            OptimalFrontier.from_law(even, np.full_like(even, 1 / 20_000)).samples.reward_at(
+                np.ones((1, 1)), np.array([nats])
+            )[0]
+        )
 
     def trial(rng: np.random.Generator, prompts: int, how: Resampling) -> tuple[Estimate, float]:
         values = rng.normal(size=(prompts, SAMPLES))
@@ -121,7 +125,9 @@ KINDS: dict[str, dict[str, Trial]] = {
     },
     "calibration": {"calibrated": calibrated(1.0), "twice too sure": calibrated(0.5), "4 times": calibrated(0.25)},
     "frontier": {
-        f"{kind} at {share} log M": optimum(kind, share) for kind in ("gaussian", "bounded") for share in (0.2, 0.35, 0.6, 0.85)
+        f"{kind} at {share} log M": optimum(kind, share)
+        for kind in ("gaussian", "bounded")
+        for share in (0.2, 0.35, 0.6, 0.85)
     }
     | {"gap": gap},
 }

@@ -8,9 +8,7 @@ from exptilt.evaluation.intervals import (
     Resampling,
     bootstrap,
     mean,
-
     paired_difference,
-
     ratio,
     resampled_weights,
     share,
@@ -71,7 +69,9 @@ def test_thousands_of_prompts_are_resampled_in_groups():
     values = np.random.default_rng(9).normal(size=5000)
     found = bootstrap(lambda weights: weights @ values / weights.sum(axis=1), 5000)
     error = values.std() / math.sqrt(5000)
-    assert (found.low, found.high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.3 * error)
+    assert (found.low, found.high) == pytest.approx(
+        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.3 * error
+    )
     assert found.n == 5000
 
 

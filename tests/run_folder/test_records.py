@@ -82,7 +82,8 @@ FULL = {
         examples=(Example(id="a:1", prompt="p", completions=((("yes", True), (".", False)),)),),
     ),
     "evaluation.json": Evaluation(
-        accuracy={"with_reference": {"sum": E}}, auc=E, auc_by_score={"with_reference/sum": E}, longest_wins=E, diversity={"policy_samples": Diversity(entropy_per_token=E, distinct_per_prompt=E, num_samples=2)},
+        accuracy={"with_reference": {"sum": E}}, auc=E, auc_by_score={"with_reference/sum": E}, longest_wins=E,
+        diversity={"policy_samples": Diversity(entropy_per_token=E, distinct_per_prompt=E, num_samples=2)},
         best_of=BestOf(sections={"Math": E}, overall=E, num_questions=2), by_familiarity=(Slice(name="far", accuracy=E),),
         answers={"after": AnswerCalibration(calibration=Calibration(ece=0.5, null_band=(0.0, 0.1)), accuracy=E)},
         by_longer=(Slice(name="chosen", accuracy=E, num_pairs=4),), by_length_gap=(Slice(name="0-1", accuracy=E),),

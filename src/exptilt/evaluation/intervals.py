@@ -238,9 +238,7 @@ def interval(
         low, high = max(low, within[0]), min(high, within[1])
     covers = measured_coverage("studentised", n, how.level)
     # A very skewed value may lie a hair outside of what its resamples say.
-    return Estimate(
-        value=value, low=min(low, value), high=max(high, value), level=how.level, n=n, coverage=covers
-    )
+    return Estimate(value=value, low=min(low, value), high=max(high, value), level=how.level, n=n, coverage=covers)
 
 
 def unknown(value: float, n: int, how: Resampling) -> Estimate:

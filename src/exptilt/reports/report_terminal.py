@@ -27,7 +27,7 @@ def frontier_table(frontier: Frontier) -> Table:
         table.add_row(Text(row.name), Text(reward), Text(kl), Text(share.replace(" *", "*")))
     told = "Intervals cover other prompts, not other seeds of the training."
     if any(cell.endswith("*") for row in rows for cell in row.cells):
-        told += "\n* past the part of the optimum its samples carry: the interval spans two corrections"
+        told += "\n* few samples carry the optimum there: the interval spans two corrections"
     table.caption = told
     return table
 

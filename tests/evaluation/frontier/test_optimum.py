@@ -89,7 +89,12 @@ def test_a_gaussian_reward_is_corrected_and_far_out_its_interval_still_holds_the
     # R*(k) = sqrt(2 k) for a standard normal reward; uncorrected the samples show .979, .964, .923 and .852 of it.
     rewards = np.random.default_rng(3).normal(size=(1500, 64))
     frontier = OptimalFrontier.from_samples(rewards, how=HOW)
-    for share, seen, corrected in ((0.22, 0.979, 1.0), (0.36, 0.964, 0.995), (0.61, 0.923, 0.978), (0.89, 0.852, 0.946)):
+    for share, seen, corrected in (
+        (0.22, 0.979, 1.0),
+        (0.36, 0.964, 0.995),
+        (0.61, 0.923, 0.978),
+        (0.89, 0.852, 0.946),
+    ):
         kl = share * math.log(64)
         estimate, true = frontier.reward_at(kl), math.sqrt(2 * kl)
         shown = frontier.samples.curves(np.ones((1, 1500))).reward_at(np.array([kl]))[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from exptilt.evaluation.intervals import Clusters, Resampling, wilson
+from exptilt.evaluation.intervals import Clusters, Resampling
 from exptilt.evaluation.pairs.accuracy import margin_auc, preference_accuracy, share_above_zero
 from exptilt.evaluation.pairs.pair_scores import side_of
 from exptilt.types import Pair

@@ -17,7 +17,9 @@ def question(section, right, wrong):
 
 
 def test_the_best_of_four_is_credited_by_the_share_at_the_top():
-    found = best_of([question("Math", [3], [1, 2, 0]), question("Math", [3], [3, 3, 0]), question("Math", [0], [1, 2, 3])])
+    found = best_of(
+        [question("Math", [3], [1, 2, 0]), question("Math", [3], [3, 3, 0]), question("Math", [0], [1, 2, 3])]
+    )
     assert found.sections["Math"].value == pytest.approx((1 + 1 / 3 + 0) / 3)
     assert found.overall.value == pytest.approx(4 / 9)
     assert found.num_questions == 3

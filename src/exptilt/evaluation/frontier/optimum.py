@@ -233,6 +233,7 @@ class OptimalFrontier:
             notes.append(f"its reward of {at_reward:.4g} is above the {top:.4g} that these samples can show")
         if not at_kl > 0:
             notes.append("it has not moved from the reference, so there is no gain to take a share of")
+
         def corrected(statistic: Callable[[TiltedSamples, float], Statistic], known: bool) -> Estimate | None:
             return self._corrected(lambda weights, times: statistic(samples, times)(weights), at_kl) if known else None
 
@@ -273,7 +274,11 @@ class OptimalFrontier:
 
     def as_dict(self) -> dict[str, Any]:
         """The points up to `limit_kl` with their band and diagnostics, as plain values (an infinite limit is None)."""
-        shown, (kls, rewards), ess = self.kl <= self.limit_kl, self.drawn(), self.samples.tilts.ess[:, self.kl <= self.limit_kl]
+        shown, (kls, rewards), ess = (
+            self.kl <= self.limit_kl,
+            self.drawn(),
+            self.samples.tilts.ess[:, self.kl <= self.limit_kl],
+        )
         columns = {
             "beta": self.betas[shown],
             "kl": kls,

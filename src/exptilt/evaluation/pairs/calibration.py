@@ -105,7 +105,7 @@ class _Table:
     @property
     def gaps(self) -> Floats:
         """(B,) observed less predicted, summed over the rows of each bin."""
-        return np.bincount(self.which, self.right - self.confidence, minlength=len(self.edges) - 1)
+        return np.bincount(self.which, self.right - self.confidence, minlength=len(self.edges) - 1).astype(np.float64)
 
     @property
     def seen(self) -> float:

@@ -168,9 +168,7 @@ def _parts(questions: Sequence[Question]) -> dict[str, _Part]:
             credits.setdefault(question.section or "all", []).append(question.credit)
         else:
             ties.setdefault(tied[1], {}).setdefault(tied[3], {})[tied[2]] = question
-    parts = {
-        name: _Part(np.array([[[one, 1.0]] for one in values]), np.ones(1)) for name, values in credits.items()
-    }
+    parts = {name: _Part(np.array([[[one, 1.0]] for one in values]), np.ones(1)) for name, values in credits.items()}
     for name, pairs in ties.items():
         whole = [pair for pair in pairs.values() if len(pair) == 2]
         weights = np.array(_WEIGHTS) if whole else np.array([*_WEIGHTS[:2], 0, 0, 0])
@@ -213,4 +211,6 @@ def answer_calibration(questions: Sequence[Question], how: Resampling = DEFAULT)
     right = [one.credit for one in single]
     clusters = Clusters(range(len(single)))
     found = calibration_error(confidence, right, clusters, np.linspace(0, 1, 11), how)
-    return AnswerCalibration(calibration=found, accuracy=_Part(np.array([[[one, 1.0]] for one in right]), np.ones(1)).estimate(how))
+    return AnswerCalibration(
+        calibration=found, accuracy=_Part(np.array([[[one, 1.0]] for one in right]), np.ones(1)).estimate(how)
+    )

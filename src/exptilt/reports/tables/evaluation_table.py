@@ -79,9 +79,9 @@ def _rows(evaluation: Evaluation) -> dict[str, Estimate]:
     rows |= {"longest wins": evaluation.longest_wins, "AUC of the margin": evaluation.auc, "KL, nats": evaluation.kl}
     if evaluation.calibration is not None:
         rows["calibration error, debiased"] = evaluation.calibration.error
-    for name, one in evaluation.diversity.items():
-        rows[f"entropy per token, {name.replace('_', ' ')}"] = one.entropy_per_token
-        rows[f"distinct of {one.num_samples}, {name.replace('_', ' ')}"] = one.distinct_per_prompt
+    for name, spread in evaluation.diversity.items():
+        rows[f"entropy per token, {name.replace('_', ' ')}"] = spread.entropy_per_token
+        rows[f"distinct of {spread.num_samples}, {name.replace('_', ' ')}"] = spread.distinct_per_prompt
     rows |= _of_displacement(evaluation.displacement)
     rows |= {f"length, {name.replace('_', ' ')}": value for name, value in evaluation.lengths.items()}
     for where, line in evaluation.reward_on_length.items():

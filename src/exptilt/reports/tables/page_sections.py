@@ -260,18 +260,27 @@ def _accuracies(evaluation: Evaluation | None) -> dict[str, str]:
         named["AUC of the margin"] = estimate(evaluation.auc)
     if evaluation.calibration is not None:
         named["Calibration error (ECE), debiased"] = _calibration(evaluation.calibration)
+    named |= _candidates(evaluation) | _diversity(evaluation)
+    if evaluation.kl is not None:
+        named["KL(policy ‖ reference), nats per reply"] = estimate(evaluation.kl)
+    rewards = evaluation.reward or {}
+    return named | {f"Reward, {_name(name)}": estimate(value) for name, value in rewards.items()}
+
+
+def _candidates(evaluation: Evaluation) -> dict[str, str]:
+    """Questions with several candidates."""
+    named: dict[str, str] = {}
     if evaluation.best_of is not None:
-        named |= {f"Best of candidates, {name}": estimate(one, percent=True) for name, one in evaluation.best_of.sections.items()}
+        named |= {
+            f"Best of candidates, {name}": estimate(one, percent=True)
+            for name, one in evaluation.best_of.sections.items()
+        }
         named["Best of candidates, all sections alike"] = estimate(evaluation.best_of.overall, percent=True)
     for when, one in evaluation.answers.items():
         named[f"Answers right, {when}"] = estimate(one.accuracy, percent=True)
         if one.calibration is not None:
             named[f"Calibration error of answers, {when}"] = _calibration(one.calibration)
-    named |= _diversity(evaluation)
-    if evaluation.kl is not None:
-        named["KL(policy ‖ reference), nats per reply"] = estimate(evaluation.kl)
-    rewards = evaluation.reward or {}
-    return named | {f"Reward, {_name(name)}": estimate(value) for name, value in rewards.items()}
+    return named
 
 
 def _calibration(found: Calibration) -> str:
@@ -286,7 +295,9 @@ def _diversity(evaluation: Evaluation) -> dict[str, str]:
     rows = {}
     for name, found in evaluation.diversity.items():
         rows[f"Entropy, {_name(name)}, nats per token"] = estimate(found.entropy_per_token)
-        rows[f"Distinct of {found.num_samples} samples of a prompt, {_name(name)}"] = estimate(found.distinct_per_prompt)
+        rows[f"Distinct of {found.num_samples} samples of a prompt, {_name(name)}"] = estimate(
+            found.distinct_per_prompt
+        )
     return rows
 
 
