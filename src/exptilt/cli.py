@@ -78,12 +78,13 @@ def _root(
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Where runs and report go.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Two runs with one seed give the same table.")] = 0,
+    seed: Annotated[int, typer.Option(help="One seed gives one table, on one machine and number of threads.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Seeds every objective is trained with; each takes its time.")] = 1,
 ) -> None:
     """Run the whole path in small: a model, preferences, five runs, a report."""
     from exptilt.verbs.demo import demo as run
 
-    run(output, seed)
+    run(output, seed, seeds=seeds)
 
 
 @app.command()
@@ -162,21 +163,21 @@ def evaluate(
     overrides: Overrides = None,
     policy: Annotated[str | None, typer.Option(help="Measure this model instead of the run's.")] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Measure against this model instead of the run's start.")
+        list[str] | None, typer.Option(help="Measure against this model instead of the run's start; may be repeated.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Where the files go: by default the run, or beside it.")] = None,
 ) -> None:
     """Measure a run on its held-out rows or others (data.test=other.jsonl), or any model (data.train=pairs.jsonl)."""
     from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
 
-    wanted = with_reference(overrides or [], reference)
+    wanted = with_reference(overrides or [], reference[0] if reference else None)
     if is_run(what):  # the recipe is read here first: a mistake in it does not wait for torch
         recipe_of_run(Path(what), wanted)
     elif policy is None:
         recipe_of_model(what, wanted, output)
     from exptilt.verbs.evaluate import evaluate as run
 
-    run(what, overrides or [], policy=policy, reference=reference, output=output)
+    run(what, overrides or [], policy=policy, reference=reference or None, output=output)
 
 
 @app.command()

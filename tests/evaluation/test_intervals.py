@@ -8,13 +8,13 @@ from exptilt.evaluation.intervals import (
     Resampling,
     bootstrap,
     mean,
-    minimum_detectable_difference,
     paired_difference,
-    prompts_needed,
     ratio,
     resampled_weights,
+    share,
     wilson,
 )
+from exptilt.evaluation.power import minimum_detectable_difference, prompts_needed
 from exptilt.run_folder.estimate_record import Estimate
 
 
@@ -37,21 +37,63 @@ def test_copies_of_a_prompts_rows_do_not_narrow_the_interval():
     assert naive.high - naive.low < 0.3 * (once.high - once.low)
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say():
-    rng = np.random.default_rng(2)
-    covered = 0
+@pytest.mark.parametrize(("prompts", "least"), [(10, 0.88), (30, 0.91), (60, 0.91)])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_intervals_of_means_cover_the_truth_as_often_as_they_say(prompts, least, skewed):
+    rng, covered = np.random.default_rng(prompts), 0
     for seed in range(300):
-        prompts = rng.normal(size=60)
-        rows = (prompts[:, None] + rng.normal(size=(60, 4))).ravel()
+        draw = rng.exponential if skewed else rng.normal
+        rows = (draw(size=(prompts, 1)) + draw(size=(prompts, 4))).ravel()
         how = Resampling(seed=seed, num_resamples=300)
-        covered += not mean(rows, np.repeat(np.arange(60), 4), how).excludes(0.0)
-    assert 0.91 <= covered / 300 <= 0.98
+        covered += not mean(rows, np.repeat(np.arange(prompts), 4), how).excludes(2.0 if skewed else 0.0)
+    assert least <= covered / 300 <= 0.985
+
+
+def test_intervals_of_shares_of_clustered_rows_cover_the_truth():
+    rng, covered = np.random.default_rng(3), 0
+    for _ in range(400):
+        rows = (rng.random((30, 4)) < rng.beta(4.5, 0.5, size=(30, 1))).astype(float)
+        total = rows.sum(axis=1)
+        found = share(lambda weights, total=total: weights @ total / (4 * weights.sum(axis=1)), 30, 120)
+        covered += not found.excludes(0.9)
+    assert 0.92 <= covered / 400 <= 0.985
+
+
+def test_both_ways_to_a_mean_agree():
+    values = np.random.default_rng(8).exponential(size=40)
+    closed, general = mean(values, np.arange(40)), bootstrap(lambda weights: weights @ values / weights.sum(axis=1), 40)
+    assert (closed.low, closed.high) == pytest.approx((general.low, general.high), rel=1e-9)
+
+
+def test_thousands_of_prompts_are_resampled_in_groups():
+    values = np.random.default_rng(9).normal(size=5000)
+    found = bootstrap(lambda weights: weights @ values / weights.sum(axis=1), 5000)
+    error = values.std() / math.sqrt(5000)
+    assert (found.low, found.high) == pytest.approx(
+        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.3 * error
+    )
+    assert found.n == 5000
+
+
+def test_where_all_agree_no_interval_has_width_zero():
+    ties = share(lambda weights: np.full(len(weights), 0.5), 20, 20)
+    assert (ties.low, ties.high) == pytest.approx(_wilson_with(0.5, 20, 2.093024), abs=1e-5)
+    constant = mean([8.0] * 20, range(20))
+    assert (constant.value, constant.interval) == (8.0, None)
+    alike = paired_difference([1.0] * 20, [1.0] * 20, range(20), most=1.0)
+    assert (alike.low, alike.high) == pytest.approx((-wilson(0, 20).high, wilson(0, 20).high))
+
+
+def _wilson_with(value, n, z):
+    centre, half = value + z**2 / (2 * n), z * math.sqrt(value * (1 - value) / n + z**2 / (4 * n**2))
+    return (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
 
 
 def test_a_mean_over_prompts_of_unequal_size_is_sum_over_sum():
     found = ratio([1.0, 2.0, 9.0], [1.0, 1.0, 2.0], ["a", "a", "b"])
     assert found.value == 3.0
-    assert (found.low, found.high) == (1.5, 4.5)
+    # Off the ratio by -3 and 3 of 4 in all: SE = sqrt(2 * 18) / 4, and Student's quantile of one degree of freedom.
+    assert (found.low, found.high) == pytest.approx((3 - 12.70620 * 1.5, 3 + 12.70620 * 1.5), abs=1e-4)
 
 
 def test_pairing_removes_what_both_methods_share():

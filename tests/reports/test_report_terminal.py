@@ -30,7 +30,7 @@ def test_the_frontier_table_has_a_row_for_each_policy(frontier: dict[str, Any]) 
     assert "0.860 [0.846, 0.874]" in row
     assert "1.24 [1.14, 1.34]" in row
     assert "91.0 % [87.5, 94.5]" in row
-    assert "an upper bound" in text
+    assert "the interval spans two corrections" in text
 
 
 def test_a_frontier_that_is_none_is_refused() -> None:

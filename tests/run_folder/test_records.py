@@ -11,11 +11,14 @@ from exptilt.errors import CheckpointError
 from exptilt.run_folder.data_record import DataReport, Example, Finding, Lengths, SourceReport, SplitReport
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.evaluation_record import (
+    AnswerCalibration,
+    BestOf,
     Bin,
     Calibration,
     ChesRow,
     ChesSummary,
     Displacement,
+    Diversity,
     Evaluation,
     Gainer,
     KlCheck,
@@ -26,7 +29,16 @@ from exptilt.run_folder.evaluation_record import (
     Slice,
 )
 from exptilt.run_folder.folder import RunFolder
-from exptilt.run_folder.frontier_record import BestOfNPoint, Frontier, Optimum, Point, Pooled, Proxy
+from exptilt.run_folder.frontier_record import (
+    BestOfNPoint,
+    Components,
+    Frontier,
+    Optimum,
+    Point,
+    Pooled,
+    Proxy,
+    SeedSpread,
+)
 from exptilt.run_folder.metrics_file import MetricsFile, MetricsLine
 from exptilt.run_folder.record import FORMAT
 from exptilt.run_folder.record_reader import RecordReader
@@ -72,6 +84,9 @@ FULL = {
     ),
     "evaluation.json": Evaluation(
         accuracy={"with_reference": {"sum": E}}, auc=E, auc_by_score={"with_reference/sum": E}, longest_wins=E,
+        diversity={"policy_samples": Diversity(entropy_per_token=E, distinct_per_prompt=E, num_samples=2)},
+        best_of=BestOf(sections={"Math": E}, overall=E, num_questions=2), by_familiarity=(Slice(name="far", accuracy=E),),
+        answers={"after": AnswerCalibration(calibration=Calibration(ece=0.5, null_band=(0.0, 0.1)), accuracy=E)},
         by_longer=(Slice(name="chosen", accuracy=E, num_pairs=4),), by_length_gap=(Slice(name="0-1", accuracy=E),),
         calibration=Calibration(ece=0.5, error=E, bins=(Bin(low=0.5, high=0.6, predicted=0.5, observed=1.0, count=2),)),
         num_pairs=4, num_prompts=3, lengths={"chosen": E}, length_difference=E, length_change=E,
@@ -94,6 +109,13 @@ FULL = {
         reward_name="sentiment", log_m=4.0, limit_kl=3.5, reference_reward=E, num_prompts=2, num_samples=4,
         optimum=Optimum(kl=(0.0, 1.0), reward=(0.5, 1.0), low=(0.25, 0.5), high=(0.75, 2.0), trusted=(True, False)),
         pooled=Pooled(policies=("dpo",), samples_each=4), command="exptilt frontier f.yaml", facts={"accuracy": 0.9},
+        reference_diversity=Diversity(entropy_per_token=E),
+        spreads=(
+            SeedSpread(
+                objective="DPO", seeds=(0, 1), reward=Components(mean=E, num_seeds=2, sd_of_seeds=0.1, error_of_prompts=0.2),
+                kl=Components(mean=E, num_seeds=2, sd_of_seeds=0.1, error_of_prompts=0.2),
+            ),
+        ),
         proxies=(
             Proxy(
                 name="length", kl=(0.0, 1.0), proxy=(1.0, 2.0), gold=(0.5, 0.25), low=(0.0, 0.0), high=(1.0, 1.0),
@@ -126,7 +148,8 @@ FULL = {
         cautions=(RemarkRecord(number="W1", message="m", fix="f"),),
     ),
     "points/dpo.json": MeasuredSamples(
-        measured_with="ab", num_prompts=1, kl=(0.5,), k1=(0.25,), reward=(1.0,), length=(3,), ended=(1.0,), texts=("t",)
+        measured_with="ab", num_prompts=1, kl=(0.5,), k1=(0.25,), reward=(1.0,), length=(3,), ended=(1.0,), logps=(-2.0,), distinct=(1,),
+        texts=("t",),
     ),
     "reference.json": ReferenceSamples(
         measured_with="ab", rewards=((1.0,),), log_probs=((-2.0,),), prompts=("p",), texts=("t",), identity="3f",

@@ -214,3 +214,17 @@ def test_what_cannot_be_measured_without_a_run_is_one_line(finished, tmp_path, w
         evaluate(str(tmp_path / "file"), [f"data.train={rows}"])
     with pytest.raises(CheckpointError, match="a file is in its way"):
         evaluate(model, [f"data.train={rows}", "evaluate.num_prompts=0"], output=tmp_path / "file" / "here")
+
+
+def test_several_references_at_once_have_a_file_each_and_stand_beside_each_other(finished, tmp_path, capsys):
+    models = [str(finished.folder / "sft" / "model"), str(finished.folder / "model")]
+    found = evaluate(str(finished.folder), ["evaluate.num_prompts=0"], reference=models, output=tmp_path / "both")
+    alone = evaluate(str(finished.folder), ["evaluate.num_prompts=0"], reference=models[0], output=tmp_path / "one")
+    assert list(found) == models
+    assert found[models[0]]["accuracy"] == alone["accuracy"]
+    # Against itself every log-ratio is 0, a tie, which counts one half.
+    assert found[models[1]]["accuracy"]["with_reference"]["sum"]["value"] == 0.5
+    assert len(list((tmp_path / "both").glob("evaluation-*[!s].json"))) == 2
+    assert "against sft" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="their files would have one name"):
+        evaluate(str(finished.folder), [], reference=[models[0], models[0]])

@@ -70,6 +70,7 @@ def preference_to_ranking(preference: Preference) -> Ranking:
         completions=preference.completions,
         ranks=ranks,
         weight=preference.weight,
+        section=preference.section,
         template_args=preference.template_args,
     )
 
@@ -171,5 +172,6 @@ def _pair(ranking: Ranking, better: int, worse: int) -> Preference:
         p_chosen=0.5 if tie else 1.0,
         margin=margin,
         weight=ranking.weight,
+        section=ranking.section,
         template_args=ranking.template_args,
     )

@@ -14,7 +14,7 @@ from exptilt.data.encode.fit import fit
 from exptilt.data.encode.rendered_rows import RenderedRows, is_identical_only_rendered
 from exptilt.data.encode.tokens import Encoded, Encoder
 from exptilt.data.groups import Group
-from exptilt.data.records import Preference, Record
+from exptilt.data.records import Preference, Ranking, Record
 from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.data.table import batch_of
 
@@ -109,5 +109,5 @@ def _group(example: Record, encoded: Encoded) -> Group:
         completions=completions,
         label=example.label,
         weight=example.weight,
-        section=example.section if isinstance(example, Preference) else None,
+        section=example.section if isinstance(example, Preference | Ranking) else None,
     )

@@ -63,6 +63,8 @@ class Ranking:
     ranks: tuple[int, ...]
     scores: tuple[float, ...] | None = None
     weight: float = 1.0
+    section: str | None = None
+    """What part of a benchmark it belongs to, if the source says so."""
     template_args: TemplateArgs = field(default_factory=dict)
 
     @property

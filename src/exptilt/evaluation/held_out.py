@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from exptilt.data.groups import Group, digest_of
 from exptilt.evaluation.held_out_samples import SampleMeasures, measure_samples, slope
-from exptilt.evaluation.intervals import Resampling, mean, minimum_detectable_difference
+from exptilt.evaluation.intervals import Resampling, mean
 from exptilt.evaluation.length import pair_lengths
 from exptilt.evaluation.pairs.accuracy import PreferenceAccuracy, preference_accuracy
 from exptilt.evaluation.pairs.benchmark import section_accuracy, sections_of
 from exptilt.evaluation.pairs.ches import ches_of, highest
+from exptilt.evaluation.pairs.choices import answer_calibration, best_of, questions_of, section_without_tie
 from exptilt.evaluation.pairs.displacement import displacement
+from exptilt.evaluation.power import minimum_detectable_difference
 from exptilt.losses import Loss
 from exptilt.policies.scorer import Scorer
 from exptilt.policies.scoring import score_all
@@ -107,6 +109,7 @@ def measure_policy(
     sections = measure_sections(logps, anchor, held_out, settings.sections, resampling)
     if sections is not None:
         evaluation = evaluation.updated(sections=sections)
+    evaluation = evaluation.updated(**measure_questions(logps, anchor, held_out, resampling))
     moved = Displacement() if anchor is None else measure_displacement(logps, anchor, held_out, sampled, resampling)
     if other is not None:
         moved = moved.updated(ches=measure_ches(other, held_out, wanted.max_tokens, resampling))
@@ -187,6 +190,7 @@ def _accuracies(measured: PreferenceAccuracy) -> Evaluation:
         longest_wins=measured.longest_wins,
         by_longer=measured.by_longer,
         by_length_gap=measured.by_length_gap,
+        by_familiarity=measured.by_familiarity,
         num_pairs=measured.num_pairs,
         num_prompts=measured.num_prompts,
     )
@@ -210,7 +214,7 @@ def measure_sections(
         resampling: the bootstrap over prompts.
     """
     named = [at for at, group in enumerate(groups) if group.section is not None]
-    labels = [str(groups[at].section) for at in named]
+    labels = [section_without_tie(str(groups[at].section)) for at in named]
     if not named:
         return None
     if not sections and len(set(labels)) > _MOST_SECTIONS:
@@ -228,6 +232,28 @@ def measure_sections(
         num_pairs=len(named),
         num_without_label=len(groups) - len(named),
     )
+
+
+def measure_questions(
+    policy: LogProbs, reference: LogProbs | None, groups: Sequence[Group], resampling: Resampling
+) -> dict[str, Any]:
+    """Fields of an evaluation for rows with several candidates: best of them, and calibration before and after.
+
+    Args:
+        policy: of both completions of every pair, in order.
+        reference: the same under the reference, if there is one.
+        groups: the pairs, those of one row with its id.
+        resampling: the bootstrap over questions.
+    """
+    likelihood = [side.sum().numpy() for side in policy.sides()]
+    base = None if reference is None else [side.sum().numpy() for side in reference.sides()]
+    scores = likelihood if base is None else [mine - theirs for mine, theirs in zip(likelihood, base, strict=True)]
+    found = best_of(questions_of(groups, *scores), resampling)
+    if found is None:
+        return {}
+    sides = {"after": likelihood} if base is None else {"before": base, "after": likelihood}
+    answers = {name: answer_calibration(questions_of(groups, *each), resampling) for name, each in sides.items()}
+    return {"best_of": found, "answers": {name: one for name, one in answers.items() if one is not None}}
 
 
 def measure_displacement(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exptilt.data.groups import Group
+from exptilt.evaluation.diversity import diversity
 from exptilt.evaluation.intervals import Prompts, Resampling
 from exptilt.evaluation.kl import SequenceKL, estimate_kl
 from exptilt.evaluation.length import length_change, reward_on_length, sample_lengths
@@ -81,6 +82,10 @@ def measure_samples(
         evaluation.updated(
             kl=kl.kl,
             kl_check=_check_of(kl),
+            diversity={
+                name: diversity(draws.ids, draws.column("policy_logps"), draws.length, draws.prompt_index, resampling)
+                for name, draws in (("policy_samples", own), ("reference_samples", others))
+            },
             reward_on_length={"samples": slope(rewards, own.length, own.prompt_index, resampling)},
         ),
         side_by_side(tokenizer, own, others),

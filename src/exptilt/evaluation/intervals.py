@@ -1,4 +1,7 @@
-"""Intervals. The unit is the prompt: samples and pairs of one prompt are not independent of each other."""
+"""Intervals. The unit is the prompt: samples and pairs of one prompt are not independent of each other.
+
+What they cover is the draw of prompts (and of what was sampled on them), never another seed of the training.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.stats import norm, t
 
+from exptilt.evaluation.measured_coverage import measured_coverage
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.settings.declaration import config
 
@@ -23,11 +27,17 @@ _CHUNK = 4_000_000
 """Weights held at a time, so that memory does not grow with the number of prompts."""
 _TOLERATED = 0.05
 """Share of resamples in which a statistic may be undefined before its interval is called unknown."""
+_FEWEST = 4
+"""With fewer prompts there are too few different resamples, and Student's interval is taken."""
+_FARTHEST = 4.0
+"""Most a studentised quantile can be, in quantiles of Student's."""
+_MOST_UNITS = 1000
+"""Prompts resampled one by one; more are put into as many groups."""
 
 
 @config
 class Resampling:
-    """How intervals are made: a percentile bootstrap over prompts."""
+    """How intervals are made: a studentised bootstrap over prompts."""
 
     level: float = 0.95
     """Share of intervals that hold the true value, in (0, 1)."""
@@ -119,16 +129,27 @@ def finite(values: ArrayLike, what: str) -> Floats:
     return array
 
 
-def bootstrap(statistic: Statistic, num_prompts: int, how: Resampling = DEFAULT) -> Estimate:
-    """Interval of any statistic that can be written with prompt weights, by the percentile bootstrap over prompts.
+def bootstrap(
+    statistic: Statistic, num_prompts: int, how: Resampling = DEFAULT, within: tuple[float, float] | None = None
+) -> Estimate:
+    """Studentised bootstrap interval of any statistic that can be written with prompt weights.
 
-    With one prompt, or where the statistic is undefined (NaN) in more than 5 % of the resamples, nothing is known and
-    the interval has no ends (None). Percentile intervals are a little narrow below some 30 prompts.
+        [T - q(1 - a/2) SE, T - q(a/2) SE],   q the quantiles over resamples of (T* - T) / SE*
+
+    SE is the jackknife's over prompts; SE* takes the same influences with the resample's weights, which is exact for a
+    mean. So an interval is longer on the side to which values are skewed. No quantile is taken to be more than four
+    times Student's, which 2 or 3 prompts get as it is. See `measured_coverage` for how often such intervals hold.
+
+    The interval has no ends (None) where nothing is known of the spread: one prompt, all prompts alike, or a statistic
+    that is undefined (NaN) in more than 5 % of the resamples.
 
     Args:
         statistic: (S, C) weights -> (S,) values; see `Statistic`.
-        num_prompts: C.
+        num_prompts: C. Above 1,000 they are put into 1,000 groups at random, which are then what is resampled.
         how: level, number of resamples, seed.
+        within: the least and the most the statistic can be; ends are cut there.
+
+    Source: Efron and Tibshirani (1993), section 12.5; Hall (1988) on why studentising corrects for skewness.
 
     Example:
         >>> heights = np.array([1.0, 2.0, 3.0, 4.0])
@@ -136,15 +157,107 @@ def bootstrap(statistic: Statistic, num_prompts: int, how: Resampling = DEFAULT)
         >>> found.value, found.low < 2.5 < found.high
         (2.5, True)
     """
-    value = float(statistic(np.ones((1, num_prompts)))[0])
-    if num_prompts < 2:
-        return Estimate(value=value, low=None, high=None, level=how.level, n=num_prompts)
-    drawn = np.concatenate([statistic(weights) for weights in resampled_weights(num_prompts, how)])
-    known = drawn[np.isfinite(drawn)]
-    if len(known) < (1 - _TOLERATED) * len(drawn):
-        return Estimate(value=value, low=None, high=None, level=how.level, n=num_prompts)
-    low, high = np.quantile(known, [(1 - how.level) / 2, (1 + how.level) / 2])
-    return Estimate(value=value, low=float(low), high=float(high), level=how.level, n=num_prompts)
+    return bootstraps(lambda weights: statistic(weights)[:, None], num_prompts, how, within)[0]
+
+
+def bootstraps(
+    statistic: Statistic, num_prompts: int, how: Resampling = DEFAULT, within: tuple[float, float] | None = None
+) -> list[Estimate]:
+    """As `bootstrap`, for K statistics of the same resamples: (S, C) weights -> (S, K) values."""
+    value, influence = influences(statistic, num_prompts, how)
+    units = len(influence)
+    if units < 2:
+        return [unknown(float(one), num_prompts, how) for one in value]
+    groups = _groups(num_prompts, how)
+    errors = _errors(np.ones((1, units)), influence)[0]
+    drawn, drawn_errors = [], []
+    for weights in resampled_weights(units, how):
+        drawn.append(statistic(weights[:, groups]))
+        drawn_errors.append(_errors(weights, influence))
+    ends = studentised(value, errors, np.concatenate(drawn), np.concatenate(drawn_errors), units, how)
+    return [interval(*one, num_prompts, how, within) for one in zip(value.tolist(), *ends, strict=True)]
+
+
+def influences(statistic: Statistic, num_prompts: int, how: Resampling = DEFAULT) -> tuple[Floats, Floats]:
+    """(K,) values and (G, K) influences of K statistics: C - 1 times what leaving a prompt (or group) out changes.
+
+    With G units the squared standard error is sum(influence^2) / (G (G - 1)).
+    """
+    groups = _groups(num_prompts, how)
+    units = int(groups.max()) + 1
+    value = np.asarray(statistic(np.ones((1, num_prompts))))[0]
+    if units < 2:
+        return value, np.zeros((units, len(value)))
+    rows = max(1, _CHUNK // num_prompts)
+    left: list[Floats] = []
+    for start in range(0, units, rows):
+        out = np.arange(start, min(start + rows, units))
+        left.append(statistic((groups[None, :] != out[:, None]).astype(np.float64)))
+    without = np.concatenate(left)
+    moved = (units - 1) * (without[np.isfinite(without).all(axis=1)].mean(axis=0) - without)
+    return value, np.nan_to_num(moved)  # a unit without which nothing is defined has no influence to speak of
+
+
+def studentised(
+    value: Floats, error: Floats, drawn: Floats, drawn_error: Floats, units: int, how: Resampling
+) -> tuple[list[float], list[float]]:
+    """Ends of the studentised interval of K statistics, NaN where they are not known.
+
+    Args:
+        value: (K,) on the data.
+        error: (K,) standard errors.
+        drawn: (S, K) on resamples.
+        drawn_error: (S, K) standard errors there; 0 where a resample has no spread.
+        units: prompts or groups of prompts, >= 2.
+        how: level of the interval.
+    """
+    student = float(t.ppf((1 + how.level) / 2, units - 1))
+    low, high = value - student * error, value + student * error
+    if units >= _FEWEST:
+        gone = drawn - value
+        far = _FARTHEST * student
+        ratios = np.divide(gone, drawn_error, out=np.sign(gone) * far, where=drawn_error > 1e-9 * error)
+        ratios = np.clip(np.where(np.isfinite(gone), ratios, np.nan), -far, far)
+        known = np.isfinite(ratios).mean(axis=0) >= 1 - _TOLERATED
+        tails = [(1 - how.level) / 2, (1 + how.level) / 2]
+        quantiles = np.full((2, len(value)), np.nan)
+        if known.any():
+            quantiles[:, known] = np.nanquantile(ratios[:, known], tails, axis=0)
+        low, high = value - quantiles[1] * error, value - quantiles[0] * error
+    alike = ~(error > 1e-12 * np.maximum(1.0, np.abs(value)))
+    return np.where(alike, np.nan, low).tolist(), np.where(alike, np.nan, high).tolist()
+
+
+def interval(
+    value: float, low: float, high: float, n: int, how: Resampling, within: tuple[float, float] | None = None
+) -> Estimate:
+    """An estimate with the ends of a studentised interval, and how often such intervals hold the truth."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return unknown(value, n, how)
+    if within is not None:
+        low, high = max(low, within[0]), min(high, within[1])
+    covers = measured_coverage("studentised", n, how.level)
+    # A very skewed value may lie a hair outside of what its resamples say.
+    return Estimate(value=value, low=min(low, value), high=max(high, value), level=how.level, n=n, coverage=covers)
+
+
+def unknown(value: float, n: int, how: Resampling) -> Estimate:
+    """An estimate of whose spread nothing is known."""
+    return Estimate(value=value, low=None, high=None, level=how.level, n=n)
+
+
+def _errors(weights: Floats, influence: Floats) -> Floats:
+    """(S, K) standard errors of a mean of influences (G, K) under weights (S, G)."""
+    units = len(influence)
+    mean, square = weights @ influence / units, weights @ influence**2 / units
+    return np.asarray(np.sqrt(np.maximum(square - mean**2, 0) / (units - 1)))
+
+
+def _groups(num_prompts: int, how: Resampling) -> NDArray[np.int64]:
+    """(C,) the unit of each prompt: itself, or one of 1,000 groups of about equal size."""
+    if num_prompts <= _MOST_UNITS:
+        return np.arange(num_prompts)
+    return np.random.default_rng(how.seed).permutation(num_prompts) % _MOST_UNITS
 
 
 def resampled_weights(num_prompts: int, how: Resampling = DEFAULT) -> Iterator[Floats]:
@@ -158,25 +271,100 @@ def resampled_weights(num_prompts: int, how: Resampling = DEFAULT) -> Iterator[F
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike, prompts: Prompts, how: Resampling = DEFAULT) -> Estimate:
-    """Sum over sum with an interval clustered by prompt; all three have one entry for each row."""
+    """Sum over sum with an interval clustered by prompt; all three have one entry for each row.
+
+    The studentised interval of `bootstrap`, with the ratio's own standard error in every resample.
+    """
     clusters = Clusters(prompts)
     above, below = clusters.sums(numerator), clusters.sums(denominator)
-    return bootstrap(lambda weights: divide(weights @ above, weights @ below), clusters.count, how)
+    value, error = _ratio_and_error(np.ones((1, clusters.count)), above, below)
+    if clusters.count < 2:
+        return unknown(float(value[0]), clusters.count, how)
+    drawn = [_ratio_and_error(weights, above, below) for weights in resampled_weights(clusters.count, how)]
+    values, errors = (np.concatenate(part)[:, None] for part in zip(*drawn, strict=True))
+    (low,), (high,) = studentised(value, error, values, errors, clusters.count, how)
+    return interval(float(value[0]), low, high, clusters.count, how)
+
+
+def _ratio_and_error(weights: Floats, above: Floats, below: Floats) -> tuple[Floats, Floats]:
+    """(S,) sum over sum, and its standard error over prompts: sqrt(C / (C - 1) sum (a - T b)^2) / sum b."""
+    total, units = weights @ below, len(below)
+    value = divide(weights @ above, total)
+    off = weights @ above**2 - 2 * value * (weights @ (above * below)) + value**2 * (weights @ below**2)
+    # Differences of large sums: what is below rounding is no spread.
+    off = np.where(off > 1e-13 * (weights @ above**2), off, 0.0)
+    return value, divide(np.sqrt(off * units / max(units - 1, 1)), np.abs(total))
 
 
 def mean(values: ArrayLike, prompts: Prompts, how: Resampling = DEFAULT) -> Estimate:
     """Mean of row values with an interval clustered by prompt.
 
     Example:
-        >>> print(mean([1.0, 1.0, 0.0, 0.0], prompts=["a", "a", "b", "b"]))
-        0.500 [0.000, 1.000]
+        >>> print(mean([1.0, 2.0, 3.0, 4.0], prompts=["a", "b", "c", "d"]))
+        2.500 [0.264, 4.761]
     """
     return ratio(values, np.ones(len(np.asarray(values))), prompts, how)
 
 
-def paired_difference(first: ArrayLike, second: ArrayLike, prompts: Prompts, how: Resampling = DEFAULT) -> Estimate:
-    """Mean of first - second, row by row on the same prompts; narrower than the difference of two separate means."""
-    return mean(finite(first, "first") - finite(second, "second"), prompts, how)
+def paired_difference(
+    first: ArrayLike, second: ArrayLike, prompts: Prompts, how: Resampling = DEFAULT, *, most: float | None = None
+) -> Estimate:
+    """Mean of first - second, row by row on the same prompts; narrower than the difference of two separate means.
+
+    Args:
+        first: (N,).
+        second: (N,).
+        prompts: (N,) the prompt of each row.
+        how: level, number of resamples, seed.
+        most: the largest difference a row can have, if there is one. Then two that agree on all of C prompts differ by
+            at most `most` times the upper end of Wilson's interval of 0 out of C, and not by nothing.
+    """
+    gaps = finite(first, "first") - finite(second, "second")
+    found = mean(gaps, prompts, how)
+    if most is None or found.interval is not None or found.value is None or not found.n:
+        return found
+    room = most * float(wilson(0, found.n, how.level).high or 0.0)
+    low, high = max(-most, found.value - room), min(most, found.value + room)
+    return found.model_copy(update={"low": low, "high": high})
+
+
+def share(statistic: Statistic, num_prompts: int, num_rows: int, how: Resampling = DEFAULT) -> Estimate:
+    """Wilson's interval of a statistic in [0, 1], with an effective number of rows from its jackknife variance V.
+
+        n_eff = T (1 - T) / V
+
+    It does not collapse where all rows agree (n_eff is then the number of prompts), stays inside [0, 1], and takes
+    Student's quantile for Wilson's normal one. n_eff is never taken to be above the number of rows.
+
+    Args:
+        statistic: (S, C) weights -> (S,) values in [0, 1].
+        num_prompts: C.
+        num_rows: N, what the statistic is made of.
+        how: level; nothing is resampled.
+
+    Source: Korn and Graubard (1998) for the effective n; Wilson (1927).
+    """
+    return shares(lambda weights: statistic(weights)[:, None], num_prompts, [num_rows], how)[0]
+
+
+def shares(
+    statistic: Statistic, num_prompts: int, num_rows: Sequence[int], how: Resampling = DEFAULT
+) -> list[Estimate]:
+    """As `share`, for K statistics: (S, C) weights -> (S, K) values."""
+    values, influence = influences(statistic, num_prompts, how)
+    units = len(influence)
+    if units < 2:
+        return [unknown(float(one), num_prompts, how) for one in values]
+    variances = (influence**2).sum(axis=0) / (units * (units - 1))
+    z = float(t.ppf((1 + how.level) / 2, units - 1))
+    covers = measured_coverage("share", num_prompts, how.level)
+    found = []
+    for value, variance, rows in zip(values.tolist(), variances.tolist(), num_rows, strict=True):
+        binomial = value * (1 - value)
+        effective = min(binomial / variance, rows) if variance > 1e-12 and binomial > 0 else min(num_prompts, rows)
+        low, high = _wilson_ends(value, effective, z)
+        found.append(Estimate(value=value, low=low, high=high, level=how.level, n=num_prompts, coverage=covers))
+    return found
 
 
 def divide(above: Floats, below: Floats) -> Floats:
@@ -198,56 +386,12 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"successes must be in [0, n] and n >= 1, got {successes} of {n}")
-    share, z = successes / n, float(norm.ppf((1 + level) / 2))
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # Exactly 0 and 1 at the ends, which rounding would miss.
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return Estimate(value=share, low=low, high=high, level=level, n=n)
+    low, high = _wilson_ends(successes / n, n, float(norm.ppf((1 + level) / 2)))
+    return Estimate(value=successes / n, low=low, high=high, level=level, n=n)
 
 
-def minimum_detectable_difference(
-    num_prompts: int, sd: float = 0.5, correlation: float = 0.0, power: float = 0.8, level: float = 0.95
-) -> float:
-    """The smallest true difference of two methods on the same prompts that an evaluation would find with this power.
-
-        (z_{(1+level)/2} + z_power) * sd * sqrt(2 (1 - correlation) / num_prompts)
-
-    Args:
-        num_prompts: >= 1.
-        sd: standard deviation of one prompt's value; 0.5 is the most a proportion can have.
-        correlation: of the two methods over prompts, in [-1, 1); 0 if they are measured on different prompts.
-        power: probability of finding the difference, in (0, 1).
-        level: of the two-sided interval that must exclude 0, in (0, 1).
-
-    Example:
-        >>> round(minimum_detectable_difference(287, correlation=0.27), 3)
-        0.1
-    """
-    if num_prompts < 1:
-        raise ValueError(f"num_prompts must be >= 1, got {num_prompts}")
-    return _detectable(sd, correlation, power, level) / math.sqrt(num_prompts)
-
-
-def prompts_needed(
-    difference: float, sd: float = 0.5, correlation: float = 0.0, power: float = 0.8, level: float = 0.95
-) -> int:
-    """How many prompts find a true `difference` with this power; the inverse of `minimum_detectable_difference`.
-
-    Example:
-        >>> prompts_needed(0.1, correlation=0.27)
-        287
-    """
-    if not difference > 0:
-        raise ValueError(f"difference must be > 0, got {difference}")
-    return math.ceil((_detectable(sd, correlation, power, level) / difference) ** 2)
-
-
-def _detectable(sd: float, correlation: float, power: float, level: float) -> float:
-    if not (sd > 0 and -1 <= correlation < 1 and 0 < power < 1 and 0 < level < 1):
-        raise ValueError(
-            f"need sd > 0, correlation in [-1, 1), power and level in (0, 1), got {sd}, {correlation}, {power}, {level}"
-        )
-    quantiles = float(norm.ppf((1 + level) / 2) + norm.ppf(power))
-    return quantiles * sd * math.sqrt(2 * (1 - correlation))
+def _wilson_ends(value: float, n: float, z: float) -> tuple[float, float]:
+    """Ends for a share of n units, n need not be whole; exactly 0 and 1 at the ends, which rounding would miss."""
+    centre = (value + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
+    return (0.0 if value == 0 else centre - half), (1.0 if value == 1 else centre + half)

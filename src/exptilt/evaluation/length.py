@@ -152,4 +152,7 @@ def reward_on_length(
         xx, xy, yy = moments(weights)
         return divide(xy * xy, xx * yy)
 
-    return LengthSlope(slope=bootstrap(slope, clusters.count, how), r_squared=bootstrap(explained, clusters.count, how))
+    return LengthSlope(
+        slope=bootstrap(slope, clusters.count, how),
+        r_squared=bootstrap(explained, clusters.count, how, within=(0.0, 1.0)),
+    )

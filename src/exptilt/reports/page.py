@@ -184,6 +184,8 @@ def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
         "figures": figures,
         "frontier": inputs.frontier,
         "frontier_rows": page_sections.frontier_rows(inputs.frontier),
+        "spread_rows": page_sections.spread_rows(inputs.frontier),
+        "diversity_rows": page_sections.diversity_rows(inputs.frontier),
         "proxy_rows": proxy_rows(inputs.frontier),
         "alarms": alarms(inputs),
         "same": [(name, values[0]) for name, values in cards if len(set(values)) == 1],

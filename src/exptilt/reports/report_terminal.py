@@ -25,8 +25,10 @@ def frontier_table(frontier: Frontier) -> Table:
     for row in rows:
         reward, kl, _above, share, *_ = row.cells  # what fits in 80 columns; the page has all of it
         table.add_row(Text(row.name), Text(reward), Text(kl), Text(share.replace(" *", "*")))
+    told = "Intervals cover other prompts, not other seeds of the training."
     if any(cell.endswith("*") for row in rows for cell in row.cells):
-        table.caption = "* past the part of the optimum its samples carry: an upper bound"
+        told += "\n* few samples carry the optimum there: the interval spans two corrections"
+    table.caption = told
     return table
 
 

@@ -10,6 +10,9 @@ from pydantic import model_validator
 
 from exptilt.run_folder.record import FilePart
 
+DOUBTFUL = 0.9
+"""Intervals measured to cover less are marked wherever they are printed."""
+
 
 class Estimate(FilePart):
     """A number, its interval, and the number of prompts (or independent units) behind it.
@@ -31,6 +34,8 @@ class Estimate(FilePart):
     level: float | None = None
     """Share of such intervals that hold the true value, in (0, 1)."""
     n: int | None = None
+    coverage: float | None = None
+    """Share of such intervals that held the true value when it was measured with about this many prompts, in (0, 1)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -56,6 +61,14 @@ class Estimate(FilePart):
         """Whether `value` lies outside the interval; never where an end is not known."""
         return self.interval is not None and not self.interval[0] <= value <= self.interval[1]
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether intervals like this one were measured to hold the truth less than 90 times in 100."""
+        return self.interval is not None and self.coverage is not None and self.coverage < DOUBTFUL
+
     def __str__(self) -> str:
         value = "undefined" if self.value is None else f"{self.value:.3f}"
-        return f"{value} [unknown]" if self.interval is None else f"{value} [{self.low:.3f}, {self.high:.3f}]"
+        if self.interval is None:
+            return f"{value} [unknown]"
+        mark = f" (covers {100 * (self.coverage or 0):.0f} %)" if self.is_doubtful else ""
+        return f"{value} [{self.low:.3f}, {self.high:.3f}]{mark}"

@@ -35,11 +35,31 @@ class Calibration(FilePart):
     """Whether sigmoid(margin) is the probability that the preferred completion is the one with the higher reward."""
 
     ece: float | None = None
-    """Expected calibration error: |observed - predicted| averaged over pairs by bin. Never below 0, so biased up."""
+    """Expected calibration error: |observed - predicted| averaged over pairs by bin. Above 0 by chance alone:
+    read it beside `null_band`, or read `error`."""
     error: Estimate | None = None
-    """The same with its interval."""
+    """The true error, debiased, with its interval."""
+    null_band: tuple[float, float] | None = None
+    """Where the `ece` of a perfectly calibrated model lies on so many pairs, at the level of `error`."""
     bins: tuple[Bin, ...] = ()
     """Bins that hold a pair."""
+
+
+class BestOf(FilePart):
+    """Questions with several candidates, as RewardBench 2 scores them."""
+
+    sections: dict[str, Estimate] = Field(default_factory=dict)
+    """How often a right candidate has the highest score; of ties, their weighted score, which can reach 1.01."""
+    overall: Estimate | None = None
+    """Mean of the sections, all alike."""
+    num_questions: int | None = None
+
+
+class AnswerCalibration(FilePart):
+    """Multiple choice by the likelihood of the options."""
+
+    calibration: Calibration | None = None
+    accuracy: Estimate | None = None
 
 
 class Margins(FilePart):
@@ -135,6 +155,16 @@ class KlCheck(FilePart):
     num_samples: int | None = None
 
 
+class Diversity(FilePart):
+    """How many things a policy says; of its own samples at temperature 1."""
+
+    entropy_per_token: Estimate | None = None
+    """Nats."""
+    distinct_per_prompt: Estimate | None = None
+    """Different samples among the `num_samples` of one prompt."""
+    num_samples: int | None = None
+
+
 class LawRecord(FilePart):
     """The sampling law in a few numbers."""
 
@@ -157,6 +187,8 @@ class Evaluation(FileRecord):
     """Accuracy of preferring the longer completion: what a score must beat."""
     by_longer: tuple[Slice, ...] = ()
     by_length_gap: tuple[Slice, ...] = ()
+    by_familiarity: tuple[Slice, ...] = ()
+    """By quarter of how likely the reference finds the chosen completion, nats per token."""
     calibration: Calibration | None = None
     num_pairs: int | None = None
     num_prompts: int | None = None
@@ -171,10 +203,16 @@ class Evaluation(FileRecord):
     reward_on_length: dict[str, LengthSlope | None] = Field(default_factory=dict)
     """On `data` and on the policy's own `samples`; None where all have one length."""
     sections: Sections | None = None
+    best_of: BestOf | None = None
+    """By log-ratios, or by log-likelihoods without a reference."""
+    answers: dict[str, AnswerCalibration] = Field(default_factory=dict)
+    """`before` (the reference) and `after` (the policy)."""
     displacement: Displacement = Displacement()
     sampling_law: LawRecord | None = None
     ended: dict[str, Estimate] = Field(default_factory=dict)
     """Share of samples that ended by themselves, before the length limit."""
+    diversity: dict[str, Diversity] = Field(default_factory=dict)
+    """Of `policy_samples` and `reference_samples`."""
     kl: Estimate | None = None
     kl_check: KlCheck | None = None
     reward: dict[str, Estimate] | None = None

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.evaluation_record import Diversity
 from exptilt.run_folder.record import FilePart, FileRecord
 
 
@@ -60,10 +61,35 @@ class Point(FilePart):
     """Folder name of the run this point comes from, where it is not the point's name."""
     seed: int | None = None
     """Of the run."""
+    objective: str | None = None
+    """What runs that differ only in their seed have in common."""
     kl_check: Estimate | None = None
     """Mean log-ratio of the same samples: the same KL with more noise."""
     ended: Estimate | None = None
     """Share of samples that ended by themselves."""
+    diversity: Diversity | None = None
+
+
+class Components(FilePart):
+    """A number of several runs that differ in their seed, with both kinds of spread."""
+
+    mean: Estimate
+    """Its interval covers other seeds and other prompts."""
+    num_seeds: int
+    sd_of_seeds: float
+    """Standard deviation of one run about the mean of all, prompts aside."""
+    error_of_prompts: float
+    """Standard error of the mean from the prompts, seeds aside."""
+
+
+class SeedSpread(FilePart):
+    """One objective trained with several seeds."""
+
+    objective: str
+    seeds: tuple[int, ...]
+    reward: Components
+    kl: Components
+    """Nats."""
 
 
 class BestOfNPoint(FilePart):
@@ -125,6 +151,9 @@ class Frontier(FileRecord):
     pooled: Pooled | None = None
     proxies: tuple[Proxy, ...] = ()
     points: tuple[Point, ...] = ()
+    spreads: tuple[SeedSpread, ...] = ()
+    """Of objectives trained with several seeds."""
+    reference_diversity: Diversity | None = None
     best_of_n: tuple[BestOfNPoint, ...] = ()
     command: str | None = None
     facts: dict[str, Any] = Field(default_factory=dict)

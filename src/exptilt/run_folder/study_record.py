@@ -27,6 +27,10 @@ class MeasuredSamples(FileRecord):
     """Tokens, the end token included."""
     ended: tuple[float, ...]
     """1 where the sample ended by itself."""
+    logps: tuple[float, ...] | None = None
+    """Log-probability of each sample under the policy that drew it, nats; None in files from before it was kept."""
+    distinct: tuple[int, ...] | None = None
+    """(X,) different samples of each prompt."""
     texts: tuple[str, ...]
     """The first sample of each of the first prompts."""
 

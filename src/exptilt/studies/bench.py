@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exptilt.data.groups import TokenIds
 from exptilt.errors import DataError
+from exptilt.evaluation.diversity import distinct_counts
 from exptilt.evaluation.frontier.comparable import Provenance
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.run_folder.study_record import MeasuredSamples
@@ -86,5 +87,7 @@ class Yardstick:
             reward=tuple(self.rewards(draws).tolist()),
             length=tuple(draws.length.tolist()),
             ended=tuple(draws.ended.astype(float).tolist()),
+            logps=tuple(draws.column("policy_logps").tolist()),
+            distinct=tuple(distinct_counts(draws.ids, draws.prompt_index).astype(int).tolist()),
             texts=tuple(draws.texts[at] for at in draws.first[:SHOWN]),
         )

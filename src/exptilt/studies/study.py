@@ -10,15 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exptilt.errors import DataError
+from exptilt.evaluation.diversity import diversity
 from exptilt.evaluation.frontier.best_of_n import best_of_n
 from exptilt.evaluation.frontier.comparable import Provenance
 from exptilt.evaluation.frontier.optimum import OptimalFrontier
 from exptilt.evaluation.frontier.proxy import proxy_curve
-from exptilt.evaluation.intervals import mean, paired_difference
+from exptilt.evaluation.intervals import Clusters, mean, paired_difference, ratio
 from exptilt.evaluation.kl import estimate_kl
+from exptilt.evaluation.pairs.accuracy import share_above_zero
+from exptilt.evaluation.variance_components import variance_components
 from exptilt.policies.scoring import score_all
 from exptilt.run_folder.estimate_record import Estimate
-from exptilt.run_folder.frontier_record import BestOfNPoint, Frontier, Optimum, Point, Pooled, Proxy
+from exptilt.run_folder.evaluation_record import Diversity
+from exptilt.run_folder.frontier_record import (
+    BestOfNPoint,
+    Components,
+    Frontier,
+    Optimum,
+    Point,
+    Pooled,
+    Proxy,
+    SeedSpread,
+)
 from exptilt.run_folder.samples_record import SideBySide
 from exptilt.run_folder.study_record import MeasuredSamples, ReferenceSamples
 from exptilt.sampling.draws import Draws
@@ -42,6 +55,8 @@ class PolicyPoint:
     """Folder of its run."""
     seed: int | None = None
     """Seed of the run."""
+    objective: str | None = None
+    """What runs that differ only in their seed have in common."""
     final: bool = True
     """Whether this is the run's end, not a checkpoint on its way."""
 
@@ -168,7 +183,8 @@ class FrontierStudy:
                 above_optimum=standing.excess,
                 gap=self._gap(kl.by_prompt, by_prompt, provenance),
                 length=mean(samples.length, samples.owners),
-                ended=mean(samples.ended, samples.owners),
+                ended=share_above_zero(2 * np.asarray(samples.ended) - 1, Clusters(samples.owners)),
+                diversity=_diversity(samples),
                 solid=standing.solid,
                 notes=standing.notes,
             )
@@ -197,6 +213,8 @@ class FrontierStudy:
             num_prompts=rewards.shape[0],
             num_samples=rewards.shape[1],
             points=tuple(self.points),
+            spreads=self._spreads(),
+            reference_diversity=self._reference_diversity(),
             proxies=tuple(self._proxy(name, values) for name, values in self.proxies.items()),
             best_of_n=tuple(
                 BestOfNPoint(
@@ -213,18 +231,44 @@ class FrontierStudy:
 
     def _optimum(self) -> Optimum:
         """The optimum at the KLs that the samples show, in rising order."""
-        shown = self.optimum.kl <= self.optimum.limit_kl
-        order = np.argsort(self.optimum.kl[shown])
-        low, high = (end[shown][order] for end in self.optimum.band())
-        kl = self.optimum.kl[shown][order]
-        known = bool(np.isfinite(low).all() and np.isfinite(high).all())
+        kl, rewards = self.optimum.drawn()
+        values = [float(np.nan if one.value is None else one.value) for one in rewards]
+        ends = [one.interval for one in rewards]
+        known = [end for end in ends if end is not None]
+        band = known if len(known) == len(ends) else None
         return Optimum(
             kl=tuple(kl.tolist()),
-            reward=tuple(self.optimum.reward[shown][order].tolist()),
-            low=tuple(low.tolist()) if known else None,
-            high=tuple(high.tolist()) if known else None,
+            reward=tuple(np.maximum.accumulate(values).tolist()),
+            low=None if band is None else tuple(low for low, _ in band),
+            high=None if band is None else tuple(high for _, high in band),
             trusted=tuple((kl <= self.optimum.solid_kl).tolist()),
         )
+
+    def _spreads(self) -> tuple[SeedSpread, ...]:
+        """Both kinds of spread of every objective that was trained with several seeds."""
+        ends: dict[str, list[int]] = {}
+        for place, point in enumerate(self.points):
+            if point.final and point.objective is not None and point.seed is not None:
+                ends.setdefault(point.objective, []).append(place)
+
+        def spread(name: str, places: list[int]) -> Components:
+            return variance_components([self.measured[place].by_prompt(name).mean(axis=1) for place in places])
+
+        return tuple(
+            SeedSpread(
+                objective=objective,
+                seeds=tuple(self.points[place].seed or 0 for place in places),
+                reward=spread("reward", places),
+                kl=spread("kl", places),
+            )
+            for objective, places in ends.items()
+            if len(places) > 1
+        )
+
+    def _reference_diversity(self) -> Diversity:
+        prompts, each = self.pool.rewards.shape
+        owners, ids = np.repeat(np.arange(prompts), each), [np.array(one, dtype=np.int32) for one in self.pool.ids]
+        return diversity(ids, self.pool.log_probs.ravel(), [len(one) for one in ids], owners)
 
     def _pooled(self) -> Pooled | None:
         if self.proposals is None:
@@ -276,6 +320,17 @@ class FrontierStudy:
             )
             for (prompt, completion, before), (mine, theirs) in zip(rows, scores, strict=False)
         )
+
+
+def _diversity(found: MeasuredSamples) -> Diversity | None:
+    """Of one policy's samples; None where the file is older than the measure."""
+    if found.logps is None or found.distinct is None:
+        return None
+    return Diversity(
+        entropy_per_token=ratio(-np.asarray(found.logps), found.length, found.owners),
+        distinct_per_prompt=mean(found.distinct, np.arange(found.num_prompts)),
+        num_samples=len(found.logps) // found.num_prompts,
+    )
 
 
 def _rows(values: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:

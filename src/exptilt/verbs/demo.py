@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from exptilt.errors import ConfigError
 from exptilt.losses import DPO, IPO, SFT, AnyLoss
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.processes.surroundings import left_as_found
@@ -69,32 +70,48 @@ METHODS: dict[str, tuple[AnyLoss, str]] = {
 
 
 @left_as_found()
-def demo(output: Path, seed: int, size: DemoSize | None = None) -> dict[str, Any]:
+def demo(output: Path, seed: int, size: DemoSize | None = None, *, seeds: int = 1) -> dict[str, Any]:
     """Run the experiment, print its table, and write its report.
 
     Args:
         output: folder of runs and report; a second call on it goes on where the first was interrupted.
-        seed: two runs with one seed give the same table.
+        seed: two runs with one seed give the same table, on one machine with one number of threads. Elsewhere
+            rounding differs, and with it the samples: that is as another seed.
         size: sizes of all parts.
+        seeds: how many seeds every objective is trained with, >= 1; several show the spread of seeds as well.
 
     Returns:
         The content of frontier.json.
 
     Raises:
         CheckpointError: the folder holds something else, or another process works in it.
+        ConfigError: fewer than one seed.
     """
+    if seeds < 1:
+        raise ConfigError(f"seeds: must be >= 1, got {seeds}")
     with claimed(output, "demo", {}) as caution:
-        demo = _Demo(output, seed, size or DemoSize())
+        demo = _Demo(output, seed, size or DemoSize(), seeds)
         if caution is not None:
             demo.console.print(f"warning: {caution}", style="yellow", soft_wrap=True, highlight=False)
         return demo.run()
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One objective trained with one seed."""
+
+    folder: str
+    title: str
+    objective: str
+    loss: AnyLoss
+    seed: int
+
+
 class _Demo:
     """The steps of the demo, in order; each leaves files that the next one reads."""
 
-    def __init__(self, output: Path, seed: int, size: DemoSize) -> None:
-        self.output, self.seed, self.size = output, seed, size
+    def __init__(self, output: Path, seed: int, size: DemoSize, seeds: int = 1) -> None:
+        self.output, self.seed, self.size, self.seeds = output, seed, size, seeds
         self.console = Console()
         self.began = time.monotonic()
 
@@ -103,9 +120,9 @@ class _Demo:
         self._say(f"write {self.size.num_reviews} film reviews, train a small model on them: the reference")
         self._say("then it speaks, and its samples are paired and labelled by a noisy coin")
         bench = prepare_world(self._task(), self.output, self.seed, LAW, self.size.num_prompts)
-        for name, (loss, title) in METHODS.items():
-            self._say(f"train {title}")
-            finish(self._method(name, loss, bench))
+        for run in self._runs():
+            self._say(f"train {run.title}")
+            finish(self._method(run, bench))
         self._say("sample every policy on held-out prompts; reward against KL, and the optimum")
         study = self._study(bench)
         frontier = study.content()
@@ -133,13 +150,27 @@ class _Demo:
             labels=LabelConfig(scale=LABEL_SCALE),
         )
 
-    def _method(self, name: str, loss: AnyLoss, bench: Bench) -> Recipe:
+    def _runs(self) -> list[_Run]:
+        """Every objective with every seed; the first seed's folders bear no seed, so that seeds can be added later."""
+        return [
+            _Run(
+                folder=name if at == 0 else f"{name}-seed-{self.seed + at}",
+                title=title if self.seeds == 1 else f"{title} seed={self.seed + at}",
+                objective=title,
+                loss=loss,
+                seed=self.seed + at,
+            )
+            for name, (loss, title) in METHODS.items()
+            for at in range(self.seeds)
+        ]
+
+    def _method(self, run: _Run, bench: Bench) -> Recipe:
         return Recipe(
-            output=str(self.output / STUDY_RUNS / name),
-            seed=self.seed,
+            output=str(self.output / STUDY_RUNS / run.folder),
+            seed=run.seed,
             model=bench.reference,
             data=bench.data,
-            loss=loss,
+            loss=run.loss,
             batch=BatchConfig(size=64),
             optim=OptimConfig(learning_rate=5e-4),
             train=TrainConfig(epochs=self.size.epochs, log_every=5, eval_every=20, save_every=100_000),
@@ -157,11 +188,19 @@ class _Demo:
             seed=self.seed + 10,
         )
         study = FrontierStudy(ReferencePool.draw(yardstick, self.size.pool), bench.reward_name)
-        for stream, (name, (loss, title)) in enumerate(METHODS.items(), start=1):
-            folder = RunFolder(self.output / STUDY_RUNS / name)
+        for stream, run in enumerate(self._runs(), start=1):
+            folder = RunFolder(self.output / STUDY_RUNS / run.folder)
             model = load_model(ModelConfig(path=str(folder.model)), tokenizer)
             steps = folder.run.steps or 0
-            point = PolicyPoint(title, loss.name, getattr(loss, "beta", None), steps, run=name)
+            point = PolicyPoint(
+                name=run.title,
+                method=run.loss.name,
+                beta=getattr(run.loss, "beta", None),
+                steps=steps,
+                run=run.folder,
+                seed=run.seed,
+                objective=run.objective,
+            )
             study.add(point, yardstick.measure(model, self.size.policy_samples, stream), yardstick.provenance)
         return study
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from exptilt.data.account.data_terminal import print_report
 from exptilt.data.groups import Group
 from exptilt.data.prepare import Prepared, prepare
-from exptilt.errors import CheckpointError, DataError
+from exptilt.errors import CheckpointError, ConfigError, DataError
 from exptilt.evaluation.held_out import HeldOutMeasures, Wanted, detectable_line, measure_policy
 from exptilt.losses.from_choice import build_loss
 from exptilt.policies.adapters import adapter_fingerprint, base_of, find_adapter, has_adapter
@@ -29,7 +29,8 @@ from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.reference.references import START, TableReference, table_reference
 from exptilt.processes.surroundings import left_as_found
-from exptilt.reports.tables.evaluation_table import evaluation_table, gainers_text
+from exptilt.reports.tables.evaluation_table import evaluation_table, gainers_text, references_table
+from exptilt.run_folder.evaluation_record import Evaluation
 from exptilt.run_folder.file_names import DATA, EVALUATION, MODEL, RUN, SAMPLES, margins_of
 from exptilt.run_folder.folder import RunFolder, manifest
 from exptilt.run_folder.lock import claimed
@@ -48,24 +49,54 @@ def evaluate(
     overrides: Sequence[str],
     *,
     policy: str | None = None,
-    reference: str | None = None,
+    reference: str | Sequence[str] | None = None,
     output: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a run, or a model or adapter that belongs to no run.
+
+    Against several references it is measured once for each, on the same rows and with the same draws; the result is then
+    a mapping from references to evaluations, and each has a file of its own.
 
     Args:
         what: a run folder, a model folder, a PEFT adapter's folder or a hub id.
         overrides: `key=value` over the run's recipe, or over the defaults, where `data.train` names the rows.
         policy: for a run, another model to measure against the run's reference.
-        reference: another model to measure against.
+        reference: another model to measure against, or several.
         output: folder of the files; by default the run, or a folder beside the model.
+
+    Raises:
+        ConfigError: two references would have one file.
     """
+    if reference is not None and not isinstance(reference, str):
+        return _against_each(what, overrides, reference, policy, output)
     overrides = with_reference(overrides, reference)
     if is_run(what):
         return evaluate_run(Path(what), overrides, policy, output)
     if policy is not None:
         raise CheckpointError(f"{what}: is not a run folder (it has no config.yaml), and --policy needs a run")
     return evaluate_model(what, overrides, output)
+
+
+def _against_each(
+    what: str, overrides: Sequence[str], references: Sequence[str], policy: str | None, output: Path | None
+) -> dict[str, Any]:
+    """One evaluation for each reference, and a table of all beside each other."""
+    names = [_short(one) for one in references]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"--reference: two references end in {twice[0]!r}, so their files would have one name")
+    found: dict[str, Any] = {}
+    for one in references:
+        if is_run(what):
+            found[one] = evaluate_run(Path(what), with_reference(overrides, one), policy, output)
+        elif policy is not None:
+            raise CheckpointError(f"{what}: is not a run folder (it has no config.yaml), and --policy needs a run")
+        else:
+            name = EVALUATION if not found else f"evaluation-{_short(one)}.json"
+            found[one] = evaluate_model(what, with_reference(overrides, one), output, name=name)
+    if len(found) > 1:
+        Console().print(references_table({_short(one): Evaluation.from_dict(each) for one, each in found.items()}))
+    return found if len(found) > 1 else next(iter(found.values()))
 
 
 @left_as_found()
@@ -121,7 +152,9 @@ def _evaluated(
 
 
 @left_as_found()
-def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = None) -> dict[str, Any]:
+def evaluate_model(
+    what: str, overrides: Sequence[str], output: Path | None = None, *, name: str = EVALUATION
+) -> dict[str, Any]:
     """Measure a model that belongs to no run, and write a folder that `exptilt report` reads.
 
     An adapter is measured against its base, another model against the one `reference.model` names, or without one.
@@ -130,6 +163,7 @@ def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = No
         what: a model folder, a PEFT adapter's folder or a hub id.
         overrides: `key=value`; `data.train` (or `data.test`) names the rows.
         output: folder to write; by default a folder beside the model, or here for a hub id.
+        name: name of the file of numbers; run card, data report and samples belong to the usual name.
 
     Raises:
         ExptiltError: there is no such model, there are no rows, or the rows are no pairs.
@@ -137,10 +171,12 @@ def evaluate_model(what: str, overrides: Sequence[str], output: Path | None = No
     recipe = recipe_of_model(what, overrides, output)
     folder = RunFolder(recipe.folder)
     with _claimed(folder.path, "evaluation", inputs_of(recipe)):
-        return _evaluated_alone(what, recipe, folder, overrides)
+        return _evaluated_alone(what, recipe, folder, overrides, name)
 
 
-def _evaluated_alone(what: str, recipe: Recipe, folder: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
+def _evaluated_alone(
+    what: str, recipe: Recipe, folder: RunFolder, overrides: Sequence[str], name: str
+) -> dict[str, Any]:
     model, tokenizer = _loaded(recipe.model)
     rows = _prepared(recipe, model, tokenizer)
     held_out = list(rows.test or rows.train)
@@ -158,11 +194,12 @@ def _evaluated_alone(what: str, recipe: Recipe, folder: RunFolder, overrides: Se
     has_beta = any(item.startswith("loss") for item in overrides)
     wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed, has_beta=has_beta)
     measures = measure_policy(model, start, tokenizer, held_out, table, wanted)
-    _begin_folder(folder, recipe, what, overrides, table)
-    folder.write(DATA, rows.report)
-    if measures.samples:
-        folder.write_lines(SAMPLES, measures.samples)
-    return _kept(folder, EVALUATION, measures, table)
+    if name == EVALUATION:
+        _begin_folder(folder, recipe, what, overrides, table)
+        folder.write(DATA, rows.report)
+        if measures.samples:
+            folder.write_lines(SAMPLES, measures.samples)
+    return _kept(folder, name, measures, table)
 
 
 @contextmanager

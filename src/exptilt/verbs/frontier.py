@@ -160,6 +160,7 @@ class Grid:
                     steps=step_of(weights),
                     run=entry.slug,
                     seed=entry.seed,
+                    objective=entry.method.title,
                     final=weights == files[-1],
                 )
                 study.add(point, self._measurement_of(entry, weights), self.yardstick.provenance)

@@ -7,7 +7,7 @@ import json
 import pytest
 from invented_rows import DISTILABEL, OPENAI, bot, sides, user
 
-from exptilt.data.conversions import preference_to_ratings
+from exptilt.data.conversions import preference_to_ratings, ranking_to_preferences
 from exptilt.data.formats import find
 from exptilt.data.problems import RowError
 from exptilt.data.records import Demonstration, Preference, Ranking, Rating
@@ -136,6 +136,14 @@ def test_on_policy_sets_as_rankings_where_asked(read, refused):
 def test_best_of_is_a_ranking_with_ties_among_the_right_ones(read):
     record = read({"prompt": "Q", "chosen": ["a", "b"], "rejected": ["c"]})[1]
     assert record == Ranking(id="file:1", prompt="Q", completions=("a", "b", "c"), ranks=(1, 1, 3))
+
+
+def test_best_of_keeps_its_subset_and_which_tie_it_belongs_to(read):
+    row = {"prompt": "Q", "chosen": ["a"], "rejected": ["b", "c", "d"], "subset": "Math", "id": "17"}
+    assert read(row)[1].section == "Math"
+    assert read({**row, "subset": "Ties", "id": "tied:3"})[1].section == "Ties/tied:3"
+    pairs = ranking_to_preferences(read({**row, "subset": "Ties", "id": "ref:3"})[1])
+    assert {pair.section for pair in pairs} == {"Ties/ref:3"}
 
 
 def test_steps_make_one_rated_solution(read, refused):

@@ -85,16 +85,40 @@ def test_the_objectives_gap_is_beta_times_the_kl_to_the_optimum():
     assert own.value == pytest.approx(0, abs=1e-12)
 
 
-def test_a_gaussian_reward_is_low_by_the_known_share_and_the_upper_end_is_not():
-    # R*(k) = sqrt(2 k) for a standard normal reward.
+def test_a_gaussian_reward_is_corrected_and_far_out_its_interval_still_holds_the_truth():
+    # R*(k) = sqrt(2 k) for a standard normal reward; uncorrected the samples show .979, .964, .923 and .852 of it.
     rewards = np.random.default_rng(3).normal(size=(1500, 64))
     frontier = OptimalFrontier.from_samples(rewards, how=HOW)
-    for share, ratio in ((0.22, 0.979), (0.36, 0.964), (0.61, 0.923), (0.89, 0.852)):
+    for share, seen, corrected in (
+        (0.22, 0.979, 1.0),
+        (0.36, 0.964, 0.995),
+        (0.61, 0.923, 0.978),
+        (0.89, 0.852, 0.946),
+    ):
         kl = share * math.log(64)
         estimate, true = frontier.reward_at(kl), math.sqrt(2 * kl)
-        assert estimate.value / true == pytest.approx(ratio, abs=0.012)
-        assert estimate.high < true < frontier.upper_reward_at(kl) < 1.1 * true
+        shown = frontier.samples.curves(np.ones((1, 1500))).reward_at(np.array([kl]))[0]
+        assert shown / true == pytest.approx(seen, abs=0.012)
+        assert estimate.value / true == pytest.approx(corrected, abs=0.012)
+        assert estimate.low < true < estimate.high
+        assert true < frontier.upper_reward_at(kl) < 1.1 * true
     assert frontier.limit_kl == pytest.approx(0.9 * math.log(64), abs=1e-3)
+
+
+def test_the_gap_of_the_objective_is_not_low():
+    # N(1, 1) against N(2, 1), the optimum of beta = 1/2 over N(0, 1): beta * KL = 0.25. Uncorrected, log Z is low.
+    covered, seen, removed = 0, [], []
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        frontier = OptimalFrontier.from_samples(rng.normal(size=(50, 64)), how=Resampling(num_resamples=100, seed=seed))
+        gap = frontier.gap(0.5, np.full(50, 0.5), 1 + rng.normal(size=50) / 4)
+        covered += not gap.excludes(0.25)
+        seen.append(gap.value)
+        corrected, plain = (frontier.samples.log_partition(0.5, times).mean() for times in (1.0, 0.0))
+        removed.append(0.5 * (corrected - plain))
+    assert covered >= 22
+    bias = 0.25 - np.mean(seen)
+    assert 0 < bias < 0.6 * (bias + np.mean(removed))  # what is left, of what there was
 
 
 def test_the_trustworthy_part_ends_at_a_share_of_log_m():
@@ -135,12 +159,16 @@ def test_nothing_is_extrapolated():
 def test_a_reward_that_runs_out_is_flat_and_not_extrapolated():
     coins = np.tile([0.0, 1.0], (10, 32))
     frontier = OptimalFrontier.from_samples(coins, how=HOW)
+    exact = OptimalFrontier.from_law([[0.0, 1.0]] * 10, [[0.5, 0.5]] * 10, how=HOW)
     for kl in (0.05, 0.2, 0.37, 0.6):
-        assert frontier.reward_at(kl).value == pytest.approx(binary_reward_at([0.5], kl), abs=2e-4)
+        assert exact.reward_at(kl).value == pytest.approx(binary_reward_at([0.5], kl), abs=2e-4)
+        # The correction takes the samples, which are as even as can be, for drawn ones, and is of the size 1 / M.
+        assert frontier.reward_at(kl).value == pytest.approx(binary_reward_at([0.5], kl), abs=1 / 64)
     assert frontier.reward_at(3.0).value == pytest.approx(1.0)
-    assert frontier.kl_at(1.0).value == pytest.approx(math.log(2), abs=1e-3)
+    assert exact.kl_at(1.0).value == pytest.approx(math.log(2), abs=1e-3)
+    assert frontier.kl_at(1.0).value == pytest.approx(math.log(2), abs=1 / 64)
     assert frontier.kl_at(0.2).value == 0.0
-    assert frontier.fraction(3.0, 0.9).kl_fraction.value == pytest.approx(0.368 / 3, abs=1e-3)
+    assert exact.fraction(3.0, 0.9).kl_fraction.value == pytest.approx(0.368 / 3, abs=1e-3)
 
 
 def test_pooled_samples_reach_beyond_the_references_own():

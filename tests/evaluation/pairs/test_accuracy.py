@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from exptilt.evaluation.intervals import Clusters, Resampling, wilson
+from exptilt.evaluation.intervals import Clusters, Resampling
 from exptilt.evaluation.pairs.accuracy import margin_auc, preference_accuracy, share_above_zero
 from exptilt.evaluation.pairs.pair_scores import side_of
 from exptilt.types import Pair
@@ -29,10 +29,14 @@ def test_ties_count_one_half():
 
 def test_agreement_on_all_pairs_is_not_certainty():
     found = share_above_zero([1.0] * 10, Clusters(range(10)), HOW)
-    assert (found.value, found.low, found.high) == (1.0, wilson(10, 10).low, 1.0)
-    assert share_above_zero([-1.0] * 10, Clusters([0] * 5 + [1] * 5), HOW).high == wilson(0, 2).high
+    # Wilson's end n / (n + z^2), with Student's quantile of 9 degrees for z.
+    assert (found.value, found.low, found.high) == (1.0, pytest.approx(10 / (10 + 2.262157**2)), 1.0)
+    assert share_above_zero([-1.0] * 10, Clusters([0] * 5 + [1] * 5), HOW).high == pytest.approx(
+        1 / (1 + 2 / 12.70620**2)
+    )
     tied = share_above_zero([0.0, 0.0], Clusters([0, 1]), HOW)
-    assert (tied.value, tied.low, tied.high) == (0.5, 0.5, 0.5)
+    # Wilson's around one half with 2 units: z / (1 + z^2 / 2) * sqrt(1 / 8 + z^2 / 16) = 0.4969 with z = 12.706.
+    assert (tied.value, tied.low, tied.high) == (0.5, pytest.approx(0.0031, abs=1e-4), pytest.approx(0.9969, abs=1e-4))
 
 
 def test_auc_is_the_share_of_mirrored_pairs_in_order():

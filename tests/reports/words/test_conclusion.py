@@ -76,7 +76,7 @@ def test_a_frontier_names_winners_only_where_intervals_are_apart(frontier: dict[
     assert conclusion.answers[0].answer == "Yes"
     assert conclusion.answers[1].answer == "No single winner"
     assert "do not set it apart from DPO beta=0.1." in conclusion.headline
-    assert "upper bound" in conclusion.answers[3].detail  # the leader's 2.31 nats lie past the trusted 1.45
+    assert "spans two corrections" in conclusion.answers[3].detail  # the leader's 2.31 nats lie past the trusted 1.45
     frontier["points"][0]["kl_fraction"] = {"value": 0.4, "low": 0.3, "high": 0.5}
     distance = frontier_conclusion(Frontier.from_dict(frontier)).answers[3].detail
     assert distance.endswith("The optimum needs 40.0 % [30.0, 50.0] of that KL for the same reward.")

@@ -140,7 +140,8 @@ _DISTILABEL = (
 ADAPTERS: tuple[Adapter, ...] = (
     _adapter("hh", "chosen rejected", pairs.transcripts, _transcripts, _PAIR),
     _adapter("triple", "prompt gold chosen rejected", ranked.triple, None, ("reference",)),
-    _adapter("best_of", "prompt chosen rejected", listed.best_of, _lists_of_texts, beside="num_correct num_rejected"),
+    _adapter("best_of", "prompt chosen rejected", listed.best_of, _lists_of_texts, ("section", "subset", "id"),
+             beside="num_correct num_rejected"),
     _adapter("on_policy", "prompt all_generated_responses all_rm_scores", listed.on_policy, _never,
              beside="chosen rejected"),
     _adapter("orca", "question chosen rejected", renamed.orca, _orca, ("query", "input", "status", "rating", *_PAIR),

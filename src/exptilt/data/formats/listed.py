@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from exptilt.data.formats import hh
@@ -14,6 +15,7 @@ from exptilt.data.formats.fields import (
     items,
     need,
     prompt_of,
+    section_of,
     text,
     under,
     whole,
@@ -75,13 +77,20 @@ def on_policy(row: Row, row_id: str) -> Ranking:
 
 
 def best_of(row: Row, row_id: str) -> Ranking:
-    """RewardBench 2: `chosen` and `rejected` as lists of texts; every chosen one is better than every rejected one."""
+    """RewardBench 2: `chosen` and `rejected` as lists of texts; every chosen one is better than every rejected one.
+
+    The section is the column `section` or `subset`; an `id` like `ref:7` or `tied:7` joins it, since such rows are scored
+    together.
+    """
     sides = [items(need(row, name), name) for name in ("chosen", "rejected")]
     completions = [
         content(each, name) for side, name in zip(sides, ("chosen", "rejected"), strict=True) for each in side
     ]
     ranks = [1] * len(sides[0]) + [1 + len(sides[0])] * len(sides[1])
-    return _ranked(row_id, content(need(row, "prompt"), "prompt"), completions, ranks)
+    section, name = section_of(row) or section_of({"section": row.get("subset")}), row.get("id")
+    if section is not None and isinstance(name, str) and name.startswith(("ref:", "tied:")):
+        section = f"{section}/{name}"
+    return replace(_ranked(row_id, content(need(row, "prompt"), "prompt"), completions, ranks), section=section)
 
 
 def compared(row: Row, row_id: str) -> tuple[Preference, ...]:

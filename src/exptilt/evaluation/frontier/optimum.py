@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,17 @@ from numpy.typing import ArrayLike
 from exptilt.evaluation.frontier.comparable import Provenance
 from exptilt.evaluation.frontier.curve import TiltedSamples, average
 from exptilt.evaluation.frontier.standing import MeasuredPolicy, Position
-from exptilt.evaluation.frontier.tilting import beta_grid, checked_rewards, mixture_log_base, tilt
+from exptilt.evaluation.frontier.tilting import beta_grid, checked_rewards, mixture_log_base
 from exptilt.evaluation.intervals import (
     DEFAULT,
     Floats,
     Resampling,
     Statistic,
     bootstrap,
+    bootstraps,
     finite,
-    resampled_weights,
 )
+from exptilt.evaluation.measured_coverage import measured_coverage
 from exptilt.evaluation.result import plain
 from exptilt.run_folder.estimate_record import Estimate
 
@@ -37,20 +39,21 @@ class OptimalFrontier:
 
     Both are averaged over prompts at one beta, which is optimal for an average KL.
 
-    **The estimated optimum is too low**, so a policy's fraction of it is too high: M samples cannot show more than
-    log M nats, nor more than their best reward. With a Gaussian reward and M = 64 the reward gained at a given KL is
-    1.5 % low at 0.2 log M, 3 % at 0.35 log M, 15 % at 0.9 log M. `solid_kl` says how far to trust the curve, nothing is
-    shown above 0.9 log M, nothing is extrapolated, and `upper_reward_at` adds an allowance for the bias, taken from the
-    change between M/2 and M samples. All this holds for rewards that are bounded or have light tails; where rare samples
-    carry the mean (rewards like e^normal) they are missed, and neither mark nor allowance can know. State the scale.
+    **What M samples show is too low**, since they cannot show more than log M nats, nor more than their best reward. With a
+    Gaussian reward and M = 64 the reward at a given KL is 1.5 % low at 0.2 log M, 3.5 % at 0.35 log M, 15 % at 0.9 log M.
+    So rewards and KLs are corrected by the change from M/2 to M samples, which removes a bias that falls like 1/M. Up to
+    `solid_kl` that is enough. Beyond, an interval runs from the low end of this correction to the high end of twice of
+    it, which Gaussian rewards need. Nothing is shown above 0.9 log M, nothing is extrapolated, and `upper_reward_at` is
+    an upper bound. All this holds for rewards that are bounded or have light tails; where rare samples carry the mean
+    (rewards like e^normal) they are missed, and no correction can know. State the scale.
 
     Build with `from_samples`, `from_mixture` (reaches farther) or `from_law` (exact).
     Source: Rafailov et al. (2023), eq. 4; required M is about e^KL (Chatterjee and Diaconis, 2018).
 
     Example:
-        >>> coin = OptimalFrontier.from_samples([[0.0, 1.0] * 32] * 8)
-        >>> round(coin.reward_at(0.3681).value, 3), round(coin.limit_kl, 3)
-        (0.9, 3.743)
+        >>> coin = OptimalFrontier.from_law([[0.0, 1.0]] * 8, [[0.5, 0.5]] * 8)
+        >>> round(coin.reward_at(0.3681).value, 3), coin.limit_kl
+        (0.9, inf)
     """
 
     samples: TiltedSamples
@@ -152,7 +155,7 @@ class OptimalFrontier:
 
     @property
     def reward(self) -> Floats:
-        """(B,) mean reward of pi* at each beta, rising."""
+        """(B,) mean reward of pi* at each beta, rising, as the samples show it: too low; `drawn` corrects it."""
         return np.asarray(self.samples.tilts.value.mean(axis=0))
 
     @property
@@ -171,13 +174,15 @@ class OptimalFrontier:
         return self._estimate(lambda weights: average(weights, self.samples.start))
 
     def reward_at(self, kl: float) -> Estimate:
-        """R*(kl), the most reward a policy at `kl` nats can have (biased low, see above).
+        """R*(kl), the most reward a policy at `kl` nats can have.
 
         Raises:
             ValueError: beyond `limit_kl`; nothing is extrapolated.
         """
         self._require_covered(kl)
-        return self._estimate(lambda weights: self.samples.curves(weights).reward_at(np.full(len(weights), kl)))
+        return self._corrected(
+            lambda weights, times: self.samples.reward_at(weights, np.full(len(weights), kl), times), kl
+        )
 
     def upper_reward_at(self, kl: float) -> float:
         """Upper end of the interval of R*(kl), an allowance for its bias included: no true policy lies above.
@@ -197,7 +202,11 @@ class OptimalFrontier:
         top = self.samples.top_reward
         if not reward <= top:
             raise ValueError(f"a reward of {reward:g} is above {top:g}, the most these samples can show: draw more")
-        return self._estimate(lambda weights: self.samples.curves(weights).kl_at(np.full(len(weights), reward)))
+        whole = np.ones((1, self.num_prompts))
+        at = float(self.samples.kl_at(whole, np.array([reward]))[0])
+        return self._corrected(
+            lambda weights, times: self.samples.kl_at(weights, np.full(len(weights), reward), times), at
+        )
 
     def beta_at(self, kl: float) -> float:
         """The beta whose optimum has this KL: the slope of the frontier there, reward for each nat."""
@@ -224,10 +233,14 @@ class OptimalFrontier:
             notes.append(f"its reward of {at_reward:.4g} is above the {top:.4g} that these samples can show")
         if not at_kl > 0:
             notes.append("it has not moved from the reference, so there is no gain to take a share of")
+
+        def corrected(statistic: Callable[[TiltedSamples, float], Statistic], known: bool) -> Estimate | None:
+            return self._corrected(lambda weights, times: statistic(samples, times)(weights), at_kl) if known else None
+
         return Position(
-            reward_fraction=self._estimate(policy.share(samples)) if kl_known and at_kl > 0 else None,
-            kl_fraction=self._estimate(policy.thrift(samples)) if reward_known and at_kl > 0 else None,
-            optimal_reward=self._estimate(policy.optimum(samples)) if kl_known else None,
+            reward_fraction=corrected(policy.share, kl_known and bool(at_kl > 0)),
+            kl_fraction=corrected(policy.thrift, reward_known and bool(at_kl > 0)),
+            optimal_reward=corrected(policy.optimum, kl_known),
             excess=self._estimate(policy.excess(samples)) if kl_known else None,
             solid=bool(at_kl <= self.solid_kl),
             notes=tuple(notes),
@@ -238,34 +251,40 @@ class OptimalFrontier:
 
             beta * (KL(policy || reference) + log Z) - E r
 
-        Never negative, but its estimate is biased low with log Z, by about beta (1/ESS - 1/M) / 2. Arguments as in
-        `fraction`.
+        Never negative; log Z is corrected for its bias of about -(1/ESS - 1/M) / 2. Arguments as in `fraction`.
         """
         if not beta > 0:
             raise ValueError(f"beta must be > 0, got {beta}")
         policy = self._policy(kl, reward, provenance)
-        log_partition = tilt(self.samples.rewards, np.array([beta]), self.samples.log_base).log_partition[:, 0]
-        gaps = beta * (policy.kl + log_partition) - policy.reward
-        return self._estimate(lambda weights: average(weights, gaps))
+        parts = {times: self.samples.log_partition(beta, times) for times in (1.0, 2.0)}
+        return self._corrected(
+            lambda weights, times: average(weights, beta * (policy.kl + parts[times]) - policy.reward),
+            float(max(policy.kl.mean(), np.interp(-beta, -self.betas, self.kl))),
+        )
 
-    def band(self) -> tuple[Floats, Floats]:
-        """Ends of the interval of the reward at each `kl`, two arrays (B,); NaN beyond `limit_kl`."""
-        drawn = np.flatnonzero(self.kl <= self.limit_kl)
-        ends = np.full((2, len(self.kl)), np.nan)
-        rows: list[Floats] = []
-        for weights in resampled_weights(self.num_prompts, self.how):
-            curves = self.samples.curves(weights)
-            rows.append(np.stack([curves.reward_at(np.full(len(weights), self.kl[at])) for at in drawn], axis=1))
-        tail = (1 - self.how.level) / 2
-        ends[:, drawn] = np.nanquantile(np.concatenate(rows), [tail, 1 - tail], axis=0)
-        return ends[0], ends[1]
+    def drawn(self) -> tuple[Floats, list[Estimate]]:
+        """The KLs (rising) of the grid up to `limit_kl`, and the corrected optimal reward at each."""
+        kls = self.kl[self.kl <= self.limit_kl]
+        found = bootstraps(partial(self.samples.rewards_at, kls=kls), self.num_prompts, self.how)
+        once, twice = found[: len(kls)], found[len(kls) :]
+        return kls, [
+            self._marked(one if kl <= self.solid_kl else _between(one, two))
+            for kl, one, two in zip(kls.tolist(), once, twice, strict=True)
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """The points up to `limit_kl` with their band and diagnostics, as plain values (an infinite limit is None)."""
-        drawn, (low, high), ess = self.kl <= self.limit_kl, self.band(), self.samples.tilts.ess
-        columns = {"beta": self.betas, "kl": self.kl, "reward": self.reward} | {
-            "reward_low": low,
-            "reward_high": high,
+        shown, (kls, rewards), ess = (
+            self.kl <= self.limit_kl,
+            self.drawn(),
+            self.samples.tilts.ess[:, self.kl <= self.limit_kl],
+        )
+        columns = {
+            "beta": self.betas[shown],
+            "kl": kls,
+            "reward": [one.value for one in rewards],
+            "reward_low": [one.low for one in rewards],
+            "reward_high": [one.high for one in rewards],
             "ess_median": np.median(ess, axis=0),
             "ess_min": ess.min(axis=0),
             "share_ess_below_5": (ess < 5).mean(axis=0),
@@ -276,12 +295,25 @@ class OptimalFrontier:
             "limit_kl": self.limit_kl,
             "solid_kl": self.solid_kl,
             "reference_reward": self.reference_reward,
-            "points": {name: values[drawn] for name, values in columns.items()},
+            "points": columns,
         }
         return {name: plain(value) for name, value in found.items()}
 
     def _estimate(self, statistic: Statistic) -> Estimate:
-        return bootstrap(statistic, self.num_prompts, self.how)
+        return self._marked(bootstrap(statistic, self.num_prompts, self.how))
+
+    def _corrected(self, statistic: Callable[[Floats, float], Floats], kl: float) -> Estimate:
+        """A statistic of weights and of how often the correction is added; at `kl` nats."""
+        once = self._estimate(lambda weights: statistic(weights, 1.0))
+        if kl <= self.solid_kl:
+            return once
+        return _between(once, self._estimate(lambda weights: statistic(weights, 2.0)))
+
+    def _marked(self, found: Estimate) -> Estimate:
+        """With the coverage that was measured for frontiers from samples, which is not that of a plain mean."""
+        if self.samples.exact or found.interval is None:
+            return found
+        return found.model_copy(update={"coverage": measured_coverage("frontier", self.num_prompts, self.how.level)})
 
     def _require_covered(self, kl: float) -> None:
         if not 0 <= kl <= self.limit_kl:
@@ -296,3 +328,11 @@ class OptimalFrontier:
                 raise ValueError("the frontier knows where its samples come from: give the policy's provenance as well")
             self.provenance.require_match(provenance, "the frontier")
         return MeasuredPolicy.from_arrays(kl, reward, self.num_prompts)
+
+
+def _between(once: Estimate, twice: Estimate) -> Estimate:
+    """The value of the first with the outer ends of both."""
+    if once.interval is None or twice.interval is None:
+        return once
+    ends = (*once.interval, *twice.interval)
+    return once.model_copy(update={"low": min(ends), "high": max(ends)})

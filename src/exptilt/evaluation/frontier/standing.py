@@ -26,7 +26,7 @@ class Position(Panel):
     excess: Estimate | None
     """R - R*(KL) with the allowance for the optimum's bias; an interval above 0 means that an estimator is wrong."""
     solid: bool
-    """Whether the optimum is trustworthy at the policy's KL; if not, `reward_fraction` is an upper bound."""
+    """Whether the samples carry the optimum at the policy's KL; if not, intervals are as wide as two corrections are apart."""
     notes: tuple[str, ...]
 
 
@@ -47,28 +47,28 @@ class MeasuredPolicy:
                 raise ValueError(f"{name} must have one value for each of {num_prompts} prompts, got {array.shape}")
         return cls(*(np.broadcast_to(array, shape) for array in arrays.values()))
 
-    def optimum(self, samples: TiltedSamples) -> Statistic:
+    def optimum(self, samples: TiltedSamples, times: float = 1.0) -> Statistic:
         """R*(KL)."""
-        return lambda weights: samples.curves(weights).reward_at(average(weights, self.kl))
+        return lambda weights: samples.reward_at(weights, average(weights, self.kl), times)
 
     def excess(self, samples: TiltedSamples) -> Statistic:
         """R - R*(KL), the allowance for the bias of R* included."""
         return lambda weights: average(weights, self.reward) - samples.upper(weights, average(weights, self.kl))
 
-    def share(self, samples: TiltedSamples) -> Statistic:
+    def share(self, samples: TiltedSamples, times: float = 1.0) -> Statistic:
         """(R - R_ref) / (R*(KL) - R_ref)."""
 
         def statistic(weights: Floats) -> Floats:
-            start, best = average(weights, samples.start), self.optimum(samples)(weights)
+            start, best = average(weights, samples.start), self.optimum(samples, times)(weights)
             return divide(average(weights, self.reward) - start, best - start)
 
         return statistic
 
-    def thrift(self, samples: TiltedSamples) -> Statistic:
+    def thrift(self, samples: TiltedSamples, times: float = 1.0) -> Statistic:
         """K*(R) / KL."""
 
         def statistic(weights: Floats) -> Floats:
-            needed = samples.curves(weights).kl_at(average(weights, self.reward))
+            needed = samples.kl_at(weights, average(weights, self.reward), times)
             return divide(needed, average(weights, self.kl))
 
         return statistic

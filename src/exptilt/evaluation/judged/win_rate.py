@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exptilt.evaluation.intervals import DEFAULT, Floats, Resampling, bootstrap, divide
+from exptilt.evaluation.intervals import DEFAULT, Floats, Resampling, divide, share
 from exptilt.evaluation.judged.judgements import Judgements
 from exptilt.evaluation.result import Panel
 from exptilt.run_folder.estimate_record import Estimate
@@ -65,7 +65,7 @@ def win_rates(asked: Judgements, how: Resampling = DEFAULT) -> WinRates:
     count = asked.clusters.count
 
     def rate(above: Floats, below: Floats) -> Estimate | None:
-        return bootstrap(lambda w: divide(w @ above, w @ below), count, how) if below.any() else None
+        return share(lambda w: divide(w @ above, w @ below), count, round(below.sum()), how) if below.any() else None
 
     same, both, won = _consistency(sums, counts)
     return WinRates(
@@ -112,8 +112,8 @@ def _swap_average(sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], ho
 
     if not (counts[0].any() and counts[1].any()):
         total, number = sums[0] + sums[1], counts[0] + counts[1]
-        return bootstrap(lambda w: divide(w @ total, w @ number), len(total), how)
-    return bootstrap(statistic, len(counts[0]), how)
+        return share(lambda w: divide(w @ total, w @ number), len(total), round(number.sum()), how)
+    return share(statistic, len(counts[0]), round(counts[0].sum() + counts[1].sum()), how)
 
 
 def _slot_corrected(sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], how: Resampling) -> Estimate | None:
@@ -124,7 +124,7 @@ def _slot_corrected(sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], 
         odds = [_log_odds(weights @ s, weights @ n) for s, n in zip(sums, counts, strict=True)]
         return np.asarray(1 / (1 + np.exp(-(odds[0] + odds[1]) / 2)))
 
-    return bootstrap(statistic, len(counts[0]), how)
+    return share(statistic, len(counts[0]), round(counts[0].sum() + counts[1].sum()), how)
 
 
 def _log_odds(won: Floats, asked: Floats) -> Floats:

@@ -13,9 +13,8 @@ from exptilt.evaluation.intervals import (
     Floats,
     Prompts,
     Resampling,
-    bootstrap,
     finite,
-    wilson,
+    share,
 )
 from exptilt.evaluation.pairs.calibration import calibration
 from exptilt.evaluation.pairs.pair_scores import scores
@@ -40,6 +39,8 @@ class PreferenceAccuracy(Panel):
     """Accuracy of the first score where the chosen, the rejected or neither is longer."""
     by_length_gap: tuple[Slice, ...]
     """Accuracy of the first score by quarter of |length of chosen - length of rejected|."""
+    by_familiarity: tuple[Slice, ...]
+    """Accuracy of the first score by quarter of the reference's nats per token on the chosen side; needs a reference."""
     calibration: Calibration | None
     """Of beta * margin of the log-ratio sums; None without a reference or without beta."""
     num_pairs: int
@@ -78,6 +79,7 @@ def preference_accuracy(
         longest_wins=share_above_zero(longer, clusters, how),
         by_longer=_slices(first, _sides(longer), clusters, how),
         by_length_gap=_slices(first, _quarters(np.abs(longer)), clusters, how),
+        by_familiarity=() if reference is None else _slices(first, _familiar(reference), clusters, how),
         calibration=None if margin is None else calibration(margin, clusters, how=how),
         num_pairs=len(longer),
         num_prompts=clusters.count,
@@ -87,13 +89,11 @@ def preference_accuracy(
 def share_above_zero(margin: ArrayLike, clusters: Clusters, how: Resampling = DEFAULT) -> Estimate:
     """Share of margins above 0, exact zeros counting one half.
 
-    Where all pairs agree a bootstrap interval has no width; then Wilson's, with prompts as units, takes its place.
+    The interval is Wilson's with an effective number of pairs; see `share`.
     """
     wins = (np.sign(finite(margin, "margin")) + 1) / 2
     total, count = clusters.sums(wins), clusters.sums(np.ones(len(wins)))
-    if wins.min() == wins.max() and wins[0] != 0.5:
-        return wilson(float(wins[0]) * clusters.count, clusters.count, how.level)
-    return bootstrap(lambda weights: (weights @ total) / (weights @ count), clusters.count, how)
+    return share(lambda weights: (weights @ total) / (weights @ count), clusters.count, len(wins), how)
 
 
 def margin_auc(margin: ArrayLike, clusters: Clusters, how: Resampling = DEFAULT) -> Estimate:
@@ -110,7 +110,7 @@ def margin_auc(margin: ArrayLike, clusters: Clusters, how: Resampling = DEFAULT)
         beaten = (reached[:, below] + reached[:, upto]) / 2
         return np.asarray((drawn * beaten).sum(axis=1) / drawn.sum(axis=1) ** 2)
 
-    return bootstrap(statistic, clusters.count, how)
+    return share(statistic, clusters.count, len(rows), how)
 
 
 def _sides(longer: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
@@ -124,6 +124,18 @@ def _quarters(gap: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
     return {
         f"{int(start)}-{int(end)} tokens": (gap >= start) & (gap <= end)
         for start, end in zip(starts, ends, strict=True)
+    }
+
+
+def _familiar(reference: Pair) -> dict[str, NDArray[np.bool_]]:
+    """Quarters of the pairs by the reference's log-probability per token of the chosen side, the least familiar first."""
+    known = reference.chosen.detach().mean().double().numpy(force=True)
+    ends = np.unique(np.quantile(known, [0.25, 0.5, 0.75, 1.0], method="inverted_cdf"))
+    starts = [-np.inf, *ends[:-1]]
+    least = [known.min(), *ends[:-1]]
+    return {
+        f"reference gives {low:.2f} to {end:.2f} nats per token": (known > start) & (known <= end)
+        for start, low, end in zip(starts, least, ends, strict=True)
     }
 
 

@@ -14,9 +14,9 @@ from exptilt.evaluation.intervals import (
     Floats,
     Prompts,
     Resampling,
-    bootstrap,
     divide,
     finite,
+    shares,
 )
 from exptilt.evaluation.pairs.accuracy import share_above_zero
 from exptilt.evaluation.result import Panel
@@ -137,15 +137,19 @@ def section_accuracy(
         there = np.isfinite(accuracy)
         return divide(np.where(there, accuracy, 0.0) @ weights.T, there @ weights.T)
 
-    def of(place: int) -> Estimate:
-        return bootstrap(lambda drawn: by_section(drawn)[:, place], clusters.count, how)
+    def together(drawn: Floats) -> Floats:
+        """(S, sections + 1): the sections, and their mean."""
+        found = by_section(drawn)
+        return np.concatenate([found, found.mean(axis=1, keepdims=True)], axis=1)
 
+    sizes = [int(np.isin(labels, list(parts)).sum()) for parts in sections.values()]
+    *of_sections, overall = shares(together, clusters.count, [*sizes, len(rows)], how)
     return SectionAccuracy(
         subsets={
             name: share_above_zero(rows[labels == name], Clusters(clusters.index[labels == name]), how)
             for name in present
         },
-        sections={name: of(place) for place, name in enumerate(sections)},
-        overall=bootstrap(lambda drawn: by_section(drawn).mean(axis=1), clusters.count, how),
+        sections=dict(zip(sections, of_sections, strict=True)),
+        overall=overall,
         absent=tuple(name for name in known if name not in present),
     )

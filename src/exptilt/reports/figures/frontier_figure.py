@@ -12,7 +12,7 @@ import numpy as np
 from exptilt.reports.figures.point_labels import place
 from exptilt.reports.figures.svg import INK, MARKERS, MUTED, SERIES, SURFACE, Figure, draw
 from exptilt.reports.numbers import joined, number
-from exptilt.run_folder.frontier_record import Frontier, Optimum, Point, is_reference, with_reference_point
+from exptilt.run_folder.frontier_record import Frontier, Optimum, Point, SeedSpread, is_reference, with_reference_point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,6 +61,8 @@ def _paint(axes: Axes, *, frontier: Frontier) -> None:
     _paint_best_of_n(axes, frontier)
     colours = colour_keys(frontier)
     _paint_ways(axes, frontier, colours)
+    for spread in frontier.spreads:
+        _paint_spread(axes, spread, frontier, colours)
     for point in frontier.ends:
         _paint_point(axes, point, colours)
     axes.set(xlabel="KL(policy ‖ reference), nats per reply", ylabel=frontier.reward_name)
@@ -159,6 +161,19 @@ def _paint_point(axes: Axes, point: Point, colours: dict[str, int]) -> None:
     )
 
 
+def _paint_spread(axes: Axes, spread: SeedSpread, frontier: Frontier, colours: dict[str, int]) -> None:
+    """Intervals over seeds and prompts, both ways, about the mean of an objective's runs."""
+    own = next((point for point in frontier.ends if point.objective == spread.objective), None)
+    x, y = spread.kl.mean.value, spread.reward.mean.value
+    if own is None or x is None or y is None:
+        return
+    colour = SERIES[colour_index(own, colours)]
+    for interval, flat in ((spread.kl.mean.interval, True), (spread.reward.mean.interval, False)):
+        if interval is not None:
+            across = (interval, (y, y)) if flat else ((x, x), interval)
+            axes.plot(*across, color=colour, linewidth=5, alpha=0.25, zorder=3, solid_capstyle="butt")
+
+
 def _paint_ways(axes: Axes, frontier: Frontier, colours: dict[str, int]) -> None:
     """Paint the way of runs measured at several steps: a thin line through small markers, to the end."""
     for run in dict.fromkeys(point.run for point in frontier.points if not point.final):
@@ -233,11 +248,13 @@ def _note(frontier: Frontier) -> str:
             f"Line: the most reward any policy can have at that KL, estimated from {source}; solid where the "
             "samples carry it, dashed where they do not, shaded by its interval."
         )
-        parts.append("The estimate errs low, so the share of the optimum errs high.")
+        parts.append("It is corrected for what so few samples cannot show; dashed, the shade spans two corrections.")
     if frontier.best_of_n:
         parts.append("Open circles: best of N reference samples, no training.")
     if any(point.kl.interval or point.reward.interval for point in frontier.points):
-        parts.append("Bars: intervals both ways.")
+        parts.append("Bars: intervals both ways, over prompts.")
+    if frontier.spreads:
+        parts.append("Pale bars: the same over seeds and prompts, about the mean of the seeds.")
     if max((point.kl.value or 0.0 for point in frontier.points), default=0.0) > _FAR:
         parts.append("The KL axis has a square-root scale.")
     on_the_way = len(frontier.points) - len(frontier.ends)

@@ -31,9 +31,34 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, estimate in _rows(evaluation).items():
         interval = "unknown" if estimate.interval is None else f"[{estimate.low:.3f}, {estimate.high:.3f}]"
+        interval += " *" if estimate.is_doubtful else ""
         value = "undefined" if estimate.value is None else f"{estimate.value:.3f}"
         table.add_row(Text(name), value, interval, str(estimate.n))
+    table.caption = _caption(list(_rows(evaluation).values()))
+    table.caption_justify = "left"
     return table
+
+
+def references_table(evaluations: dict[str, Evaluation]) -> Table:
+    """Every estimate against each of several references, one column each."""
+    table = Table("measure", box=None, pad_edge=False, header_style="bold")
+    for name in evaluations:
+        table.add_column(Text(f"against {name}"), justify="right")
+    columns = [_rows(evaluation) for evaluation in evaluations.values()]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(Text(name), *(Text(str(column[name])) if name in column else "" for column in columns))
+    table.caption, table.caption_justify = _caption([one for column in columns for one in column.values()]), "left"
+    return table
+
+
+def _caption(estimates: list[Estimate]) -> str | None:
+    """What the intervals cover, and how often they were measured to."""
+    if not any(one.interval for one in estimates):
+        return None
+    measured = [one.coverage for one in estimates if one.coverage is not None and one.interval]
+    worst = f"; with so many prompts at least {100 * min(measured):.0f} % of them hold the truth" if measured else ""
+    doubtful = " (* below 90 %)" if any(one.is_doubtful for one in estimates) else ""
+    return f"Intervals cover other prompts, not other seeds of the training{worst}{doubtful}."
 
 
 def _rows(evaluation: Evaluation) -> dict[str, Estimate]:
@@ -45,7 +70,18 @@ def _rows(evaluation: Evaluation) -> dict[str, Estimate]:
     if evaluation.sections is not None:
         rows |= {f"accuracy, section {name}": accuracy for name, accuracy in evaluation.sections.sections.items()}
         rows["accuracy, all sections alike"] = evaluation.sections.overall
+    if evaluation.best_of is not None:
+        rows |= {f"best of candidates, {name}": one for name, one in evaluation.best_of.sections.items()}
+        rows["best of candidates, all sections alike"] = evaluation.best_of.overall
+    for when, one in evaluation.answers.items():
+        rows[f"answers right, {when}"] = one.accuracy
+        rows[f"answers' calibration error, {when}"] = None if one.calibration is None else one.calibration.error
     rows |= {"longest wins": evaluation.longest_wins, "AUC of the margin": evaluation.auc, "KL, nats": evaluation.kl}
+    if evaluation.calibration is not None:
+        rows["calibration error, debiased"] = evaluation.calibration.error
+    for name, spread in evaluation.diversity.items():
+        rows[f"entropy per token, {name.replace('_', ' ')}"] = spread.entropy_per_token
+        rows[f"distinct of {spread.num_samples}, {name.replace('_', ' ')}"] = spread.distinct_per_prompt
     rows |= _of_displacement(evaluation.displacement)
     rows |= {f"length, {name.replace('_', ' ')}": value for name, value in evaluation.lengths.items()}
     for where, line in evaluation.reward_on_length.items():

@@ -10,11 +10,11 @@ from exptilt.reports.displacement_section import displacement_rows
 from exptilt.reports.figures.frontier_figure import colour_index, colour_keys
 from exptilt.reports.figures.held_out_figures import lengths
 from exptilt.reports.figures.svg import INK, SERIES, Figure
-from exptilt.reports.numbers import duration, estimate, number, plain
+from exptilt.reports.numbers import NO_INTERVAL, duration, estimate, number, plain
 from exptilt.reports.report_inputs import Inputs
 from exptilt.reports.words.frontier_words import gained, is_trusted
 from exptilt.run_folder.estimate_record import Estimate
-from exptilt.run_folder.evaluation_record import Evaluation
+from exptilt.run_folder.evaluation_record import Calibration, Evaluation
 from exptilt.run_folder.frontier_record import Frontier, is_reference, with_reference_point
 from exptilt.run_folder.run_contents import RunContents
 from exptilt.run_folder.run_record import ReferenceIdentity, RunRecord
@@ -86,6 +86,29 @@ def frontier_rows(frontier: Frontier | None) -> list[Row]:
     return rows
 
 
+def spread_rows(frontier: Frontier | None) -> list[list[str]]:
+    """Objectives trained with several seeds: reward and KL over seeds and prompts, and the size of either spread."""
+    rows = []
+    for spread in frontier.spreads if frontier else ():
+        cells = [spread.objective, str(len(spread.seeds))]
+        for part in (spread.reward, spread.kl):
+            cells += [estimate(part.mean), number(part.sd_of_seeds), number(part.error_of_prompts)]
+        rows.append(cells)
+    return rows
+
+
+def diversity_rows(frontier: Frontier | None) -> list[list[str]]:
+    """Entropy and distinct samples of the reference and of every policy, where they were measured."""
+    if frontier is None:
+        return []
+    known = [("reference", frontier.reference_diversity), *((point.name, point.diversity) for point in frontier.ends)]
+    return [
+        [name, estimate(one.entropy_per_token), f"{estimate(one.distinct_per_prompt)} of {one.num_samples}"]
+        for name, one in known
+        if one is not None
+    ]
+
+
 def run_cards(runs: Sequence[RunContents]) -> list[tuple[str, list[str]]]:
     """Facts about the runs: a row per fact, a value per run; rows without any value are left out."""
     cards = [_card(run) for run in runs]
@@ -125,7 +148,11 @@ def gap_tables(runs: Sequence[RunContents]) -> list[tuple[str, list[str], list[l
     """Accuracy by length difference: (run, column names, rows)."""
     tables = []
     for run in runs:
-        slices = [*run.evaluation.by_longer, *run.evaluation.by_length_gap] if run.evaluation else []
+        slices = (
+            [*run.evaluation.by_longer, *run.evaluation.by_length_gap, *run.evaluation.by_familiarity]
+            if run.evaluation
+            else []
+        )
         rows = [slice_.as_dict() for slice_ in slices]
         columns = list(dict.fromkeys(key for row in rows for key in row))
         if rows:
@@ -232,11 +259,46 @@ def _accuracies(evaluation: Evaluation | None) -> dict[str, str]:
     if evaluation.auc is not None:
         named["AUC of the margin"] = estimate(evaluation.auc)
     if evaluation.calibration is not None:
-        named["Calibration error (ECE)"] = number(evaluation.calibration.ece)
+        named["Calibration error (ECE), debiased"] = _calibration(evaluation.calibration)
+    named |= _candidates(evaluation) | _diversity(evaluation)
     if evaluation.kl is not None:
         named["KL(policy ‖ reference), nats per reply"] = estimate(evaluation.kl)
     rewards = evaluation.reward or {}
     return named | {f"Reward, {_name(name)}": estimate(value) for name, value in rewards.items()}
+
+
+def _candidates(evaluation: Evaluation) -> dict[str, str]:
+    """Questions with several candidates."""
+    named: dict[str, str] = {}
+    if evaluation.best_of is not None:
+        named |= {
+            f"Best of candidates, {name}": estimate(one, percent=True)
+            for name, one in evaluation.best_of.sections.items()
+        }
+        named["Best of candidates, all sections alike"] = estimate(evaluation.best_of.overall, percent=True)
+    for when, one in evaluation.answers.items():
+        named[f"Answers right, {when}"] = estimate(one.accuracy, percent=True)
+        if one.calibration is not None:
+            named[f"Calibration error of answers, {when}"] = _calibration(one.calibration)
+    return named
+
+
+def _calibration(found: Calibration) -> str:
+    """Never the bare error, which is above 0 by chance alone."""
+    if found.error is None or found.null_band is None:
+        return f"{number(found.ece)} ({NO_INTERVAL}; above 0 by chance alone)"
+    low, high = (number(end) for end in found.null_band)
+    return f"{estimate(found.error)}; seen {number(found.ece)}, by chance alone {low} to {high}"
+
+
+def _diversity(evaluation: Evaluation) -> dict[str, str]:
+    rows = {}
+    for name, found in evaluation.diversity.items():
+        rows[f"Entropy, {_name(name)}, nats per token"] = estimate(found.entropy_per_token)
+        rows[f"Distinct of {found.num_samples} samples of a prompt, {_name(name)}"] = estimate(
+            found.distinct_per_prompt
+        )
+    return rows
 
 
 def _name(key: str) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exptilt.evaluation.intervals import minimum_detectable_difference, paired_difference
+from exptilt.evaluation.intervals import paired_difference
+from exptilt.evaluation.power import minimum_detectable_difference
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.run_contents import RunContents
 from exptilt.run_folder.samples_record import PairMargin
@@ -53,7 +54,7 @@ def _compared(base: RunContents, run: RunContents) -> PairedDifference | None:
         if any(value is None for column in values for value in column):  # measured without a reference
             continue
         mine, theirs = (100 * (np.sign(np.array(column, dtype=float)) + 1) / 2 for column in values)
-        differences[name] = paired_difference(mine, theirs, prompts)
+        differences[name] = paired_difference(mine, theirs, prompts, most=100.0)
     num_prompts = len(set(prompts))
     return PairedDifference(
         name=run.name,

@@ -116,7 +116,7 @@ def distance(point: Point | None, frontier: Frontier | None) -> PageAnswer:
         return PageAnswer(DISTANCE, "Cannot be said", detail, "none")
     doubt = ""
     if not is_trusted(point, frontier):
-        doubt = " Few samples carry the optimum there, so read this as an upper bound."
+        doubt = " Few samples carry the optimum there, so its interval spans two corrections."
     share = estimate(point.fraction, percent=True)
     detail = f"{point.name} reached {share} of the gain the optimum has at the same KL.{doubt}"
     if point.kl_fraction is not None and point.kl_fraction.value is not None:

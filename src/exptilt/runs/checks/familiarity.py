@@ -149,7 +149,7 @@ def compare(
         resampling: the bootstrap.
 
     Example:
-        >>> found = compare([-40.0] * 8, [10] * 8, [-20.0] * 8, [10] * 8, vocabulary=50_000)
+        >>> found = compare([-38.0, -42.0] * 4, [10] * 8, [-20.0] * 8, [10] * 8, vocabulary=50_000)
         >>> found.gap.value, found.is_far
         (2.0, True)
     """
