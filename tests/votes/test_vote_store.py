@@ -111,7 +111,7 @@ def test_a_full_store_keeps_what_was_there(tmp_path):
         with store._transaction(writes=False) as connection:
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
             connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
-        with pytest.raises(DiskError, match="full.*free some space"):
+        with pytest.raises(DiskError, match=r"full.*free some space"):
             store.add(QUESTION, vote("b", note="x" * 100_000))
         assert [each.nonce for each in store.votes()] == ["a"]
 

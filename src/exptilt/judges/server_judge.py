@@ -25,8 +25,10 @@ from exptilt.preferences import Comparison, Outcome, Verdict
 from exptilt.votes.vote_records import Call, Rater, vote_of
 from exptilt.votes.vote_store import VoteStore
 
-_ATTEMPTS = 3
+_ATTEMPTS = 5
 """Requests for one verdict at most; the `openai` package retries faults of transport below this."""
+
+_CUT = "cut by length"
 
 
 @dataclass(frozen=True)
@@ -170,20 +172,20 @@ class ServerJudge:
             self.store.add(comparison, vote)
             self._voted.add(nonce)
 
-    async def _call(
-        self, client: ServerClient | None, key: str, request: dict[str, Any], one: Asked
-    ) -> Call | None:
+    async def _call(self, client: ServerClient | None, key: str, request: dict[str, Any], one: Asked) -> Call | None:
         """A usable reply, from the store or from the server; None where no attempt gave one."""
         if key in self._usable or client is None:
             return self._usable.get(key)
-        for attempt in range(_ATTEMPTS):
-            reply = await self._sent(client, _with_room(request, attempt))
+        cuts = 0
+        for _ in range(_ATTEMPTS):
+            reply = await self._sent(client, request | {"max_tokens": request["max_tokens"] * 2 ** min(cuts, 2)})
             fault = reply.fault or self._fault(reply, one)
             call = _as_call(key, reply, self.prices, usable=not fault)
             self.store.add_call(call)
             if not fault:
                 self._usable[key] = call
                 return call
+            cuts += fault == _CUT  # a reasoning model may need more room
             self.faults[fault] = self.faults.get(fault, 0) + 1
             if reply.exhausted:
                 break
@@ -206,7 +208,7 @@ class ServerJudge:
 
     def _fault(self, reply: ServerReply, one: Asked) -> str:
         if reply.choice.get("finish_reason") == "length":
-            return "cut by length"
+            return _CUT
         if (reply.choice.get("message") or {}).get("refusal"):
             return "refused"
         readable = parse_rating(reply.text) if self.template.is_rubric else parse_verdict(reply.text, one.labels)
@@ -226,11 +228,6 @@ class ServerJudge:
         tokens = (bodies[0].choice.get("logprobs") or {}).get("content")
         probability = None if parsed.outcome == "tie" else first_probability(tokens, parsed.start, one.labels)
         return parsed.outcome, probability, parsed.reason
-
-
-def _with_room(request: dict[str, Any], attempt: int) -> dict[str, Any]:
-    """The same request with twice the tokens for each attempt before; a reasoning model may need them."""
-    return request | {"max_tokens": request["max_tokens"] * 2**attempt}
 
 
 def _prompt_tokens(request: dict[str, Any]) -> int:

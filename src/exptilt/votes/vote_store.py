@@ -109,6 +109,12 @@ class VoteStore:
                 added += connection.execute(self._ignoring(VOTES).values(_columns_of_vote(vote))).rowcount
         return added
 
+    def add_sources(self, rows: Iterable[tuple[Comparison, Sequence[str]]]) -> None:
+        """Store who wrote the answers of comparisons, which raters never see."""
+        with self._transaction() as connection:
+            for comparison, sources in rows:
+                self._add_comparison(connection, comparison, sources)
+
     def add_call(self, call: Call) -> None:
         """Store a call that gave no vote, so that what was paid stays known."""
         with self._transaction() as connection:
