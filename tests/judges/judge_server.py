@@ -47,7 +47,7 @@ class JudgeServer:
 
     def refusal(self, path, body, key):
         """(status, error) of a request that no retry mends; None of a good one."""
-        if not path == "/v1/chat/completions":
+        if path != "/v1/chat/completions":
             return 404, {"message": "no such path"}
         if body["model"] == "unknown":
             return 404, {"message": "the model `unknown` does not exist"}

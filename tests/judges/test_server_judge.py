@@ -107,7 +107,10 @@ def test_time_outs_and_faults_that_never_end_are_unscored_never_a_verdict(tmp_pa
         assert len(store.votes()) == 2
         server_again = judge(server, store, endpoint=endpoint)
         assert server_again.work(comparisons(3)).calls == 4  # a fault is not an answer: they are asked again
-    with JudgeServer(says_good, lambda number: "slow" if number == 1 else None) as server, VoteStore(tmp_path / "w.db") as store:
+    with (
+        JudgeServer(says_good, lambda number: "slow" if number == 1 else None) as server,
+        VoteStore(tmp_path / "w.db") as store,
+    ):
         endpoint = Endpoint(base_url=server.url, concurrency=1, timeout=0.7, max_retries=2)
         assert [v.outcome for v in judge(server, store, endpoint=endpoint)(comparisons(1))].count("unscored") == 0
 

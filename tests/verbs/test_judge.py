@@ -37,7 +37,7 @@ def write(path, rows):
 
 def answers(tmp_path, name, quality):
     rng = np.random.default_rng(len(name))
-    rows = [{"prompt": f"p{k}", "completion": f"{rng.normal(quality):.6f}"} for k in range(60)]
+    rows = [{"prompt": f"p{k}", "completion": f"{rng.normal(quality):.6f}"} for k in range(25)]
     return write(tmp_path / f"{name}.jsonl", rows)
 
 
@@ -46,20 +46,20 @@ def larger(_text, first, second, one, other):
 
 
 def test_three_policies_by_a_server(tmp_path, capsys):
-    files = [answers(tmp_path, name, quality) for name, quality in (("good", 2), ("fair", 1), ("poorest", 0))]
+    files = [answers(tmp_path, name, quality) for name, quality in (("good", 1.0), ("fair", 0.5), ("poorest", 0.0))]
     truth = [[float(json.loads(line)["completion"]) for line in Path(f).read_text().splitlines()] for f in files]
     with JudgeServer(larger) as server:
         options = JudgeOptions(endpoint=Endpoint(base_url=server.url))
         dry = judge_policies(files, None, ["server:m"], tmp_path / "v.db", options, dry_run=True, how=QUICK)
         assert dry == {}
         assert server.calls == 0
-        assert "360 calls for 360 verdicts (0 are stored)" in capsys.readouterr().out
+        assert "150 calls for 150 verdicts (0 are stored)" in capsys.readouterr().out
         found = judge_policies(
             files, None, ["server:m"], tmp_path / "v.db", options, output=tmp_path / "o.json", how=QUICK
         )
-        assert server.calls == 360
+        assert server.calls == 150
         again = judge_policies(files, None, ["server:m"], tmp_path / "v.db", options, how=QUICK)
-        assert server.calls == 360
+        assert server.calls == 150
     assert again == found
     rate = found["m"]["matches"]["good against fair"]["rates"]
     assert rate.swap_average.value == pytest.approx(np.mean(np.array(truth[0]) > np.array(truth[1])))
@@ -116,7 +116,7 @@ def test_equal_answers_are_a_tie_and_nobody_is_asked(tmp_path):
     ("mistake", "message"),
     [
         ("different", "none in common"),
-        ("missing", "59 prompts in common, and 1 that one of them lacks"),
+        ("missing", "24 prompts in common, and 1 that one of them lacks"),
         ("absent", "no such file of answers"),
         ("judge", "no such judge"),
         ("rater", "has no votes of that rater"),

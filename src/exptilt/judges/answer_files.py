@@ -107,7 +107,7 @@ def _prompt(row: Mapping[str, Any], place: str) -> Text:
             more = row.get("input") if name == "instruction" else None
             return f"{value}\n\n{more}" if isinstance(more, str) and more else value
         if isinstance(value, Sequence) and value and all(isinstance(turn, Mapping) for turn in value):
-            return tuple(dict(turn) for turn in value)  # type: ignore[return-value]
+            return tuple(dict(turn) for turn in value)
     raise DataError(f"{place}: the row has no prompt; it needs one of the columns {', '.join(_PROMPTS)}")
 
 

@@ -75,8 +75,8 @@ class LocalJudge:
         from exptilt.policies.scoring import score_all
 
         model, tokenizer = self._loaded
-        logps = score_all(model, [self._group(one, tokenizer) for one in block]).sum()
-        first, second = logps.reshape(-1, 2).double().cpu().numpy().T
+        scored = score_all(model, [self._group(one, tokenizer) for one in block])
+        first, second = np.array([one.sum().double().numpy() for one in scored]).T
         return [float(chance) for chance in 1 / (1 + np.exp(second - first))]
 
     def _group(self, one: Asked, tokenizer: Any) -> Group:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from exptilt.errors import ConfigError
 from exptilt.judges.judge_templates import judge_template
@@ -15,7 +15,7 @@ from exptilt.judges.server_request import Sampled
 from exptilt.judges.spending import Budget, Prices
 from exptilt.judges.stored_votes import StoredVotes
 from exptilt.judges.yardsticks import Coin, Longest
-from exptilt.preferences import Judge
+from exptilt.preferences import Judge, Reward
 from exptilt.votes.vote_store import VoteStore
 
 
@@ -25,9 +25,9 @@ class JudgeOptions:
 
     template: str = "better"
     questions: Sequence[str] = ()
-    endpoint: Endpoint = Endpoint()
-    sampled: Sampled = Sampled()
-    prices: Prices = Prices()
+    endpoint: Endpoint = field(default_factory=Endpoint)
+    sampled: Sampled = field(default_factory=Sampled)
+    prices: Prices = field(default_factory=Prices)
     budget: float | None = None
     replicates: int = 1
     ties: bool = True
@@ -76,7 +76,7 @@ def _model_judge(
 
         return LocalJudge(rest, template, seed=options.seed)
     model, _, url = rest.rpartition("@") if "@http" in rest else (rest, "", options.endpoint.base_url)
-    endpoint = Endpoint(**{**_fields(options.endpoint), "base_url": url or OPENAI})
+    endpoint = replace(options.endpoint, base_url=url or OPENAI)
     return ServerJudge(
         model=model,
         template=template,
@@ -91,10 +91,6 @@ def _model_judge(
     )
 
 
-def _fields(endpoint: Endpoint) -> dict[str, object]:
-    return {name: getattr(endpoint, name) for name in Endpoint.__slots__}
-
-
 def _stored(store: VoteStore, rater: str | None) -> StoredVotes:
     votes = store.votes()
     if rater is not None and rater not in {vote.rater.name for vote in votes}:
@@ -103,10 +99,11 @@ def _stored(store: VoteStore, rater: str | None) -> StoredVotes:
     return StoredVotes(votes, rater)
 
 
-def _imported(where: str) -> object:
+def _imported(where: str) -> Reward:
     module, _, name = where.rpartition(":")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"--by reward:{where}: cannot be imported: {error}") from None
-    return found() if isinstance(found, type) else found
+    reward: Reward = found() if isinstance(found, type) else found
+    return reward

@@ -130,7 +130,7 @@ def _lean_to_length(votes: Floats, people: Floats, table: RaterTable, how: Resam
 
 def _longer(votes: Floats, longest: Floats) -> Floats:
     share = np.where(votes == TIE, 0.5, (votes == longest).astype(np.float64))
-    return np.where(np.isnan(votes), np.nan, share)
+    return np.asarray(np.where(np.isnan(votes), np.nan, share))
 
 
 def _powered(table: RaterTable, sources: Sources, policy: str) -> dict[str, Any]:

@@ -177,8 +177,7 @@ def _judgements(match: Match, answers: Mapping[str, list[tuple[float, bool]]]) -
         mine_is_smaller = pair.answers[0] <= pair.answers[1]
         gap = float(len(pair.answers[0]) - len(pair.answers[1]))
         for share, smaller_first in answers[pair.id]:
-            wins = share if mine_is_smaller else 1 - share
-            rows.append((key, wins, smaller_first == mine_is_smaller, gap))
+            rows.append((key, share if mine_is_smaller else 1 - share, smaller_first == mine_is_smaller, gap))
     prompts, wins, first, gaps = zip(*rows, strict=True)
     index = {key: number for number, key in enumerate(dict.fromkeys(prompts))}
     return Judgements([index[key] for key in prompts], np.array(wins), np.array(first), np.array(gaps))
