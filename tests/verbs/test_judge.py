@@ -112,6 +112,17 @@ def test_equal_answers_are_a_tie_and_nobody_is_asked(tmp_path):
     assert [share for share, _ in found[Comparison("p", ("x", "x")).id]] == [0.5, 0.5]
 
 
+def test_the_order_of_prompts_in_a_file_does_not_matter(tmp_path):
+    files = [answers(tmp_path, name, 0) for name in ("a", "bb", "ccc")]
+    found = judge_policies(files, None, [], tmp_path / "v.db", JudgeOptions(), how=QUICK)
+    lines = Path(files[1]).read_text().splitlines(keepends=True)
+    Path(files[1]).write_text("".join(lines[::-1]))
+    again = judge_policies(files, None, [], tmp_path / "v.db", JudgeOptions(), how=QUICK)
+    for name, one in found["coin"]["differences"]["pairs"].items():
+        assert one.value == pytest.approx(again["coin"]["differences"]["pairs"][name].value)
+    assert found["coin"]["ratings"].ratings[0].value == pytest.approx(again["coin"]["ratings"].ratings[0].value)
+
+
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [

@@ -155,7 +155,7 @@ def _powered(table: RaterTable, sources: Sources, policy: str) -> dict[str, Any]
 
 def _means(values: Floats) -> Floats:
     count = (~np.isnan(values)).sum(axis=1)
-    return np.divide(np.nansum(values, axis=1), count, out=np.full(len(values), np.nan), where=count > 0)
+    return np.asarray(np.divide(np.nansum(values, axis=1), count, out=np.full(len(values), np.nan), where=count > 0))
 
 
 def _position(names: Mapping[int, Sequence[str]], policy: str) -> float:

@@ -159,7 +159,8 @@ def _share(verdict: Verdict, position: int) -> float:
 
 def _by_one_judge(judge: Judge, matches: Sequence[Match], how: Resampling) -> dict[str, Any]:
     answers = ask_each_once(judge, [pair for match in matches for pair in match.pairs])
-    columns = {f"{match.one} against {match.other}": _judgements(match, answers) for match in matches}
+    index = {key: number for number, key in enumerate(dict.fromkeys(key for match in matches for key in match.prompts))}
+    columns = {f"{match.one} against {match.other}": _judgements(match, answers, index) for match in matches}
     measured: dict[str, Any] = {}
     controlled = length_controlled_together({name: j for name, j in columns.items() if j.scored.any()}, how)
     for name, asked in columns.items():
@@ -168,10 +169,14 @@ def _by_one_judge(judge: Judge, matches: Sequence[Match], how: Resampling) -> di
             "length_controlled": controlled.get(name),
             "by_length_gap": dict(by_length_gap(asked, how=how)),
         }
-    return {"matches": measured, "differences": _paired(columns, how), "ratings": _rated(matches, answers, how)}
+    return {
+        "matches": measured,
+        "differences": _paired(columns, len(index), how),
+        "ratings": _rated(matches, columns, how),
+    }
 
 
-def _judgements(match: Match, answers: Mapping[str, list[tuple[float, bool]]]) -> Judgements:
+def _judgements(match: Match, answers: Mapping[str, list[tuple[float, bool]]], index: Mapping[str, int]) -> Judgements:
     rows: list[tuple[str, float, bool, float]] = []
     for key, pair in zip(match.prompts, match.pairs, strict=True):
         mine_is_smaller = pair.answers[0] <= pair.answers[1]
@@ -179,16 +184,13 @@ def _judgements(match: Match, answers: Mapping[str, list[tuple[float, bool]]]) -
         for share, smaller_first in answers[pair.id]:
             rows.append((key, share if mine_is_smaller else 1 - share, smaller_first == mine_is_smaller, gap))
     prompts, wins, first, gaps = zip(*rows, strict=True)
-    index = {key: number for number, key in enumerate(dict.fromkeys(prompts))}
     return Judgements([index[key] for key in prompts], np.array(wins), np.array(first), np.array(gaps))
 
 
-def _paired(columns: Mapping[str, Judgements], how: Resampling) -> dict[str, Any]:
-    """Paired differences of matches on the same prompts, and intervals that hold together."""
-    means = {name: _prompt_means(asked) for name, asked in columns.items()}
-    counts = {len(one) for one in means.values()}
-    table = np.stack(list(means.values()), axis=1) if len(counts) == 1 else np.empty((0, 0))
-    known = table[~np.isnan(table).any(axis=1)] if table.size else table
+def _paired(columns: Mapping[str, Judgements], num_prompts: int, how: Resampling) -> dict[str, Any]:
+    """Paired differences of matches on the prompts that all of them have, and intervals that hold together."""
+    table = np.stack([_prompt_means(asked, num_prompts) for asked in columns.values()], axis=1)
+    known = table[~np.isnan(table).any(axis=1)]
     if len(columns) < 2 or len(known) < 2:
         return {}
     names = list(columns)
@@ -200,22 +202,20 @@ def _paired(columns: Mapping[str, Judgements], how: Resampling) -> dict[str, Any
     }
 
 
-def _prompt_means(asked: Judgements) -> np.ndarray[Any, np.dtype[np.float64]]:
-    scored = asked.scored
-    wins = asked.clusters.sums(np.where(scored, np.asarray(asked.wins), 0.0))
-    count = asked.clusters.sums(scored.astype(np.float64))
+def _prompt_means(asked: Judgements, num_prompts: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    rows, prompts = asked.scored, np.asarray(asked.prompts)
+    count = np.bincount(prompts[rows], minlength=num_prompts).astype(np.float64)
+    wins = np.bincount(prompts[rows], np.asarray(asked.wins)[rows], minlength=num_prompts)
     return np.divide(wins, count, out=np.full_like(wins, np.nan), where=count > 0)
 
 
-def _rated(
-    matches: Sequence[Match], answers: Mapping[str, list[tuple[float, bool]]], how: Resampling
-) -> Ratings | None:
+def _rated(matches: Sequence[Match], columns: Mapping[str, Judgements], how: Resampling) -> Ratings | None:
     names = list(dict.fromkeys(name for match in matches for name in (match.one, match.other)))
     if len(names) < 3:
         return None
     first, second, wins, prompts = [], [], [], []
     for match in matches:
-        asked = _judgements(match, answers)
+        asked = columns[f"{match.one} against {match.other}"]
         one, other = names.index(match.one), names.index(match.other)
         shown = np.asarray(asked.shown_first)
         first += np.where(shown, one, other).tolist()
