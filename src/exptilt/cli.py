@@ -195,6 +195,94 @@ def frontier(
 
 
 @app.command()
+def judge(
+    policies: Annotated[list[str] | None, typer.Argument(help="Files of answers, or run folders.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="A file, a run folder, `reference` or `chosen`; without it all pairs are compared."),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="JUDGE", help="server:MODEL[@URL], local:FOLDER, reward:MODULE:NAME, votes[:RATER]; repeatable."
+        ),
+    ] = None,
+    benchmark: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Measure the judges on labelled pairs.")
+    ] = None,
+    store: Annotated[str, typer.Option(help="The store of votes: a file or a postgresql:// URL.")] = "votes.db",
+    template: Annotated[
+        str, typer.Option(help="better, summary, concise-summary, dialogue, rubric, or a Jinja2 file.")
+    ] = "better",
+    question: Annotated[list[str] | None, typer.Option(help="What is asked; repeatable.")] = None,
+    base_url: Annotated[str, typer.Option(help="Of the server.")] = "https://api.openai.com/v1",
+    temperature: Annotated[float, typer.Option(help="Of the judge.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of a judge's reply.")] = 512,
+    replicates: Annotated[int, typer.Option(min=1, help="Times each order is asked.")] = 1,
+    ties: Annotated[bool, typer.Option("--ties/--no-ties", help="Whether a judge may call a tie.")] = True,
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls in flight.")] = 32,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Calls a second at most.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="Money that may be spent, in the prices' currency.")
+    ] = None,
+    price_in: Annotated[float, typer.Option(min=0, help="Of a million prompt tokens.")] = 0.0,
+    price_out: Annotated[float, typer.Option(min=0, help="Of a million reply tokens.")] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would do and cost, and end there.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Send texts to a host that is not this machine.")] = False,
+    common: Annotated[bool, typer.Option("--common", help="Compare on the prompts both sides have.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of labels, and of the coin.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Write the numbers to a JSON file.")] = None,
+) -> None:
+    """Ask judges which answers are better: win rates with intervals, or a judge's accuracy on a benchmark."""
+    from exptilt.judges.named_judges import JudgeOptions
+    from exptilt.judges.server_client import Endpoint
+    from exptilt.judges.server_request import Sampled
+    from exptilt.judges.spending import Prices
+    from exptilt.verbs.judge import judge_benchmark, judge_policies
+
+    if budget is not None and price_in == price_out == 0:
+        raise ConfigError("--budget needs the prices: --price-in and --price-out, per million tokens")
+    options = JudgeOptions(
+        template=template,
+        questions=question or (),
+        endpoint=Endpoint(base_url=base_url, concurrency=concurrency, rate=rate),
+        sampled=Sampled(temperature, max_tokens, seed),
+        prices=Prices(prompt=price_in, completion=price_out),
+        budget=budget,
+        replicates=replicates,
+        ties=ties,
+        seed=seed,
+    )
+
+    def confirm(text: str) -> bool:
+        return yes or (sys.stdin.isatty() and typer.confirm(text))
+
+    if benchmark is not None:
+        judge_benchmark(benchmark, by or (), store, options, dry_run=dry_run, confirm=confirm, output=output)
+    elif policies:
+        judge_policies(
+            policies, against, by or (), store, options, dry_run=dry_run, common=common, confirm=confirm, output=output
+        )
+    else:
+        raise ConfigError("name the answers to judge, or --benchmark FILE")
+
+
+@app.command()
+def agree(
+    stores: Annotated[list[str], typer.Argument(metavar="VOTES...", help="Stores of votes.")],
+    epsilon: Annotated[
+        float, typer.Option(min=0, max=0.999, help="Of the Alt-Test: what a person's time is worth.")
+    ] = 0.1,
+    policy: Annotated[str | None, typer.Option(help="Whose win rate people and judges are combined for.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the numbers to a JSON file.")] = None,
+) -> None:
+    """Show how well judges agree with people, beside chance, and what their labels are worth."""
+    from exptilt.verbs.agree import agree_stores
+
+    agree_stores(stores, epsilon=epsilon, policy=policy, output=output)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="One or more run folders.")],
     output: Annotated[Path | None, typer.Option(help="Where to write; by default the first run's report.html.")] = None,

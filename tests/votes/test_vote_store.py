@@ -34,7 +34,7 @@ def test_a_comparison_given_in_the_other_order_is_the_same_and_the_winner_stays(
 
 def test_rows_cannot_be_changed_or_deleted(tmp_path):
     with VoteStore(tmp_path / "votes.db") as store:
-        store.add(QUESTION, vote("a"), Call(key="k", request="{}"))
+        store.add(QUESTION, vote("a"), [Call(key="k", request="{}")])
     raw = sqlite3.connect(tmp_path / "votes.db")
     for statement in (
         "UPDATE vote SET outcome='tie'",
@@ -50,8 +50,8 @@ def test_rows_cannot_be_changed_or_deleted(tmp_path):
 
 def test_a_nonce_counts_once_and_its_call_is_paid_once(tmp_path):
     with VoteStore(tmp_path / "votes.db") as store:
-        assert store.add(QUESTION, vote("a"), Call(key="k", request="{}"))
-        assert not store.add(QUESTION, vote("a"), Call(key="k", request="{}"))
+        assert store.add(QUESTION, vote("a"), [Call(key="k", request="{}")])
+        assert not store.add(QUESTION, vote("a"), [Call(key="k", request="{}")])
         assert len(store.votes()) == len(list(store.calls())) == 1
 
 
@@ -111,7 +111,7 @@ def test_a_full_store_keeps_what_was_there(tmp_path):
         with store._transaction(writes=False) as connection:
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
             connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
-        with pytest.raises(DiskError, match="full.*free some space"):
+        with pytest.raises(DiskError, match=r"full.*free some space"):
             store.add(QUESTION, vote("b", note="x" * 100_000))
         assert [each.nonce for each in store.votes()] == ["a"]
 

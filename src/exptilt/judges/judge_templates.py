@@ -148,7 +148,9 @@ def judge_template(name: str, question: str | None = None) -> JudgeTemplate:
         return JudgeTemplate(name, source, question or _DEFAULT_QUESTION).check()
     path = Path(name)
     if not path.suffix and not path.exists():
-        raise ConfigError(f"no template is called {name!r}; there are {', '.join((*_QUESTIONS, 'rubric'))}, or name a file")
+        raise ConfigError(
+            f"no template is called {name!r}; there are {', '.join((*_QUESTIONS, 'rubric'))}, or name a file"
+        )
     try:
         source = path.read_text(encoding="utf-8")
         return JudgeTemplate(str(path), source, question or _DEFAULT_QUESTION).check()

@@ -147,7 +147,9 @@ class ServerClient:
         if error.status_code in (401, 403):
             raise ConfigError(f"{host}: refuses the key ({error.status_code}); set {KEY}") from None
         if error.status_code == 404:
-            raise ConfigError(f"{host}: {self._said(error)}; check the address (it ends in /v1) and the model") from None
+            raise ConfigError(
+                f"{host}: {self._said(error)}; check the address (it ends in /v1) and the model"
+            ) from None
 
     def _require_reachable(self, error: Exception) -> None:
         unreachable = isinstance(error, self._openai.APIConnectionError) and not isinstance(

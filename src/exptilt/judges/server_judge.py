@@ -25,8 +25,10 @@ from exptilt.preferences import Comparison, Outcome, Verdict
 from exptilt.votes.vote_records import Call, Rater, vote_of
 from exptilt.votes.vote_store import VoteStore
 
-_ATTEMPTS = 3
+_ATTEMPTS = 5
 """Requests for one verdict at most; the `openai` package retries faults of transport below this."""
+
+_CUT = "cut by length"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class ServerJudge:
     def __post_init__(self) -> None:
         self._usable = {call.key: call for call in self.store.calls(usable=True)}
         self._voted = {vote.nonce for vote in self.store.votes(superseded=True)}
+        self._unstored: dict[str, Call] = {}
+        self._pending: dict[str, asyncio.Future[Call | None]] = {}
         self.faults: dict[str, int] = {}
         """Why calls gave no verdict, with how often."""
 
@@ -107,6 +111,7 @@ class ServerJudge:
         pairs = [(comparison, one) for comparison in comparisons for one in self._questions(comparison)]
         if all(key in self._usable for _, one in pairs for key, _ in self._requests(one)):
             return [await self._verdict(None, comparison, one) for comparison, one in pairs]
+        self._pending.clear()
         waiting, stop = iter(enumerate(pairs)), asyncio.Event()
         verdicts: list[Verdict | None] = [None] * len(pairs)
         async with ServerClient(self.endpoint) as client:
@@ -148,7 +153,7 @@ class ServerJudge:
         return [(request_key(each, self.endpoint.base_url, self.template, **asked_as), each) for each in requests]
 
     async def _verdict(self, client: ServerClient | None, comparison: Comparison, one: Asked) -> Verdict:
-        calls = [await self._call(client, key, request, one) for key, request in self._requests(one)]
+        calls = [await self._shared_call(client, key, request, one) for key, request in self._requests(one)]
         found = self._read(calls, one)
         shown = in_callers_order(comparison, one.order)
         if found is None:
@@ -161,29 +166,39 @@ class ServerJudge:
         return verdict
 
     def _keep(self, comparison: Comparison, verdict: Verdict, calls: list[Call], replicate: int) -> None:
-        """Store a vote; its calls are in the store already, so a kill between the two costs nothing."""
+        """Store a vote, in one transaction with the call that was paid for it."""
         keys = [call.key for call in calls]
         nonce = keys[0] if len(keys) == 1 else f"{keys[0][:60]}-{keys[1][:60]}-{verdict.order[0]}"
         if nonce not in self._voted:
             rater = Rater("judge", self.name, self.identity)
             vote = vote_of(comparison, verdict, rater, nonce, question=self.template.question, replicate=replicate)
-            self.store.add(comparison, vote)
+            self.store.add(comparison, vote, [self._unstored.pop(key) for key in keys if key in self._unstored])
             self._voted.add(nonce)
 
-    async def _call(
+    async def _shared_call(
         self, client: ServerClient | None, key: str, request: dict[str, Any], one: Asked
     ) -> Call | None:
-        """A usable reply, from the store or from the server; None where no attempt gave one."""
+        """A usable reply, from the store or from the server; a request that another verdict waits for is not sent twice."""
         if key in self._usable or client is None:
             return self._usable.get(key)
-        for attempt in range(_ATTEMPTS):
-            reply = await self._sent(client, _with_room(request, attempt))
+        if key not in self._pending:
+            self._pending[key] = asyncio.ensure_future(self._call(client, key, request, one))
+        return await self._pending[key]
+
+    async def _call(self, client: ServerClient, key: str, request: dict[str, Any], one: Asked) -> Call | None:
+        """Ask until a reply is usable; None where no attempt gives one."""
+        cuts = 0
+        for _ in range(_ATTEMPTS):
+            reply = await self._sent(client, request | {"max_tokens": request["max_tokens"] * 2 ** min(cuts, 2)})
             fault = reply.fault or self._fault(reply, one)
             call = _as_call(key, reply, self.prices, usable=not fault)
-            self.store.add_call(call)
             if not fault:
-                self._usable[key] = call
+                self._usable[key] = self._unstored[key] = call
+                if self.template.is_rubric:  # its vote waits for another call
+                    self.store.add_call(self._unstored.pop(key))
                 return call
+            self.store.add_call(call)
+            cuts += fault == _CUT  # a reasoning model may need more room
             self.faults[fault] = self.faults.get(fault, 0) + 1
             if reply.exhausted:
                 break
@@ -206,7 +221,7 @@ class ServerJudge:
 
     def _fault(self, reply: ServerReply, one: Asked) -> str:
         if reply.choice.get("finish_reason") == "length":
-            return "cut by length"
+            return _CUT
         if (reply.choice.get("message") or {}).get("refusal"):
             return "refused"
         readable = parse_rating(reply.text) if self.template.is_rubric else parse_verdict(reply.text, one.labels)
@@ -226,11 +241,6 @@ class ServerJudge:
         tokens = (bodies[0].choice.get("logprobs") or {}).get("content")
         probability = None if parsed.outcome == "tie" else first_probability(tokens, parsed.start, one.labels)
         return parsed.outcome, probability, parsed.reason
-
-
-def _with_room(request: dict[str, Any], attempt: int) -> dict[str, Any]:
-    """The same request with twice the tokens for each attempt before; a reasoning model may need them."""
-    return request | {"max_tokens": request["max_tokens"] * 2**attempt}
 
 
 def _prompt_tokens(request: dict[str, Any]) -> int:

@@ -91,7 +91,10 @@ def _request(model: str, text: str, sampled: Sampled, answer: dict[str, Any]) ->
         "temperature": sampled.temperature,
         "seed": sampled.seed,
         "max_tokens": sampled.max_tokens,
-        "response_format": {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}},
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "verdict", "strict": True, "schema": schema},
+        },
         "logprobs": True,
         "top_logprobs": _TOP,
     }

@@ -33,4 +33,4 @@ def first_probability(tokens: Sequence[Mapping[str, Any]] | None, start: int, la
 
 
 def _mass(top: Sequence[Mapping[str, Any]], label: str) -> float:
-    return sum(math.exp(one["logprob"]) for one in top if one["token"].strip(' "\'\n').lower() == label.lower())
+    return sum(math.exp(one["logprob"]) for one in top if one["token"].strip(" \"'\n").lower() == label.lower())

@@ -54,8 +54,9 @@ def parse_rating(reply: str, low: int = 1, high: int = 10) -> int | None:
         (7, 8, None)
     """
     for value, _start in reversed(_objects(reply)):
-        if isinstance(value.get("rating"), int) and not isinstance(value["rating"], bool):
-            return int(value["rating"]) if low <= value["rating"] <= high else None
+        rating = value.get("rating")
+        if isinstance(rating, int) and not isinstance(rating, bool):
+            return rating if low <= rating <= high else None
     found = re.findall(r"\b(?:rating|score)\W{0,4}(\d{1,3})\b(?!\.\d)", reply, re.IGNORECASE)
     return int(found[-1]) if found and low <= int(found[-1]) <= high else None
 

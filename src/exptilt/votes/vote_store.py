@@ -75,17 +75,17 @@ class VoteStore:
         """Give the connections back."""
         self._engine.dispose()
 
-    def add(self, comparison: Comparison, vote: Vote, call: Call | None = None, sources: Sequence[str] = ()) -> bool:
-        """Store a vote with its comparison and the call that was paid for it, all or nothing; on disk when it returns.
+    def add(self, comparison: Comparison, vote: Vote, calls: Sequence[Call] = (), sources: Sequence[str] = ()) -> bool:
+        """Store a vote with its comparison and the calls that were paid for it, all or nothing; on disk when it returns.
 
         Args:
             comparison: what was voted on.
             vote: about the comparison.
-            call: the request behind a judge's vote.
+            calls: the requests behind a judge's vote.
             sources: who wrote the answers, in the comparison's order.
 
         Returns:
-            Whether the vote is new; one whose nonce is there already is not stored again, nor is its call.
+            Whether the vote is new; one whose nonce is there already is not stored again, nor are its calls.
 
         Raises:
             DiskError: the disk refuses, and nothing is stored.
@@ -96,7 +96,7 @@ class VoteStore:
             if self._has_nonce(connection, vote.nonce):
                 return False
             self._add_comparison(connection, comparison, sources)
-            if call is not None:
+            for call in calls:
                 connection.execute(CALLS.insert().values(_columns_of_call(call)))
             return bool(connection.execute(self._ignoring(VOTES).values(_columns_of_vote(vote))).rowcount)
 
@@ -108,6 +108,12 @@ class VoteStore:
                 self._add_comparison(connection, comparison, sources)
                 added += connection.execute(self._ignoring(VOTES).values(_columns_of_vote(vote))).rowcount
         return added
+
+    def add_sources(self, rows: Iterable[tuple[Comparison, Sequence[str]]]) -> None:
+        """Store who wrote the answers of comparisons, which raters never see."""
+        with self._transaction() as connection:
+            for comparison, sources in rows:
+                self._add_comparison(connection, comparison, sources)
 
     def add_call(self, call: Call) -> None:
         """Store a call that gave no vote, so that what was paid stays known."""

@@ -5,9 +5,10 @@
     rate = 100 mean_i sigma(beta_2 difficulty_i + beta_3)
 
 Its code takes the first N difficulties for the N rows of a model, also where an instruction is missing in the middle; to
-meet a published number of such a model (2.8 points for gpt35_turbo_instruct), give `fit` those. The rows of the two gamed baselines (verbose, concise) have weight 0.1 each and no third feature. Its published "standard
-error" is the spread of fitted values; it covers 20 % where 95 % is meant, so none is computed here: `length_controlled` has
-an interval. Source: Dubois et al. 2024, arXiv 2404.04475; `glm_winrate.py` of alpaca_eval 0.6.
+meet a published number of such a model (2.8 points for gpt35_turbo_instruct), give `fit` those. The rows of the two gamed
+baselines (verbose, concise) have weight 0.1 each and no third feature. Its published "standard error" is the spread of fitted
+values; it covers 20 % where 95 % is meant, so none is computed here: `length_controlled` has an interval. Source: Dubois et
+al. 2024, arXiv 2404.04475; `glm_winrate.py` of alpaca_eval 0.6.
 """
 
 from __future__ import annotations

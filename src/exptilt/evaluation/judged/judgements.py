@@ -52,7 +52,7 @@ class Judgements:
     @property
     def scored(self) -> NDArray[np.bool_]:
         """(N,) where there is a verdict."""
-        return ~np.isnan(np.asarray(self.wins))
+        return np.asarray(~np.isnan(np.asarray(self.wins)))
 
     @property
     def share_unscored(self) -> float:

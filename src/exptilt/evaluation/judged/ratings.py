@@ -133,7 +133,7 @@ def von_neumann_winner(shares: Floats) -> Floats:
         b_eq=[1.0],
         bounds=[(0, 1)] * count + [(None, None)],
     )
-    return np.asarray(found.x[:count])
+    return np.asarray(np.maximum(found.x[:count], 0.0))
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,8 @@ def by_length_gap(
 def _swap_average(sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], how: Resampling) -> Estimate:
     def statistic(weights: Floats) -> Floats:
         first, second = (divide(weights @ s, weights @ n) for s, n in zip(sums, counts, strict=True))
-        return np.nanmean(np.stack([first, second]), axis=0)  # the mean of the orders that were asked
+        first, second = np.where(np.isnan(first), second, first), np.where(np.isnan(second), first, second)
+        return np.asarray((first + second) / 2)  # a resample may hold one order alone
 
     if not (counts[0].any() and counts[1].any()):
         total, number = sums[0] + sums[1], counts[0] + counts[1]

@@ -1,0 +1,103 @@
+"""A causal language model of transformers in this process: the verdict is the probabilities of the two labels.
+
+No text is generated. The question ends with the assistant's turn begun, and the engine scores both labels after it:
+
+    P(first) = p(label first) / (p(label first) + p(label second))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from exptilt.data.groups import Completion, Group
+from exptilt.errors import ConfigError
+from exptilt.judges.judge_templates import JudgeTemplate
+from exptilt.judges.slots import BOTH_ORDERS, Asked, asked, in_callers_order
+from exptilt.preferences import Comparison, Verdict
+
+_AT_ONCE = 16
+
+
+class LocalJudge:
+    """Compares answers by a model folder or hub id.
+
+    Args:
+        path: the model.
+        template: pairwise.
+        seed: of labels and orders.
+    """
+
+    def __init__(self, path: str, template: JudgeTemplate, *, seed: int = 0) -> None:
+        if template.is_rubric:
+            raise ConfigError(f"{template.name}: a local judge compares; a rubric needs a server")
+        self._path, self._template, self._seed = path, template, seed
+
+    @property
+    def name(self) -> str:
+        """The folder's or the hub id's last part."""
+        return self._path.rstrip("/").rsplit("/", 1)[-1]
+
+    @cached_property
+    def identity(self) -> str:
+        """The weights, and the template."""
+        from exptilt.policies.fingerprint import fingerprint
+
+        return f"local {fingerprint(self._loaded[0])} template {self._template.digest[:16]} seed {self._seed}"
+
+    def __call__(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
+        """Verdicts in both orders, with probabilities."""
+        waiting = [(c, asked(c, order, 0, self._seed)) for c in comparisons for order in BOTH_ORDERS]
+        for start in range(0, len(waiting), _AT_ONCE):
+            block = waiting[start : start + _AT_ONCE]
+            for (comparison, one), chance in zip(block, self._chances([one for _, one in block]), strict=True):
+                yield Verdict(
+                    comparison=comparison.id,
+                    order=in_callers_order(comparison, one.order),
+                    outcome="first" if chance > 0.5 else "second" if chance < 0.5 else "tie",
+                    probability=chance,
+                )
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from exptilt.policies.device import model_on_device
+        from exptilt.policies.models import load_model, load_tokenizer
+        from exptilt.settings.model_settings import ModelConfig
+
+        settings = ModelConfig(path=self._path)
+        tokenizer = load_tokenizer(settings)
+        return model_on_device(load_model(settings, tokenizer)).eval(), tokenizer
+
+    def _chances(self, block: list[Asked]) -> list[float]:
+        from exptilt.policies.scoring import score_all
+
+        model, tokenizer = self._loaded
+        scored = score_all(model, [self._group(one, tokenizer) for one in block])
+        first, second = np.array([one.sum().double().numpy() for one in scored]).T
+        return [float(chance) for chance in 1 / (1 + np.exp(second - first))]
+
+    def _group(self, one: Asked, tokenizer: Any) -> Group:
+        text = self._template.pair(one.comparison.prompt, one.first, one.second, one.labels, tie=False)
+        if getattr(tokenizer, "chat_template", None):
+            turns = [{"role": "user", "content": text}]
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+        else:
+            prompt = tokenizer(f"{text}\n\nThe verdict is")["input_ids"]
+        begin = '{"verdict": "' if getattr(tokenizer, "chat_template", None) else " "
+        labels = [tokenizer(begin + label, add_special_tokens=False)["input_ids"] for label in one.labels]
+        completions = tuple(
+            Completion(np.array(ids, np.int32), np.arange(len(ids)) >= _shared(*labels)) for ids in labels
+        )
+        return Group(id=one.comparison.id, prompt=np.array(prompt, np.int32), completions=completions)
+
+
+def _shared(one: list[int], other: list[int]) -> int:
+    """How many tokens both labels begin with; those say nothing about the verdict."""
+    same = 0
+    while same < min(len(one), len(other)) - 1 and one[same] == other[same]:
+        same += 1
+    return same

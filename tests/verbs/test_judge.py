@@ -1,0 +1,208 @@
+"""`exptilt judge` on files, a real server, and the published benchmarks."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exptilt.errors import ConfigError, DataError
+from exptilt.evaluation.intervals import Resampling
+from exptilt.judges.named_judges import JudgeOptions
+from exptilt.judges.server_client import Endpoint
+from exptilt.preferences import Comparison
+from exptilt.verbs.agree import agree_stores
+from exptilt.verbs.judge import ask_each_once, judge_benchmark, judge_policies
+from exptilt.votes.vote_records import Rater, Vote
+from exptilt.votes.vote_store import VoteStore
+
+_spec = importlib.util.spec_from_file_location("judge_server", Path(__file__).parents[1] / "judges" / "judge_server.py")
+judge_server = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(judge_server)
+JudgeServer, reply = judge_server.JudgeServer, judge_server.reply
+
+QUICK = Resampling(num_resamples=100)
+
+
+@pytest.fixture(autouse=True)
+def _no_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def answers(tmp_path, name, quality):
+    rng = np.random.default_rng(len(name))
+    rows = [{"prompt": f"p{k}", "completion": f"{rng.normal(quality):.6f}"} for k in range(25)]
+    return write(tmp_path / f"{name}.jsonl", rows)
+
+
+def larger(_text, first, second, one, other):
+    return reply(first if float(one) > float(other) else second)
+
+
+def test_three_policies_by_a_server(tmp_path, capsys):
+    files = [answers(tmp_path, name, quality) for name, quality in (("good", 1.0), ("fair", 0.5), ("poorest", 0.0))]
+    truth = [[float(json.loads(line)["completion"]) for line in Path(f).read_text().splitlines()] for f in files]
+    with JudgeServer(larger) as server:
+        options = JudgeOptions(endpoint=Endpoint(base_url=server.url))
+        dry = judge_policies(files, None, ["server:m"], tmp_path / "v.db", options, dry_run=True, how=QUICK)
+        assert dry == {}
+        assert server.calls == 0
+        assert "150 calls for 150 verdicts (0 are stored)" in capsys.readouterr().out
+        found = judge_policies(
+            files, None, ["server:m"], tmp_path / "v.db", options, output=tmp_path / "o.json", how=QUICK
+        )
+        assert server.calls == 150
+        again = judge_policies(files, None, ["server:m"], tmp_path / "v.db", options, how=QUICK)
+        assert server.calls == 150
+    assert again == found
+    rate = found["m"]["matches"]["good against fair"]["rates"]
+    assert rate.swap_average.value == pytest.approx(np.mean(np.array(truth[0]) > np.array(truth[1])))
+    assert rate.consistent.value == 1
+    ratings = found["m"]["ratings"]
+    assert ratings.von_neumann == pytest.approx([1, 0, 0])
+    assert ratings.ratings[0].value > ratings.ratings[1].value > ratings.ratings[2].value
+    assert set(found) == {"m", "longest", "coin"}
+    written = json.loads((tmp_path / "o.json").read_text())
+    assert written["m"]["matches"]["good against fair"]["rates"]["swap_average"]["value"] == rate.swap_average.value
+    with VoteStore(tmp_path / "v.db") as store:
+        assert {name for one in store.sources().values() for names in one.values() for name in names} == {
+            "good", "fair", "poorest",
+        }  # fmt: skip
+
+
+def test_a_judge_that_gives_nothing_has_bounds_and_no_headline(tmp_path, capsys):
+    a, b = answers(tmp_path, "one", 1), answers(tmp_path, "other", 0)
+    with JudgeServer(lambda *_: "I will not say.") as server:
+        options = JudgeOptions(endpoint=Endpoint(base_url=server.url))
+        found = judge_policies([a], b, ["server:m"], tmp_path / "v.db", options, how=QUICK)
+    rates = found["m"]["matches"]["one against other"]["rates"]
+    assert rates.swap_average is None
+    assert (rates.lower_bound.value, rates.upper_bound.value) == (0, 1)
+
+
+def test_columns_of_one_file_and_messages(tmp_path):
+    rows = [
+        {"prompt": [{"role": "user", "content": f"q{k}"}], "policy": "yes indeed", "reference": "no"} for k in range(3)
+    ]
+    found = judge_policies(
+        [write(tmp_path / "samples.jsonl", rows)], "reference", [], tmp_path / "v.db", JudgeOptions(), how=QUICK
+    )
+    assert found["longest"]["matches"]["samples against reference"]["rates"].swap_average.value == 1
+
+
+def test_equal_answers_are_a_tie_and_nobody_is_asked(tmp_path):
+    class Asked:
+        name = identity = "asked"
+
+        def __call__(self, comparisons):
+            self.got = list(comparisons)
+            return iter(())
+
+    judge = Asked()
+    found = ask_each_once(
+        judge, [Comparison("p", ("x", "x")), Comparison("p", ("x", "y")), Comparison("p", ("y", "x"))]
+    )
+    assert len(judge.got) == 1
+    assert [share for share, _ in found[Comparison("p", ("x", "x")).id]] == [0.5, 0.5]
+
+
+def test_the_order_of_prompts_in_a_file_does_not_matter(tmp_path):
+    files = [answers(tmp_path, name, 0) for name in ("a", "bb", "ccc")]
+    found = judge_policies(files, None, [], tmp_path / "v.db", JudgeOptions(), how=QUICK)
+    lines = Path(files[1]).read_text().splitlines(keepends=True)
+    Path(files[1]).write_text("".join(lines[::-1]))
+    again = judge_policies(files, None, [], tmp_path / "v.db", JudgeOptions(), how=QUICK)
+    for name, one in found["coin"]["differences"]["pairs"].items():
+        assert one.value == pytest.approx(again["coin"]["differences"]["pairs"][name].value)
+    assert found["coin"]["ratings"].ratings[0].value == pytest.approx(again["coin"]["ratings"].ratings[0].value)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("different", "none in common"),
+        ("missing", "24 prompts in common, and 1 that one of them lacks"),
+        ("absent", "no such file of answers"),
+        ("judge", "no such judge"),
+        ("rater", "has no votes of that rater"),
+        ("alone", "name an opponent"),
+        ("far", "nothing was sent to example.com"),
+        ("column", "has no answer"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, mistake, message, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    a = answers(tmp_path, "a", 1)
+    rows = [json.loads(line) for line in Path(a).read_text().splitlines()]
+    against = {
+        "different": write(tmp_path / "b.jsonl", [{"prompt": "else", "completion": "x"}]),
+        "missing": write(tmp_path / "c.jsonl", rows[:-1]),
+        "absent": str(tmp_path / "no.jsonl"),
+        "alone": None,
+        "column": write(tmp_path / "d.jsonl", [{"prompt": "p"}]),
+    }.get(mistake, a)
+    by = {"judge": ["longestt"], "rater": ["votes:bob"], "far": ["server:m@https://example.com/v1"]}.get(mistake, [])
+    with pytest.raises((ConfigError, DataError), match=message) as error:
+        judge_policies([a], against, by, tmp_path / "v.db", JudgeOptions(), how=QUICK)
+    assert len(str(error.value)) < 300
+
+
+def test_benchmarks_from_published_files(tmp_path, data_folder):
+    counts = {
+        "llmbar": ("LLMBar", 885, 884),
+        "autoj_pairwise": ("Auto-J", 1392, None),
+        "pandalm_testset_v1": ("PandaLM", 999, None),
+    }
+    for file, (name, items, scored) in counts.items():
+        path = data_folder / "judge" / f"{file}.jsonl.gz"
+        found = judge_benchmark(path, [], tmp_path / "v.db", JudgeOptions(), how=QUICK)
+        assert (found["benchmark"], found["items"]) == (name, items)
+        assert scored in (None, found["scored"])
+        assert found["judges"]["oracle"]["accuracy"].value == 1
+        assert found["judges"]["coin"]["accuracy"].value == pytest.approx(0.5, abs=0.05)
+    with pytest.raises(DataError, match="no known benchmark has the columns"):
+        judge_benchmark(Path(write(tmp_path / "x.jsonl", [{"a": 1}])), [], tmp_path / "v.db", JudgeOptions())
+
+
+def test_agreement_of_people_and_a_judge_from_the_store(tmp_path, capsys):
+    rng, rows = np.random.default_rng(0), []
+    people = [Rater("person", name) for name in ("anna", "ben", "cleo")]
+    for k in range(300):
+        pair = Comparison(f"p{k}", ("a", "bb"))
+        truth = int(rng.random() < 0.6)  # position of the better answer
+        for rater in [*people, Rater("judge", "m", "x")] if k < 120 else [Rater("judge", "m", "x")]:
+            said = truth if rng.random() < 0.85 else 1 - truth
+            orders = [(0, 1), (1, 0)] if rater.kind == "judge" else [(0, 1)]
+            for order in orders:
+                outcome = "first" if order[0] == said else "second"
+                vote = Vote(
+                    comparison=pair.id, rater=rater, order=order, outcome=outcome, nonce=f"{k}{rater.name}{order}"
+                )
+                rows.append((pair, vote, ("A", "B")))
+    with VoteStore(tmp_path / "v.db") as store:
+        assert store.add_all(rows) == 120 * 5 + 180 * 2
+    found = agree_stores([str(tmp_path / "v.db")], policy="B", output=tmp_path / "o.json", how=QUICK)
+    assert found["items"] == 120
+    assert found["raters"]["m"]["pair"].agreement.value == pytest.approx(0.85**2 + 0.15**2, abs=0.06)
+    assert found["raters"]["m"]["pair"].votes == 360
+    assert found["raters"]["m"]["alternative_test"].passes
+    assert not found["raters"]["longest"]["alternative_test"].passes
+    powered = found["powered"]["m"]
+    assert (powered.human, powered.judged) == (120, 180)
+    assert powered.worth > 120
+    assert "worth" in capsys.readouterr().out
+    with pytest.raises(DataError, match="known are A, B"):
+        agree_stores([str(tmp_path / "v.db")], policy="C", how=QUICK)
+
+
+def test_a_store_without_people_is_refused(tmp_path):
+    with VoteStore(tmp_path / "v.db"):
+        pass
+    with pytest.raises(DataError, match="no votes of people"):
+        agree_stores([str(tmp_path / "v.db")])
