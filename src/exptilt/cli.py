@@ -138,6 +138,21 @@ def train(
 
 
 @app.command()
+def sample(
+    what: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model, adapter or run, a hub id, a server's address, or a YAML file.")
+    ],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="The folder samples go to; run again to go on.")] = None,
+) -> None:
+    """Draw completions of prompts (data.train=prompts.jsonl num_samples=4), from a model or an OpenAI-compatible server."""
+    from exptilt.verbs.sample import request_of
+    from exptilt.verbs.sample import sample as run
+
+    run(request_of(what, overrides or [], output))
+
+
+@app.command()
 def plan(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
     overrides: Overrides = None,
