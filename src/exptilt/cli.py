@@ -140,7 +140,8 @@ def train(
 @app.command()
 def sample(
     what: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model, adapter or run, a hub id, a server's address, or a YAML file.")
+        str,
+        typer.Argument(metavar="MODEL", help="A model, adapter or run, a hub id, a server's address, or a YAML file."),
     ],
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="The folder samples go to; run again to go on.")] = None,
@@ -154,7 +155,9 @@ def sample(
 
 @app.command()
 def pair(
-    samples: Annotated[list[str], typer.Argument(metavar="SAMPLES [key=value]", help="Folders of samples, then settings.")],
+    samples: Annotated[
+        list[str], typer.Argument(metavar="SAMPLES [key=value]", help="Folders of samples, then settings.")
+    ],
     output: Annotated[Path | None, typer.Option(help="The .jsonl file to write.")] = None,
 ) -> None:
     """Make preferences of samples: by a reward (reward.kind=length), or by which model spoke (label=source)."""

@@ -21,7 +21,9 @@ def tokenizer() -> Any:
     return train_tokenizer(LINES, vocab_size=300)
 
 
-def _save_model(tokenizer: Any, folder: Path, kind: str = "llama", seed: int = 0, *, labels: int = 0, **settings: Any) -> Path:
+def _save_model(
+    tokenizer: Any, folder: Path, kind: str = "llama", seed: int = 0, *, labels: int = 0, **settings: Any
+) -> Path:
     """A tiny model with its tokenizer; with labels one that classifies, else a causal one."""
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}

@@ -23,7 +23,9 @@ def test_it_is_beta_times_the_log_ratio_of_whole_completions(tmp_path, save_mode
     reward = ImplicitReward.load(ImplicitConfig(policy=str(policy), reference=str(reference), beta=0.5))
     prompt = tokenizer("the film")["input_ids"]
     drawn = np.array([*tokenizer(" good", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id], np.int32)
-    odd = np.array([tokenizer.convert_tokens_to_ids(letter) for letter in "it"], np.int32)  # not how it is spelled alone
+    odd = np.array(
+        [tokenizer.convert_tokens_to_ids(letter) for letter in "it"], np.int32
+    )  # not how it is spelled alone
     answers = [
         Answer(prompt="the film", text=" good"),
         Answer(prompt="the film", text=" good", ids=drawn),

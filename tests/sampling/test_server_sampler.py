@@ -12,9 +12,9 @@ import pytest
 pytest.importorskip("openai", reason="the extra `server` is not installed")
 
 from exptilt.errors import ConfigError, ExptiltError
-from exptilt.settings.load import load
 from exptilt.sampling.sample_request import SampleRequest
 from exptilt.sampling.sample_rows import read_samples
+from exptilt.settings.load import load
 from exptilt.verbs.sample import request_of, sample
 
 
@@ -92,7 +92,7 @@ def test_text_and_turns_are_answered_with_a_seed_of_their_own_and_busy_servers_a
 
 @pytest.mark.parametrize("fault", ["broken", "garbage", "nothing"])
 def test_a_failed_call_is_a_missing_sample_in_one_line_and_the_others_stay(server, tmp_path, fault):
-    with pytest.raises(ExptiltError, match="2 calls failed .*; 2 were answered and stay") as refusal:
+    with pytest.raises(ExptiltError, match=r"2 calls failed .*; 2 were answered and stay") as refusal:
         run(server, asked(tmp_path, "plain", fault), tmp_path / "out", "server.max_retries=0")
     assert "\n" not in str(refusal.value)
     assert "sk-secret" not in str(refusal.value)
@@ -113,5 +113,5 @@ def test_prompts_leave_this_machine_only_where_somebody_confirms():
     with pytest.raises(ConfigError, match=r"confirmed must be true for api\.example\.com"):
         load(SampleRequest, None, stated)
     assert load(SampleRequest, None, [*stated, "server.confirmed=true"]).server.confirmed
-    with pytest.raises(ConfigError, match="law.top_k is not part of the protocol"):
+    with pytest.raises(ConfigError, match=r"law.top_k is not part of the protocol"):
         load(SampleRequest, None, [*stated, "server.confirmed=true", "law.top_k=5"])

@@ -65,9 +65,7 @@ def test_rows_keep_ids_and_log_probabilities_of_the_model_itself(model, tmp_path
 
 def test_more_prompts_samples_or_another_batch_leave_the_rest_unchanged(model, tmp_path):
     few = by_key(run(model, prompts(tmp_path / "few.jsonl", 8, first=3), tmp_path / "few", "num_samples=2"))
-    many = by_key(
-        run(model, prompts(tmp_path / "many.jsonl", 12), tmp_path / "many", "num_samples=3", "batch_size=5")
-    )
+    many = by_key(run(model, prompts(tmp_path / "many.jsonl", 12), tmp_path / "many", "num_samples=3", "batch_size=5"))
     assert len(few) == 10
     assert len(many) == 36
     assert all(many[key]["completion_ids"] == row["completion_ids"] for key, row in few.items())
@@ -95,7 +93,7 @@ def test_half_a_row_is_drawn_again(model, tmp_path):
 def test_samples_of_another_request_are_not_gone_on_with(model, tmp_path):
     data = prompts(tmp_path / "p.jsonl", 2)
     run(model, data, tmp_path / "out")
-    with pytest.raises(CheckpointError, match="holds samples of another request.*seed: 0.*seed: 1"):
+    with pytest.raises(CheckpointError, match=r"holds samples of another request.*seed: 0.*seed: 1"):
         run(model, data, tmp_path / "out", "seed=1")
     theirs = tmp_path / "theirs"
     theirs.mkdir()
@@ -113,10 +111,10 @@ def test_right_answers_come_along(model, tmp_path):
 def test_what_cannot_be_asked_is_one_line(model, tmp_path):
     data = tmp_path / "long.jsonl"
     data.write_text(json.dumps({"prompt": "film " * 80}) + "\n")
-    with pytest.raises(DataError, match="prompt 1 of 1 has .* tokens, and 1 leave no room for law.max_new_tokens=6"):
+    with pytest.raises(DataError, match=r"prompt 1 of 1 has .* tokens, and 1 leave no room for law.max_new_tokens=6"):
         run(model, data, tmp_path / "out")
     data.write_text('{"prompt": "a"}\n{"prompt": 3}\n')
-    with pytest.raises(DataError, match="1 row cannot be read: .*long.jsonl:2.* must be text"):
+    with pytest.raises(DataError, match=r"1 row cannot be read: .*long.jsonl:2.* must be text"):
         run(model, data, tmp_path / "other")
     with pytest.raises(ConfigError, match="num_samples must be at least 1"):
         request_of(str(model), [f"data.train={data}", "num_samples=0"], tmp_path)

@@ -46,7 +46,12 @@ def groups_of(answers: Sequence[Answer], tokenizer: PreTrainedTokenizerBase) -> 
 
 def _completion(answer: Answer, encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> Completion:
     (completion,) = encoded.completions
-    if answer.ids is None or not len(answer.ids) or answer.messages is not None or int(answer.ids.max()) >= len(tokenizer):
+    if (
+        answer.ids is None
+        or not len(answer.ids)
+        or answer.messages is not None
+        or int(answer.ids.max()) >= len(tokenizer)
+    ):
         return completion
     spoken = str(tokenizer.decode(answer.ids.tolist(), skip_special_tokens=True))
     if spoken != answer.text:

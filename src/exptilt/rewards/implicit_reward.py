@@ -48,12 +48,12 @@ class ImplicitReward:
             ModelError: one of them cannot be loaded, or the tokenizer does not fit it.
         """
         tokenizer = load_tokenizer(ModelConfig(path=settings.policy))
-        models = [
+        policy, reference = (
             model_on_device(load_model(ModelConfig(path=path), tokenizer))
             for path in (settings.policy, settings.reference)
-        ]
-        identity = f"implicit {settings.beta!r} * ({fingerprint(models[0])} - {fingerprint(models[1])})"
-        return cls(*models, tokenizer, settings.beta, identity)
+        )
+        identity = f"implicit {settings.beta!r} * ({fingerprint(policy)} - {fingerprint(reference)})"
+        return cls(policy, reference, tokenizer, settings.beta, identity)
 
     def __call__(self, answers: Sequence[Answer]) -> NDArray[np.float64]:
         """(N,) rewards."""

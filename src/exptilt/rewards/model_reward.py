@@ -106,8 +106,9 @@ class ModelReward:
             for batch in by_size([groups[place].num_tokens for place in fits], DEFAULT_TOKENS):
                 chosen = [groups[fits[index]] for index in batch]
                 scores = (self._packed(chosen) if self._packs else self._padded(chosen)).double().cpu()
-                for index, part in zip(batch, scores.split([len(group.completions) for group in chosen]), strict=True):
-                    values[fits[index]] = part.numpy()
+                ends = np.cumsum([len(group.completions) for group in chosen])
+                for index, part in zip(batch, np.split(scores.numpy(), ends[:-1]), strict=True):
+                    values[fits[index]] = part
         return np.concatenate([np.zeros(0), *values])
 
     def _packs_like_padded(self, groups: Sequence[Group]) -> bool:

@@ -37,7 +37,9 @@ def prompts_of(data: DataConfig) -> list[AskedPrompt]:
     refusing = [finding for finding in ledger.findings() if finding.severity == "error"]
     if refusing:
         worst = refusing[0]
-        raise DataError(f"{data.train}: {counted(worst.count or 0, 'row')} cannot be read: {worst.message}; {worst.fix}")
+        raise DataError(
+            f"{data.train}: {counted(worst.count or 0, 'row')} cannot be read: {worst.message}; {worst.fix}"
+        )
     found = _distinct(train.records)
     if not found:
         raise DataError(f"{data.train}: no row has a prompt to sample from")

@@ -48,7 +48,9 @@ class SampleRow:
     def line(self) -> str:
         """As it stands in the file."""
         values = {name: getattr(self, name) for name in self.__slots__}
-        return json.dumps({name: value for name, value in values.items() if value is not None}, ensure_ascii=False) + "\n"
+        return (
+            json.dumps({name: value for name, value in values.items() if value is not None}, ensure_ascii=False) + "\n"
+        )
 
     @classmethod
     def read(cls, row: Any, where: str) -> SampleRow:
@@ -104,7 +106,9 @@ class SampleFolder:
         if not kept.exists():
             write_whole(kept, request)
         self._remove_half_a_row()
-        self.done = {(row.prompt_id, row.sample_index) for row in read_samples(self._file)} if self._file.exists() else set()
+        self.done = (
+            {(row.prompt_id, row.sample_index) for row in read_samples(self._file)} if self._file.exists() else set()
+        )
         """Completions that are in the file, by prompt and number."""
 
     def add(self, rows: Iterable[SampleRow]) -> None:

@@ -82,7 +82,9 @@ def _sampled(request: SampleRequest, asked: Sequence[AskedPrompt], folder: Path,
                 raise Stopped(f"stopped; {len(kept.done):,} samples stay, and the same command goes on") from None
     missing = total - len(wanted & kept.done)
     if missing:
-        raise ExptiltError(f"{folder}: {counted(missing, 'sample')} of {total:,} are missing; run the same command again")
+        raise ExptiltError(
+            f"{folder}: {counted(missing, 'sample')} of {total:,} are missing; run the same command again"
+        )
     print(f"{counted(total, 'sample')} of {counted(len(asked), 'prompt')}: {folder}")
     return folder
 
