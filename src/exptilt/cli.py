@@ -139,6 +139,42 @@ def train(
 
 
 @app.command()
+def sample(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A model, adapter or run, a hub id, a server's address, or a YAML file."),
+    ],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="The folder samples go to; run again to go on.")] = None,
+) -> None:
+    """Draw completions of prompts (data.train=prompts.jsonl num_samples=4), from a model or an OpenAI-compatible server."""
+    from exptilt.verbs.sample import request_of
+    from exptilt.verbs.sample import sample as run
+
+    run(request_of(what, overrides or [], output))
+
+
+@app.command()
+def pair(
+    samples: Annotated[
+        list[str], typer.Argument(metavar="SAMPLES [key=value]", help="Folders of samples, then settings.")
+    ],
+    output: Annotated[Path | None, typer.Option(help="The .jsonl file to write.")] = None,
+) -> None:
+    """Make preferences of samples: by a reward (reward.kind=length), or by which model spoke (label=source)."""
+    from exptilt.settings.load import load
+    from exptilt.settings.pair_settings import PairRequest
+
+    folders = [name for name in samples if "=" not in name]
+    stated = [f"samples={json.dumps(folders)}"] if folders else []
+    stated += [] if output is None else [f"output={json.dumps(str(output))}"]
+    request = load(PairRequest, None, [*stated, *(item for item in samples if "=" in item)])
+    from exptilt.verbs.pair import pair as run
+
+    run(request)
+
+
+@app.command()
 def plan(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
     overrides: Overrides = None,

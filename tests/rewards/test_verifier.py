@@ -46,7 +46,7 @@ def test_a_row_without_an_answer_is_unscored_and_all_rows_without_are_an_error()
     verifier = Verifier(VerifierConfig(check="exact"))
     some = [*answers("4"), Answer(prompt="3?", text="3", columns={"answer": None})]
     assert np.array_equal(verifier(some), [1, np.nan], equal_nan=True)
-    with pytest.raises(DataError, match="no row has the column 'answer'.*did you mean 'answers'"):
+    with pytest.raises(DataError, match=r"no row has the column 'answer'.*did you mean 'answers'"):
         verifier([Answer(prompt="3?", text="3", columns={"answers": "3"})])
 
 
@@ -66,7 +66,7 @@ def test_what_a_worker_prints_is_no_verdict(tmp_path, monkeypatch):
 def test_a_worker_that_does_not_start_is_one_line():
     with (
         BoundedCalls(["exptilt.rewards.nowhere"], timeout=1, workers=1) as calls,
-        pytest.raises(ConfigError, match="a worker process of a reward does not start: .*nowhere"),
+        pytest.raises(ConfigError, match=r"a worker process of a reward does not start: .*nowhere"),
     ):
         calls([1])
 

@@ -63,6 +63,13 @@ CATALOGUE: dict[str, Problem] = {
         "on_lost",
         fix="repair the row, name another template in data.chat_template, or set data.fold_system=true for a system turn",
     ),
+    "drawn_ids": Problem(
+        "token ids of the row are trained on; its text alone would become other tokens", severity="info"
+    ),
+    "foreign_ids": Problem(
+        "token ids of the row do not read as its text with this tokenizer, so the text is encoded instead",
+        fix="draw and train with one tokenizer, or leave out prompt_ids, chosen_ids and rejected_ids",
+    ),
     # one example is not worth training on as it stands
     "empty": Problem("a completion is empty or only white space", "on_empty", fix=_REPAIR),
     "empty_prompt": Problem("the prompt is blank, and other rows of the source ask something", "on_empty", fix=_REPAIR),

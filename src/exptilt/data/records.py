@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from exptilt.data.turns import Message as Message
 from exptilt.data.turns import said_by
@@ -15,6 +15,14 @@ Text = str | tuple[Message, ...]
 
 TemplateArgs = Mapping[str, Any]
 """Arguments that a row gives the chat template besides its turns: `tools`, and the template's own."""
+
+
+class DrawnIds(NamedTuple):
+    """Token ids of a preference as they were sampled: text does not always become the same tokens again."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +43,8 @@ class Preference:
     """For a tie, whether both sides are good (true) or bad (false), if the source tells."""
     section: str | None = None
     """Part of a benchmark that it belongs to, if the source tells."""
+    drawn_ids: DrawnIds | None = None
+    """Token ids to train on instead of those of the text, if the source gives them."""
     template_args: TemplateArgs = field(default_factory=dict)
 
     @property

@@ -1,6 +1,6 @@
 """Which folders may be written into: those that are new, empty or exptilt's own, and lie apart from everything precious.
 
-A folder of ours holds `.exptilt-owner.json`, which says what the folder is: a run, a study, an evaluation, a demo.
+A folder of ours holds `.exptilt-owner.json`, which says what the folder is: a run, a study, an evaluation, a demo, samples.
 """
 
 from __future__ import annotations
@@ -16,9 +16,15 @@ from typing import Any, Literal
 from exptilt.disk import reason, write_whole
 from exptilt.errors import CheckpointError
 
-Kind = Literal["run", "study", "evaluation", "demo"]
+Kind = Literal["run", "study", "evaluation", "demo", "samples"]
 
-_CALLED: dict[Kind, str] = {"run": "a run", "study": "a study", "evaluation": "an evaluation", "demo": "a demo"}
+_CALLED: dict[Kind, str] = {
+    "run": "a run",
+    "study": "a study",
+    "evaluation": "an evaluation",
+    "demo": "a demo",
+    "samples": "samples",
+}
 
 OWNER_FILE = ".exptilt-owner.json"
 LOCK_FILE = ".exptilt-lock"

@@ -8,6 +8,8 @@ slower: 4,096 samples of 24 tokens from a 3-layer model of width 128 take 3.7 s 
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -45,6 +47,8 @@ class Sample:
     ended: bool
     """True if the last id is an end token, False if the completion was cut at `max_new_tokens`."""
     law: SamplingLaw
+    logps: NDArray[np.float32] | None = None
+    """(n,) nats, log-probability of each id under the model's own distribution, whatever the law; None unless asked for."""
 
     def text(self, tokenizer: Any) -> str:
         """The completion as text, without special tokens and without the token that ended it, special or not."""
@@ -62,6 +66,8 @@ def sample(
     seed: int = 0,
     batch_size: int = 256,
     progress: Callable[[int, int], None] | None = None,
+    keys: Sequence[bytes] | None = None,
+    with_logps: bool = False,
 ) -> list[Sample]:
     """Draw `num_samples` completions for every prompt.
 
@@ -81,6 +87,9 @@ def sample(
         seed: >= 0.
         batch_size: completions drawn at a time.
         progress: called with (completions drawn, completions in all) after every batch.
+        keys: what names the random streams of each prompt, instead of its position: then prompts may be added anywhere
+            and each keeps its samples.
+        with_logps: also give the log-probability of every token.
 
     Returns:
         Samples in the order of the prompts, each prompt's in the order of `sample_index`.
@@ -102,7 +111,9 @@ def sample(
     try:
         start = 0
         for batch in _batches(model, order, [len(prompts[prompt]) for prompt, _ in rows], batch_size):
-            finished = _draw_batch(model, prompts, [rows[row] for row in batch], law, seed)
+            members = [rows[row] for row in batch]
+            uniforms = np.stack([_uniforms(seed, *row, law.max_new_tokens, keys) for row in members])
+            finished = _draw_batch(model, prompts, members, law, torch.as_tensor(uniforms), with_logps)
             drawn.update(zip(batch, finished, strict=True))
             if progress is not None:
                 progress(start + len(batch), len(rows))
@@ -158,9 +169,13 @@ def _check(model: Any, prompts: Sequence[TokenIds], max_new_tokens: int) -> None
 
 @torch.no_grad()  # not inference_mode: what sharded weights are gathered into is used in training again
 def _draw_batch(
-    model: Any, prompts: Sequence[TokenIds], rows: Sequence[tuple[int, int]], law: SamplingLaw, seed: int
+    model: Any,
+    prompts: Sequence[TokenIds],
+    rows: Sequence[tuple[int, int]],
+    law: SamplingLaw,
+    uniforms: Tensor,
+    with_logps: bool,
 ) -> list[Sample]:
-    uniforms = np.stack([_uniforms(seed, prompt, index, law.max_new_tokens) for prompt, index in rows])
     unique = sorted({prompt for prompt, _ in rows})
     state = read_prompts(model, [prompts[prompt] for prompt in unique])
     position_of = {prompt: position for position, prompt in enumerate(unique)}
@@ -168,28 +183,45 @@ def _draw_batch(
     eos = law.eos_ids or ()
     return [
         Sample(
-            prompt_index=prompt, sample_index=index, prompt=prompts[prompt], ids=ids, ended=int(ids[-1]) in eos, law=law
+            prompt_index=prompt,
+            sample_index=index,
+            prompt=prompts[prompt],
+            ids=ids,
+            ended=int(ids[-1]) in eos,
+            law=law,
+            logps=logps if with_logps else None,
         )
-        for (prompt, index), ids in zip(rows, _draw_ids(state, law, torch.as_tensor(uniforms)), strict=True)
+        for (prompt, index), (ids, logps) in zip(rows, _draw_ids(state, law, uniforms, with_logps), strict=True)
     ]
 
 
-def _uniforms(seed: int, prompt: int, index: int, count: int) -> NDArray[np.float64]:
+def _uniforms(
+    seed: int, prompt: int, index: int, count: int, keys: Sequence[bytes] | None = None
+) -> NDArray[np.float64]:
     key = np.array([seed, (prompt << 32) | index], dtype=np.uint64)
+    if keys is not None:
+        named = hashlib.blake2b(keys[prompt], digest_size=16, salt=struct.pack("<QQ", seed, index))
+        key = np.frombuffer(named.digest(), dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).random(count)
 
 
-def _draw_ids(state: State, law: SamplingLaw, uniforms: Tensor) -> list[TokenIds]:
-    """(n_b,) ids for each row b of a batch; `uniforms[b]` is its random stream."""
+def _draw_ids(
+    state: State, law: SamplingLaw, uniforms: Tensor, with_logps: bool
+) -> list[tuple[TokenIds, NDArray[np.float32]]]:
+    """(n_b,) ids for each row b of a batch, and their log-probabilities if asked for; `uniforms[b]` is its random stream."""
     device = state.seen.device
     eos = torch.tensor(law.eos_ids or (), dtype=torch.int64)
     out = torch.full((len(uniforms), law.max_new_tokens), -1, dtype=torch.int64)
+    logps = torch.zeros(out.shape if with_logps else (len(uniforms), 0), dtype=torch.float32)
     rows = torch.arange(len(uniforms))
     alive = torch.ones(len(uniforms), dtype=torch.bool)
     for step in range(law.max_new_tokens):
         logits = _bend(state.logits.float(), state.seen, law, eos, step)
         tokens = _choose(logits, uniforms[rows, step].to(device), law, step)
         out[rows[alive], step] = tokens.cpu()[alive]
+        if with_logps:
+            chosen = state.logits.float().log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
+            logps[rows[alive], step] = chosen.cpu()[alive]
         alive &= ~torch.isin(tokens.cpu(), eos)
         if not bool(alive.any()) or step + 1 == law.max_new_tokens:
             break
@@ -198,7 +230,10 @@ def _draw_ids(state: State, law: SamplingLaw, uniforms: Tensor) -> list[TokenIds
             state.select(remaining.to(device))
             tokens, rows, alive = tokens[remaining.to(device)], rows[remaining], alive[remaining]
         state.advance(tokens)
-    return [ids[ids >= 0].numpy().astype(np.int32) for ids in out]
+    return [
+        (ids[ids >= 0].numpy().astype(np.int32), own[: int((ids >= 0).sum())].numpy())
+        for ids, own in zip(out, logps, strict=True)
+    ]
 
 
 def _choose(logits: Tensor, uniform: Tensor, law: SamplingLaw, step: int) -> Tensor:

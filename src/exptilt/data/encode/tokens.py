@@ -14,7 +14,7 @@ from exptilt.data.encode.chat_templates import SCRATCH, reads
 from exptilt.data.encode.render import Rendered, Renderer, Span, Template, Whole
 from exptilt.data.groups import Completion, TokenIds
 from exptilt.data.problems import RowError
-from exptilt.data.records import Record, TemplateArgs, Text
+from exptilt.data.records import Preference, Record, TemplateArgs, Text, words_of
 from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.data.turns import said_by
 from exptilt.errors import DataError
@@ -103,8 +103,9 @@ class Encoder:
                 encoded.append(None)
                 continue
             made, codes = self._encode(record, item, ids[item.prompt], [ids[whole.text] for whole in item.wholes])
+            made, of_ids = self._as_drawn(record, made)
             encoded.append(made)
-            for code in codes:
+            for code in (*codes, *of_ids):
                 account += Account.of(code, record.id)
         return encoded, account
 
@@ -119,6 +120,25 @@ class Encoder:
         )
         pairs = zip(prompts, ids, strict=True)
         return [_array(self._with_bos(part, self.renderer.uses_template(prompt))) for prompt, part in pairs]
+
+    def _as_drawn(self, record: Record, encoded: Encoded) -> tuple[Encoded, tuple[str, ...]]:
+        """A preference in the tokens it was sampled in, if the row has them and they read as its text; codes of findings."""
+        drawn = record.drawn_ids if isinstance(record, Preference) else None
+        if drawn is None:
+            return encoded, ()
+        texts = [words_of(text) for text in record.completions]
+        if max(max(ids) for ids in drawn) >= len(self._tokenizer) or not all(map(self._reads_as, drawn[1:], texts)):
+            return encoded, ("foreign_ids",)
+        completions = tuple(Completion(_array(list(ids)), np.ones(len(ids), dtype=np.bool_)) for ids in drawn[1:])
+        made = Encoded(_array(list(drawn.prompt)), completions, encoded.num_leading)
+        own, sampled = ((one.prompt, *(part.ids for part in one.completions)) for one in (encoded, made))
+        return made, () if all(map(np.array_equal, own, sampled)) else ("drawn_ids",)
+
+    def _reads_as(self, ids: Sequence[int], text: str) -> bool:
+        """Whether ids read as a text, with or without the last of them, which may be an end token that is not special."""
+        return any(
+            self._tokenizer.decode(list(part), skip_special_tokens=True) == text for part in (ids, ids[:-1]) if part
+        )
 
     def _render(self, record: Record) -> tuple[Rendered | None, Account]:
         try:

@@ -150,7 +150,7 @@ ADAPTERS: tuple[Adapter, ...] = (
              ("input", "output", *_PAIR), beside=_DISTILABEL),
     _adapter("sharegpt", "conversations chosen rejected", pairs.sharegpt, _after_a_dialogue,
              (*pairs.DIALOGUES, *_PAIR)),
-    _adapter("preference", "prompt chosen rejected", pairs.preference, _has("chosen", "rejected"), ("messages", *_PAIR),
+    _adapter("preference", "prompt chosen rejected", pairs.preference, _has("chosen", "rejected"), ("messages", *pairs.IDS, *_PAIR),
              beside=f"all_generated_responses all_rm_scores conversation turns {_DISTILABEL}"),
     _adapter("argilla", "instruction chosen_response rejected_response", renamed.argilla, None,
              ("input", "context", *_PAIR)),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from exptilt.data.formats import hh
 from exptilt.data.formats.dialogues import divided, same_turns
-from exptilt.data.formats.fields import content, need, number, section_of, text, turns
+from exptilt.data.formats.fields import content, items, need, number, section_of, text, turns, whole
 from exptilt.data.problems import RowError
-from exptilt.data.records import Message, Preference, Text, as_turns
+from exptilt.data.records import DrawnIds, Message, Preference, Text, as_turns
 
 Row = Mapping[str, Any]
 SCORES = (
@@ -45,7 +46,7 @@ def preference(row: Row, row_id: str) -> Preference:
     )
     if row.get("messages"):
         _check_said_again(pair, turns(row["messages"], "messages"))
-    return pair
+    return pair if row.get("chosen_ids") is None else replace(pair, drawn_ids=_drawn_ids(row))
 
 
 def transcripts(row: Row, row_id: str) -> Preference:
@@ -72,6 +73,14 @@ def sharegpt(row: Row, row_id: str) -> Preference:
                 ends -= 1
             return paired(row, row_id, dialogue[:ends], dialogue, rejected)
     raise RowError("bad_roles", f"{column} ends with the assistant's turn, and it is not the chosen one")
+
+
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
+"""Columns of token ids as they were sampled; `exptilt pair` writes them."""
+
+
+def _drawn_ids(row: Row) -> DrawnIds:
+    return DrawnIds(*(tuple(whole(id_, name, 0) for id_ in items(need(row, name), name)) for name in IDS))
 
 
 def _check_said_again(pair: Preference, repeated: tuple[Message, ...]) -> None:

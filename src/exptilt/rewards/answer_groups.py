@@ -1,0 +1,59 @@
+"""Answers as groups of token ids, for rewards that run a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from exptilt.data.encode.tokens import Encoded, Encoder
+from exptilt.data.groups import Completion, Group
+from exptilt.data.problems import Ledger, RowError
+from exptilt.data.records import Demonstration
+from exptilt.errors import DataError
+from exptilt.preferences import Answer
+
+
+def groups_of(answers: Sequence[Answer], tokenizer: PreTrainedTokenizerBase) -> Iterator[Group]:
+    """Groups of neighbouring answers with one prompt; completions keep the order of the answers.
+
+    Every answer is rendered by this tokenizer's own template. Token ids that come with an answer are taken where this
+    tokenizer reads its text in them, so that a sample keeps the tokens it was drawn with.
+
+    Raises:
+        DataError: an answer cannot be rendered by the template.
+    """
+    encoder = Encoder(tokenizer, ledger=Ledger({}))
+    records = [
+        Demonstration(id=f"answer {number}", prompt=answer.prompt, completion=answer.messages or answer.text)
+        for number, answer in enumerate(answers, start=1)
+    ]
+    run: list[Completion] = []
+    prompt, first = np.zeros(0, np.int32), 1
+    for number, (answer, encoded) in enumerate(zip(answers, encoder.encode(records), strict=True), start=1):
+        if isinstance(encoded, RowError):
+            raise DataError(f"answer {number}: {encoded.detail or encoded.code}")
+        if run and not np.array_equal(encoded.prompt, prompt):
+            yield Group(id=f"answer {first}", prompt=prompt, completions=tuple(run))
+            run = []
+        if not run:
+            prompt, first = encoded.prompt, number
+        run.append(_completion(answer, encoded, tokenizer))
+    if run:
+        yield Group(id=f"answer {first}", prompt=prompt, completions=tuple(run))
+
+
+def _completion(answer: Answer, encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> Completion:
+    (completion,) = encoded.completions
+    if (
+        answer.ids is None
+        or not len(answer.ids)
+        or answer.messages is not None
+        or int(answer.ids.max()) >= len(tokenizer)
+    ):
+        return completion
+    spoken = str(tokenizer.decode(answer.ids.tolist(), skip_special_tokens=True))
+    if spoken != answer.text:
+        return completion
+    return Completion(answer.ids, np.ones(len(answer.ids), dtype=np.bool_))

@@ -1,0 +1,133 @@
+"""`exptilt pair`: rows that training reads, with everything that was left out counted."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from exptilt.data.prepare import prepare
+from exptilt.errors import ConfigError, DataError
+from exptilt.kinds import LIST, PAIR, UNPAIRED
+from exptilt.policies.tokenizers import train_tokenizer
+from exptilt.sampling.sample_rows import SampleRow, prompt_id
+from exptilt.settings.data_settings import DataConfig
+from exptilt.settings.load import load
+from exptilt.settings.pair_settings import PairRequest
+from exptilt.verbs.pair import pair
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["the film was good and the plot was bad"] * 4, 300)
+
+
+def samples(path, said: dict, tokenizer=None, answers=None) -> str:
+    rows = []
+    for prompt, completions in said.items():
+        for index, text in enumerate(completions):
+            ids = None if tokenizer is None else (*map(ord_of(tokenizer), text), tokenizer.eos_token_id)
+            rows.append(
+                SampleRow(
+                    prompt_id=prompt_id(prompt),
+                    prompt=prompt,
+                    sample_index=index,
+                    completion=text,
+                    ended=True,
+                    prompt_ids=None if ids is None else tuple(tokenizer(prompt)["input_ids"]),
+                    completion_ids=ids,
+                    answer=None if answers is None else answers[prompt],
+                )
+            )
+    path.write_text("".join(row.line() for row in rows))
+    return str(path)
+
+
+def ord_of(tokenizer):
+    """One token a letter: never how the tokenizer itself spells a word it knows."""
+    return lambda letter: tokenizer(letter, add_special_tokens=False)["input_ids"][0]
+
+
+def run(output, *settings: str) -> list[dict]:
+    pair(load(PairRequest, None, [f"output={output}", *settings]))
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+
+def test_a_verifier_prefers_right_over_wrong(tmp_path, capsys):
+    said = {"2+2": ["#### 4", "#### 5", "#### 4"], "1+1": ["#### 3", "#### 3"], "3+3": ["#### 6", "none"]}
+    folder = samples(tmp_path / "s.jsonl", said, answers={"2+2": "4", "1+1": "2", "3+3": "6"})
+    rows = run(tmp_path / "pairs.jsonl", f"samples=[{folder}]", "reward={kind: verifier, check: gsm8k}", "pairs=all")
+    assert [(row["prompt"], row["chosen"], row["rejected"], row["margin"]) for row in rows] == [
+        ("2+2", "#### 4", "#### 5", 1.0),
+        ("2+2", "#### 4", "#### 5", 1.0),
+        ("3+3", "#### 6", "none", 1.0),
+    ]
+    assert "left out: 2 with ties" in capsys.readouterr().out
+
+
+def test_the_stronger_model_is_preferred_whatever_it_said(tmp_path):
+    strong = samples(tmp_path / "strong.jsonl", {"a": ["one", "two"], "b": ["same"]})
+    weak = samples(tmp_path / "weak.jsonl", {"a": ["three"], "b": ["same"]})
+    rows = run(tmp_path / "delta.jsonl", f"samples=[{strong}, {weak}]", "label=source")
+    assert [(row["chosen"], row["rejected"]) for row in rows] == [("one", "three")]
+    assert "margin" not in rows[0]
+
+
+def test_two_models_are_the_two_sides_and_a_reward_decides(tmp_path):
+    one = samples(tmp_path / "one.jsonl", {"a": ["long answer", "x"]})
+    other = samples(tmp_path / "other.jsonl", {"a": ["short", "longer"]})
+    rows = run(tmp_path / "p.jsonl", f"samples=[{one}, {other}]", "reward.kind=length", "pairs=across")
+    assert [(row["chosen"], row["rejected"]) for row in rows] == [("long answer", "short"), ("longer", "x")]
+
+
+def test_rankings_and_ratings_are_read_by_training(tmp_path, tokenizer):
+    folder = samples(tmp_path / "s.jsonl", {"a": ["good", "good film", "bad"], "b": ["the", "the plot"]})
+    settings = [f"samples=[{folder}]", "reward.kind=length"]
+    rankings = run(tmp_path / "rankings.jsonl", *settings, "rows=ranking")
+    assert rankings[0]["ranks"] == [2, 1, 3]
+    assert rankings[0]["scores"] == [4.0, 9.0, 3.0]
+    ratings = run(tmp_path / "ratings.jsonl", *settings, "rows=rating", "threshold=3.5")
+    assert [row["label"] for row in ratings] == [True, True, False, False, True]
+    for name, kind, count in (("rankings", LIST, 2), ("ratings", UNPAIRED, 5)):
+        assert len(prepare(DataConfig(train=str(tmp_path / f"{name}.jsonl")), tokenizer, kind, None).train) == count
+
+
+def test_preferences_are_trained_on_the_tokens_that_were_drawn(tmp_path, tokenizer):
+    folder = samples(tmp_path / "s.jsonl", {"the film": ["good", "was bad"]}, tokenizer)
+    (row,) = run(tmp_path / "pairs.jsonl", f"samples=[{folder}]", "reward.kind=length")
+    prepared = prepare(DataConfig(train=str(tmp_path / "pairs.jsonl")), tokenizer, PAIR, None)
+    (group,) = prepared.train
+    assert [part.ids.tolist() for part in group.completions] == [row["chosen_ids"], row["rejected_ids"]]
+    assert len(group.completions[1].ids) > len(tokenizer("good")["input_ids"])
+    assert [finding.count for finding in prepared.report.findings if finding.code == "drawn_ids"] == [1]
+
+
+def test_ids_of_another_text_are_not_believed(tmp_path, tokenizer):
+    row = {"prompt": "the film", "chosen": "good", "rejected": "bad"}
+    ids = {"prompt_ids": [5], "chosen_ids": [6, 7], "rejected_ids": [8, 9]}
+    (tmp_path / "plain.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "ids.jsonl").write_text(json.dumps(row | ids) + "\n")
+    plain, other = (
+        prepare(DataConfig(train=str(tmp_path / name)), tokenizer, PAIR, None) for name in ("plain.jsonl", "ids.jsonl")
+    )
+    assert "foreign_ids" in [finding.code for finding in other.report.findings]
+    for one, same in zip(plain.train[0].completions, other.train[0].completions, strict=True):
+        assert np.array_equal(one.ids, same.ids)
+
+
+def test_what_prefers_nothing_is_one_line_and_writes_nothing(tmp_path):
+    folder = samples(tmp_path / "s.jsonl", {"a": ["abc", "xyz"]})
+    output = tmp_path / "pairs.jsonl"
+    with pytest.raises(DataError, match="reward length: gives 3 to all 2 answers"):
+        run(output, f"samples=[{folder}]", "reward.kind=length")
+    with pytest.raises(DataError, match="no row has the column 'answer'"):
+        run(output, f"samples=[{folder}]", "reward={kind: verifier, check: gsm8k}")
+    assert not output.exists()
+    output.write_text("mine")
+    with pytest.raises(ConfigError, match="is there already and is not replaced"):
+        run(output, f"samples=[{folder}]", "reward.kind=length")
+    with pytest.raises(ConfigError, match="samples must name two folders"):
+        run(output, f"samples=[{folder}]", "label=source")
+    with pytest.raises(ConfigError, match="reward is missing"):
+        run(output, f"samples=[{folder}]")
