@@ -10,7 +10,7 @@ from exptilt.errors import DataError
 from exptilt.preferences import Answer
 from exptilt.rewards.length_reward import Length
 from exptilt.rewards.scored_answers import require_spread, rewards_of
-from exptilt.rewards.weighted_sum import WeightedSum
+from exptilt.rewards.weighted_sum import RewardSum
 
 ANSWERS = [Answer(prompt="?", text=text) for text in ("a", "b b", "c c c")]
 
@@ -55,6 +55,6 @@ def test_a_reward_that_prefers_nothing_is_refused():
 
 
 def test_a_sum_is_weighted_clipped_and_unscored_where_a_part_is():
-    both = WeightedSum(((2.0, Length("words")), (1.0, Given([0.0, np.nan, -100.0]))), low=-5.0)
+    both = RewardSum(((2.0, Length("words")), (1.0, Given([0.0, np.nan, -100.0]))), low=-5.0)
     assert np.array_equal(rewards_of(both, ANSWERS), [2.0, np.nan, -5.0], equal_nan=True)
-    assert WeightedSum(((2.0, Length("words")),)).identity != WeightedSum(((2.5, Length("words")),)).identity
+    assert RewardSum(((2.0, Length("words")),)).identity != RewardSum(((2.5, Length("words")),)).identity

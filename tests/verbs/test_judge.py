@@ -97,14 +97,14 @@ def test_columns_of_one_file_and_messages(tmp_path):
 
 
 def test_equal_answers_are_a_tie_and_nobody_is_asked(tmp_path):
-    class Asked:
+    class AskedComparison:
         name = identity = "asked"
 
         def __call__(self, comparisons):
             self.got = list(comparisons)
             return iter(())
 
-    judge = Asked()
+    judge = AskedComparison()
     found = ask_each_once(
         judge, [Comparison("p", ("x", "x")), Comparison("p", ("x", "y")), Comparison("p", ("y", "x"))]
     )

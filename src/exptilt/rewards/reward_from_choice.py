@@ -43,10 +43,10 @@ def build_reward(settings: AnyReward) -> Reward:
 
             return imported_reward(settings.path)
         case SumConfig():
-            from exptilt.rewards.weighted_sum import WeightedSum
+            from exptilt.rewards.weighted_sum import RewardSum
 
             parts = tuple((part.weight, build_reward(part.reward)) for part in settings.parts)
-            return WeightedSum(parts, settings.low, settings.high)
+            return RewardSum(parts, settings.low, settings.high)
     return _of_models(settings)
 
 

@@ -13,7 +13,7 @@ from exptilt.rewards.scored_answers import rewards_of
 
 
 @dataclass(frozen=True)
-class WeightedSum:
+class RewardSum:
     """A weighted sum of rewards.
 
         r(x, y) = min(high, max(low, sum_i w_i r_i(x, y)))
@@ -22,7 +22,7 @@ class WeightedSum:
 
     Example:
         >>> from exptilt.rewards.length_reward import Length
-        >>> both = WeightedSum(((2.0, Length("words")), (-0.5, Length("characters"))), high=1.0)
+        >>> both = RewardSum(((2.0, Length("words")), (-0.5, Length("characters"))), high=1.0)
         >>> both([Answer(prompt="", text="a b"), Answer(prompt="", text="abcd")]).tolist()
         [1.0, 0.0]
     """
