@@ -148,11 +148,19 @@ def reward_on_length(
         xx, xy, _ = moments(weights)
         return divide(xy, xx)
 
-    def explained(weights: Floats) -> Floats:
+    def correlation(weights: Floats) -> Floats:
         xx, xy, yy = moments(weights)
-        return divide(xy * xy, xx * yy)
+        return divide(xy, np.sqrt(np.maximum(xx * yy, 0)))
 
-    return LengthSlope(
-        slope=bootstrap(slope, clusters.count, how),
-        r_squared=bootstrap(explained, clusters.count, how, within=(0.0, 1.0)),
-    )
+    # The share is the square of the correlation. Near 0 a square barely moves, so its own spread would say too little.
+    signed = bootstrap(correlation, clusters.count, how, within=(-1.0, 1.0))
+    return LengthSlope(slope=bootstrap(slope, clusters.count, how), r_squared=_squared(signed))
+
+
+def _squared(found: Estimate) -> Estimate:
+    """The square of an estimate; an interval that holds 0 begins there."""
+    value = None if found.value is None else found.value**2
+    if found.interval is None:
+        return found.model_copy(update={"value": value})
+    ends = sorted(end**2 for end in found.interval)
+    return found.model_copy(update={"value": value, "low": ends[0] if found.excludes(0.0) else 0.0, "high": ends[1]})
