@@ -7,6 +7,7 @@ from exptilt.evaluation.intervals import (
     Clusters,
     Resampling,
     bootstrap,
+    bootstraps,
     mean,
     paired_difference,
     ratio,
@@ -126,6 +127,14 @@ def test_one_prompt_says_nothing_about_others():
 def test_a_statistic_that_is_often_undefined_has_no_interval():
     found = bootstrap(lambda weights: np.where(weights[:, 0] > 0, 1.0, np.nan), 10)
     assert (found.value, found.low, found.high) == (1.0, None, None)
+
+
+def test_a_statistic_that_is_never_defined_is_undefined_and_leaves_its_neighbours_alone():
+    values = np.random.default_rng(10).normal(size=20)
+    columns = lambda weights: np.stack([np.full(len(weights), np.nan), weights @ values / 20], axis=1)  # noqa: E731
+    undefined, mean_of_all = bootstraps(columns, 20)
+    assert (undefined.value, undefined.interval) == (None, None)
+    assert mean_of_all.interval == pytest.approx(mean(values, range(20)).interval, rel=0.3)
 
 
 def test_bad_values_are_named():

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from exptilt.errors import ConfigError
 from exptilt.verbs import demo as demo_file
 from exptilt.verbs.demo import METHODS, DemoSize, demo
 
@@ -69,3 +70,15 @@ def test_the_page_stands_alone(frontiers):
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert 'src="http' not in page
     assert "DPO beta=0.1" in page
+
+
+def test_more_seeds_add_runs_and_leave_the_first_seeds_folders_as_they_are(tmp_path):
+    alone, several = (demo_file._Demo(tmp_path, 3, SMALL, seeds)._runs() for seeds in (1, 2))
+    assert [run.folder for run in alone] == list(METHODS)
+    assert [run.folder for run in several if run.seed == 3] == list(METHODS)
+    assert [(run.title, run.objective) for run in several][:2] == [
+        ("Preferred-FT seed=3", "Preferred-FT"),
+        ("Preferred-FT seed=4", "Preferred-FT"),
+    ]
+    with pytest.raises(ConfigError, match="seeds: must be >= 1, got 0"):
+        demo(tmp_path / "none", 0, SMALL, seeds=0)

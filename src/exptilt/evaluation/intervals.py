@@ -194,8 +194,10 @@ def influences(statistic: Statistic, num_prompts: int, how: Resampling = DEFAULT
         out = np.arange(start, min(start + rows, units))
         left.append(statistic((groups[None, :] != out[:, None]).astype(np.float64)))
     without = np.concatenate(left)
-    moved = (units - 1) * (without[np.isfinite(without).all(axis=1)].mean(axis=0) - without)
-    return value, np.nan_to_num(moved)  # a unit without which nothing is defined has no influence to speak of
+    known = np.isfinite(without)
+    centre = divide(np.where(known, without, 0.0).sum(axis=0), known.sum(axis=0).astype(np.float64))
+    # A unit without which a statistic is not defined has no influence to speak of.
+    return value, np.where(known, (units - 1) * (centre - np.where(known, without, 0.0)), 0.0)
 
 
 def studentised(
