@@ -60,8 +60,8 @@ def test_the_finding_has_both_numbers_the_rule_and_the_fix():
     far = of([-39.0, -41.0] * 4, [-20.0] * 8)
     finding = far.finding()
     assert (finding.code, finding.severity, finding.count) == ("unfamiliar", "warning", 8)
-    # SE = 0.1 / sqrt(7) = 0.038; the own samples are all alike, so nothing is known of their spread.
-    assert "chosen text -4.000 [-4.0" in finding.message
+    # SE = 0.1 / sqrt(7) = 0.038, three of them each way; the own samples are all alike, so nothing is known of their spread.
+    assert "chosen text -4.000 [-4.113, -3.887]" in finding.message
     assert "nats per token and its own samples -2.000 [unknown]" in finding.message
     assert "more than 1 nat per token apart" in finding.message
     assert "`sft:` in the recipe" in finding.fix
