@@ -39,7 +39,7 @@ def measure(path: str, workers: int) -> None:
     """In a process of its own: the time that preparing takes, and a digest of the groups, as one line of JSON."""
     from hashlib import blake2b
 
-    from exptilt.data.prepare import prepare
+    from exptilt.data.prepared import prepare
     from exptilt.policies.tokenizers import train_tokenizer
     from exptilt.settings.data_settings import DataConfig
 

@@ -35,7 +35,7 @@ def write(path: Path, count: int) -> None:
 
 def measure(path: str, stage: str) -> None:
     """In a process of its own: what preparing the rows costs, as one line of JSON."""
-    from exptilt.data.prepare import prepare
+    from exptilt.data.prepared import prepare
     from exptilt.policies.tokenizers import train_tokenizer
     from exptilt.settings.data_settings import DataConfig
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import exptilt
 from exptilt.data.groups import Completion, Group
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.errors import ConfigError
 from exptilt.kinds import COMPLETION, KINDS, LIST, PAIR, REWARD, UNPAIRED, Kind, kind_for, kind_of
 from exptilt.labels import Desirable, Preferred, Ranked
@@ -77,7 +77,7 @@ def test_nobody_asks_a_loss_or_a_kind_by_name():
 
 
 def test_kinds_and_labels_need_no_torch():
-    code = "import sys, exptilt.kinds, exptilt.labels, exptilt.data.prepare; print('torch' in sys.modules)"
+    code = "import sys, exptilt.kinds, exptilt.labels, exptilt.data.prepared; print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
 

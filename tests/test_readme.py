@@ -72,13 +72,14 @@ def test_the_make_targets_exist():
 def test_the_walk_from_init_to_report(workshop):
     commands = [words for words in SHELL if words[0] == "exptilt"]
     verbs = [words[1] for words in commands]
-    assert verbs == ["init", "doctor", "plan", "train", "evaluate", "report", "config", "frontier", "train"]
-    init, doctor, plan, train, evaluate, report, config, frontier, _ = (words[1:] for words in commands)
+    assert verbs == ["init", "doctor", "plan", "prepare", "train", "evaluate", "report", "config", "frontier", "train"]
+    init, doctor, plan, prepare, train, evaluate, report, config, frontier, _ = (words[1:] for words in commands)
     run(*init)
     recipe = Path("recipe.yaml")
     recipe.write_text(recipe.read_text().replace("path/to/model-folder-or-hub-id", "my-model"))
     assert "108 examples kept" in run(*doctor)
     assert "micro-batch" in run(*plan, *QUICK)
+    assert "examples to train on" in run(*prepare)
     run(*train, *QUICK)
     run(*train, *QUICK, "output=runs/second", "loss=ipo")
     assert "accuracy with reference" in run(*evaluate)

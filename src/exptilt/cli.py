@@ -125,6 +125,20 @@ def doctor(
 
 
 @app.command()
+def prepare(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")], overrides: Overrides = None
+) -> None:
+    """Read, check and tokenise the rows of a recipe before GPUs are held; `train` finds them on disk."""
+    from exptilt.settings.load import load
+    from exptilt.settings.recipe import Recipe
+
+    settings = load(Recipe, recipe, overrides or [])  # first: a mistake in a recipe does not wait for torch
+    from exptilt.verbs.prepare import prepare as run
+
+    run(settings)
+
+
+@app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")], overrides: Overrides = None
 ) -> None:

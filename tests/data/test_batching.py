@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from exptilt.data.batching import Batches, budget_use, by_size, pack
 from exptilt.data.groups import Completion, Group
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 
 

@@ -6,8 +6,8 @@ import datasets
 import pytest
 
 from exptilt.data import cache
-from exptilt.data import prepare as module
-from exptilt.data.prepare import prepare
+from exptilt.data import prepared as module
+from exptilt.data.prepared import prepare
 from exptilt.data.read import hub
 from exptilt.errors import DataError
 from exptilt.settings.data_settings import DataConfig

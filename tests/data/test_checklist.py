@@ -7,7 +7,7 @@ import json
 import pytest
 from invented_rows import bot, user
 
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.data.splits import read_records
 from exptilt.errors import DataError
 from exptilt.settings.data_settings import DataConfig, SourceConfig

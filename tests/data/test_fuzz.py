@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exptilt.data.formats import ADAPTERS
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.data.problems import CATALOGUE, RowError
 from exptilt.errors import DataError
 from exptilt.settings.data_settings import DataConfig

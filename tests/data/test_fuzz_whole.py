@@ -18,7 +18,7 @@ from rich.console import Console
 
 from exptilt.data.account.data_terminal import print_report, show_examples
 from exptilt.data.formats import ADAPTERS
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.errors import ExptiltError
 from exptilt.labels import Preferred
 from exptilt.reports.doctor_page import render_doctor_page

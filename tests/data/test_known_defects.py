@@ -7,7 +7,7 @@ import json
 import pytest
 
 from exptilt.data.batching import Batches
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.errors import DataError
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.data.splits import read_records
 from exptilt.errors import ConfigError, DataError
 from exptilt.settings.data_settings import DataConfig, SourceConfig

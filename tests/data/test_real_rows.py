@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.data.splits import read_records
 from exptilt.settings.data_settings import DataConfig
 

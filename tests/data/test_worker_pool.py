@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from exptilt.data import prepare as preparing
+from exptilt.data import prepared as preparing
 from exptilt.data.cache import DataCache
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.data.worker_pool import mapped, num_workers
 from exptilt.errors import DataError
 from exptilt.settings.data_settings import DataConfig

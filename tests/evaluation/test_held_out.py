@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.evaluation.held_out import Wanted, measure_ches, measure_policy, measure_sections
 from exptilt.evaluation.held_out_samples import measure_samples
 from exptilt.evaluation.intervals import Resampling

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from exptilt.data.cache import DataCache
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.errors import ExptiltError
 from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.runs.run_recipe import run_recipe

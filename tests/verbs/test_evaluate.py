@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.errors import CheckpointError, ConfigError, DataError, ModelError
 from exptilt.policies.adapters import with_adapter
 from exptilt.policies.models import load_model, load_tokenizer

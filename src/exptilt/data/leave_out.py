@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from exptilt.data.prepare import Prepared, lengths_of
+from exptilt.data.prepared import Prepared, lengths_of
 from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.data.table import GroupTable
 from exptilt.kinds import Kind

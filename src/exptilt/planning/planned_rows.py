@@ -8,7 +8,7 @@ from typing import Any
 
 from exptilt.data.cache import DataCache
 from exptilt.data.groups import Group
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.errors import DataError
 from exptilt.kinds import Kind
 from exptilt.settings.data_settings import DataConfig

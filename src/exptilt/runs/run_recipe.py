@@ -11,7 +11,7 @@ from functools import partial
 import transformers
 from rich.console import Console
 
-from exptilt.data.prepare import refused
+from exptilt.data.prepared import refused
 from exptilt.evaluation.held_out import Wanted, detectable_line, measure_policy
 from exptilt.policies.device import model_on_device
 from exptilt.policies.models import load_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from exptilt.data.prepare import Prepared, prepare
+from exptilt.data.prepared import Prepared, prepare
 from exptilt.data.splits import refuse_errors
 from exptilt.losses import Loss
 from exptilt.losses.from_choice import build_loss

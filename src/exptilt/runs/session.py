@@ -13,7 +13,7 @@ from rich.console import Console
 from exptilt.data.account.data_terminal import print_report
 from exptilt.data.batching import pack, shares
 from exptilt.data.groups import Group, digest_of
-from exptilt.data.prepare import Prepared
+from exptilt.data.prepared import Prepared
 from exptilt.losses.at_zero import loss_at_zero
 from exptilt.losses.from_choice import build_loss
 from exptilt.policies.engine.forward import evaluating

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from exptilt.data.account.data_terminal import print_report, show_examples
 from exptilt.data.batching import Batches, budget_use
-from exptilt.data.prepare import Prepared, prepare
+from exptilt.data.prepared import Prepared, prepare
 from exptilt.errors import ConfigError, DataError
 from exptilt.kinds import PAIR, Kind, kind_for
 from exptilt.settings.data_settings import BatchConfig, DataConfig

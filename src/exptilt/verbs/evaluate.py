@@ -17,7 +17,7 @@ from rich.console import Console
 
 from exptilt.data.account.data_terminal import print_report
 from exptilt.data.groups import Group
-from exptilt.data.prepare import Prepared, prepare
+from exptilt.data.prepared import Prepared, prepare
 from exptilt.errors import CheckpointError, ConfigError, DataError
 from exptilt.evaluation.held_out import HeldOutMeasures, Wanted, detectable_line, measure_policy
 from exptilt.losses.from_choice import build_loss

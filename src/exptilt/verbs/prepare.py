@@ -9,12 +9,10 @@ from rich.console import Console
 
 from exptilt.data.account.data_terminal import print_report
 from exptilt.data.cache import LEAST_GROUPS, DataCache
-from exptilt.data.prepare import Prepared, refused
-from exptilt.data.prepare import prepare as prepare_data
+from exptilt.data.prepared import Prepared, refused
+from exptilt.data.prepared import prepare as prepare_data
 from exptilt.policies.architecture import declared_context
-from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.run_tokenizer import find_tokenizer
-from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.recipe import Recipe
 
 
@@ -42,7 +40,6 @@ def prepare(recipe: Recipe, console: Console | None = None) -> tuple[PreparedPha
         ModelError: the recipe names no model, or its tokenizer cannot be read.
     """
     console = console or Console()
-    recipe = replace(recipe, data=_told_by_run(recipe))
     tokenizer = find_tokenizer(recipe.model, recipe.data)
     context = declared_context(recipe.model, tokenizer)
     phases = [*([recipe.sft_recipe()] if recipe.sft is not None else []), replace(recipe, sft=None)]
@@ -58,3 +55,12 @@ def prepare(recipe: Recipe, console: Console | None = None) -> tuple[PreparedPha
         console.print(f"{name}: {_where(rows, kept)}")
         made.append(PreparedPhase(name=name, rows=rows, folder=kept))
     return tuple(made)
+
+
+def _where(rows: Prepared, kept: Path | None) -> str:
+    count = f"{len(rows.train):,} examples to train on and {len(rows.test):,} held out"
+    if kept is not None:
+        return f"{count}, kept in {kept}"
+    if len(rows.train) < LEAST_GROUPS:
+        return f"{count}; so few are made again in a moment and not kept"
+    return f"{count}; not kept: the disk did not take them, or the source or tokenizer cannot be told by its files"

@@ -9,7 +9,7 @@ from rich.console import Console
 from exptilt.data.account.data_report import lengths_among
 from exptilt.data.account.data_terminal import findings_table, print_report, show_examples
 from exptilt.data.groups import Completion, Group
-from exptilt.data.prepare import prepare, prepare_records
+from exptilt.data.prepared import prepare, prepare_records
 from exptilt.data.records import Preference
 from exptilt.run_folder.data_record import DataReport, Finding, Lengths
 from exptilt.settings.data_settings import DataConfig, SourceConfig

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from exptilt.data.prepare import prepare_records
+from exptilt.data.prepared import prepare_records
 from exptilt.data.records import Preference, Ranking, Rating
 from exptilt.errors import DataError
 from exptilt.settings.data_settings import DataConfig

@@ -4,7 +4,7 @@ import pytest
 
 from exptilt.data.memory import spill as module
 from exptilt.data.memory.spill import Shelf, selected
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.data.records import Demonstration, Preference
 from exptilt.settings.data_settings import DataConfig
 

@@ -8,7 +8,7 @@ import torch
 
 from exptilt.data.chained import Chained
 from exptilt.data.groups import Group
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.data.table import GroupTable
 from exptilt.losses import TDPO1
 from exptilt.losses.dpo import DPO

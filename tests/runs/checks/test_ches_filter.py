@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from exptilt.data.groups import Completion, Group
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.errors import ConfigError
 from exptilt.evaluation.pairs.ches import ches_of, highest
 from exptilt.kinds import PAIR, UNPAIRED

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from exptilt.data.groups import Completion, Group
-from exptilt.data.prepare import Prepared
+from exptilt.data.prepared import Prepared
 from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.policies.models import load_model
 from exptilt.policies.scoring import score

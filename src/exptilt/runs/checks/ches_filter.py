@@ -9,7 +9,7 @@ import numpy as np
 
 from exptilt.data.groups import Group
 from exptilt.data.leave_out import leave_out
-from exptilt.data.prepare import Prepared
+from exptilt.data.prepared import Prepared
 from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.errors import ConfigError
 from exptilt.evaluation.pairs.ches import ches_of, highest

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exptilt.data.groups import Completion, Group
-from exptilt.data.prepare import Prepared
+from exptilt.data.prepared import Prepared
 from exptilt.data.problems import finding_of
 from exptilt.evaluation.intervals import DEFAULT, Clusters, Resampling, bootstrap, divide, ratio
 from exptilt.policies.engine.forward import context_length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.errors import ConfigError, DataError
 from exptilt.kinds import PAIR
 from exptilt.policies.engine.forward import context_length

@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from exptilt.data.groups import scores_of
-from exptilt.data.prepare import prepare, prepare_records
+from exptilt.data.prepared import prepare, prepare_records
 from exptilt.data.problems import CATALOGUE
 from exptilt.data.records import Preference, Ranking
 from exptilt.data.splits import read_records
