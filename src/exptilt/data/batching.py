@@ -87,7 +87,7 @@ class Batches:
         return shares(pack(self.groups(step), self._config.limit), self._world_size)[self._rank]
 
     def short_steps(self, epoch: int = 0) -> int:
-        """How many steps of an epoch do not hold the two values they need."""
+        """Number of steps in an epoch that lack the two values they need."""
         if self._two_of is None:
             return 0
         order = self._order_of(epoch)

@@ -19,17 +19,17 @@ CHUNK = 512
 
 
 class Examples(NamedTuple):
-    """What some records became."""
+    """The examples made of some records, with their accounts."""
 
     num_records: int
     kept: list[Record]
-    """The examples to go on with."""
+    """The examples that stay."""
     rows: Account
-    """Of records that became no example."""
+    """Account of records that became no example."""
     account: Account
-    """Of the examples."""
+    """Account of the examples."""
     num_made: int
-    """How many examples there were, those that were left out included."""
+    """Number of examples, those that were left out included."""
 
 
 def examples_of(
@@ -38,19 +38,19 @@ def examples_of(
     """Convert records to examples and check each.
 
     Args:
-        records: of one split.
-        kind: of the objective, or its name; None leaves records as they are.
+        records: records of one split.
+        kind: kind of the objective, or its name; None leaves records as they are.
         config: says which examples are not wanted.
-        decisions: about examples with problems.
+        decisions: decisions about examples with problems.
     """
     of_prompt: Counts | None = None
     if config.max_per_prompt is not None:
         of_prompt = Counts(prompt_key(record) for record in records if words_of(record.prompt))
     remaining = iter(records)
     while chunk := list(islice(remaining, CHUNK)):
-        made, rows = _converted(chunk, kind, config)
-        kept, account = _checked(made, of_prompt, config, decisions)
-        yield Examples(len(chunk), kept, rows, account, len(made))
+        examples, rows = _converted(chunk, kind, config)
+        accepted, account = _checked(examples, of_prompt, config, decisions)
+        yield Examples(len(chunk), accepted, rows, account, len(examples))
 
 
 def _converted(
@@ -58,36 +58,36 @@ def _converted(
 ) -> tuple[Sequence[Record], Account]:
     if kind is None:
         return records, NOTHING
-    made: list[Record] = []
+    converted: list[Record] = []
     account = NOTHING
     for record in records:
         examples = convert(record, kind, config.pairs)
         if isinstance(examples, str):
             account += Account.of(examples, record.id, left_out=True)
         else:
-            made += examples
-    return made, account
+            converted += examples
+    return converted, account
 
 
 def _checked(
-    made: Sequence[Record], of_prompt: Counts | None, config: DataConfig, decisions: Decisions
+    examples: Sequence[Record], of_prompt: Counts | None, config: DataConfig, decisions: Decisions
 ) -> tuple[list[Record], Account]:
     """The examples that stay; `of_prompt` counts them."""
-    kept: list[Record] = []
+    accepted: list[Record] = []
     account = NOTHING
-    for record in made:
+    for record in examples:
         code = _unwanted(record, of_prompt, config)
         noted = Account.of(code, record.id, left_out=True) if code else check_record(record, decisions)
         account += noted
         if not noted.left_out:
-            kept.append(record)
+            accepted.append(record)
             if of_prompt is not None and words_of(record.prompt):
                 of_prompt.add(prompt_key(record))
-    return kept, account
+    return accepted, account
 
 
 def _unwanted(record: Record, of_prompt: Counts | None, config: DataConfig) -> str | None:
-    """Why the row or the settings leave an example out, if they do."""
+    """The code of the reason why the row or the settings leave an example out; None if it stays."""
     if record.weight == 0:
         return "zero_weight"
     margin = record.margin if isinstance(record, Preference) else None

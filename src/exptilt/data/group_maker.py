@@ -22,14 +22,14 @@ _TOOLS_ARE_LOST = "tools need a chat template, and none is used for this row; da
 
 
 class MadeGroups(NamedTuple):
-    """What some examples became."""
+    """The groups made of some examples, with their statistics."""
 
     batch: Any
     """The groups as an Arrow batch (`table.batch_of`); None where there are none."""
     rendered: RenderedRows
     """Digests of the groups."""
     tally: Tally
-    """Of the examples that stayed."""
+    """Statistics of the examples that stayed."""
     account: Account
 
 

@@ -24,7 +24,7 @@ _VALUES: dict[str, Callable[[Group], Hashable]] = {
 
 @dataclass(frozen=True, eq=False)
 class TwoOf:
-    """What must be there twice in every step: rows of two different values, by their places in the data.
+    """Values of which every step needs two different ones: rows by their index in the data.
 
     Example:
         >>> groups = [Group(id=str(n), prompt=np.array([n // 3]), completions=()) for n in range(6)]
@@ -43,8 +43,8 @@ class TwoOf:
     def of(cls, name: Literal["prompts", "labels"], groups: Sequence[Group]) -> TwoOf:
         """Read the values of all rows once."""
         value_of, numbers = _VALUES[name], dict[Any, int]()
-        found = (numbers.setdefault(value_of(group), len(numbers)) if group.weight > 0 else -1 for group in groups)
-        return cls(name, np.fromiter(found, np.int64, len(groups)))
+        values = (numbers.setdefault(value_of(group), len(numbers)) if group.weight > 0 else -1 for group in groups)
+        return cls(name, np.fromiter(values, np.int64, len(groups)))
 
     @property
     def num_rare(self) -> int:
@@ -58,7 +58,7 @@ class TwoOf:
         return max(2, -(-len(self.values) // self.num_rare)) if self.num_rare else None
 
     def holds(self, rows: Order) -> bool:
-        """Whether there are two values among these rows."""
+        """Tell whether there are two values among these rows."""
         values = self.values[rows]
         return len(np.unique(values[values >= 0])) >= 2
 
@@ -85,11 +85,11 @@ class TwoOf:
         spare = self._spare(step)
         for other in others:
             values = self.values[other]
-            for place in np.flatnonzero((values >= 0) & ~np.isin(values, self.values[step])):
+            for index in np.flatnonzero((values >= 0) & ~np.isin(values, self.values[step])):
                 for own in spare:
-                    left = np.concatenate([np.delete(other, place), step[[own]]])
+                    left = np.concatenate([np.delete(other, index), step[[own]]])
                     if self.holds(left) or not self.holds(other):
-                        step[own], other[place] = other[place], step[own]
+                        step[own], other[index] = other[index], step[own]
                         return True
         return False
 

@@ -1,4 +1,4 @@
-"""What a stage of preparing data noted: an account is a value, and accounts add up."""
+"""The account of a stage of preparing data: its noted problems. An account is a value, and accounts add up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exptilt.settings.data_settings import DECISION_CHOICES
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What the settings decide about problems.
+    """The decisions of the settings about problems.
 
     Example:
         >>> from exptilt.settings.data_settings import DataConfig
@@ -22,14 +22,14 @@ class Decisions:
     """
 
     by_setting: Mapping[str, str]
-    """What every `on_...` of `DataConfig` says."""
+    """The value of every `on_...` of `DataConfig`."""
 
     def on(self, code: str) -> str:
         """The decision about a problem."""
         return self.by_setting[CATALOGUE[code].setting or ""]
 
     def leave_out(self, code: str) -> bool:
-        """Whether rows with a problem are left out; `error` leaves them out too, so that all errors are found."""
+        """Tell whether rows with a problem are left out; `error` leaves them out too, so that all errors are found."""
         return self.on(code) in ("error", "drop")
 
 
@@ -41,7 +41,7 @@ class Noted:
     examples: tuple[str, ...]
     """Row ids, at most `MAX_EXAMPLES`."""
     detail: str
-    """What exactly is wrong with the first row; empty: what the catalogue says."""
+    """The exact fault of the first row; if empty, the message of the catalogue applies."""
 
     def __add__(self, later: Noted) -> Noted:
         examples = (*self.examples, *later.examples)[:MAX_EXAMPLES]
@@ -50,7 +50,7 @@ class Noted:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What was noted of some rows, and how many of them were left out and why. Accounts add up.
+    """Problems noted in some rows, and the number of rows left out for each reason. Accounts add up.
 
     Example:
         >>> first = Account.of("empty", "a.jsonl:3", left_out=True)
@@ -62,17 +62,17 @@ class Account:
     noted: Mapping[str, Noted] = field(default_factory=dict)
     """Problems by code."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Why rows were left out, by code, and how many."""
+    """Number of rows left out, by the code of the reason."""
 
     @classmethod
     def of(cls, code: str, row_id: str = "", detail: str = "", *, count: int = 1, left_out: bool = False) -> Account:
         """The account of one problem.
 
         Args:
-            code: of the problem, as in `problems.CATALOGUE`.
-            row_id: of the row that has it; empty where it is not of one row, or where the row is only counted.
-            detail: what exactly is wrong.
-            count: how often.
+            code: code of the problem in `problems.CATALOGUE`.
+            row_id: id of the row; empty if the problem is not in a single row, or if the row is only counted.
+            detail: the exact fault.
+            count: number of occurrences.
             left_out: whether the row is left out.
         """
         noted = Noted(count, (row_id,) if row_id else (), detail)
@@ -82,15 +82,15 @@ class Account:
         if not later.noted and not later.left_out:
             return self
         noted = dict(self.noted)
-        for code, one in later.noted.items():
-            noted[code] = noted[code] + one if code in noted else one
+        for code, entry in later.noted.items():
+            noted[code] = noted[code] + entry if code in noted else entry
         left_out = dict(self.left_out)
         for code, count in later.left_out.items():
             left_out[code] = left_out.get(code, 0) + count
         return Account(noted, left_out)
 
     def names_next(self, code: str) -> bool:
-        """Whether the next row of a problem will be named, and not only counted."""
+        """Tell whether the next row of a problem will be named, and not only counted."""
         return code not in self.noted or len(self.noted[code].examples) < MAX_EXAMPLES
 
     def findings(self, decisions: Decisions) -> tuple[Finding, ...]:
@@ -99,7 +99,7 @@ class Account:
 
 
 NOTHING = Account()
-"""The account of rows that nothing has to be said of."""
+"""The account of rows without problems."""
 
 
 def _finding(code: str, noted: Noted, decisions: Decisions) -> Finding:

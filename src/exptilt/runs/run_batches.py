@@ -57,12 +57,12 @@ def check_batches(
         return (finding_of("unformed_batch", str(error), 1),)
     last = batches.epoch(steps_in(epochs, batches.num_steps) - 1)
     short = next((count for epoch in range(last + 1) if (count := batches.short_steps(epoch))), 0)
-    found = [
+    findings = [
         *([_short_of_two(loss, TwoOf.of(loss.needs_two, train), batches, short)] if loss.needs_two and short else []),
         *(_held_out_short_of_two(loss, test) if loss.needs_two and test else []),
     ]
-    if found:
-        return tuple(found)
+    if findings:
+        return tuple(findings)
     if settings.limit is None:
         return ()
     first_steps = (batches.step(step) for step in range(min(_FILL_STEPS, batches.num_steps)))
@@ -81,11 +81,11 @@ def _short_of_two(loss: Loss, two_of: TwoOf, batches: Batches, short: int) -> Fi
     if size is None:
         return _one_value(loss, two_of, "training")
     unlike = {"prompts": "do not have the most frequent prompt", "labels": "have the rarer label"}[two_of.name]
-    said = (
+    message = (
         f"loss {loss.name!r} needs in every batch {_NEEDS[two_of.name]}; only {two_of.num_rare} of {len(two_of.values)} rows "
         f"{unlike}, too few for {batches.num_steps} batches: use batch.size={size} or more"
     )
-    return finding_of("unformed_batch", said, short)
+    return finding_of("unformed_batch", message, short)
 
 
 def _held_out_short_of_two(loss: Loss, test: Sequence[Group]) -> list[Finding]:
@@ -98,8 +98,8 @@ def _one_value(loss: Loss, two_of: TwoOf, which: str) -> Finding:
     count = counted(len(two_of.values), "row")
     same = {"prompts": "there is only one prompt", "labels": "all have one label"}[two_of.name]
     more = "; hold out more rows (data.test_fraction), or none" if which == "held-out" else ""
-    said = f"loss {loss.name!r} needs {_NEEDS[two_of.name]}; in the {count} of {which} data {same}{more}"
-    return finding_of("unformed_batch", said, 1)
+    message = f"loss {loss.name!r} needs {_NEEDS[two_of.name]}; in the {count} of {which} data {same}{more}"
+    return finding_of("unformed_batch", message, 1)
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,11 @@ def own_callbacks(settings: TrainConfig) -> list[Callback]:
     Raises:
         ConfigError: the source of a callback differs from the one the recipe was written with, or it cannot be made.
     """
-    made: list[Callback] = []
+    callbacks: list[Callback] = []
     for number, part in enumerate(settings.callbacks):
         part.require_unchanged(f"train.callbacks[{number}]")
-        made.append(part.make())
-    return made
+        callbacks.append(part.make())
+    return callbacks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,7 @@ HeldReference = LiveReference | AdapterOffReference
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """How the models of a run are set up: every decision that follows from a recipe and its objective."""
+    """The setup of a run's models: every decision that follows from a recipe and its objective."""
 
     adapter: AdapterConfig | None = None
     products: torch.dtype = torch.float32

@@ -105,13 +105,13 @@ class Session:
         progress = train(run)
         spent = (self.folder.run.seconds or 0.0) + time.perf_counter() - began
         self.folder.update_manifest(steps=progress.step, seconds=round(spent, 1))
-        best = next((one for one in run.callbacks if isinstance(one, Best)), None)
+        best = next((callback for callback in run.callbacks if isinstance(callback, Best)), None)
         if not progress.is_last:
             self.folder.update_manifest(status="stopped")
         elif best is not None:
-            kept = best.kept()
-            self.folder.update_manifest(kept=kept)
-            _say(self.console, best_in_words(kept, progress.step))
+            best_weights = best.kept()
+            self.folder.update_manifest(kept=best_weights)
+            _say(self.console, best_in_words(best_weights, progress.step))
             self.world.first_alone(lambda: copy_model(self.watched.best, self.folder.model))
         else:
             models = self.models

@@ -206,7 +206,7 @@ def _checked_with_model(subject: _Subject, prepared: Prepared) -> Prepared:
 
 
 def _kind_of(settings: DataConfig) -> Kind:
-    """What objective rows of this source would be trained with, from the first of them."""
+    """The kind of objective that rows of this source would be trained with, judged by the first of them."""
     from exptilt.data.splits import read_splits
     from exptilt.data.stage_account import Decisions
 

@@ -98,7 +98,7 @@ class Tally:
         return (self.p_least, self.p_total / self.pairs, self.p_most) if self.pairs else None
 
     def account(self, kind: Kind) -> Account:
-        """What is worth a word about training examples like these."""
+        """The remarks about training examples like these."""
         account = NOTHING
         if 0 < self.examples < _FEW:
             detail = f"only {counted(self.examples, 'example')} to train on"

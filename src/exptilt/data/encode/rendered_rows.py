@@ -68,7 +68,7 @@ class Settlement:
     p_chosen: Mapping[int, float]
     """Positions of pairs that stand for several with opposite labels, and the mean of these."""
     account: Account
-    """Of these examples; `left_out` of it counts every position."""
+    """Account of these examples; its `left_out` counts every position."""
 
 
 def _settle(classes: list[list[int]], groups: Sequence[Group], decisions: Decisions) -> Settlement:
@@ -87,7 +87,7 @@ def _settle(classes: list[list[int]], groups: Sequence[Group], decisions: Decisi
 def _settle_conflict(classes: list[list[int]], firsts: Sequence[Group], decisions: Decisions) -> Settlement:
     account = NOTHING
     for group in firsts:
-        other = next(one for one in firsts if _label(one) != _label(group))
+        other = next(candidate for candidate in firsts if _label(candidate) != _label(group))
         account += Account.of("conflict", group.id, f"has the opposite label of {other.id} once it is rendered")
     gone: list[list[int]] = []
     p_chosen: dict[int, float] = {}

@@ -102,9 +102,9 @@ class Encoder:
             if item is None:
                 encoded.append(None)
                 continue
-            made, codes = self._encode(record, item, ids[item.prompt], [ids[whole.text] for whole in item.wholes])
-            made, of_ids = self._as_drawn(record, made)
-            encoded.append(made)
+            tokens, codes = self._encode(record, item, ids[item.prompt], [ids[whole.text] for whole in item.wholes])
+            tokens, of_ids = self._as_drawn(record, tokens)
+            encoded.append(tokens)
             for code in (*codes, *of_ids):
                 account += Account.of(code, record.id)
         return encoded, account

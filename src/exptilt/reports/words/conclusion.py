@@ -81,16 +81,16 @@ def alarms_of_model(run: RunContents) -> list[Caution]:
 
 def _worked(run: RunContents, point: Point | None) -> PageAnswer:
     """An alarm, or weights that never moved, come before every measurement."""
-    found = alarms_of_model(run)
-    if found:
-        first = found[0]
+    alarms = alarms_of_model(run)
+    if alarms:
+        first = alarms[0]
         where = "" if first.step is None else f"At step {first.step} "
-        more = f" ({counted(len(found) - 1, 'more alarm')})" if len(found) > 1 else ""
+        more = f" ({counted(len(alarms) - 1, 'more alarm')})" if len(alarms) > 1 else ""
         return PageAnswer(WORKED, "No, do not use it", f"{where}{first.message}{more}. Advice: {first.advice}.", "bad")
-    kept = run.info.kept if run.info else None
-    if kept is not None and kept.step == 0:
+    best = run.info.kept if run.info else None
+    if best is not None and best.step == 0:
         detail = (
-            f"train.best kept step 0: no step was better than the untrained start by {kept.metric} ({number(kept.value)}), so "
+            f"train.best kept step 0: no step was better than the untrained start by {best.metric} ({number(best.value)}), so "
             "the model is the one the run started from."
         )
         return PageAnswer(WORKED, "No, it is the untrained start", detail, "bad")
@@ -99,11 +99,11 @@ def _worked(run: RunContents, point: Point | None) -> PageAnswer:
 
 def _with_step(run: RunContents, answer: PageAnswer) -> PageAnswer:
     """Name the step that is judged where it is not the last."""
-    kept = run.info.kept if run.info else None
-    if kept is None:
+    best = run.info.kept if run.info else None
+    if best is None:
         return answer
     return replace(
-        answer, detail=f"{answer.detail} The model has the weights of step {kept.step}, best by {kept.metric}."
+        answer, detail=f"{answer.detail} The model has the weights of step {best.step}, best by {best.metric}."
     )
 
 

@@ -75,16 +75,16 @@ class Best(Callback):
         self.value, self.step, self.waited = state["value"], state["step"], state["waited"]
 
 
-def best_in_words(kept: KeptWeights, last: int) -> str:
+def best_in_words(best: KeptWeights, last: int) -> str:
     """One line that names the step whose weights are the model.
 
     Example:
         >>> best_in_words(KeptWeights(step=20, metric="eval/loss", value=0.61), 60)
         'train.best: the model has the weights of step 20 of 60, where eval/loss was 0.61'
     """
-    if kept.step:
-        return f"train.best: the model has the weights of step {kept.step} of {last}, where {kept.metric} was {kept.value:.4g}"
+    if best.step:
+        return f"train.best: the model has the weights of step {best.step} of {last}, where {best.metric} was {best.value:.4g}"
     return (
-        f"warning: train.best kept step 0: no step of {last} was better than the untrained start ({kept.metric} "
-        f"{kept.value:.4g}), so the model is the one the run started from; lower optim.learning_rate"
+        f"warning: train.best kept step 0: no step of {last} was better than the untrained start ({best.metric} "
+        f"{best.value:.4g}), so the model is the one the run started from; lower optim.learning_rate"
     )
