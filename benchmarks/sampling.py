@@ -28,7 +28,7 @@ from exptilt.sampling.sample_rows import read_samples
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.model_settings import ModelConfig, SmallModel
 
-WORDS = "the film was good and the plot was bad but I liked it very much".split()
+WORDS = ["the", "film", "was", "good", "and", "the", "plot", "was", "bad", "but", "I", "liked", "it", "very", "much"]
 SAMPLES = 4
 
 
@@ -57,7 +57,8 @@ def kills(folder: Path, rows: int, count: int) -> None:
         process.wait()
     subprocess.run([*command, str(killed)], check=True, env=environment)
     whole, again = (list(read_samples(folder / name)) for name in ("whole", "killed"))
-    assert len(again) == rows and len({(row.prompt_id, row.sample_index) for row in again}) == rows
+    assert len(again) == rows
+    assert len({(row.prompt_id, row.sample_index) for row in again}) == rows
     key = lambda row: (row.prompt_id, row.sample_index)  # noqa: E731
     assert sorted(whole, key=key) == sorted(again, key=key)
     same_file = (folder / "whole" / "samples.jsonl").read_bytes() == file.read_bytes()
@@ -82,7 +83,9 @@ def speed(prompts: int, samples: int) -> None:
         count = generated(model, ids, samples)
         theirs += time.process_time() - begun
         assert count == len(drawn)
-    print(f"{prompts} prompts x {samples}: exptilt {ours:.1f} CPU s, transformers {theirs:.1f} CPU s, ratio {theirs / ours:.2f}")
+    print(
+        f"{prompts} prompts x {samples}: exptilt {ours:.1f} CPU s, transformers {theirs:.1f} CPU s, ratio {theirs / ours:.2f}"
+    )
 
 
 def generated(model: LlamaForCausalLM, ids: list, samples: int) -> int:

@@ -20,10 +20,9 @@ def exptilt_command(monkeypatch):
 
     def call(*words: str) -> None:
         monkeypatch.setattr(sys, "argv", ["exptilt", *words])
-        try:
+        with pytest.raises(SystemExit) as leaving:
             main()
-        except SystemExit as leaving:
-            assert not leaving.code
+        assert not leaving.value.code
 
     return call
 
