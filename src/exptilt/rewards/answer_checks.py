@@ -57,10 +57,10 @@ def exact(text: str, answer: str, *, ignore_case: bool = False) -> bool:
 
 
 def regex(text: str, answer: str, *, pattern: str) -> bool:
-    """Whether the pattern occurs and the first group of its last match is the right answer; without a group a match is enough.
+    r"""Whether the pattern occurs and the first group of its last match is the right answer; without a group a match is enough.
 
     Example:
-        >>> regex("x = 3, so x = 4", "4", pattern=r"x = (\\d)"), regex("<think>a</think>", "", pattern="</think>")
+        >>> regex("x = 3, so x = 4", "4", pattern=r"x = (\d)"), regex("<think>a</think>", "", pattern="</think>")
         (True, True)
     """
     matches = list(re.finditer(pattern, text))

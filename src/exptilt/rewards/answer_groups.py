@@ -9,10 +9,14 @@ from transformers import PreTrainedTokenizerBase
 
 from exptilt.data.encode.tokens import Encoded, Encoder
 from exptilt.data.groups import Completion, Group
-from exptilt.data.problems import Ledger, RowError
 from exptilt.data.records import Demonstration
+from exptilt.data.stage_account import Decisions
 from exptilt.errors import DataError
 from exptilt.preferences import Answer
+from exptilt.settings.data_settings import DataConfig
+
+_DECISIONS = Decisions(DataConfig(train="answers", on_lost="keep", on_missing_end="keep").decisions)
+"""An answer is scored as the template renders it."""
 
 
 def groups_of(answers: Sequence[Answer], tokenizer: PreTrainedTokenizerBase) -> Iterator[Group]:
@@ -24,16 +28,17 @@ def groups_of(answers: Sequence[Answer], tokenizer: PreTrainedTokenizerBase) -> 
     Raises:
         DataError: an answer cannot be rendered by the template.
     """
-    encoder = Encoder(tokenizer, ledger=Ledger({}))
+    encoder = Encoder(tokenizer, decisions=_DECISIONS)
     records = [
         Demonstration(id=f"answer {number}", prompt=answer.prompt, completion=answer.messages or answer.text)
         for number, answer in enumerate(answers, start=1)
     ]
     run: list[Completion] = []
     prompt, first = np.zeros(0, np.int32), 1
-    for number, (answer, encoded) in enumerate(zip(answers, encoder.encode(records), strict=True), start=1):
-        if isinstance(encoded, RowError):
-            raise DataError(f"answer {number}: {encoded.detail or encoded.code}")
+    rows, account = encoder.encode(records)
+    for number, (answer, encoded) in enumerate(zip(answers, rows, strict=True), start=1):
+        if encoded is None:
+            raise DataError("; ".join(finding.message for finding in account.findings(_DECISIONS)))
         if run and not np.array_equal(encoded.prompt, prompt):
             yield Group(id=f"answer {first}", prompt=prompt, completions=tuple(run))
             run = []

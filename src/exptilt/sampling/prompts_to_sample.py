@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from exptilt.data.problems import Ledger
 from exptilt.data.records import Demonstration, Record, TemplateArgs, Text, words_of
 from exptilt.data.splits import read_splits
+from exptilt.data.stage_account import Decisions
 from exptilt.errors import DataError
 from exptilt.sampling.sample_rows import prompt_id
 from exptilt.settings.data_settings import DataConfig
@@ -32,9 +32,9 @@ def prompts_of(data: DataConfig) -> list[AskedPrompt]:
     Raises:
         DataError: rows cannot be read and `data.on_invalid` does not say to drop them, or no row has a prompt.
     """
-    ledger = Ledger(data.policies)
-    train, _ = read_splits(data, ledger)
-    refusing = [finding for finding in ledger.findings() if finding.severity == "error"]
+    decisions = Decisions(data.decisions)
+    train, _ = read_splits(data, decisions)
+    refusing = [finding for finding in train.account.findings(decisions) if finding.severity == "error"]
     if refusing:
         worst = refusing[0]
         raise DataError(
