@@ -87,6 +87,8 @@ def test_the_verifier_says_of_sixty_pairs_what_a_person_says():
     answers = [Answer(prompt="", text=text, columns={"answer": gold}) for gold, text, _ in TABLE]
     verdicts = verifier(answers).tolist()
     verifier.close()
-    wrong = [(gold, text, verdict) for (gold, text, right), verdict in zip(TABLE, verdicts, strict=True) if verdict != right]
+    wrong = [
+        (gold, text, verdict) for (gold, text, right), verdict in zip(TABLE, verdicts, strict=True) if verdict != right
+    ]
     assert wrong == []
     assert len(TABLE) == 60

@@ -165,7 +165,11 @@ def _math_verify() -> Any:
         import math_verify
     except ImportError:
         raise ConfigError("check=math needs math-verify: pip install 'exptilt[verify]'") from None
-    for name in ("math_verify", "math_verify.parser", "math_verify.grader"):  # warns of every call without its own time-out
+    for name in (
+        "math_verify",
+        "math_verify.parser",
+        "math_verify.grader",
+    ):  # warns of every call without its own time-out
         logging.getLogger(name).setLevel(logging.ERROR)
     return math_verify
 

@@ -45,7 +45,9 @@ class _Worker:
         if self._line(_START) is None:
             said = (self._process.stderr.read() if self._process.stderr else "").strip().splitlines()
             self.end()
-            raise ConfigError(f"a worker process of a reward does not start: {in_one_line(said[-1] if said else 'no reply')}")
+            raise ConfigError(
+                f"a worker process of a reward does not start: {in_one_line(said[-1] if said else 'no reply')}"
+            )
         # Nobody reads it from here on, and a full pipe would stop the process.
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()

@@ -46,5 +46,7 @@ class ClassifierReward:
 
     def __call__(self, answers: Sequence[Answer]) -> NDArray[np.float64]:
         """(N,) probabilities."""
-        texts = [answer.text if self.reads == "completion" else words_of(answer.prompt) + answer.text for answer in answers]
+        texts = [
+            answer.text if self.reads == "completion" else words_of(answer.prompt) + answer.text for answer in answers
+        ]
         return self.classifier.probabilities(texts)

@@ -35,7 +35,9 @@ def rewards_of(reward: Reward, answers: Sequence[Answer]) -> NDArray[np.float64]
     except (TypeError, ValueError) as error:
         raise DataError(f"reward {reward.name}: must give numbers, got {in_one_line(error)}") from error
     if values.shape != (len(answers),):
-        raise DataError(f"reward {reward.name}: gave an array of shape {values.shape} for {counted(len(answers), 'answer')}")
+        raise DataError(
+            f"reward {reward.name}: gave an array of shape {values.shape} for {counted(len(answers), 'answer')}"
+        )
     if np.isinf(values).any():
         first = int(np.flatnonzero(np.isinf(values))[0])
         raise DataError(

@@ -162,7 +162,13 @@ class SumConfig:
 
 AnyReward = Annotated[
     Union[  # noqa: UP007 - a discriminated union
-        VerifierConfig, LengthConfig, ClassifierConfig, RewardModelConfig, ImplicitConfig, ImportedRewardConfig, SumConfig
+        VerifierConfig,
+        LengthConfig,
+        ClassifierConfig,
+        RewardModelConfig,
+        ImplicitConfig,
+        ImportedRewardConfig,
+        SumConfig,
     ],
     Discriminator("kind"),
 ]
