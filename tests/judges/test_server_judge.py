@@ -16,7 +16,7 @@ from exptilt.evaluation.judged.win_rate import win_rates
 from exptilt.judges.judge_templates import judge_template
 from exptilt.judges.server_client import Endpoint
 from exptilt.judges.server_judge import ServerJudge
-from exptilt.judges.spending import SpendingLimit, Prices
+from exptilt.judges.spending import Prices, SpendingLimit
 from exptilt.preferences import Comparison
 from exptilt.votes.vote_store import VoteStore
 

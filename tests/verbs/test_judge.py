@@ -13,7 +13,7 @@ from exptilt.judges.named_judges import JudgeOptions
 from exptilt.judges.server_client import Endpoint
 from exptilt.preferences import Comparison
 from exptilt.verbs.agree import agree
-from exptilt.verbs.judge import ask_each_once, judge_benchmark, judge
+from exptilt.verbs.judge import ask_each_once, judge, judge_benchmark
 from exptilt.votes.vote_records import Rater, Vote
 from exptilt.votes.vote_store import VoteStore
 

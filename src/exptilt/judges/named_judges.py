@@ -12,7 +12,7 @@ from exptilt.judges.reward_judge import RewardJudge
 from exptilt.judges.server_client import OPENAI, Endpoint
 from exptilt.judges.server_judge import ServerJudge
 from exptilt.judges.server_request import Sampled
-from exptilt.judges.spending import SpendingLimit, Prices
+from exptilt.judges.spending import Prices, SpendingLimit
 from exptilt.judges.stored_votes import StoredVotes
 from exptilt.judges.yardsticks import Coin, Longest
 from exptilt.preferences import Judge, Reward

@@ -18,7 +18,7 @@ from exptilt.judges.judge_templates import JudgeTemplate
 from exptilt.judges.server_client import Endpoint, ServerClient, ServerReply
 from exptilt.judges.server_request import Sampled, pair_request, request_key, rubric_request
 from exptilt.judges.slots import BOTH_ORDERS, AskedPair, asked, in_callers_order
-from exptilt.judges.spending import SpendingLimit, Prices, estimated_tokens
+from exptilt.judges.spending import Prices, SpendingLimit, estimated_tokens
 from exptilt.judges.token_probability import first_probability
 from exptilt.judges.verdict_parsing import Parsed, parse_rating, parse_verdict
 from exptilt.preferences import Comparison, Outcome, Verdict

@@ -23,7 +23,7 @@ from exptilt.evaluation.judged.win_rate import by_length_gap, win_rates
 from exptilt.judges.answer_files import PolicyAnswers, paired_answers, read_answers
 from exptilt.judges.benchmark_files import BenchmarkItem, read_benchmark
 from exptilt.judges.named_judges import JudgeOptions, named_judges
-from exptilt.judges.server_judge import ServerJudge, JudgeWork
+from exptilt.judges.server_judge import JudgeWork, ServerJudge
 from exptilt.judges.yardsticks import Oracle
 from exptilt.preferences import Comparison, Judge, Verdict
 from exptilt.reports.tables.judged_table import print_benchmark, print_judged, print_work
