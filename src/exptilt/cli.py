@@ -288,7 +288,8 @@ def judge(
     from exptilt.judges.server_client import Endpoint
     from exptilt.judges.server_request import Sampled
     from exptilt.judges.spending import Prices
-    from exptilt.verbs.judge import judge_benchmark, judge_policies
+    from exptilt.verbs.judge import judge as judge_policies
+    from exptilt.verbs.judge import judge_benchmark
 
     if budget is not None and price_in == price_out == 0:
         raise ConfigError("--budget needs the prices: --price-in and --price-out, per million tokens")
@@ -327,7 +328,7 @@ def agree(
     output: Annotated[Path | None, typer.Option(help="Write the numbers to a JSON file.")] = None,
 ) -> None:
     """Show how well judges agree with people, beside chance, and what their labels are worth."""
-    from exptilt.verbs.agree import agree_stores
+    from exptilt.verbs.agree import agree as agree_stores
 
     agree_stores(stores, epsilon=epsilon, policy=policy, output=output)
 

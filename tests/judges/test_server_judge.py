@@ -16,7 +16,7 @@ from exptilt.evaluation.judged.win_rate import win_rates
 from exptilt.judges.judge_templates import judge_template
 from exptilt.judges.server_client import Endpoint
 from exptilt.judges.server_judge import ServerJudge
-from exptilt.judges.spending import CallBudget, Prices
+from exptilt.judges.spending import Prices, SpendingLimit
 from exptilt.preferences import Comparison
 from exptilt.votes.vote_store import VoteStore
 
@@ -138,7 +138,7 @@ def test_the_budget_stops_before_it_is_exceeded_and_the_run_goes_on(tmp_path):
     prices = Prices(prompt=0.0, completion=1000.0)  # .512 is reserved for a call, .01 paid
     with JudgeServer(says_good) as server, VoteStore(tmp_path / "v.db") as store:
         endpoint = Endpoint(base_url=server.url, concurrency=1)
-        asks = judge(server, store, prices=prices, budget=CallBudget(limit=0.545), endpoint=endpoint)
+        asks = judge(server, store, prices=prices, budget=SpendingLimit(limit=0.545), endpoint=endpoint)
         with pytest.raises(Stopped, match="raise --budget"):
             list(asks(comparisons(10)))
         assert (server.calls, len(store.votes())) == (4, 4)

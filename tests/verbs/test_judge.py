@@ -12,8 +12,8 @@ from exptilt.evaluation.intervals import Resampling
 from exptilt.judges.named_judges import JudgeOptions
 from exptilt.judges.server_client import Endpoint
 from exptilt.preferences import Comparison
-from exptilt.verbs.agree import agree_stores
-from exptilt.verbs.judge import ask_each_once, judge_benchmark, judge_policies
+from exptilt.verbs.agree import agree
+from exptilt.verbs.judge import ask_each_once, judge, judge_benchmark
 from exptilt.votes.vote_records import Rater, Vote
 from exptilt.votes.vote_store import VoteStore
 
@@ -50,15 +50,13 @@ def test_three_policies_by_a_server(tmp_path, capsys):
     truth = [[float(json.loads(line)["completion"]) for line in Path(f).read_text().splitlines()] for f in files]
     with JudgeServer(larger) as server:
         options = JudgeOptions(endpoint=Endpoint(base_url=server.url))
-        dry = judge_policies(files, None, ["server:m"], tmp_path / "v.db", options, dry_run=True, how=QUICK)
+        dry = judge(files, None, ["server:m"], tmp_path / "v.db", options, dry_run=True, how=QUICK)
         assert dry == {}
         assert server.calls == 0
         assert "150 calls for 150 verdicts (0 are stored)" in capsys.readouterr().out
-        found = judge_policies(
-            files, None, ["server:m"], tmp_path / "v.db", options, output=tmp_path / "o.json", how=QUICK
-        )
+        found = judge(files, None, ["server:m"], tmp_path / "v.db", options, output=tmp_path / "o.json", how=QUICK)
         assert server.calls == 150
-        again = judge_policies(files, None, ["server:m"], tmp_path / "v.db", options, how=QUICK)
+        again = judge(files, None, ["server:m"], tmp_path / "v.db", options, how=QUICK)
         assert server.calls == 150
     assert again == found
     rate = found["m"]["matches"]["good against fair"]["rates"]
@@ -80,7 +78,7 @@ def test_a_judge_that_gives_nothing_has_bounds_and_no_headline(tmp_path, capsys)
     a, b = answers(tmp_path, "one", 1), answers(tmp_path, "other", 0)
     with JudgeServer(lambda *_: "I will not say.") as server:
         options = JudgeOptions(endpoint=Endpoint(base_url=server.url))
-        found = judge_policies([a], b, ["server:m"], tmp_path / "v.db", options, how=QUICK)
+        found = judge([a], b, ["server:m"], tmp_path / "v.db", options, how=QUICK)
     rates = found["m"]["matches"]["one against other"]["rates"]
     assert rates.swap_average is None
     assert (rates.lower_bound.value, rates.upper_bound.value) == (0, 1)
@@ -90,7 +88,7 @@ def test_columns_of_one_file_and_messages(tmp_path):
     rows = [
         {"prompt": [{"role": "user", "content": f"q{k}"}], "policy": "yes indeed", "reference": "no"} for k in range(3)
     ]
-    found = judge_policies(
+    found = judge(
         [write(tmp_path / "samples.jsonl", rows)], "reference", [], tmp_path / "v.db", JudgeOptions(), how=QUICK
     )
     assert found["longest"]["matches"]["samples against reference"]["rates"].swap_average.value == 1
@@ -114,10 +112,10 @@ def test_equal_answers_are_a_tie_and_nobody_is_asked(tmp_path):
 
 def test_the_order_of_prompts_in_a_file_does_not_matter(tmp_path):
     files = [answers(tmp_path, name, 0) for name in ("a", "bb", "ccc")]
-    found = judge_policies(files, None, [], tmp_path / "v.db", JudgeOptions(), how=QUICK)
+    found = judge(files, None, [], tmp_path / "v.db", JudgeOptions(), how=QUICK)
     lines = Path(files[1]).read_text().splitlines(keepends=True)
     Path(files[1]).write_text("".join(lines[::-1]))
-    again = judge_policies(files, None, [], tmp_path / "v.db", JudgeOptions(), how=QUICK)
+    again = judge(files, None, [], tmp_path / "v.db", JudgeOptions(), how=QUICK)
     for name, one in found["coin"]["differences"]["pairs"].items():
         assert one.value == pytest.approx(again["coin"]["differences"]["pairs"][name].value)
     assert found["coin"]["ratings"].ratings[0].value == pytest.approx(again["coin"]["ratings"].ratings[0].value)
@@ -149,7 +147,7 @@ def test_bad_input_is_one_line(tmp_path, mistake, message, monkeypatch):
     }.get(mistake, a)
     by = {"judge": ["longestt"], "rater": ["votes:bob"], "far": ["server:m@https://example.com/v1"]}.get(mistake, [])
     with pytest.raises((ConfigError, DataError), match=message) as error:
-        judge_policies([a], against, by, tmp_path / "v.db", JudgeOptions(), how=QUICK)
+        judge([a], against, by, tmp_path / "v.db", JudgeOptions(), how=QUICK)
     assert len(str(error.value)) < 300
 
 
@@ -187,7 +185,7 @@ def test_agreement_of_people_and_a_judge_from_the_store(tmp_path, capsys):
                 rows.append((pair, vote, ("A", "B")))
     with VoteStore(tmp_path / "v.db") as store:
         assert store.add_all(rows) == 120 * 5 + 180 * 2
-    found = agree_stores([str(tmp_path / "v.db")], policy="B", output=tmp_path / "o.json", how=QUICK)
+    found = agree([str(tmp_path / "v.db")], policy="B", output=tmp_path / "o.json", how=QUICK)
     assert found["items"] == 120
     assert found["raters"]["m"]["pair"].agreement.value == pytest.approx(0.85**2 + 0.15**2, abs=0.06)
     assert found["raters"]["m"]["pair"].votes == 360
@@ -198,11 +196,11 @@ def test_agreement_of_people_and_a_judge_from_the_store(tmp_path, capsys):
     assert powered.worth > 120
     assert "worth" in capsys.readouterr().out
     with pytest.raises(DataError, match="known are A, B"):
-        agree_stores([str(tmp_path / "v.db")], policy="C", how=QUICK)
+        agree([str(tmp_path / "v.db")], policy="C", how=QUICK)
 
 
 def test_a_store_without_people_is_refused(tmp_path):
     with VoteStore(tmp_path / "v.db"):
         pass
     with pytest.raises(DataError, match="no votes of people"):
-        agree_stores([str(tmp_path / "v.db")])
+        agree([str(tmp_path / "v.db")])

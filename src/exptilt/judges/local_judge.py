@@ -16,7 +16,7 @@ import numpy as np
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import ConfigError
 from exptilt.judges.judge_templates import JudgeTemplate
-from exptilt.judges.slots import BOTH_ORDERS, AskedComparison, asked, in_callers_order
+from exptilt.judges.slots import BOTH_ORDERS, AskedPair, asked, in_callers_order
 from exptilt.preferences import Comparison, Verdict
 
 _AT_ONCE = 16
@@ -71,7 +71,7 @@ class LocalJudge:
         tokenizer = load_tokenizer(settings)
         return model_on_device(load_model(settings, tokenizer)).eval(), tokenizer
 
-    def _chances(self, block: list[AskedComparison]) -> list[float]:
+    def _chances(self, block: list[AskedPair]) -> list[float]:
         from exptilt.policies.scoring import score_all
 
         model, tokenizer = self._loaded
@@ -79,7 +79,7 @@ class LocalJudge:
         first, second = np.array([one.sum().double().numpy() for one in scored]).T
         return [float(chance) for chance in 1 / (1 + np.exp(second - first))]
 
-    def _group(self, one: AskedComparison, tokenizer: Any) -> Group:
+    def _group(self, one: AskedPair, tokenizer: Any) -> Group:
         text = self._template.pair(one.comparison.prompt, one.first, one.second, one.labels, tie=False)
         if getattr(tokenizer, "chat_template", None):
             turns = [{"role": "user", "content": text}]

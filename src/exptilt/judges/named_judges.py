@@ -12,7 +12,7 @@ from exptilt.judges.reward_judge import RewardJudge
 from exptilt.judges.server_client import OPENAI, Endpoint
 from exptilt.judges.server_judge import ServerJudge
 from exptilt.judges.server_request import Sampled
-from exptilt.judges.spending import CallBudget, Prices
+from exptilt.judges.spending import Prices, SpendingLimit
 from exptilt.judges.stored_votes import StoredVotes
 from exptilt.judges.yardsticks import Coin, Longest
 from exptilt.preferences import Judge, Reward
@@ -43,7 +43,7 @@ def named_judges(specs: Sequence[str], store: VoteStore, options: JudgeOptions) 
     Raises:
         ConfigError: no such judge.
     """
-    budget = CallBudget(limit=options.budget)
+    budget = SpendingLimit(limit=options.budget)
     judges: list[Judge] = []
     for spec in dict.fromkeys([*specs, "longest", "coin"]):
         kind, _, rest = spec.partition(":")
@@ -68,7 +68,7 @@ def named_judges(specs: Sequence[str], store: VoteStore, options: JudgeOptions) 
 
 
 def _model_judge(
-    kind: str, rest: str, question: str | None, store: VoteStore, options: JudgeOptions, budget: CallBudget
+    kind: str, rest: str, question: str | None, store: VoteStore, options: JudgeOptions, budget: SpendingLimit
 ) -> Judge:
     template = judge_template(options.template, question)
     if kind == "local":

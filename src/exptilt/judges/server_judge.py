@@ -17,8 +17,8 @@ from exptilt.errors import Stopped
 from exptilt.judges.judge_templates import JudgeTemplate
 from exptilt.judges.server_client import Endpoint, ServerClient, ServerReply
 from exptilt.judges.server_request import Sampled, pair_request, request_key, rubric_request
-from exptilt.judges.slots import BOTH_ORDERS, AskedComparison, asked, in_callers_order
-from exptilt.judges.spending import CallBudget, Prices, estimated_tokens
+from exptilt.judges.slots import BOTH_ORDERS, AskedPair, asked, in_callers_order
+from exptilt.judges.spending import Prices, SpendingLimit, estimated_tokens
 from exptilt.judges.token_probability import first_probability
 from exptilt.judges.verdict_parsing import Parsed, parse_rating, parse_verdict
 from exptilt.preferences import Comparison, Outcome, Verdict
@@ -32,7 +32,7 @@ _CUT = "cut by length"
 
 
 @dataclass(frozen=True)
-class CallQueue:
+class JudgeWork:
     """What a judge would do before it does it."""
 
     verdicts: int
@@ -55,7 +55,7 @@ class ServerJudge:
     endpoint: Endpoint = field(default_factory=Endpoint)
     sampled: Sampled = field(default_factory=Sampled)
     prices: Prices = field(default_factory=Prices)
-    budget: CallBudget = field(default_factory=CallBudget)
+    budget: SpendingLimit = field(default_factory=SpendingLimit)
     replicates: int = 1
     ties: bool = True
     seed: int = 0
@@ -83,7 +83,7 @@ class ServerJudge:
         sampled = f"T={self.sampled.temperature:g} max_tokens={self.sampled.max_tokens} seed={self.sampled.seed}"
         return f"server {self.endpoint.base_url} {self.model} template {self.template.digest[:16]} {kind} {sampled}"
 
-    def work(self, comparisons: Iterable[Comparison]) -> CallQueue:
+    def work(self, comparisons: Iterable[Comparison]) -> JudgeWork:
         """Calls, tokens and cost of what is not in the store yet."""
         verdicts = stored = tokens = 0
         for comparison in comparisons:
@@ -95,7 +95,7 @@ class ServerJudge:
         per_verdict = 2 if self.template.is_rubric else 1
         calls = (verdicts - stored) * per_verdict
         most = calls * self.sampled.max_tokens
-        return CallQueue(verdicts, stored, calls, tokens, most, self.prices.cost(tokens, most))
+        return JudgeWork(verdicts, stored, calls, tokens, most, self.prices.cost(tokens, most))
 
     def __call__(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         """Verdicts in both orders and all replicates; those that are in the store cost nothing.
@@ -132,12 +132,12 @@ class ServerJudge:
                 raise
         return [verdict for verdict in verdicts if verdict is not None]
 
-    def _questions(self, comparison: Comparison) -> Iterator[AskedComparison]:
+    def _questions(self, comparison: Comparison) -> Iterator[AskedPair]:
         for replicate in range(self.replicates):
             for order in BOTH_ORDERS:
                 yield asked(comparison, order, replicate, self.seed)
 
-    def _requests(self, one: AskedComparison) -> list[tuple[str, dict[str, Any]]]:
+    def _requests(self, one: AskedPair) -> list[tuple[str, dict[str, Any]]]:
         """The requests of one verdict with their keys: one for a pair, two where answers are rated."""
         sampled = replace(self.sampled, seed=self.sampled.seed + one.replicate)
         if self.template.is_rubric:
@@ -152,7 +152,7 @@ class ServerJudge:
             asked_as = {"order": list(one.order), "replicate": one.replicate}
         return [(request_key(each, self.endpoint.base_url, self.template, **asked_as), each) for each in requests]
 
-    async def _verdict(self, client: ServerClient | None, comparison: Comparison, one: AskedComparison) -> Verdict:
+    async def _verdict(self, client: ServerClient | None, comparison: Comparison, one: AskedPair) -> Verdict:
         calls = [await self._shared_call(client, key, request, one) for key, request in self._requests(one)]
         found = self._read(calls, one)
         shown = in_callers_order(comparison, one.order)
@@ -176,7 +176,7 @@ class ServerJudge:
             self._voted.add(nonce)
 
     async def _shared_call(
-        self, client: ServerClient | None, key: str, request: dict[str, Any], one: AskedComparison
+        self, client: ServerClient | None, key: str, request: dict[str, Any], one: AskedPair
     ) -> Call | None:
         """A usable reply, from the store or from the server; a request that another verdict waits for is not sent twice."""
         if key in self._usable or client is None:
@@ -185,7 +185,7 @@ class ServerJudge:
             self._pending[key] = asyncio.ensure_future(self._call(client, key, request, one))
         return await self._pending[key]
 
-    async def _call(self, client: ServerClient, key: str, request: dict[str, Any], one: AskedComparison) -> Call | None:
+    async def _call(self, client: ServerClient, key: str, request: dict[str, Any], one: AskedPair) -> Call | None:
         """Ask until a reply is usable; None where no attempt gives one."""
         cuts = 0
         for _ in range(_ATTEMPTS):
@@ -219,7 +219,7 @@ class ServerJudge:
             self.budget.settle(most, _cost(reply, self.prices) if reply is not None and reply.body else most)
         return reply
 
-    def _fault(self, reply: ServerReply, one: AskedComparison) -> str:
+    def _fault(self, reply: ServerReply, one: AskedPair) -> str:
         if reply.choice.get("finish_reason") == "length":
             return _CUT
         if (reply.choice.get("message") or {}).get("refusal"):
@@ -227,7 +227,7 @@ class ServerJudge:
         readable = parse_rating(reply.text) if self.template.is_rubric else parse_verdict(reply.text, one.labels)
         return "" if readable is not None else "no well-formed verdict"
 
-    def _read(self, calls: list[Call | None], one: AskedComparison) -> tuple[Outcome, float | None, str] | None:
+    def _read(self, calls: list[Call | None], one: AskedPair) -> tuple[Outcome, float | None, str] | None:
         if any(call is None for call in calls):
             return None
         bodies = [ServerReply({}, json.loads(call.reply)) for call in calls if call is not None]

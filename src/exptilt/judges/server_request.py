@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exptilt.judges.judge_templates import JudgeTemplate
-from exptilt.judges.slots import AskedComparison
+from exptilt.judges.slots import AskedPair
 from exptilt.judges.verdict_parsing import TIE
 
 OPTIONAL = ("response_format", "logprobs", "top_logprobs", "temperature", "seed", "max_tokens")
@@ -28,7 +28,9 @@ class Sampled:
     seed: int = 0
 
 
-def pair_request(model: str, template: JudgeTemplate, one: AskedComparison, sampled: Sampled, *, ties: bool) -> dict[str, Any]:
+def pair_request(
+    model: str, template: JudgeTemplate, one: AskedPair, sampled: Sampled, *, ties: bool
+) -> dict[str, Any]:
     """The whole request, as a server that can do everything would get it."""
     text = template.pair(one.comparison.prompt, one.first, one.second, one.labels, tie=ties)
     verdicts = [*one.labels, *([TIE] if ties else [])]

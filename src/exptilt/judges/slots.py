@@ -16,7 +16,7 @@ _LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 
 
 @dataclass(frozen=True, slots=True)
-class AskedComparison:
+class AskedPair:
     """One request: a comparison in one order, for the n-th time."""
 
     comparison: Comparison
@@ -37,7 +37,7 @@ class AskedComparison:
         return self.comparison.answers[self.order[1]]
 
 
-def asked(comparison: Comparison, order: tuple[int, int], replicate: int, seed: int) -> AskedComparison:
+def asked(comparison: Comparison, order: tuple[int, int], replicate: int, seed: int) -> AskedPair:
     """The request of a comparison, in an order of its *sorted* answers.
 
     Example:
@@ -52,7 +52,7 @@ def asked(comparison: Comparison, order: tuple[int, int], replicate: int, seed: 
     digest = hashlib.sha256(f"{ordered.id} {order} {replicate} {seed}".encode()).digest()
     one = digest[0] % len(_LETTERS)
     other = (one + 1 + digest[1] % (len(_LETTERS) - 1)) % len(_LETTERS)
-    return AskedComparison(ordered, order, replicate, (_LETTERS[one], _LETTERS[other]))
+    return AskedPair(ordered, order, replicate, (_LETTERS[one], _LETTERS[other]))
 
 
 def in_callers_order(comparison: Comparison, order: tuple[int, int]) -> tuple[int, ...]:

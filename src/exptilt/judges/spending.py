@@ -36,7 +36,7 @@ def estimated_tokens(text: str) -> int:
 
 
 @dataclass
-class CallBudget:
+class SpendingLimit:
     """Money that may be spent; what is in flight counts as if it cost the most it can."""
 
     limit: float | None = None
@@ -47,7 +47,7 @@ class CallBudget:
         """Set money aside for a call; False where the limit could be exceeded.
 
         Example:
-            >>> budget = CallBudget(limit=1.0)
+            >>> budget = SpendingLimit(limit=1.0)
             >>> budget.reserve(0.6), budget.reserve(0.6)
             (True, False)
         """

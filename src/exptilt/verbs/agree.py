@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 Sources = Mapping[str, Mapping[int, Sequence[str]]]
 
 
-def agree_stores(
+def agree(
     stores: Sequence[str],
     *,
     epsilon: float = 0.1,

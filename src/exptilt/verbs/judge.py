@@ -14,8 +14,7 @@ import numpy as np
 
 from exptilt.disk import write_whole
 from exptilt.errors import ConfigError, DataError
-from exptilt.evaluation.intervals import DEFAULT, Resampling, mean
-from exptilt.evaluation.power import minimum_detectable_difference
+from exptilt.evaluation.intervals import DEFAULT, Resampling, mean, minimum_detectable_difference
 from exptilt.evaluation.judged.judgements import Judgements
 from exptilt.evaluation.judged.length_controlled import length_controlled_together
 from exptilt.evaluation.judged.ratings import Ratings, rate
@@ -24,7 +23,7 @@ from exptilt.evaluation.judged.win_rate import by_length_gap, win_rates
 from exptilt.judges.answer_files import PolicyAnswers, paired_answers, read_answers
 from exptilt.judges.benchmark_files import BenchmarkItem, read_benchmark
 from exptilt.judges.named_judges import JudgeOptions, named_judges
-from exptilt.judges.server_judge import ServerJudge, CallQueue
+from exptilt.judges.server_judge import JudgeWork, ServerJudge
 from exptilt.judges.yardsticks import Oracle
 from exptilt.preferences import Comparison, Judge, Verdict
 from exptilt.reports.tables.judged_table import print_benchmark, print_judged, print_work
@@ -44,7 +43,7 @@ class Match:
     pairs: list[Comparison]
 
 
-def judge_policies(
+def judge(
     policies: Sequence[str],
     against: str | None,
     judges: Sequence[str],
@@ -206,7 +205,7 @@ def _paired(columns: Mapping[str, Judgements], num_prompts: int, how: Resampling
 def _prompt_means(asked: Judgements, num_prompts: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     rows, prompts = asked.scored, np.asarray(asked.prompts)
     count = np.bincount(prompts[rows], minlength=num_prompts).astype(np.float64)
-    wins = np.bincount(prompts[rows], np.asarray(asked.wins)[rows], minlength=num_prompts)
+    wins = np.bincount(prompts[rows], np.asarray(asked.wins)[rows], minlength=num_prompts).astype(np.float64)
     return np.divide(wins, count, out=np.full_like(wins, np.nan), where=count > 0)
 
 
@@ -273,13 +272,15 @@ def _announce(judges: Sequence[Judge], pairs: Sequence[Comparison], prompts: Seq
     unique = {pair.id: pair for pair in pairs if pair.answers[0] != pair.answers[1]}
     work = {judge_label(j, judges): j.work(unique.values()) for j in judges if isinstance(j, ServerJudge)}
     total = (
-        CallQueue(*(sum(column) for column in zip(*[_numbers_of(w) for w in work.values()], strict=True))) if work else None
+        JudgeWork(*(sum(column) for column in zip(*[_numbers_of(w) for w in work.values()], strict=True)))
+        if work
+        else None
     )
     detectable = minimum_detectable_difference(min(prompts), sd=0.5, correlation=0.27)
     print_work(len(unique), work, total, detectable)
 
 
-def _numbers_of(work: CallQueue) -> tuple[Any, ...]:
+def _numbers_of(work: JudgeWork) -> tuple[Any, ...]:
     """The numbers of a piece of work."""
     return tuple(asdict(work).values())
 
