@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from exptilt.data.prepare import prepare
+from exptilt.data.prepared import prepare
 from exptilt.errors import ConfigError, DataError
 from exptilt.kinds import LIST, PAIR, UNPAIRED
 from exptilt.policies.tokenizers import train_tokenizer
