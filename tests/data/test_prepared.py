@@ -209,7 +209,7 @@ def test_records_made_in_python(base_tokenizer):
 
 def test_few_examples_and_a_length_bias_are_worth_a_word(tmp_path, base_tokenizer):
     few = prepare(DataConfig(train=write(tmp_path / "a.jsonl", [pair(1)])), base_tokenizer, "pair").report
-    assert [str(finding) for finding in few.findings] == ["only 1 example to train on"]
+    assert [finding.message for finding in few.findings] == ["only 1 example to train on"]
     rows = [pair(n, rejected=f" bad {n}" if n % 4 else f" far too long {n}") for n in range(100)]
     report = prepare(DataConfig(train=write(tmp_path / "b.jsonl", rows)), base_tokenizer, "pair").report
     assert report.train.longer_chosen == 0.75

@@ -14,7 +14,7 @@ def test_findings_count_all_and_show_five_with_the_file_said_once():
     assert str(empty) == (
         "a.jsonl:1: detail 1 (7 rows: a.jsonl:1, 2, 3, 4, 5, ...); repair the row, or set data.on_empty to drop or keep"
     )
-    assert str(few) == "only 7"
+    assert str(few) == "only 7; lower train.epochs to 3 or less, or collect more rows"
 
 
 def test_a_decision_turns_an_error_into_a_warning_that_says_how_it_is_handled():
