@@ -14,12 +14,13 @@ import numpy as np
 
 from exptilt.disk import write_whole
 from exptilt.errors import ConfigError, DataError
-from exptilt.evaluation.intervals import DEFAULT, Resampling, mean, minimum_detectable_difference
+from exptilt.evaluation.intervals import DEFAULT, Resampling, mean
 from exptilt.evaluation.judged.judgements import Judgements
 from exptilt.evaluation.judged.length_controlled import length_controlled_together
 from exptilt.evaluation.judged.ratings import Ratings, rate
 from exptilt.evaluation.judged.simultaneous import differences, simultaneous
 from exptilt.evaluation.judged.win_rate import by_length_gap, win_rates
+from exptilt.evaluation.power import minimum_detectable_difference
 from exptilt.judges.answer_files import PolicyAnswers, paired_answers, read_answers
 from exptilt.judges.benchmark_files import BenchmarkItem, read_benchmark
 from exptilt.judges.named_judges import JudgeOptions, named_judges
