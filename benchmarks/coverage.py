@@ -32,39 +32,39 @@ def owners(prompts: int) -> np.ndarray:
 
 
 def clustered(draw: str, truth: float) -> Trial:
-    def trial(rng: np.random.Generator, prompts: int, how: Resampling) -> tuple[Estimate, float]:
+    def trial(rng: np.random.Generator, prompts: int, resampling: Resampling) -> tuple[Estimate, float]:
         sample = getattr(rng, draw)
         rows = sample(size=(prompts, 1)) + sample(size=(prompts, PER_PROMPT))
-        return mean(rows.ravel(), owners(prompts), how), truth
+        return mean(rows.ravel(), owners(prompts), resampling), truth
 
     return trial
 
 
-def heavy(rng: np.random.Generator, prompts: int, how: Resampling) -> tuple[Estimate, float]:
-    return mean(rng.lognormal(size=prompts), np.arange(prompts), how), float(np.exp(0.5))
+def heavy(rng: np.random.Generator, prompts: int, resampling: Resampling) -> tuple[Estimate, float]:
+    return mean(rng.lognormal(size=prompts), np.arange(prompts), resampling), float(np.exp(0.5))
 
 
-def per_token(rng: np.random.Generator, prompts: int, how: Resampling) -> tuple[Estimate, float]:
+def per_token(rng: np.random.Generator, prompts: int, resampling: Resampling) -> tuple[Estimate, float]:
     lengths = rng.integers(1, 40, size=prompts).astype(float)
     sums = 0.3 * lengths + rng.normal(size=prompts) * np.sqrt(lengths)
-    return ratio(sums, lengths, np.arange(prompts), how), 0.3
+    return ratio(sums, lengths, np.arange(prompts), resampling), 0.3
 
 
 def accuracy(truth: float, within: float) -> Trial:
     """Clustered verdicts: `within` is the correlation of two pairs of one prompt."""
 
-    def trial(rng: np.random.Generator, prompts: int, how: Resampling) -> tuple[Estimate, float]:
+    def trial(rng: np.random.Generator, prompts: int, resampling: Resampling) -> tuple[Estimate, float]:
         size = (1 - within) / within
         chance = rng.beta(truth * size, (1 - truth) * size, size=(prompts, 1))
         right = rng.random((prompts, PER_PROMPT)) < chance
-        return share_above_zero(np.where(right, 1.0, -1.0).ravel(), Clusters(owners(prompts)), how), truth
+        return share_above_zero(np.where(right, 1.0, -1.0).ravel(), Clusters(owners(prompts)), resampling), truth
 
     return trial
 
 
-def auc(rng: np.random.Generator, prompts: int, how: Resampling) -> tuple[Estimate, float]:
+def auc(rng: np.random.Generator, prompts: int, resampling: Resampling) -> tuple[Estimate, float]:
     margins = 0.5 + rng.normal(size=prompts)
-    return margin_auc(margins, Clusters(np.arange(prompts)), how), float(norm.cdf(1.0 / np.sqrt(2)))
+    return margin_auc(margins, Clusters(np.arange(prompts)), resampling), float(norm.cdf(1.0 / np.sqrt(2)))
 
 
 def calibrated(scale: float) -> Trial:
@@ -74,10 +74,10 @@ def calibrated(scale: float) -> Trial:
     which = np.minimum(((confidence - 0.5) * 20).astype(int), 9)
     truth = float(np.abs(np.bincount(which, chance - confidence)).sum() / len(many))
 
-    def trial(rng: np.random.Generator, prompts: int, how: Resampling) -> tuple[Estimate, float]:
+    def trial(rng: np.random.Generator, prompts: int, resampling: Resampling) -> tuple[Estimate, float]:
         margins = 1.5 * rng.normal(size=prompts)
         rows = np.where(rng.random(prompts) < expit(scale * margins), margins, -margins)
-        found = calibration(rows, Clusters(np.arange(prompts)), how=how).error
+        found = calibration(rows, Clusters(np.arange(prompts)), resampling=resampling).error
         assert found is not None
         return found, truth
 
@@ -97,17 +97,17 @@ def optimum(kind: str, share: float) -> Trial:
             )[0]
         )
 
-    def trial(rng: np.random.Generator, prompts: int, how: Resampling) -> tuple[Estimate, float]:
+    def trial(rng: np.random.Generator, prompts: int, resampling: Resampling) -> tuple[Estimate, float]:
         values = rng.normal(size=(prompts, SAMPLES))
-        frontier = OptimalFrontier.from_samples(values if kind == "gaussian" else expit(values), how=how)
+        frontier = OptimalFrontier.from_samples(values if kind == "gaussian" else expit(values), resampling=resampling)
         return frontier.reward_at(float(nats)), truth
 
     return trial
 
 
-def gap(rng: np.random.Generator, prompts: int, how: Resampling) -> tuple[Estimate, float]:
+def gap(rng: np.random.Generator, prompts: int, resampling: Resampling) -> tuple[Estimate, float]:
     """beta KL(N(1, 1) || N(2, 1)) at beta = 1/2 over N(0, 1)."""
-    frontier = OptimalFrontier.from_samples(rng.normal(size=(prompts, SAMPLES)), how=how)
+    frontier = OptimalFrontier.from_samples(rng.normal(size=(prompts, SAMPLES)), resampling=resampling)
     return frontier.gap(0.5, np.full(prompts, 0.5), 1 + rng.normal(size=prompts) / 4), 0.25
 
 

@@ -70,7 +70,7 @@ class Coupled(Base):
 
 
 class ByPlace(Base):
-    couples_batch = True
+    """It does not say that it couples rows, or it would see them in the order of their ids, whatever the batch's."""
 
     def __call__(self, policy, reference):
         z = self.margin(policy, reference)

@@ -170,26 +170,26 @@ def test_sections_are_weighted_as_the_recipe_says_and_else_as_the_benchmark(eval
     groups = held_out(recipe)
     logps = LogProbs.cat(score_all(load_model(ModelConfig(path=str(folder.model))), groups))
     wins = (logps.sum()[::2] > logps.sum()[1::2]).double().numpy()
-    how, half = Resampling(num_resamples=100), len(groups) // 2
-    assert measure_sections(logps, None, groups, {}, how) is None
+    resampling, half = Resampling(num_resamples=100), len(groups) // 2
+    assert measure_sections(logps, None, groups, {}, resampling) is None
     named = [replace(group, section="easy" if at < half else "hard") for at, group in enumerate(groups)]
     named[-1] = replace(named[-1], section=None)
     easy, hard = wins[:half].mean(), wins[half:-1].mean()
-    plain = measure_sections(logps, None, named, {}, how).as_dict()
+    plain = measure_sections(logps, None, named, {}, resampling).as_dict()
     assert {name: one["value"] for name, one in plain["sections"].items()} == pytest.approx(
         {"easy": easy, "hard": hard}
     )
     assert plain["overall"]["value"] == pytest.approx((easy + hard) / 2)
     assert (plain["num_pairs"], plain["num_without_label"]) == (len(groups) - 1, 1)
-    weighed = measure_sections(logps, None, named, {"all": {"easy": 3.0, "hard": 1.0}}, how).as_dict()
+    weighed = measure_sections(logps, None, named, {"all": {"easy": 3.0, "hard": 1.0}}, resampling).as_dict()
     assert weighed["overall"]["value"] == pytest.approx((3 * easy + hard) / 4)
     bench = [replace(group, section="hep-go" if at < half else "math-prm") for at, group in enumerate(groups)]
-    found = measure_sections(logps, None, bench, {}, how).as_dict()
+    found = measure_sections(logps, None, bench, {}, resampling).as_dict()
     assert list(found["sections"]) == ["Reasoning"]
     assert found["sections"]["Reasoning"]["value"] == pytest.approx((164 * easy + 984 * wins[half:].mean()) / 1148)
     many = [replace(groups[at % len(groups)], section=str(at)) for at in range(101)]
     logps = LogProbs.cat(score_all(load_model(ModelConfig(path=str(folder.model))), many))
-    assert "101 different labels" in measure_sections(logps, None, many, {}, how).not_measured
+    assert "101 different labels" in measure_sections(logps, None, many, {}, resampling).not_measured
 
 
 def test_one_pass_for_each_model_scores_a_thousand_real_pairs_with_and_without_reference(tmp_path, monkeypatch):

@@ -45,8 +45,8 @@ def test_intervals_of_means_cover_the_truth_as_often_as_they_say(prompts, least,
     for seed in range(300):
         draw = rng.exponential if skewed else rng.normal
         rows = (draw(size=(prompts, 1)) + draw(size=(prompts, 4))).ravel()
-        how = Resampling(seed=seed, num_resamples=300)
-        covered += not mean(rows, np.repeat(np.arange(prompts), 4), how).excludes(2.0 if skewed else 0.0)
+        resampling = Resampling(seed=seed, num_resamples=300)
+        covered += not mean(rows, np.repeat(np.arange(prompts), 4), resampling).excludes(2.0 if skewed else 0.0)
     assert least <= covered / 300 <= 0.985
 
 
@@ -107,12 +107,12 @@ def test_pairing_removes_what_both_methods_share():
 
 
 def test_resamples_hold_as_many_prompts_as_there_are_and_follow_the_seed(monkeypatch):
-    how = Resampling(num_resamples=200, seed=4)
-    whole = np.concatenate(list(resampled_weights(7, how)))
+    resampling = Resampling(num_resamples=200, seed=4)
+    whole = np.concatenate(list(resampled_weights(7, resampling)))
     assert whole.shape == (200, 7)
     assert (whole.sum(axis=1) == 7).all()
     monkeypatch.setattr("exptilt.evaluation.intervals._CHUNK", 70)
-    chunks = list(resampled_weights(7, how))
+    chunks = list(resampled_weights(7, resampling))
     assert [len(chunk) for chunk in chunks] == [10] * 20
     assert np.array_equal(np.concatenate(chunks), whole)
 

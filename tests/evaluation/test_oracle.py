@@ -34,7 +34,7 @@ def logs_of(policy, samples):
 
 
 def test_the_frontier_of_reference_samples_is_the_exact_one_less_its_bias():
-    frontier = OptimalFrontier.from_samples(rewards_of(drawn(POOL)), betas=[0.3, 0.1], how=HOW)
+    frontier = OptimalFrontier.from_samples(rewards_of(drawn(POOL)), betas=[0.3, 0.1], resampling=HOW)
     for beta, share in ((0.3, 0.91), (0.1, 0.66)):  # what a Gaussian reward of the same KL keeps at 64 samples
         at = int(np.argmin(np.abs(frontier.betas - beta)))
         best = WORLD.optimal_policy(beta)
@@ -53,8 +53,10 @@ def test_trained_policies_as_proposals_show_what_the_references_samples_cannot()
     own, others = drawn(POOL, seed=1), drawn(POOL // 2, strong, seed=2)
     rewards = np.concatenate([rewards_of(own), rewards_of(others)], axis=1)
     logs = [np.concatenate([logs_of(one, own), logs_of(one, others)], axis=1) for one in (WORLD.reference, strong)]
-    pooled = OptimalFrontier.from_mixture(rewards, logs[0], logs[1][None], [POOL, POOL // 2], betas=[0.05], how=HOW)
-    alone = OptimalFrontier.from_samples(rewards_of(own), betas=[0.05], how=HOW)
+    pooled = OptimalFrontier.from_mixture(
+        rewards, logs[0], logs[1][None], [POOL, POOL // 2], betas=[0.05], resampling=HOW
+    )
+    alone = OptimalFrontier.from_samples(rewards_of(own), betas=[0.05], resampling=HOW)
     found = [frontier.kl[int(np.argmin(np.abs(frontier.betas - 0.05)))] for frontier in (pooled, alone)]
     assert found[0] == pytest.approx(exact[0], rel=0.05)
     assert abs(found[1] - exact[0]) > 2 * abs(found[0] - exact[0])
@@ -78,12 +80,12 @@ def test_a_policys_kl_share_and_gap_are_the_exact_ones():
     policy = WORLD.policy_from_logits(WORLD.optimal_policy(0.3) + 0.3 * noise)
     samples, owners = drawn(32, policy, seed=3), np.repeat(np.arange(ROWS), 32)
     log_ratio = (WORLD.logps(policy, samples) - WORLD.logps(WORLD.reference, samples)).sum(axis=1)
-    kl = estimate_kl(kl_sums(policy, samples), owners, SamplingLaw(), k1=log_ratio, how=HOW)
+    kl = estimate_kl(kl_sums(policy, samples), owners, SamplingLaw(), k1=log_ratio, resampling=HOW)
     exact_kl, exact_reward = WORLD.kl(policy), WORLD.expected_reward(policy)
     assert kl.kl.low < exact_kl < kl.kl.high
     assert kl.k1.low < exact_kl < kl.k1.high
     assert kl.kl.high - kl.kl.low < 0.5 * (kl.k1.high - kl.k1.low)
-    frontier = OptimalFrontier.from_samples(rewards_of(drawn(256, seed=7)), how=HOW)
+    frontier = OptimalFrontier.from_samples(rewards_of(drawn(256, seed=7)), resampling=HOW)
     place = frontier.fraction(kl.by_prompt, rewards_of(samples).mean(axis=1))
     start = WORLD.expected_reward(WORLD.reference)
     exact = (exact_reward - start) / (WORLD.optimal_reward(exact_kl) - start)
@@ -94,7 +96,7 @@ def test_a_policys_kl_share_and_gap_are_the_exact_ones():
 
 
 def test_best_of_n_from_one_pool_is_the_exact_one():
-    for found in best_of_n(rewards_of(drawn(POOL, seed=4)), [2, 4, 16], how=HOW):
+    for found in best_of_n(rewards_of(drawn(POOL, seed=4)), [2, 4, 16], resampling=HOW):
         kl, reward = WORLD.best_of(found.n)
         assert found.reward.low - 0.01 < reward < found.reward.high + 0.01
         assert kl <= found.bound
@@ -105,7 +107,7 @@ def test_the_proxy_that_is_an_optimums_own_log_ratio_is_over_optimised_nowhere()
     samples = drawn(POOL, seed=5)
     best = WORLD.optimal_policy(0.2)
     ratio = logs_of(best, samples) - logs_of(WORLD.reference, samples)
-    curve = proxy_curve(ratio, rewards_of(samples), how=HOW)
+    curve = proxy_curve(ratio, rewards_of(samples), resampling=HOW)
     assert curve.best_kl == curve.kl[-1]
     for kl, gold in zip(curve.kl, curve.gold, strict=True):
         if 0.2 < kl < curve.solid_kl:

@@ -26,9 +26,9 @@ with claimed(Path(sys.argv[1]), "run", shared=sys.argv[2] == "shared"):
 """
 
 
-def holder(folder, how="alone"):
+def holder(folder, resampling="alone"):
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(folder), resampling], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "held\n"
     return process

@@ -230,7 +230,7 @@ def test_your_own_model_pairs_and_reward(study, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["no_colon", "no.such.module:f", "math:no_such", "math:pi"])
 def test_a_reward_that_is_no_function_is_named(name):
-    with pytest.raises(ConfigError, match="reward: "):
+    with pytest.raises(ConfigError, match=r"^reward"):
         find_function(name)
 
 

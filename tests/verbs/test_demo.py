@@ -17,7 +17,7 @@ SMALL = DemoSize(
     epochs=1.0,
     pool=16,
     policy_samples=8,
-    num_prompts=40,
+    num_prompts=80,
     width=48,
     num_layers=1,
 )
@@ -74,8 +74,8 @@ def test_the_page_stands_alone(frontiers):
 
 def test_more_seeds_add_runs_and_leave_the_first_seeds_folders_as_they_are(tmp_path):
     alone, several = (demo_file._Demo(tmp_path, 3, SMALL, seeds)._runs() for seeds in (1, 2))
-    assert [run.folder for run in alone] == list(METHODS)
-    assert [run.folder for run in several if run.seed == 3] == list(METHODS)
+    assert [run.folder for run in alone] == list(demo_file.METHODS)
+    assert [run.folder for run in several if run.seed == 3] == list(demo_file.METHODS)
     assert [(run.title, run.objective) for run in several][:2] == [
         ("Preferred-FT seed=3", "Preferred-FT"),
         ("Preferred-FT seed=4", "Preferred-FT"),

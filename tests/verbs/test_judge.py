@@ -50,13 +50,15 @@ def test_three_policies_by_a_server(tmp_path, capsys):
     truth = [[float(json.loads(line)["completion"]) for line in Path(f).read_text().splitlines()] for f in files]
     with JudgeServer(larger) as server:
         options = JudgeOptions(endpoint=Endpoint(base_url=server.url))
-        dry = judge(files, None, ["server:m"], tmp_path / "v.db", options, dry_run=True, how=QUICK)
+        dry = judge(files, None, ["server:m"], tmp_path / "v.db", options, dry_run=True, resampling=QUICK)
         assert dry == {}
         assert server.calls == 0
         assert "150 calls for 150 verdicts (0 are stored)" in capsys.readouterr().out
-        found = judge(files, None, ["server:m"], tmp_path / "v.db", options, output=tmp_path / "o.json", how=QUICK)
+        found = judge(
+            files, None, ["server:m"], tmp_path / "v.db", options, output=tmp_path / "o.json", resampling=QUICK
+        )
         assert server.calls == 150
-        again = judge(files, None, ["server:m"], tmp_path / "v.db", options, how=QUICK)
+        again = judge(files, None, ["server:m"], tmp_path / "v.db", options, resampling=QUICK)
         assert server.calls == 150
     assert again == found
     rate = found["m"]["matches"]["good against fair"]["rates"]
@@ -78,7 +80,7 @@ def test_a_judge_that_gives_nothing_has_bounds_and_no_headline(tmp_path, capsys)
     a, b = answers(tmp_path, "one", 1), answers(tmp_path, "other", 0)
     with JudgeServer(lambda *_: "I will not say.") as server:
         options = JudgeOptions(endpoint=Endpoint(base_url=server.url))
-        found = judge([a], b, ["server:m"], tmp_path / "v.db", options, how=QUICK)
+        found = judge([a], b, ["server:m"], tmp_path / "v.db", options, resampling=QUICK)
     rates = found["m"]["matches"]["one against other"]["rates"]
     assert rates.swap_average is None
     assert (rates.lower_bound.value, rates.upper_bound.value) == (0, 1)
@@ -89,7 +91,7 @@ def test_columns_of_one_file_and_messages(tmp_path):
         {"prompt": [{"role": "user", "content": f"q{k}"}], "policy": "yes indeed", "reference": "no"} for k in range(3)
     ]
     found = judge(
-        [write(tmp_path / "samples.jsonl", rows)], "reference", [], tmp_path / "v.db", JudgeOptions(), how=QUICK
+        [write(tmp_path / "samples.jsonl", rows)], "reference", [], tmp_path / "v.db", JudgeOptions(), resampling=QUICK
     )
     assert found["longest"]["matches"]["samples against reference"]["rates"].swap_average.value == 1
 
@@ -112,10 +114,10 @@ def test_equal_answers_are_a_tie_and_nobody_is_asked(tmp_path):
 
 def test_the_order_of_prompts_in_a_file_does_not_matter(tmp_path):
     files = [answers(tmp_path, name, 0) for name in ("a", "bb", "ccc")]
-    found = judge(files, None, [], tmp_path / "v.db", JudgeOptions(), how=QUICK)
+    found = judge(files, None, [], tmp_path / "v.db", JudgeOptions(), resampling=QUICK)
     lines = Path(files[1]).read_text().splitlines(keepends=True)
     Path(files[1]).write_text("".join(lines[::-1]))
-    again = judge(files, None, [], tmp_path / "v.db", JudgeOptions(), how=QUICK)
+    again = judge(files, None, [], tmp_path / "v.db", JudgeOptions(), resampling=QUICK)
     for name, one in found["coin"]["differences"]["pairs"].items():
         assert one.value == pytest.approx(again["coin"]["differences"]["pairs"][name].value)
     assert found["coin"]["ratings"].ratings[0].value == pytest.approx(again["coin"]["ratings"].ratings[0].value)
@@ -147,7 +149,7 @@ def test_bad_input_is_one_line(tmp_path, mistake, message, monkeypatch):
     }.get(mistake, a)
     by = {"judge": ["longestt"], "rater": ["votes:bob"], "far": ["server:m@https://example.com/v1"]}.get(mistake, [])
     with pytest.raises((ConfigError, DataError), match=message) as error:
-        judge([a], against, by, tmp_path / "v.db", JudgeOptions(), how=QUICK)
+        judge([a], against, by, tmp_path / "v.db", JudgeOptions(), resampling=QUICK)
     assert len(str(error.value)) < 300
 
 
@@ -159,7 +161,7 @@ def test_benchmarks_from_published_files(tmp_path, data_folder):
     }
     for file, (name, items, scored) in counts.items():
         path = data_folder / "judge" / f"{file}.jsonl.gz"
-        found = judge_benchmark(path, [], tmp_path / "v.db", JudgeOptions(), how=QUICK)
+        found = judge_benchmark(path, [], tmp_path / "v.db", JudgeOptions(), resampling=QUICK)
         assert (found["benchmark"], found["items"]) == (name, items)
         assert scored in (None, found["scored"])
         assert found["judges"]["oracle"]["accuracy"].value == 1
@@ -185,7 +187,7 @@ def test_agreement_of_people_and_a_judge_from_the_store(tmp_path, capsys):
                 rows.append((pair, vote, ("A", "B")))
     with VoteStore(tmp_path / "v.db") as store:
         assert store.add_all(rows) == 120 * 5 + 180 * 2
-    found = agree([str(tmp_path / "v.db")], policy="B", output=tmp_path / "o.json", how=QUICK)
+    found = agree([str(tmp_path / "v.db")], policy="B", output=tmp_path / "o.json", resampling=QUICK)
     assert found["items"] == 120
     assert found["raters"]["m"]["pair"].agreement.value == pytest.approx(0.85**2 + 0.15**2, abs=0.06)
     assert found["raters"]["m"]["pair"].votes == 360
@@ -196,7 +198,7 @@ def test_agreement_of_people_and_a_judge_from_the_store(tmp_path, capsys):
     assert powered.worth > 120
     assert "worth" in capsys.readouterr().out
     with pytest.raises(DataError, match="known are A, B"):
-        agree([str(tmp_path / "v.db")], policy="C", how=QUICK)
+        agree([str(tmp_path / "v.db")], policy="C", resampling=QUICK)
 
 
 def test_a_store_without_people_is_refused(tmp_path):

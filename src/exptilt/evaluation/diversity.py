@@ -16,7 +16,7 @@ def diversity(
     logps: ArrayLike,
     lengths: ArrayLike,
     prompts: Prompts,
-    how: Resampling = DEFAULT,
+    resampling: Resampling = DEFAULT,
 ) -> Diversity:
     """Diversity of a policy's own samples, drawn at temperature 1 without truncation.
 
@@ -30,7 +30,7 @@ def diversity(
         logps: (N,) log pi(y|x) of whole samples under the policy that drew them, nats.
         lengths: (N,) tokens of each.
         prompts: (N,) the prompt of each; every prompt has the same number K of samples.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Example:
         >>> drawn = [np.array(one, dtype=np.int32) for one in ([1, 2], [1, 2], [3], [4, 5, 6])]
@@ -40,8 +40,8 @@ def diversity(
     """
     counts = distinct_counts(ids, prompts)
     return Diversity(
-        entropy_per_token=ratio(-finite(logps, "logps"), lengths, prompts, how),
-        distinct_per_prompt=mean(counts, np.arange(len(counts)), how),
+        entropy_per_token=ratio(-finite(logps, "logps"), lengths, prompts, resampling),
+        distinct_per_prompt=mean(counts, np.arange(len(counts)), resampling),
         num_samples=len(ids) // len(counts),
     )
 

@@ -158,7 +158,7 @@ def measure_preferences(
     """
     pair, anchor = policy.sides(), None if reference is None else reference.sides()
     prompts = [group.prompt.tobytes() for group in groups]
-    accuracy = preference_accuracy(pair, anchor, prompts, beta=beta if anchor else None, how=resampling)
+    accuracy = preference_accuracy(pair, anchor, prompts, beta=beta if anchor else None, resampling=resampling)
     sides = [side.lengths.numpy() for side in pair]
     lengths = pair_lengths(sides[0], sides[1], prompts, resampling)
     evaluation = _accuracies(accuracy).updated(
@@ -270,7 +270,7 @@ def measure_displacement(
         draws = sampled.reference
         asked = [draws.prompts[at].tobytes() for at in draws.prompt_index]
         forced = {"forward_kl": draws.column("kl"), "forward_prompts": asked}
-    moved = displacement(policy.sides(), reference.sides(), prompts, how=resampling, **forced)
+    moved = displacement(policy.sides(), reference.sides(), prompts, resampling=resampling, **forced)
     parts = moved.given() | {"gainers": sampled.gainers or None}
     return Displacement(**{name: part for name, part in parts.items() if part is not None})
 

@@ -76,7 +76,7 @@ def measure_samples(
     own = own.compared(model, reference, progress="KL")
     others = others.compared(reference, model, progress="forward KL")
     log_ratio = own.column("log_ratio")
-    kl = estimate_kl(own.column("kl"), own.prompt_index, law, k1=log_ratio, how=resampling)
+    kl = estimate_kl(own.column("kl"), own.prompt_index, law, k1=log_ratio, resampling=resampling)
     rewards = (beta or 1.0) * log_ratio
     return SampleMeasures(
         evaluation.updated(

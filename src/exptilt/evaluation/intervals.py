@@ -130,7 +130,7 @@ def finite(values: ArrayLike, what: str) -> Floats:
 
 
 def bootstrap(
-    statistic: Statistic, num_prompts: int, how: Resampling = DEFAULT, within: tuple[float, float] | None = None
+    statistic: Statistic, num_prompts: int, resampling: Resampling = DEFAULT, within: tuple[float, float] | None = None
 ) -> Estimate:
     """Studentised bootstrap interval of any statistic that can be written with prompt weights.
 
@@ -146,7 +146,7 @@ def bootstrap(
     Args:
         statistic: (S, C) weights -> (S,) values; see `Statistic`.
         num_prompts: C. Above 1,000 they are put into 1,000 groups at random, which are then what is resampled.
-        how: level, number of resamples, seed.
+        resampling: level, number of resamples, seed.
         within: the least and the most the statistic can be; ends are cut there.
 
     Source: Efron and Tibshirani (1993), section 12.5; Hall (1988) on why studentising corrects for skewness.
@@ -157,33 +157,33 @@ def bootstrap(
         >>> found.value, found.low < 2.5 < found.high
         (2.5, True)
     """
-    return bootstraps(lambda weights: statistic(weights)[:, None], num_prompts, how, within)[0]
+    return bootstraps(lambda weights: statistic(weights)[:, None], num_prompts, resampling, within)[0]
 
 
 def bootstraps(
-    statistic: Statistic, num_prompts: int, how: Resampling = DEFAULT, within: tuple[float, float] | None = None
+    statistic: Statistic, num_prompts: int, resampling: Resampling = DEFAULT, within: tuple[float, float] | None = None
 ) -> list[Estimate]:
     """As `bootstrap`, for K statistics of the same resamples: (S, C) weights -> (S, K) values."""
-    value, influence = influences(statistic, num_prompts, how)
+    value, influence = influences(statistic, num_prompts, resampling)
     units = len(influence)
     if units < 2:
-        return [unknown(float(one), num_prompts, how) for one in value]
-    groups = _groups(num_prompts, how)
+        return [unknown(float(one), num_prompts, resampling) for one in value]
+    groups = _groups(num_prompts, resampling)
     errors = _errors(np.ones((1, units)), influence)[0]
     drawn, drawn_errors = [], []
-    for weights in resampled_weights(units, how):
+    for weights in resampled_weights(units, resampling):
         drawn.append(statistic(weights[:, groups]))
         drawn_errors.append(_errors(weights, influence))
-    ends = studentised(value, errors, np.concatenate(drawn), np.concatenate(drawn_errors), units, how)
-    return [interval(*one, num_prompts, how, within) for one in zip(value.tolist(), *ends, strict=True)]
+    ends = studentised(value, errors, np.concatenate(drawn), np.concatenate(drawn_errors), units, resampling)
+    return [interval(*one, num_prompts, resampling, within) for one in zip(value.tolist(), *ends, strict=True)]
 
 
-def influences(statistic: Statistic, num_prompts: int, how: Resampling = DEFAULT) -> tuple[Floats, Floats]:
+def influences(statistic: Statistic, num_prompts: int, resampling: Resampling = DEFAULT) -> tuple[Floats, Floats]:
     """(K,) values and (G, K) influences of K statistics: C - 1 times what leaving a prompt (or group) out changes.
 
     With G units the squared standard error is sum(influence^2) / (G (G - 1)).
     """
-    groups = _groups(num_prompts, how)
+    groups = _groups(num_prompts, resampling)
     units = int(groups.max()) + 1
     value = np.asarray(statistic(np.ones((1, num_prompts))))[0]
     if units < 2:
@@ -201,7 +201,7 @@ def influences(statistic: Statistic, num_prompts: int, how: Resampling = DEFAULT
 
 
 def studentised(
-    value: Floats, error: Floats, drawn: Floats, drawn_error: Floats, units: int, how: Resampling
+    value: Floats, error: Floats, drawn: Floats, drawn_error: Floats, units: int, resampling: Resampling
 ) -> tuple[list[float], list[float]]:
     """Ends of the studentised interval of K statistics, NaN where they are not known.
 
@@ -211,9 +211,9 @@ def studentised(
         drawn: (S, K) on resamples.
         drawn_error: (S, K) standard errors there; 0 where a resample has no spread.
         units: prompts or groups of prompts, >= 2.
-        how: level of the interval.
+        resampling: level of the interval.
     """
-    student = float(t.ppf((1 + how.level) / 2, units - 1))
+    student = float(t.ppf((1 + resampling.level) / 2, units - 1))
     low, high = value - student * error, value + student * error
     if units >= _FEWEST:
         gone = drawn - value
@@ -221,7 +221,7 @@ def studentised(
         ratios = np.divide(gone, drawn_error, out=np.sign(gone) * far, where=drawn_error > 1e-9 * error)
         ratios = np.clip(np.where(np.isfinite(gone), ratios, np.nan), -far, far)
         known = np.isfinite(ratios).mean(axis=0) >= 1 - _TOLERATED
-        tails = [(1 - how.level) / 2, (1 + how.level) / 2]
+        tails = [(1 - resampling.level) / 2, (1 + resampling.level) / 2]
         quantiles = np.full((2, len(value)), np.nan)
         if known.any():
             quantiles[:, known] = np.nanquantile(ratios[:, known], tails, axis=0)
@@ -231,21 +231,23 @@ def studentised(
 
 
 def interval(
-    value: float, low: float, high: float, n: int, how: Resampling, within: tuple[float, float] | None = None
+    value: float, low: float, high: float, n: int, resampling: Resampling, within: tuple[float, float] | None = None
 ) -> Estimate:
     """An estimate with the ends of a studentised interval, and how often such intervals hold the truth."""
     if not (math.isfinite(low) and math.isfinite(high)):
-        return unknown(value, n, how)
+        return unknown(value, n, resampling)
     if within is not None:
         low, high = max(low, within[0]), min(high, within[1])
-    covers = measured_coverage("studentised", n, how.level)
+    covers = measured_coverage("studentised", n, resampling.level)
     # A very skewed value may lie a hair outside of what its resamples say.
-    return Estimate(value=value, low=min(low, value), high=max(high, value), level=how.level, n=n, coverage=covers)
+    return Estimate(
+        value=value, low=min(low, value), high=max(high, value), level=resampling.level, n=n, coverage=covers
+    )
 
 
-def unknown(value: float, n: int, how: Resampling) -> Estimate:
+def unknown(value: float, n: int, resampling: Resampling) -> Estimate:
     """An estimate of whose spread nothing is known."""
-    return Estimate(value=value, low=None, high=None, level=how.level, n=n)
+    return Estimate(value=value, low=None, high=None, level=resampling.level, n=n)
 
 
 def _errors(weights: Floats, influence: Floats) -> Floats:
@@ -255,24 +257,24 @@ def _errors(weights: Floats, influence: Floats) -> Floats:
     return np.asarray(np.sqrt(np.maximum(square - mean**2, 0) / (units - 1)))
 
 
-def _groups(num_prompts: int, how: Resampling) -> NDArray[np.int64]:
+def _groups(num_prompts: int, resampling: Resampling) -> NDArray[np.int64]:
     """(C,) the unit of each prompt: itself, or one of 1,000 groups of about equal size."""
     if num_prompts <= _MOST_UNITS:
         return np.arange(num_prompts)
-    return np.random.default_rng(how.seed).permutation(num_prompts) % _MOST_UNITS
+    return np.random.default_rng(resampling.seed).permutation(num_prompts) % _MOST_UNITS
 
 
-def resampled_weights(num_prompts: int, how: Resampling = DEFAULT) -> Iterator[Floats]:
+def resampled_weights(num_prompts: int, resampling: Resampling = DEFAULT) -> Iterator[Floats]:
     """(S, C) counts of each prompt in resamples with replacement, in chunks; `num_resamples` rows in all."""
-    rng = np.random.default_rng(how.seed)
+    rng = np.random.default_rng(resampling.seed)
     rows = max(1, _CHUNK // num_prompts)
-    for start in range(0, how.num_resamples, rows):
-        size = min(rows, how.num_resamples - start)
+    for start in range(0, resampling.num_resamples, rows):
+        size = min(rows, resampling.num_resamples - start)
         drawn = rng.integers(num_prompts, size=(size, num_prompts)) + np.arange(size)[:, None] * num_prompts
         yield np.bincount(drawn.ravel(), minlength=size * num_prompts).reshape(size, num_prompts).astype(np.float64)
 
 
-def ratio(numerator: ArrayLike, denominator: ArrayLike, prompts: Prompts, how: Resampling = DEFAULT) -> Estimate:
+def ratio(numerator: ArrayLike, denominator: ArrayLike, prompts: Prompts, resampling: Resampling = DEFAULT) -> Estimate:
     """Sum over sum with an interval clustered by prompt; all three have one entry for each row.
 
     The studentised interval of `bootstrap`, with the ratio's own standard error in every resample.
@@ -281,11 +283,11 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike, prompts: Prompts, how: R
     above, below = clusters.sums(numerator), clusters.sums(denominator)
     value, error = _ratio_and_error(np.ones((1, clusters.count)), above, below)
     if clusters.count < 2:
-        return unknown(float(value[0]), clusters.count, how)
-    drawn = [_ratio_and_error(weights, above, below) for weights in resampled_weights(clusters.count, how)]
+        return unknown(float(value[0]), clusters.count, resampling)
+    drawn = [_ratio_and_error(weights, above, below) for weights in resampled_weights(clusters.count, resampling)]
     values, errors = (np.concatenate(part)[:, None] for part in zip(*drawn, strict=True))
-    (low,), (high,) = studentised(value, error, values, errors, clusters.count, how)
-    return interval(float(value[0]), low, high, clusters.count, how)
+    (low,), (high,) = studentised(value, error, values, errors, clusters.count, resampling)
+    return interval(float(value[0]), low, high, clusters.count, resampling)
 
 
 def _ratio_and_error(weights: Floats, above: Floats, below: Floats) -> tuple[Floats, Floats]:
@@ -298,18 +300,23 @@ def _ratio_and_error(weights: Floats, above: Floats, below: Floats) -> tuple[Flo
     return value, divide(np.sqrt(off * units / max(units - 1, 1)), np.abs(total))
 
 
-def mean(values: ArrayLike, prompts: Prompts, how: Resampling = DEFAULT) -> Estimate:
+def mean(values: ArrayLike, prompts: Prompts, resampling: Resampling = DEFAULT) -> Estimate:
     """Mean of row values with an interval clustered by prompt.
 
     Example:
         >>> print(mean([1.0, 2.0, 3.0, 4.0], prompts=["a", "b", "c", "d"]))
         2.500 [0.264, 4.761]
     """
-    return ratio(values, np.ones(len(np.asarray(values))), prompts, how)
+    return ratio(values, np.ones(len(np.asarray(values))), prompts, resampling)
 
 
 def paired_difference(
-    first: ArrayLike, second: ArrayLike, prompts: Prompts, how: Resampling = DEFAULT, *, most: float | None = None
+    first: ArrayLike,
+    second: ArrayLike,
+    prompts: Prompts,
+    resampling: Resampling = DEFAULT,
+    *,
+    most: float | None = None,
 ) -> Estimate:
     """Mean of first - second, row by row on the same prompts; narrower than the difference of two separate means.
 
@@ -317,20 +324,20 @@ def paired_difference(
         first: (N,).
         second: (N,).
         prompts: (N,) the prompt of each row.
-        how: level, number of resamples, seed.
+        resampling: level, number of resamples, seed.
         most: the largest difference a row can have, if there is one. Then two that agree on all of C prompts differ by
             at most `most` times the upper end of Wilson's interval of 0 out of C, and not by nothing.
     """
     gaps = finite(first, "first") - finite(second, "second")
-    found = mean(gaps, prompts, how)
+    found = mean(gaps, prompts, resampling)
     if most is None or found.interval is not None or found.value is None or not found.n:
         return found
-    room = most * float(wilson(0, found.n, how.level).high or 0.0)
+    room = most * float(wilson(0, found.n, resampling.level).high or 0.0)
     low, high = max(-most, found.value - room), min(most, found.value + room)
     return found.model_copy(update={"low": low, "high": high})
 
 
-def share(statistic: Statistic, num_prompts: int, num_rows: int, how: Resampling = DEFAULT) -> Estimate:
+def share(statistic: Statistic, num_prompts: int, num_rows: int, resampling: Resampling = DEFAULT) -> Estimate:
     """Wilson's interval of a statistic in [0, 1], with an effective number of rows from its jackknife variance V.
 
         n_eff = T (1 - T) / V
@@ -342,30 +349,30 @@ def share(statistic: Statistic, num_prompts: int, num_rows: int, how: Resampling
         statistic: (S, C) weights -> (S,) values in [0, 1].
         num_prompts: C.
         num_rows: N, what the statistic is made of.
-        how: level; nothing is resampled.
+        resampling: level; nothing is resampled.
 
     Source: Korn and Graubard (1998) for the effective n; Wilson (1927).
     """
-    return shares(lambda weights: statistic(weights)[:, None], num_prompts, [num_rows], how)[0]
+    return shares(lambda weights: statistic(weights)[:, None], num_prompts, [num_rows], resampling)[0]
 
 
 def shares(
-    statistic: Statistic, num_prompts: int, num_rows: Sequence[int], how: Resampling = DEFAULT
+    statistic: Statistic, num_prompts: int, num_rows: Sequence[int], resampling: Resampling = DEFAULT
 ) -> list[Estimate]:
     """As `share`, for K statistics: (S, C) weights -> (S, K) values."""
-    values, influence = influences(statistic, num_prompts, how)
+    values, influence = influences(statistic, num_prompts, resampling)
     units = len(influence)
     if units < 2:
-        return [unknown(float(one), num_prompts, how) for one in values]
+        return [unknown(float(one), num_prompts, resampling) for one in values]
     variances = (influence**2).sum(axis=0) / (units * (units - 1))
-    z = float(t.ppf((1 + how.level) / 2, units - 1))
-    covers = measured_coverage("share", num_prompts, how.level)
+    z = float(t.ppf((1 + resampling.level) / 2, units - 1))
+    covers = measured_coverage("share", num_prompts, resampling.level)
     found = []
     for value, variance, rows in zip(values.tolist(), variances.tolist(), num_rows, strict=True):
         binomial = value * (1 - value)
         effective = min(binomial / variance, rows) if variance > 1e-12 and binomial > 0 else min(num_prompts, rows)
         low, high = _wilson_ends(value, effective, z)
-        found.append(Estimate(value=value, low=low, high=high, level=how.level, n=num_prompts, coverage=covers))
+        found.append(Estimate(value=value, low=low, high=high, level=resampling.level, n=num_prompts, coverage=covers))
     return found
 
 

@@ -31,7 +31,12 @@ class SequenceKL(Panel):
 
 
 def estimate_kl(
-    sums: ArrayLike, prompts: Prompts, law: SamplingLaw, *, k1: ArrayLike | None = None, how: Resampling = DEFAULT
+    sums: ArrayLike,
+    prompts: Prompts,
+    law: SamplingLaw,
+    *,
+    k1: ArrayLike | None = None,
+    resampling: Resampling = DEFAULT,
 ) -> SequenceKL:
     """Estimate KL(policy || reference) from samples of the policy.
 
@@ -45,7 +50,7 @@ def estimate_kl(
         prompts: (N,) the prompt of each sample.
         law: how the samples were drawn; only the plain law has this KL.
         k1: (N,) log pi(y|x) - log pi_ref(y|x) of the same samples, as a check.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Raises:
         ValueError: another law than the plain one; sums that are not finite, or negative (then they are k1, not KLs).
@@ -67,25 +72,25 @@ def estimate_kl(
     clusters = Clusters(prompts)
     ratios = None if k1 is None else finite(k1, "k1")
     return SequenceKL(
-        kl=mean(rows, prompts, how),
-        k1=None if ratios is None else mean(ratios, prompts, how),
-        k1_minus_kl=None if ratios is None else mean(ratios - rows, prompts, how),
+        kl=mean(rows, prompts, resampling),
+        k1=None if ratios is None else mean(ratios, prompts, resampling),
+        k1_minus_kl=None if ratios is None else mean(ratios - rows, prompts, resampling),
         by_prompt=clusters.means(rows),
         num_samples=rows.size,
     )
 
 
-def nats_per_token(sums: ArrayLike, lengths: ArrayLike, prompts: Prompts, how: Resampling = DEFAULT) -> Estimate:
+def nats_per_token(sums: ArrayLike, lengths: ArrayLike, prompts: Prompts, resampling: Resampling = DEFAULT) -> Estimate:
     """Sum of KLs over number of tokens. Not a KL of completions: policies that agree in it may differ in that by far.
 
     Args:
         sums: (N,) as in `estimate_kl`.
         lengths: (N,) tokens of each sample.
         prompts: (N,) the prompt of each sample.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Example:
         >>> nats_per_token([2.0, 6.0], [40, 120], ["a", "b"]).value
         0.05
     """
-    return ratio(sums, lengths, prompts, how)
+    return ratio(sums, lengths, prompts, resampling)

@@ -48,14 +48,16 @@ class SampleLengths(Panel):
     """None if none ended; a mean over all is too low where many are cut."""
 
 
-def pair_lengths(chosen: ArrayLike, rejected: ArrayLike, prompts: Prompts, how: Resampling = DEFAULT) -> PairLengths:
+def pair_lengths(
+    chosen: ArrayLike, rejected: ArrayLike, prompts: Prompts, resampling: Resampling = DEFAULT
+) -> PairLengths:
     """Lengths of the two sides of N preferences.
 
     Args:
         chosen: (N,) tokens.
         rejected: (N,) tokens.
         prompts: (N,) the prompt of each pair.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Example:
         >>> found = pair_lengths([10, 20, 30], [10, 10, 30], ["a", "b", "c"])
@@ -64,21 +66,23 @@ def pair_lengths(chosen: ArrayLike, rejected: ArrayLike, prompts: Prompts, how: 
     """
     gap = finite(chosen, "chosen") - finite(rejected, "rejected")
     return PairLengths(
-        chosen=mean(chosen, prompts, how),
-        rejected=mean(rejected, prompts, how),
-        difference=mean(gap, prompts, how),
-        chosen_longer=share_above_zero(gap, Clusters(prompts), how),
+        chosen=mean(chosen, prompts, resampling),
+        rejected=mean(rejected, prompts, resampling),
+        difference=mean(gap, prompts, resampling),
+        chosen_longer=share_above_zero(gap, Clusters(prompts), resampling),
     )
 
 
-def sample_lengths(lengths: ArrayLike, ended: ArrayLike, prompts: Prompts, how: Resampling = DEFAULT) -> SampleLengths:
+def sample_lengths(
+    lengths: ArrayLike, ended: ArrayLike, prompts: Prompts, resampling: Resampling = DEFAULT
+) -> SampleLengths:
     """Lengths of N samples, and how many ended by themselves.
 
     Args:
         lengths: (N,) tokens, the end token included.
         ended: (N,) bool, `Sample.ended`.
         prompts: (N,) the prompt of each sample.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Example:
         >>> found = sample_lengths([3, 5, 8, 8], [True, True, False, False], ["a", "b", "c", "d"])
@@ -89,14 +93,18 @@ def sample_lengths(lengths: ArrayLike, ended: ArrayLike, prompts: Prompts, how: 
     if whole.shape != tokens.shape:
         raise ValueError(f"ended must have one entry for each of {len(tokens)} samples, got {whole.shape}")
     return SampleLengths(
-        mean=mean(tokens, prompts, how),
-        ended=share_above_zero(whole * 2.0 - 1, Clusters(prompts), how),
-        mean_of_ended=mean(tokens[whole], np.asarray(prompts)[whole], how) if whole.any() else None,
+        mean=mean(tokens, prompts, resampling),
+        ended=share_above_zero(whole * 2.0 - 1, Clusters(prompts), resampling),
+        mean_of_ended=mean(tokens[whole], np.asarray(prompts)[whole], resampling) if whole.any() else None,
     )
 
 
 def length_change(
-    before: ArrayLike, after: ArrayLike, prompts_before: Prompts, prompts_after: Prompts, how: Resampling = DEFAULT
+    before: ArrayLike,
+    after: ArrayLike,
+    prompts_before: Prompts,
+    prompts_after: Prompts,
+    resampling: Resampling = DEFAULT,
 ) -> Estimate:
     """Mean over prompts of the change of mean length from samples before to samples after training, tokens.
 
@@ -108,11 +116,11 @@ def length_change(
     if sorted(names[0]) != sorted(names[1]):
         raise ValueError(f"samples before and after are of different prompts ({first.count} and {second.count})")
     order = [names[1].index(name) for name in names[0]]
-    return paired_difference(second.means(after)[order], first.means(before), np.arange(first.count), how)
+    return paired_difference(second.means(after)[order], first.means(before), np.arange(first.count), resampling)
 
 
 def reward_on_length(
-    rewards: ArrayLike, lengths: ArrayLike, prompts: Prompts, how: Resampling = DEFAULT
+    rewards: ArrayLike, lengths: ArrayLike, prompts: Prompts, resampling: Resampling = DEFAULT
 ) -> LengthSlope:
     """Least-squares line of implicit rewards on lengths, over data or over the policy's own samples.
 
@@ -120,7 +128,7 @@ def reward_on_length(
         rewards: (N,) beta * (log pi - log pi_ref) of completions, nats.
         lengths: (N,) tokens.
         prompts: (N,) the prompt of each completion.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Raises:
         ValueError: if all completions have one length.
@@ -153,8 +161,8 @@ def reward_on_length(
         return divide(xy, np.sqrt(np.maximum(xx * yy, 0)))
 
     # The share is the square of the correlation. Near 0 a square barely moves, so its own spread would say too little.
-    signed = bootstrap(correlation, clusters.count, how, within=(-1.0, 1.0))
-    return LengthSlope(slope=bootstrap(slope, clusters.count, how), r_squared=_squared(signed))
+    signed = bootstrap(correlation, clusters.count, resampling, within=(-1.0, 1.0))
+    return LengthSlope(slope=bootstrap(slope, clusters.count, resampling), r_squared=_squared(signed))
 
 
 def _squared(found: Estimate) -> Estimate:

@@ -46,14 +46,14 @@ def named_judges(specs: Sequence[str], store: VoteStore, options: JudgeOptions) 
     budget = SpendingLimit(limit=options.budget)
     judges: list[Judge] = []
     for spec in dict.fromkeys([*specs, "longest", "coin"]):
-        kind, _, rest = spec.partition(":")
-        if kind in ("server", "local") and rest:
+        form, _, rest = spec.partition(":")
+        if form in ("server", "local") and rest:
             judges += [
-                _model_judge(kind, rest, question, store, options, budget) for question in options.questions or (None,)
+                _model_judge(form, rest, question, store, options, budget) for question in options.questions or (None,)
             ]
-        elif kind == "reward" and ":" in rest:
+        elif form == "reward" and ":" in rest:
             judges.append(RewardJudge(_imported(rest)))
-        elif kind == "votes":
+        elif form == "votes":
             judges.append(_stored(store, rest or None))
         elif spec == "longest":
             judges.append(Longest())
@@ -68,10 +68,10 @@ def named_judges(specs: Sequence[str], store: VoteStore, options: JudgeOptions) 
 
 
 def _model_judge(
-    kind: str, rest: str, question: str | None, store: VoteStore, options: JudgeOptions, budget: SpendingLimit
+    form: str, rest: str, question: str | None, store: VoteStore, options: JudgeOptions, budget: SpendingLimit
 ) -> Judge:
     template = judge_template(options.template, question)
-    if kind == "local":
+    if form == "local":
         from exptilt.judges.local_judge import LocalJudge
 
         return LocalJudge(rest, template, seed=options.seed)

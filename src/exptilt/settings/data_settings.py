@@ -13,6 +13,7 @@ Format = Literal[
     "preference",
     "hh",
     "best_of",
+    "triple",
     "sharegpt",
     "on_policy",
     "orca",

@@ -33,7 +33,7 @@ def agree(
     epsilon: float = 0.1,
     policy: str | None = None,
     output: Path | None = None,
-    how: Resampling = DEFAULT,
+    resampling: Resampling = DEFAULT,
 ) -> dict[str, Any]:
     """Compare every judge, and every person with the others, with people.
 
@@ -43,7 +43,7 @@ def agree(
         policy: whose win rate is estimated from people and judges together; its answers are those the stores name it
             as the source of.
         output: a JSON file for the numbers.
-        how: bootstrap over items.
+        resampling: bootstrap over items.
 
     Raises:
         DataError: no votes of people, or nobody to compare them with.
@@ -59,11 +59,13 @@ def agree(
     voted = ~np.isnan(people).all(axis=1)
     found: dict[str, Any] = {
         "items": int(voted.sum()),
-        "raters": _people(table, people, how)
+        "raters": _people(table, people, resampling)
         | {
-            name: _rater(votes, people, table, epsilon, how) for name, votes in columns.items() if _meets(votes, people)
+            name: _rater(votes, people, table, epsilon, resampling)
+            for name, votes in columns.items()
+            if _meets(votes, people)
         },
-        "alpha": alpha_interval(people, how) if people.shape[1] > 1 else None,
+        "alpha": alpha_interval(people, resampling) if people.shape[1] > 1 else None,
         "leave_one_out": leave_one_out(people) if people.shape[1] > 2 else {},
         "powered": {} if policy is None else _powered(table, sources, policy),
     }
@@ -100,32 +102,34 @@ def _meets(votes: Floats, people: Floats) -> bool:
     return bool((~np.isnan(votes)[:, None] & ~np.isnan(people)).any())
 
 
-def _people(table: RaterTable, people: Floats, how: Resampling) -> dict[str, Any]:
+def _people(table: RaterTable, people: Floats, resampling: Resampling) -> dict[str, Any]:
     """Each person beside the others: what a judge has to reach."""
     found = {}
     for k, rater in enumerate(rater for rater in table.raters if rater.kind == "person"):
         others = np.delete(people, k, axis=1)
         if others.size and _meets(people[:, k], others):
-            found[rater.name] = _rater(people[:, k], others, table, None, how)
+            found[rater.name] = _rater(people[:, k], others, table, None, resampling)
     return found
 
 
-def _rater(votes: Floats, people: Floats, table: RaterTable, epsilon: float | None, how: Resampling) -> dict[str, Any]:
+def _rater(
+    votes: Floats, people: Floats, table: RaterTable, epsilon: float | None, resampling: Resampling
+) -> dict[str, Any]:
     return {
-        "pair": pair_agreement(votes, people, how),
+        "pair": pair_agreement(votes, people, resampling),
         "majority": majority_agreement(votes, people),
-        "bias": _lean_to_length(votes, people, table, how),
+        "bias": _lean_to_length(votes, people, table, resampling),
         "alternative_test": None if epsilon is None else alternative_test(votes, people, epsilon),
     }
 
 
-def _lean_to_length(votes: Floats, people: Floats, table: RaterTable, how: Resampling) -> Any:
+def _lean_to_length(votes: Floats, people: Floats, table: RaterTable, resampling: Resampling) -> Any:
     """How much oftener than people a rater prefers the longer answer, on items that both voted on."""
     rows = ~np.isnan(votes) & ~np.isnan(people).all(axis=1) & (table.longest != TIE)
     if not rows.any():
         return None
     theirs = np.nanmean(_longer(people[rows], table.longest[rows, None]), axis=1)
-    return paired_difference(_longer(votes[rows], table.longest[rows]), theirs, np.flatnonzero(rows), how)
+    return paired_difference(_longer(votes[rows], table.longest[rows]), theirs, np.flatnonzero(rows), resampling)
 
 
 def _longer(votes: Floats, longest: Floats) -> Floats:

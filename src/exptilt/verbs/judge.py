@@ -55,7 +55,7 @@ def judge(
     common: bool = False,
     confirm: Confirm = lambda question: False,
     output: Path | None = None,
-    how: Resampling = DEFAULT,
+    resampling: Resampling = DEFAULT,
 ) -> dict[str, Any]:
     """Ask judges about policies and tabulate their verdicts.
 
@@ -69,7 +69,7 @@ def judge(
         common: compare on the prompts that both sides have.
         confirm: asked before texts leave this machine.
         output: a JSON file for the numbers.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Returns:
         The numbers of each judge and match; empty after a dry run.
@@ -82,7 +82,7 @@ def judge(
             return {}
         _require_consent(asked, confirm)
         votes.add_sources((pair, (match.one, match.other)) for match in matches for pair in match.pairs)
-        found = {judge_label(judge, asked): _by_one_judge(judge, matches, how) for judge in asked}
+        found = {judge_label(judge, asked): _by_one_judge(judge, matches, resampling) for judge in asked}
     print_judged(found)
     if output is not None:
         write_whole(output, json.dumps(as_json(found), indent=2) + "\n")
@@ -98,7 +98,7 @@ def judge_benchmark(
     dry_run: bool = False,
     confirm: Confirm = lambda question: False,
     output: Path | None = None,
-    how: Resampling = DEFAULT,
+    resampling: Resampling = DEFAULT,
 ) -> dict[str, Any]:
     """How often judges prefer the answer that is known to be better, by section, each order counting alike.
 
@@ -115,7 +115,7 @@ def judge_benchmark(
         if dry_run:
             return {}
         _require_consent(asked, confirm)
-        found = {judge_label(judge, asked): _accuracy(judge, scored, how) for judge in asked}
+        found = {judge_label(judge, asked): _accuracy(judge, scored, resampling) for judge in asked}
     result = {"benchmark": name, "items": len(items), "scored": len(scored), "judges": found}
     print_benchmark(result)
     if output is not None:
@@ -158,22 +158,22 @@ def _share(verdict: Verdict, position: int) -> float:
     return float(verdict.winner == position)
 
 
-def _by_one_judge(judge: Judge, matches: Sequence[Match], how: Resampling) -> dict[str, Any]:
+def _by_one_judge(judge: Judge, matches: Sequence[Match], resampling: Resampling) -> dict[str, Any]:
     answers = ask_each_once(judge, [pair for match in matches for pair in match.pairs])
     index = {key: number for number, key in enumerate(dict.fromkeys(key for match in matches for key in match.prompts))}
     columns = {f"{match.one} against {match.other}": _judgements(match, answers, index) for match in matches}
     measured: dict[str, Any] = {}
-    controlled = length_controlled_together({name: j for name, j in columns.items() if j.scored.any()}, how)
+    controlled = length_controlled_together({name: j for name, j in columns.items() if j.scored.any()}, resampling)
     for name, asked in columns.items():
         measured[name] = {
-            "rates": win_rates(asked, how),
+            "rates": win_rates(asked, resampling),
             "length_controlled": controlled.get(name),
-            "by_length_gap": dict(by_length_gap(asked, how=how)),
+            "by_length_gap": dict(by_length_gap(asked, resampling=resampling)),
         }
     return {
         "matches": measured,
-        "differences": _paired(columns, len(index), how),
-        "ratings": _rated(matches, columns, how),
+        "differences": _paired(columns, len(index), resampling),
+        "ratings": _rated(matches, columns, resampling),
     }
 
 
@@ -188,7 +188,7 @@ def _judgements(match: Match, answers: Mapping[str, list[tuple[float, bool]]], i
     return Judgements([index[key] for key in prompts], np.array(wins), np.array(first), np.array(gaps))
 
 
-def _paired(columns: Mapping[str, Judgements], num_prompts: int, how: Resampling) -> dict[str, Any]:
+def _paired(columns: Mapping[str, Judgements], num_prompts: int, resampling: Resampling) -> dict[str, Any]:
     """Paired differences of matches on the prompts that all of them have, and intervals that hold together."""
     table = np.stack([_prompt_means(asked, num_prompts) for asked in columns.values()], axis=1)
     known = table[~np.isnan(table).any(axis=1)]
@@ -196,9 +196,10 @@ def _paired(columns: Mapping[str, Judgements], num_prompts: int, how: Resampling
         return {}
     names = list(columns)
     return {
-        "together": dict(zip(names, simultaneous(known, how), strict=True)),
+        "together": dict(zip(names, simultaneous(known, resampling), strict=True)),
         "pairs": {
-            f"{names[i]} minus {names[j]}": one for (i, j), one in differences(known, range(len(known)), how).items()
+            f"{names[i]} minus {names[j]}": one
+            for (i, j), one in differences(known, range(len(known)), resampling).items()
         },
     }
 
@@ -210,7 +211,7 @@ def _prompt_means(asked: Judgements, num_prompts: int) -> np.ndarray[Any, np.dty
     return np.divide(wins, count, out=np.full_like(wins, np.nan), where=count > 0)
 
 
-def _rated(matches: Sequence[Match], columns: Mapping[str, Judgements], how: Resampling) -> Ratings | None:
+def _rated(matches: Sequence[Match], columns: Mapping[str, Judgements], resampling: Resampling) -> Ratings | None:
     names = list(dict.fromkeys(name for match in matches for name in (match.one, match.other)))
     if len(names) < 3:
         return None
@@ -223,10 +224,10 @@ def _rated(matches: Sequence[Match], columns: Mapping[str, Judgements], how: Res
         second += np.where(shown, other, one).tolist()
         wins += np.where(shown, asked.wins, 1 - np.asarray(asked.wins)).tolist()
         prompts += np.asarray(asked.prompts).tolist()
-    return rate(names, first, second, wins, prompts, how) if np.isfinite(wins).any() else None
+    return rate(names, first, second, wins, prompts, resampling) if np.isfinite(wins).any() else None
 
 
-def _accuracy(judge: Judge, items: Sequence[BenchmarkItem], how: Resampling) -> dict[str, Any]:
+def _accuracy(judge: Judge, items: Sequence[BenchmarkItem], resampling: Resampling) -> dict[str, Any]:
     answers = ask_each_once(judge, [item.comparison for item in items])
     sections: dict[str, list[tuple[float, str]]] = defaultdict(list)
     unscored = 0
@@ -241,15 +242,15 @@ def _accuracy(judge: Judge, items: Sequence[BenchmarkItem], how: Resampling) -> 
             agree.append(len(set(known)) == 1)
     rows = [row for section in sections.values() for row in section]
     return {
-        "accuracy": _mean(rows, how),
+        "accuracy": _mean(rows, resampling),
         "consistent": float(np.mean(agree)) if agree else None,
         "unscored": unscored,
-        "sections": {name: _mean(section, how) for name, section in sorted(sections.items())},
+        "sections": {name: _mean(section, resampling) for name, section in sorted(sections.items())},
     }
 
 
-def _mean(rows: Sequence[tuple[float, str]], how: Resampling) -> Any:
-    return mean([value for value, _ in rows], [prompt for _, prompt in rows], how) if rows else None
+def _mean(rows: Sequence[tuple[float, str]], resampling: Resampling) -> Any:
+    return mean([value for value, _ in rows], [prompt for _, prompt in rows], resampling) if rows else None
 
 
 def _matches(policies: Sequence[str], against: str | None, common: bool) -> list[Match]:

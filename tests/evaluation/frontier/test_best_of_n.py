@@ -29,7 +29,7 @@ def test_the_pool_estimate_is_the_mean_over_all_subsets():
 def test_it_is_unbiased_for_a_gaussian_reward():
     # E[max of 4 standard normals] = 1.02938.
     pools = np.random.default_rng(1).normal(size=(4000, 16))
-    (four,) = best_of_n(pools, [4], how=Resampling(level=0.999))
+    (four,) = best_of_n(pools, [4], resampling=Resampling(level=0.999))
     assert not four.reward.excludes(1.02938)
     assert four.reward.high - four.reward.low < 0.05
 

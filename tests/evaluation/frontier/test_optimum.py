@@ -41,7 +41,7 @@ def test_the_slope_of_the_frontier_is_beta():
 
 def test_the_optimum_itself_gets_full_marks_and_others_less():
     rewards, law = world()
-    frontier = OptimalFrontier.from_law(rewards, law, how=HOW)
+    frontier = OptimalFrontier.from_law(rewards, law, resampling=HOW)
     best = optimum(rewards, law, 0.7)
     found = frontier.fraction(divergence(best, law), (best * rewards).sum(axis=1))
     assert found.reward_fraction.value == pytest.approx(1, abs=1e-4)
@@ -73,7 +73,7 @@ def _exact_reward_at(rewards, law, kl):
 
 def test_the_objectives_gap_is_beta_times_the_kl_to_the_optimum():
     rewards, law = world()
-    frontier = OptimalFrontier.from_law(rewards, law, how=HOW)
+    frontier = OptimalFrontier.from_law(rewards, law, resampling=HOW)
     policy = optimum(rewards + np.random.default_rng(2).normal(size=rewards.shape), law, 0.4)
     kl, reward = divergence(policy, law), (policy * rewards).sum(axis=1)
     gap = frontier.gap(0.7, kl, reward)
@@ -88,7 +88,7 @@ def test_the_objectives_gap_is_beta_times_the_kl_to_the_optimum():
 def test_a_gaussian_reward_is_corrected_and_far_out_its_interval_still_holds_the_truth():
     # R*(k) = sqrt(2 k) for a standard normal reward; uncorrected the samples show .979, .964, .923 and .852 of it.
     rewards = np.random.default_rng(3).normal(size=(1500, 64))
-    frontier = OptimalFrontier.from_samples(rewards, how=HOW)
+    frontier = OptimalFrontier.from_samples(rewards, resampling=HOW)
     for share, seen, corrected in (
         (0.22, 0.979, 1.0),
         (0.36, 0.964, 0.995),
@@ -110,7 +110,9 @@ def test_the_gap_of_the_objective_is_not_low():
     covered, seen, removed = 0, [], []
     for seed in range(25):
         rng = np.random.default_rng(seed)
-        frontier = OptimalFrontier.from_samples(rng.normal(size=(50, 64)), how=Resampling(num_resamples=100, seed=seed))
+        frontier = OptimalFrontier.from_samples(
+            rng.normal(size=(50, 64)), resampling=Resampling(num_resamples=100, seed=seed)
+        )
         gap = frontier.gap(0.5, np.full(50, 0.5), 1 + rng.normal(size=50) / 4)
         covered += not gap.excludes(0.25)
         seen.append(gap.value)
@@ -124,13 +126,13 @@ def test_the_gap_of_the_objective_is_not_low():
 def test_the_trustworthy_part_ends_at_a_share_of_log_m():
     # Half the samples tie for the best reward, so the effective number of samples stays high.
     rewards = np.maximum(np.random.default_rng(3).normal(size=(500, 64)), 0) ** 0.1
-    frontier = OptimalFrontier.from_samples(rewards, how=HOW)
+    frontier = OptimalFrontier.from_samples(rewards, resampling=HOW)
     assert frontier.solid_kl == pytest.approx(0.35 * math.log(64), abs=1e-3)
 
 
 def test_the_trustworthy_part_ends_where_few_samples_carry_the_weight():
     rewards = np.random.default_rng(3).normal(size=(500, 16))
-    frontier = OptimalFrontier.from_samples(rewards, how=HOW)
+    frontier = OptimalFrontier.from_samples(rewards, resampling=HOW)
     ess = np.median(frontier.samples.tilts.ess, axis=0)
     assert frontier.solid_kl < 0.35 * math.log(16)
     assert ess[frontier.kl <= frontier.solid_kl].min() >= 10
@@ -138,7 +140,7 @@ def test_the_trustworthy_part_ends_where_few_samples_carry_the_weight():
 
 
 def test_nothing_is_extrapolated():
-    frontier = OptimalFrontier.from_samples(np.random.default_rng(4).normal(size=(50, 64)), how=HOW)
+    frontier = OptimalFrontier.from_samples(np.random.default_rng(4).normal(size=(50, 64)), resampling=HOW)
     with pytest.raises(ValueError, match=r"a KL of 5 nats is outside \[0, 3.74\]"):
         frontier.reward_at(5.0)
     with pytest.raises(ValueError, match="a reward of 9 is above"):
@@ -158,8 +160,8 @@ def test_nothing_is_extrapolated():
 
 def test_a_reward_that_runs_out_is_flat_and_not_extrapolated():
     coins = np.tile([0.0, 1.0], (10, 32))
-    frontier = OptimalFrontier.from_samples(coins, how=HOW)
-    exact = OptimalFrontier.from_law([[0.0, 1.0]] * 10, [[0.5, 0.5]] * 10, how=HOW)
+    frontier = OptimalFrontier.from_samples(coins, resampling=HOW)
+    exact = OptimalFrontier.from_law([[0.0, 1.0]] * 10, [[0.5, 0.5]] * 10, resampling=HOW)
     for kl in (0.05, 0.2, 0.37, 0.6):
         assert exact.reward_at(kl).value == pytest.approx(binary_reward_at([0.5], kl), abs=2e-4)
         # The correction takes the samples, which are as even as can be, for drawn ones, and is of the size 1 / M.
@@ -176,14 +178,16 @@ def test_pooled_samples_reach_beyond_the_references_own():
     rng, shift = np.random.default_rng(5), math.sqrt(12)
     rewards = rng.normal(size=(400, 64)) + np.repeat([0.0, shift], 32)
     log_ref, log_policy = -(rewards**2) / 2, -((rewards - shift) ** 2) / 2
-    pooled = OptimalFrontier.from_mixture(rewards, log_ref, log_policy[None], [32, 32], betas=[1 / shift], how=HOW)
+    pooled = OptimalFrontier.from_mixture(
+        rewards, log_ref, log_policy[None], [32, 32], betas=[1 / shift], resampling=HOW
+    )
     at = int(np.argmin(np.abs(pooled.betas - 1 / shift)))
     assert pooled.kl[at] == pytest.approx(6, abs=0.2)
     assert pooled.reward[at] == pytest.approx(shift, abs=0.1)
     assert pooled.limit_kl > 6
     assert pooled.reward_at(1.0).value == pytest.approx(math.sqrt(2), rel=0.02)
     assert pooled.reference_reward.value == pytest.approx(0, abs=0.05)
-    alone = OptimalFrontier.from_samples(rng.normal(size=(400, 64)), betas=[1 / shift], how=HOW)
+    alone = OptimalFrontier.from_samples(rng.normal(size=(400, 64)), betas=[1 / shift], resampling=HOW)
     assert alone.kl[np.argmin(np.abs(alone.betas - 1 / shift))] < 3
     assert pooled.upper_reward_at(5.0) > math.sqrt(10)
 
@@ -197,7 +201,7 @@ def test_intervals_cover_the_true_share():
     for seed in range(25):
         rng = np.random.default_rng(seed)
         some = rng.choice(400, size=60)
-        part = OptimalFrontier.from_law(rewards[some], law[some], how=Resampling(num_resamples=100, seed=seed))
+        part = OptimalFrontier.from_law(rewards[some], law[some], resampling=Resampling(num_resamples=100, seed=seed))
         covered += not part.fraction(kl[some], reward[some]).reward_fraction.excludes(true)
     assert covered >= 21
 
@@ -206,7 +210,7 @@ def test_numbers_of_another_origin_are_refused():
     rewards = np.random.default_rng(6).normal(size=(3, 16))
     law = SamplingLaw(max_new_tokens=8)
     origin = Provenance(law=law, reference="aa", prompts=["x", "y", "z"])
-    frontier = OptimalFrontier.from_samples(rewards, provenance=origin, how=HOW)
+    frontier = OptimalFrontier.from_samples(rewards, provenance=origin, resampling=HOW)
     assert frontier.fraction(0.2, 0.3, origin).reward_fraction is not None
     with pytest.raises(ValueError, match="give the policy's provenance"):
         frontier.fraction(0.2, 0.3)
@@ -222,7 +226,7 @@ def test_numbers_of_another_origin_are_refused():
 
 
 def test_a_policys_numbers_must_fit_the_frontier():
-    frontier = OptimalFrontier.from_samples(np.random.default_rng(7).normal(size=(3, 16)), how=HOW)
+    frontier = OptimalFrontier.from_samples(np.random.default_rng(7).normal(size=(3, 16)), resampling=HOW)
     with pytest.raises(ValueError, match="reward must have one value for each of 3 prompts"):
         frontier.fraction([0.1, 0.2, 0.3], [0.1, 0.2])
     with pytest.raises(ValueError, match="kl must be finite"):
@@ -236,7 +240,9 @@ def test_a_policys_numbers_must_fit_the_frontier():
 
 
 def test_the_report_gets_the_shown_points_with_their_band():
-    frontier = OptimalFrontier.from_samples(np.random.default_rng(8).normal(size=(60, 32)), betas=[0.05, 0.5], how=HOW)
+    frontier = OptimalFrontier.from_samples(
+        np.random.default_rng(8).normal(size=(60, 32)), betas=[0.05, 0.5], resampling=HOW
+    )
     found = json.loads(json.dumps(frontier.as_dict()))
     points = found["points"]
     assert 0.5 in points["beta"]
@@ -249,6 +255,6 @@ def test_the_report_gets_the_shown_points_with_their_band():
     at = points["beta"].index(0.5)
     interval = frontier.reward_at(points["kl"][at])
     assert (points["reward_low"][at], points["reward_high"][at]) == pytest.approx((interval.low, interval.high))
-    assert OptimalFrontier.from_law(*world(), how=HOW).as_dict()["limit_kl"] is None
+    assert OptimalFrontier.from_law(*world(), resampling=HOW).as_dict()["limit_kl"] is None
     position = json.loads(json.dumps(frontier.fraction(0.3, 0.5).as_dict()))
     assert position["reward_fraction"]["n"] == 60

@@ -12,7 +12,7 @@ def test_a_proxy_that_is_true_plus_noise_gives_its_share_of_the_gain():
     # Jointly Gaussian: tilting by the proxy p = g + e gains Var(g) / beta in g and Var(p) / beta in p.
     rng = np.random.default_rng(0)
     gold = rng.normal(size=(800, 256))
-    found = proxy_curve(gold + 0.5 * rng.normal(size=gold.shape), gold, how=HOW)
+    found = proxy_curve(gold + 0.5 * rng.normal(size=gold.shape), gold, resampling=HOW)
     early = found.kl < 0.5
     gained = np.array([point.value for point in found.gold])
     assert early.sum() > 5
@@ -22,7 +22,7 @@ def test_a_proxy_that_is_true_plus_noise_gives_its_share_of_the_gain():
 def test_over_optimisation_shows_as_a_peak():
     rng = np.random.default_rng(1)
     proxy = rng.normal(size=(500, 256))
-    found = proxy_curve(proxy, proxy - 0.4 * proxy**2, how=HOW)
+    found = proxy_curve(proxy, proxy - 0.4 * proxy**2, resampling=HOW)
     # E[g] under a tilt to mean m is m - 0.4 (m^2 + 1), highest at m = 1.25, where KL = m^2 / 2 = 0.78.
     assert found.best_kl == pytest.approx(0.78, abs=0.25)
     assert found.gold[-1].high < max(point.value for point in found.gold)
@@ -32,7 +32,7 @@ def test_over_optimisation_shows_as_a_peak():
 def test_a_point_is_the_weighted_mean_of_the_true_reward():
     rng = np.random.default_rng(2)
     proxy, gold = rng.normal(size=(5, 32)), rng.normal(size=(5, 32))
-    found = proxy_curve(proxy, gold, how=HOW)
+    found = proxy_curve(proxy, gold, resampling=HOW)
     weights = softmax(proxy / found.betas[10], axis=1)
     assert found.gold[10].value == pytest.approx((weights * gold).sum(axis=1).mean())
     assert found.proxy[10] == pytest.approx((weights * proxy).sum(axis=1).mean())

@@ -80,7 +80,7 @@ def test_coverage_of_the_swap_average_and_the_slot_corrected_rate():
 
 def test_by_length_gap():
     asked = Judgements(range(6), [0, 0, 1, 0, 1, 1], [True] * 6, [-10, -10, 0, 0, 10, 10])
-    assert [rate.value for _, rate in by_length_gap(asked, how=QUICK)] == [0, 0.5, 1]
+    assert [rate.value for _, rate in by_length_gap(asked, resampling=QUICK)] == [0, 0.5, 1]
 
 
 @pytest.mark.parametrize("wins", [[1.2], [-0.1]])

@@ -56,7 +56,7 @@ def test_auc_sees_more_than_accuracy():
 
 def test_every_score_gets_its_accuracy_and_the_reference_matters():
     policy, reference = one_token_pairs([1.0, -1.0, 2.0]), one_token_pairs([2.0, -2.0, 0.0])
-    found = preference_accuracy(policy, reference, ["a", "b", "c"], how=HOW)
+    found = preference_accuracy(policy, reference, ["a", "b", "c"], resampling=HOW)
     assert {name: round(estimate.value, 4) for name, estimate in found.accuracy.items()} == {
         "with_reference/sum": 0.6667,
         "with_reference/mean": 0.6667,
@@ -65,7 +65,7 @@ def test_every_score_gets_its_accuracy_and_the_reference_matters():
         "without_reference/mean": 0.6667,
         "without_reference/shared_length": 0.6667,
     }
-    first = preference_accuracy(one_token_pairs([-1.0]), one_token_pairs([-3.0]), ["a"], how=HOW)
+    first = preference_accuracy(one_token_pairs([-1.0]), one_token_pairs([-3.0]), ["a"], resampling=HOW)
     assert first.accuracy["with_reference/sum"].value == 1.0
     assert first.accuracy["without_reference/sum"].value == 0.0
 
@@ -73,7 +73,7 @@ def test_every_score_gets_its_accuracy_and_the_reference_matters():
 def test_accuracy_by_length_and_the_longest_wins_baseline():
     chosen, rejected = [5, 6, 2, 3, 4, 9], [3, 3, 4, 9, 4, 1]
     policy = pairs_of_lengths(chosen, rejected, [1.0, 1.0, -1.0, 1.0, -1.0, 1.0])
-    found = preference_accuracy(policy, None, range(6), how=HOW)
+    found = preference_accuracy(policy, None, range(6), resampling=HOW)
     assert found.longest_wins.value == pytest.approx((3 + 0.5) / 6)
     assert {part.name: (part.accuracy.value, part.num_pairs) for part in found.by_longer} == {
         "chosen longer": (1.0, 3),
@@ -88,8 +88,8 @@ def test_accuracy_by_length_and_the_longest_wins_baseline():
 def test_intervals_are_clustered_by_prompt():
     margins = np.random.default_rng(0).normal(0.5, 1, size=100)
     prompts = np.arange(100)
-    once = preference_accuracy(one_token_pairs(margins), None, prompts, how=HOW)
-    copied = preference_accuracy(one_token_pairs(np.repeat(margins, 5)), None, np.repeat(prompts, 5), how=HOW)
+    once = preference_accuracy(one_token_pairs(margins), None, prompts, resampling=HOW)
+    copied = preference_accuracy(one_token_pairs(np.repeat(margins, 5)), None, np.repeat(prompts, 5), resampling=HOW)
     for name, estimate in once.accuracy.items():
         assert copied.accuracy[name] == estimate
         assert copied.auc[name].low == pytest.approx(once.auc[name].low)
@@ -101,17 +101,19 @@ def test_calibration_needs_beta_and_uses_it():
     size = np.abs(rng.normal(0, 2, size=4000))
     margins = np.where(rng.random(4000) < expit(size), size, -size)
     reference = one_token_pairs([0.0] * 4000)
-    scaled = preference_accuracy(one_token_pairs(margins / 0.1), reference, range(4000), beta=0.1, how=HOW)
+    scaled = preference_accuracy(one_token_pairs(margins / 0.1), reference, range(4000), beta=0.1, resampling=HOW)
     assert scaled.calibration.error.value < 0.03
-    wrong = preference_accuracy(one_token_pairs(margins / 0.1), reference, range(4000), beta=0.5, how=HOW)
+    wrong = preference_accuracy(one_token_pairs(margins / 0.1), reference, range(4000), beta=0.5, resampling=HOW)
     assert wrong.calibration.error.low > 0.08
-    assert preference_accuracy(one_token_pairs(margins), None, range(4000), beta=0.1, how=HOW).calibration is None
-    assert preference_accuracy(one_token_pairs(margins), reference, range(4000), how=HOW).calibration is None
+    assert (
+        preference_accuracy(one_token_pairs(margins), None, range(4000), beta=0.1, resampling=HOW).calibration is None
+    )
+    assert preference_accuracy(one_token_pairs(margins), reference, range(4000), resampling=HOW).calibration is None
 
 
 def test_the_result_goes_into_json():
     policy, reference = one_token_pairs([1.0, -1.0]), one_token_pairs([0.0, 0.0])
-    found = preference_accuracy(policy, reference, ["a", "b"], beta=0.1, how=HOW).as_dict()
+    found = preference_accuracy(policy, reference, ["a", "b"], beta=0.1, resampling=HOW).as_dict()
     again = json.loads(json.dumps(found))
     assert again["accuracy"]["with_reference/sum"]["value"] == 0.5
     assert again["by_longer"][0]["name"] == "equal length"

@@ -39,7 +39,7 @@ def test_a_perfectly_calibrated_model_is_not_told_it_errs():
     for seed in range(30):
         margins = 1.5 * rng.normal(size=64)
         rows = np.where(rng.random(64) < expit(margins), margins, -margins)
-        found = calibration(rows, Clusters(range(64)), how=Resampling(num_resamples=200, seed=seed))
+        found = calibration(rows, Clusters(range(64)), resampling=Resampling(num_resamples=200, seed=seed))
         zero += found.error.low == 0
         biased.append(found.ece)
         debiased.append(found.error.value)
@@ -54,7 +54,7 @@ def test_a_model_twice_too_sure_is_told_how_far_it_is_off():
     for seed in range(20):
         margins = 1.5 * rng.normal(size=300)
         rows = np.where(rng.random(300) < expit(margins / 2), margins, -margins)
-        found = calibration(rows, Clusters(range(300)), how=Resampling(num_resamples=200, seed=seed))
+        found = calibration(rows, Clusters(range(300)), resampling=Resampling(num_resamples=200, seed=seed))
         covered += not found.error.excludes(0.096)  # from 400,000 margins
         assert found.error.low > 0 or found.ece < found.null_band[1]
     assert covered >= 17

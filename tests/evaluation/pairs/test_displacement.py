@@ -32,7 +32,7 @@ def tabular(seed, num_pairs=40):
 
 def test_the_mean_change_is_forced_where_pairs_come_from_the_reference():
     policy, reference, prompts, forward = tabular(0)
-    found = displacement(policy, reference, prompts, forward_kl=forward, forward_prompts=range(PROMPTS), how=HOW)
+    found = displacement(policy, reference, prompts, forward_kl=forward, forward_prompts=range(PROMPTS), resampling=HOW)
     assert found.forced.value == pytest.approx(-forward.mean())
     assert not found.remainder.excludes(0.0)
     assert abs(found.remainder.value) < 0.03
@@ -46,18 +46,18 @@ def test_the_mean_change_is_forced_where_pairs_come_from_the_reference():
 def test_pairs_from_elsewhere_leave_a_remainder():
     policy, reference, prompts, forward = tabular(1)
     moved = Pair(side_of([[value + 1.0] for value in policy.chosen.sum().tolist()]), policy.rejected)
-    found = displacement(moved, reference, prompts, forward_kl=forward, forward_prompts=range(PROMPTS), how=HOW)
+    found = displacement(moved, reference, prompts, forward_kl=forward, forward_prompts=range(PROMPTS), resampling=HOW)
     assert found.remainder.value == pytest.approx(0.5, abs=0.03)
     assert found.remainder.low > 0
 
 
 def test_without_reference_samples_only_the_changes_are_known():
     policy, reference, prompts, _ = tabular(2)
-    found = displacement(policy, reference, prompts, how=HOW)
+    found = displacement(policy, reference, prompts, resampling=HOW)
     assert found.forced is None
     assert found.as_dict()["remainder"] is None
     assert found.chosen.value == pytest.approx(float((policy.chosen.sum() - reference.chosen.sum()).mean()))
-    still = displacement(reference, reference, prompts, how=HOW)
+    still = displacement(reference, reference, prompts, resampling=HOW)
     assert (still.chosen.value, still.rejected.value) == (0.0, 0.0)
 
 

@@ -28,7 +28,7 @@ def test_sums_alone_give_what_they_can():
         return LogProbs.from_sums(side.sum(), side.lengths)
 
     found = scores(Pair(*map(sums, POLICY)), Pair(*map(sums, REFERENCE)))
-    assert set(found) == {f"{kind}_reference/{how}" for kind in ("with", "without") for how in ("sum", "mean")}
+    assert set(found) == {f"{kind}_reference/{form}" for kind in ("with", "without") for form in ("sum", "mean")}
     assert found["with_reference/mean"][0].tolist() == [-1.0, -1.0]
 
 

@@ -32,7 +32,7 @@ class BestOfN(Panel):
 
 
 def best_of_n(
-    rewards: ArrayLike, ns: list[int], log_probs: ArrayLike | None = None, how: Resampling = DEFAULT
+    rewards: ArrayLike, ns: list[int], log_probs: ArrayLike | None = None, resampling: Resampling = DEFAULT
 ) -> list[BestOfN]:
     """Best-of-n for several n from one pool of N samples on each prompt.
 
@@ -44,7 +44,7 @@ def best_of_n(
         rewards: (X, N) of samples of the reference.
         ns: the n wanted, each in [1, N].
         log_probs: (X, N) log pi_ref(y|x) of the samples, for `plug_in_kl`; without them `kls` is the bound.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Example:
         >>> [found] = best_of_n([[1.0, 2.0, 3.0], [0.0, 0.0, 3.0]], ns=[2])
@@ -60,14 +60,14 @@ def best_of_n(
         if logs.shape != pool.shape or (logs > 0).any():
             raise ValueError(f"log_probs must have the shape of rewards {pool.shape} and be <= 0, got {logs.shape}")
         logs = np.take_along_axis(logs, order, axis=1)
-    return [_best_of(n, ranked, logs, how) for n in ns]
+    return [_best_of(n, ranked, logs, resampling) for n in ns]
 
 
-def _best_of(n: int, ranked: Floats, logs: Floats | None, how: Resampling) -> BestOfN:
+def _best_of(n: int, ranked: Floats, logs: Floats | None, resampling: Resampling) -> BestOfN:
     weights = order_weights(ranked.shape[1], n)
     rewards, bound = ranked @ weights, kl_bound(n)
     kls = np.full(len(ranked), bound) if logs is None else plug_in_kl(logs, n) @ weights
-    reward = bootstrap(lambda drawn: average(drawn, rewards), len(rewards), how)
+    reward = bootstrap(lambda drawn: average(drawn, rewards), len(rewards), resampling)
     return BestOfN(n=n, reward=reward, rewards=rewards, kls=kls, bound=bound)
 
 

@@ -58,7 +58,7 @@ class OptimalFrontier:
 
     samples: TiltedSamples
     provenance: Provenance | None
-    how: Resampling
+    resampling: Resampling
 
     @classmethod
     def from_samples(
@@ -67,7 +67,7 @@ class OptimalFrontier:
         betas: ArrayLike | None = None,
         *,
         provenance: Provenance | None = None,
-        how: Resampling = DEFAULT,
+        resampling: Resampling = DEFAULT,
     ) -> OptimalFrontier:
         """Build from M samples of the reference on each of X prompts.
 
@@ -75,14 +75,14 @@ class OptimalFrontier:
             rewards: (X, M), finite, M >= 4; M >= e^KL for the KL of interest.
             betas: points wanted besides the automatic grid.
             provenance: of the samples; if given, `fraction` and `gap` require the policy's and compare.
-            how: bootstrap over prompts.
+            resampling: bootstrap over prompts.
 
         Raises:
             ValueError: rewards that are not finite or nowhere vary, too few samples, a prompt without samples.
         """
         checked = checked_rewards(rewards)
         base = np.full_like(checked, -math.log(checked.shape[1]))
-        return cls._build(checked, base, betas, how, provenance)
+        return cls._build(checked, base, betas, resampling, provenance)
 
     @classmethod
     def from_mixture(
@@ -94,7 +94,7 @@ class OptimalFrontier:
         *,
         betas: ArrayLike | None = None,
         provenance: Provenance | None = None,
-        how: Resampling = DEFAULT,
+        resampling: Resampling = DEFAULT,
     ) -> OptimalFrontier:
         """Build from samples pooled from the reference and trained policies, which reach KLs far above log M.
 
@@ -105,11 +105,16 @@ class OptimalFrontier:
         base = mixture_log_base(log_reference, log_policies, list(counts))
         if base.shape != checked.shape:
             raise ValueError(f"rewards have shape {checked.shape}, log-probabilities {base.shape}")
-        return cls._build(checked, base, betas, how, provenance)
+        return cls._build(checked, base, betas, resampling, provenance)
 
     @classmethod
     def from_law(
-        cls, rewards: ArrayLike, probabilities: ArrayLike, betas: ArrayLike | None = None, *, how: Resampling = DEFAULT
+        cls,
+        rewards: ArrayLike,
+        probabilities: ArrayLike,
+        betas: ArrayLike | None = None,
+        *,
+        resampling: Resampling = DEFAULT,
     ) -> OptimalFrontier:
         """Build exactly from rewards (X, Y) and the reference's probabilities (X, Y) of all Y completions."""
         checked = checked_rewards(rewards, least=2)
@@ -117,7 +122,7 @@ class OptimalFrontier:
         if law.shape != checked.shape or (law < 0).any() or not np.allclose(law.sum(axis=1), 1):
             raise ValueError(f"probabilities must have shape {checked.shape} and sum to 1 on each prompt")
         with np.errstate(divide="ignore"):
-            return cls._build(checked, np.log(law), betas, how, exact=True)
+            return cls._build(checked, np.log(law), betas, resampling, exact=True)
 
     @classmethod
     def _build(
@@ -125,7 +130,7 @@ class OptimalFrontier:
         rewards: Floats,
         base: Floats,
         betas: ArrayLike | None,
-        how: Resampling,
+        resampling: Resampling,
         provenance: Provenance | None = None,
         exact: bool = False,
     ) -> OptimalFrontier:
@@ -136,7 +141,7 @@ class OptimalFrontier:
                 raise ValueError(f"betas must be a list of numbers > 0, got {wanted.tolist()}")
             grid = np.union1d(grid, wanted)[::-1]
         samples = TiltedSamples(rewards=rewards, log_base=base, betas=grid, exact=exact)
-        return cls(samples=samples, provenance=provenance, how=how)
+        return cls(samples=samples, provenance=provenance, resampling=resampling)
 
     @property
     def num_prompts(self) -> int:
@@ -263,13 +268,21 @@ class OptimalFrontier:
         )
 
     def drawn(self) -> tuple[Floats, list[Estimate]]:
-        """The KLs (rising) of the grid up to `limit_kl`, and the corrected optimal reward at each."""
+        """The KLs (rising) of the grid up to `limit_kl`, and the corrected optimal reward at each.
+
+        The optimum's slope falls, and so does the line's: what the correction adds where the solid part ends is taken off.
+        """
         kls = self.kl[self.kl <= self.limit_kl]
-        found = bootstraps(partial(self.samples.rewards_at, kls=kls), self.num_prompts, self.how)
+        found = bootstraps(partial(self.samples.rewards_at, kls=kls), self.num_prompts, self.resampling)
         once, twice = found[: len(kls)], found[len(kls) :]
-        return kls, [
-            self._marked(one if kl <= self.solid_kl else _between(one, two))
+        corrected = [
+            one if kl <= self.solid_kl else _between(one, two)
             for kl, one, two in zip(kls.tolist(), once, twice, strict=True)
+        ]
+        values = falling_slopes(kls.tolist(), [estimate.value or 0.0 for estimate in corrected])
+        return kls, [
+            self._marked(estimate.model_copy(update={"value": value}))
+            for estimate, value in zip(corrected, values, strict=True)
         ]
 
     def as_dict(self) -> dict[str, Any]:
@@ -300,7 +313,7 @@ class OptimalFrontier:
         return {name: plain(value) for name, value in found.items()}
 
     def _estimate(self, statistic: Statistic) -> Estimate:
-        return self._marked(bootstrap(statistic, self.num_prompts, self.how))
+        return self._marked(bootstrap(statistic, self.num_prompts, self.resampling))
 
     def _corrected(self, statistic: Callable[[Floats, float], Floats], kl: float) -> Estimate:
         """A statistic of weights and of how often the correction is added; at `kl` nats."""
@@ -313,7 +326,9 @@ class OptimalFrontier:
         """With the coverage that was measured for frontiers from samples, which is not that of a plain mean."""
         if self.samples.exact or found.interval is None:
             return found
-        return found.model_copy(update={"coverage": measured_coverage("frontier", self.num_prompts, self.how.level)})
+        return found.model_copy(
+            update={"coverage": measured_coverage("frontier", self.num_prompts, self.resampling.level)}
+        )
 
     def _require_covered(self, kl: float) -> None:
         if not 0 <= kl <= self.limit_kl:
@@ -336,3 +351,21 @@ def _between(once: Estimate, twice: Estimate) -> Estimate:
         return once
     ends = (*once.interval, *twice.interval)
     return once.model_copy(update={"low": min(ends), "high": max(ends)})
+
+
+def falling_slopes(kls: Sequence[float], rewards: Sequence[float]) -> list[float]:
+    """Rewards at rising KLs, lowered where a slope is larger than the one before it, which no optimum's is.
+
+    Example:
+        >>> falling_slopes([0.0, 1.0, 2.0, 4.0], [0.0, 1.0, 2.5, 3.0])
+        [0.0, 1.0, 2.0, 3.0]
+    """
+    falling: list[float] = []
+    for position, (kl, reward) in enumerate(zip(kls, rewards, strict=True)):
+        if position < 2 or kls[position - 1] == kls[position - 2]:
+            falling.append(reward)
+            continue
+        before, step = kls[position - 1], kls[position - 1] - kls[position - 2]
+        slope = (falling[-1] - falling[-2]) / step
+        falling.append(min(reward, falling[-1] + slope * (kl - before)))
+    return falling

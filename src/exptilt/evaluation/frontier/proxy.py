@@ -31,14 +31,16 @@ class ProxyCurve(Panel):
     """Up to this KL the estimates are trustworthy."""
 
 
-def proxy_curve(proxy: ArrayLike, gold: ArrayLike, num_points: int = 24, *, how: Resampling = DEFAULT) -> ProxyCurve:
+def proxy_curve(
+    proxy: ArrayLike, gold: ArrayLike, num_points: int = 24, *, resampling: Resampling = DEFAULT
+) -> ProxyCurve:
     """Tilt samples of the reference by the proxy reward, and average the true one.
 
     Args:
         proxy: (X, M) rewards of a reward model (or another proxy) on M samples of the reference for each prompt.
         gold: (X, M) true rewards of the same samples.
         num_points: betas between the reference and the end of what the samples show, >= 2.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Source: Gao, Schulman and Hilton (2023) measure this curve by training; here it is importance sampling.
 
@@ -60,7 +62,7 @@ def proxy_curve(proxy: ArrayLike, gold: ArrayLike, num_points: int = 24, *, how:
     shown = grid[samples.tilts.kl.mean(axis=0) <= samples.limit_kl]
     betas = np.geomspace(shown[0], shown[-1], num_points)
     under_proxy, under_gold = tilt(proxies, betas), tilt(proxies, betas, values=golds)
-    points = tuple(mean(column, np.arange(len(proxies)), how) for column in under_gold.value.T)
+    points = tuple(mean(column, np.arange(len(proxies)), resampling) for column in under_gold.value.T)
     kl = under_proxy.kl.mean(axis=0)
     return ProxyCurve(
         betas=betas,

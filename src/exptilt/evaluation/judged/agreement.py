@@ -72,34 +72,34 @@ def krippendorff_alpha(votes: ArrayLike) -> float:
     return float(_alpha(counts, np.ones((1, len(counts))))[0])
 
 
-def alpha_interval(votes: ArrayLike, how: Resampling = DEFAULT) -> Estimate:
+def alpha_interval(votes: ArrayLike, resampling: Resampling = DEFAULT) -> Estimate:
     """Krippendorff's alpha with an interval that draws items anew; raters too where there are at least 5."""
     table = np.asarray(votes, dtype=np.float64)
     value = krippendorff_alpha(table)
-    rng = np.random.default_rng(how.seed)
+    rng = np.random.default_rng(resampling.seed)
     drawn = []
-    for _ in range(how.num_resamples):
+    for _ in range(resampling.num_resamples):
         rows = table[rng.integers(len(table), size=len(table))]
         if table.shape[1] >= _ENOUGH_RATERS:
             chosen = rng.integers(table.shape[1], size=table.shape[1])
             # The same rater twice would agree with itself: each counts once, by how often it was drawn.
             rows = rows[:, np.unique(chosen)]
         drawn.append(krippendorff_alpha(rows))
-    return _interval(value, np.array(drawn), len(table), how)
+    return _interval(value, np.array(drawn), len(table), resampling)
 
 
 _ENOUGH_RATERS = 5
 """Fewer raters say nothing about raters in general; intervals are then about these raters alone."""
 
 
-def pair_agreement(first: ArrayLike, second: ArrayLike, how: Resampling = DEFAULT) -> PairAgreement:
+def pair_agreement(first: ArrayLike, second: ArrayLike, resampling: Resampling = DEFAULT) -> PairAgreement:
     """Agreement, chance level and kappa of two raters on the items both voted on.
 
     Args:
         first: (I,) categories of one rater, NaN where it did not vote.
         second: (I,) or (I, R) categories of one or several others; all their votes are compared, and an item counts
             once in the bootstrap however many voted on it.
-        how: bootstrap over items.
+        resampling: bootstrap over items.
 
     Raises:
         ValueError: if no item has votes of both.
@@ -112,18 +112,18 @@ def pair_agreement(first: ArrayLike, second: ArrayLike, how: Resampling = DEFAUL
     a, b = one[item], others[item, rater]
     present, index = np.unique(item, return_inverse=True)
     agreement, chance = _agreement_and_chance(a, b, np.ones(len(a)))
-    rng = np.random.default_rng(how.seed)
-    shares = np.empty((how.num_resamples, 2))
-    for k in range(how.num_resamples):
+    rng = np.random.default_rng(resampling.seed)
+    shares = np.empty((resampling.num_resamples, 2))
+    for k in range(resampling.num_resamples):
         drawn = np.bincount(rng.integers(len(present), size=len(present)), minlength=len(present)).astype(np.float64)
         shares[k] = _agreement_and_chance(a, b, drawn[index])
     with np.errstate(divide="ignore", invalid="ignore"):
         kappas = (shares[:, 0] - shares[:, 1]) / (1 - shares[:, 1])
         kappa = (agreement - chance) / (1 - chance) if chance < 1 else float("nan")
     return PairAgreement(
-        agreement=_interval(agreement, shares[:, 0], len(present), how),
+        agreement=_interval(agreement, shares[:, 0], len(present), resampling),
         chance=float(chance),
-        kappa=_interval(kappa, kappas, len(present), how),
+        kappa=_interval(kappa, kappas, len(present), resampling),
         votes=len(a),
     )
 
@@ -185,9 +185,9 @@ def _alpha(counts: Floats, weights: Floats) -> Floats:
         return np.asarray(np.where(expected > 0, 1 - weights @ differing / expected, np.nan))
 
 
-def _interval(value: float, drawn: Floats, count: int, how: Resampling) -> Estimate:
+def _interval(value: float, drawn: Floats, count: int, resampling: Resampling) -> Estimate:
     known = drawn[np.isfinite(drawn)]
     if count < 2 or len(known) < 0.95 * len(drawn):
-        return Estimate(value=float(value), level=how.level, n=count)
-    low, high = np.quantile(known, [(1 - how.level) / 2, (1 + how.level) / 2])
-    return Estimate(value=float(value), low=float(low), high=float(high), level=how.level, n=count)
+        return Estimate(value=float(value), level=resampling.level, n=count)
+    low, high = np.quantile(known, [(1 - resampling.level) / 2, (1 + resampling.level) / 2])
+    return Estimate(value=float(value), low=float(low), high=float(high), level=resampling.level, n=count)

@@ -43,13 +43,13 @@ class LengthControl(Panel):
 
 
 def length_controlled(
-    asked: Judgements, how: Resampling = DEFAULT, pooled: float | None = None
+    asked: Judgements, resampling: Resampling = DEFAULT, pooled: float | None = None
 ) -> LengthControl | None:
     """Fit the model and bootstrap the whole fit over prompts.
 
     Args:
         asked: verdicts with a gap; rows without a verdict carry nothing.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
         pooled: the mean slope of several policies, toward which this one's slope is drawn; None for one policy alone.
 
     Returns:
@@ -66,12 +66,12 @@ def length_controlled(
     if design is None:
         return None
     found = design.fit(np.ones((1, design.prompts)), pooled)[0]
-    drawn = np.concatenate([design.fit(weights, pooled) for weights in resampled_weights(design.prompts, how)])
+    drawn = np.concatenate([design.fit(weights, pooled) for weights in resampled_weights(design.prompts, resampling)])
 
     def estimate(values: Floats, resampled: Floats) -> Estimate:
-        tail = (1 - how.level) / 2
+        tail = (1 - resampling.level) / 2
         low, high = np.quantile(resampled, [tail, 1 - tail])
-        return Estimate(value=float(values), low=float(low), high=float(high), level=how.level, n=design.prompts)
+        return Estimate(value=float(values), low=float(low), high=float(high), level=resampling.level, n=design.prompts)
 
     return LengthControl(
         win_rate=estimate(rate_of(found), rate_of(drawn)),
@@ -81,7 +81,7 @@ def length_controlled(
 
 
 def length_controlled_together(
-    policies: Mapping[str, Judgements], how: Resampling = DEFAULT
+    policies: Mapping[str, Judgements], resampling: Resampling = DEFAULT
 ) -> dict[str, LengthControl | None]:
     """Fit several policies against one opponent; each slope is drawn a little toward the mean of all.
 
@@ -90,7 +90,7 @@ def length_controlled_together(
     designs = {name: _Design.of(asked) for name, asked in policies.items()}
     slopes = [float(d.fit(np.ones((1, d.prompts)), None)[0, 2]) for d in designs.values() if d is not None]
     pooled = float(np.mean(slopes)) if len(slopes) > 1 else None
-    return {name: length_controlled(asked, how, pooled) for name, asked in policies.items()}
+    return {name: length_controlled(asked, resampling, pooled) for name, asked in policies.items()}
 
 
 def rate_of(coefficients: Floats) -> Floats:

@@ -54,7 +54,7 @@ def rate(
     second: ArrayLike,
     first_wins: ArrayLike,
     prompts: Prompts,
-    how: Resampling = DEFAULT,
+    resampling: Resampling = DEFAULT,
 ) -> Ratings:
     """Rate policies.
 
@@ -64,7 +64,7 @@ def rate(
         second: (N,) index of the policy shown second.
         first_wins: (N,) 1, 0, 1/2 for a tie, or a probability; NaN where there is no verdict.
         prompts: (N,) the prompt of each verdict.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Example:
         >>> wins = [1, 1, 1, 0, 1, 1, 0, 0]  # a won 3 of 4 where it was shown first, and 2 of 4 where b was
@@ -83,7 +83,7 @@ def rate(
     shares = table.shares()
     cycles, triples = count_cycles(shares)
     names = tuple(policies)
-    rated = _bootstrapped(table, how) if len(groups) == 1 else None
+    rated = _bootstrapped(table, resampling) if len(groups) == 1 else None
     return Ratings(
         policies=names,
         ratings=None if rated is None else tuple(rated[:-1]),
@@ -198,15 +198,15 @@ _FAR = 15.0
 """Log-odds beyond which a resample is taken to have fallen apart: its ratings have no finite value."""
 
 
-def _bootstrapped(table: _Verdicts, how: Resampling) -> list[Estimate]:
+def _bootstrapped(table: _Verdicts, resampling: Resampling) -> list[Estimate]:
     count = table.clusters.count
     value = table.fit(np.ones((1, count)))[0]
-    drawn = np.concatenate([table.fit(weights) for weights in resampled_weights(count, how)])
+    drawn = np.concatenate([table.fit(weights) for weights in resampled_weights(count, resampling)])
     drawn = np.where(np.abs(drawn) > _FAR, np.copysign(np.inf, drawn), drawn)  # an end there is not known
-    tail = (1 - how.level) / 2
+    tail = (1 - resampling.level) / 2
     low = np.quantile(drawn, tail, axis=0, method="lower")
     high = np.quantile(drawn, 1 - tail, axis=0, method="higher")
     return [
-        Estimate(value=float(v), low=float(a), high=float(b), level=how.level, n=count)
+        Estimate(value=float(v), low=float(a), high=float(b), level=resampling.level, n=count)
         for v, a, b in zip(value, low, high, strict=True)
     ]

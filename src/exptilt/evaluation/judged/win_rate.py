@@ -45,12 +45,12 @@ class WinRates(Panel):
     verdicts: int
 
 
-def win_rates(asked: Judgements, how: Resampling = DEFAULT) -> WinRates:
+def win_rates(asked: Judgements, resampling: Resampling = DEFAULT) -> WinRates:
     """Win rates of A with intervals clustered by prompt.
 
     Args:
         asked: the verdicts.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Example:
         >>> asked = Judgements(["p", "p", "q", "q"], [1, 1, 1, 0], [True, False, True, False])
@@ -65,33 +65,37 @@ def win_rates(asked: Judgements, how: Resampling = DEFAULT) -> WinRates:
     count = asked.clusters.count
 
     def rate(above: Floats, below: Floats) -> Estimate | None:
-        return share(lambda w: divide(w @ above, w @ below), count, round(below.sum()), how) if below.any() else None
+        return (
+            share(lambda w: divide(w @ above, w @ below), count, round(below.sum()), resampling)
+            if below.any()
+            else None
+        )
 
     same, both, won = _consistency(sums, counts)
     return WinRates(
-        swap_average=None if hidden else _swap_average(sums, counts, how),
-        slot_corrected=None if hidden else _slot_corrected(sums, counts, how),
+        swap_average=None if hidden else _swap_average(sums, counts, resampling),
+        slot_corrected=None if hidden else _slot_corrected(sums, counts, resampling),
         shown_first=None if hidden else rate(sums[0], counts[0]),
         shown_second=None if hidden else rate(sums[1], counts[1]),
         consistent=rate(same, both),
         without_inconsistent=None if hidden else rate(won, same),
         ties=rate(asked.clusters.sums(tie), asked.clusters.sums(scored)),
-        lower_bound=_bound(asked, 0.0, how),
-        upper_bound=_bound(asked, 1.0, how),
+        lower_bound=_bound(asked, 0.0, resampling),
+        upper_bound=_bound(asked, 1.0, resampling),
         unscored=int((~scored).sum()),
         verdicts=len(wins),
     )
 
 
 def by_length_gap(
-    asked: Judgements, edges: tuple[float, ...] = (-0.5, 0.5), how: Resampling = DEFAULT
+    asked: Judgements, edges: tuple[float, ...] = (-0.5, 0.5), resampling: Resampling = DEFAULT
 ) -> list[tuple[str, Estimate | None]]:
     """A's rate where its answer is shorter, about as long, and longer.
 
     Args:
         asked: verdicts with a gap.
         edges: of the bins, in standard deviations of the gap about 0.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
     """
     if asked.gap is None:
         raise ValueError("the lengths of the answers are not known")
@@ -100,12 +104,12 @@ def by_length_gap(
     bins = np.digitize(gap / spread, edges)
     names = ["shorter", "about as long", "longer"] if len(edges) == 2 else [f"bin {k}" for k in range(len(edges) + 1)]
     return [
-        (name, win_rates(asked.where(bins == k), how).swap_average if (bins == k).any() else None)
+        (name, win_rates(asked.where(bins == k), resampling).swap_average if (bins == k).any() else None)
         for k, name in enumerate(names)
     ]
 
 
-def _swap_average(sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], how: Resampling) -> Estimate:
+def _swap_average(sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], resampling: Resampling) -> Estimate:
     def statistic(weights: Floats) -> Floats:
         first, second = (divide(weights @ s, weights @ n) for s, n in zip(sums, counts, strict=True))
         first, second = np.where(np.isnan(first), second, first), np.where(np.isnan(second), first, second)
@@ -113,11 +117,13 @@ def _swap_average(sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], ho
 
     if not (counts[0].any() and counts[1].any()):
         total, number = sums[0] + sums[1], counts[0] + counts[1]
-        return share(lambda w: divide(w @ total, w @ number), len(total), round(number.sum()), how)
-    return share(statistic, len(counts[0]), round(counts[0].sum() + counts[1].sum()), how)
+        return share(lambda w: divide(w @ total, w @ number), len(total), round(number.sum()), resampling)
+    return share(statistic, len(counts[0]), round(counts[0].sum() + counts[1].sum()), resampling)
 
 
-def _slot_corrected(sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], how: Resampling) -> Estimate | None:
+def _slot_corrected(
+    sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], resampling: Resampling
+) -> Estimate | None:
     if not (counts[0].any() and counts[1].any()):
         return None
 
@@ -125,7 +131,7 @@ def _slot_corrected(sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], 
         odds = [_log_odds(weights @ s, weights @ n) for s, n in zip(sums, counts, strict=True)]
         return np.asarray(1 / (1 + np.exp(-(odds[0] + odds[1]) / 2)))
 
-    return share(statistic, len(counts[0]), round(counts[0].sum() + counts[1].sum()), how)
+    return share(statistic, len(counts[0]), round(counts[0].sum() + counts[1].sum()), resampling)
 
 
 def _log_odds(won: Floats, asked: Floats) -> Floats:
@@ -143,7 +149,7 @@ def _consistency(sums: tuple[Floats, Floats], counts: tuple[Floats, Floats]) -> 
     return same.astype(np.float64), both.astype(np.float64), np.where(same, (leaning[0] + 1) / 2, 0.0)
 
 
-def _bound(asked: Judgements, missing: float, how: Resampling) -> Estimate:
+def _bound(asked: Judgements, missing: float, resampling: Resampling) -> Estimate:
     wins = np.where(asked.scored, np.asarray(asked.wins), missing)
     ones = np.ones(len(wins))
-    return _swap_average(asked.by_slot(wins), asked.by_slot(ones), how)
+    return _swap_average(asked.by_slot(wins), asked.by_slot(ones), resampling)

@@ -48,7 +48,12 @@ class PreferenceAccuracy(Panel):
 
 
 def preference_accuracy(
-    policy: Pair, reference: Pair | None, prompts: Prompts, *, beta: float | None = None, how: Resampling = DEFAULT
+    policy: Pair,
+    reference: Pair | None,
+    prompts: Prompts,
+    *,
+    beta: float | None = None,
+    resampling: Resampling = DEFAULT,
 ) -> PreferenceAccuracy:
     """Evaluate a policy on held-out preferences.
 
@@ -57,7 +62,7 @@ def preference_accuracy(
         reference: the same under the reference, or None.
         prompts: (N,) the prompt of each pair.
         beta: of the training, > 0, for calibration; needs a reference.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Example:
         >>> from exptilt.evaluation.pairs.pair_scores import side_of
@@ -74,29 +79,29 @@ def preference_accuracy(
     longer, first = lengths[0] - lengths[1], next(iter(by_score.values()))
     margin = None if beta is None or reference is None else beta * first
     return PreferenceAccuracy(
-        accuracy={name: share_above_zero(margin, clusters, how) for name, margin in by_score.items()},
-        auc={name: margin_auc(margin, clusters, how) for name, margin in by_score.items()},
-        longest_wins=share_above_zero(longer, clusters, how),
-        by_longer=_slices(first, _sides(longer), clusters, how),
-        by_length_gap=_slices(first, _quarters(np.abs(longer)), clusters, how),
-        by_familiarity=() if reference is None else _slices(first, _familiar(reference), clusters, how),
-        calibration=None if margin is None else calibration(margin, clusters, how=how),
+        accuracy={name: share_above_zero(margin, clusters, resampling) for name, margin in by_score.items()},
+        auc={name: margin_auc(margin, clusters, resampling) for name, margin in by_score.items()},
+        longest_wins=share_above_zero(longer, clusters, resampling),
+        by_longer=_slices(first, _sides(longer), clusters, resampling),
+        by_length_gap=_slices(first, _quarters(np.abs(longer)), clusters, resampling),
+        by_familiarity=() if reference is None else _slices(first, _familiar(reference), clusters, resampling),
+        calibration=None if margin is None else calibration(margin, clusters, resampling=resampling),
         num_pairs=len(longer),
         num_prompts=clusters.count,
     )
 
 
-def share_above_zero(margin: ArrayLike, clusters: Clusters, how: Resampling = DEFAULT) -> Estimate:
+def share_above_zero(margin: ArrayLike, clusters: Clusters, resampling: Resampling = DEFAULT) -> Estimate:
     """Share of margins above 0, exact zeros counting one half.
 
     The interval is Wilson's with an effective number of pairs; see `share`.
     """
     wins = (np.sign(finite(margin, "margin")) + 1) / 2
     total, count = clusters.sums(wins), clusters.sums(np.ones(len(wins)))
-    return share(lambda weights: (weights @ total) / (weights @ count), clusters.count, len(wins), how)
+    return share(lambda weights: (weights @ total) / (weights @ count), clusters.count, len(wins), resampling)
 
 
-def margin_auc(margin: ArrayLike, clusters: Clusters, how: Resampling = DEFAULT) -> Estimate:
+def margin_auc(margin: ArrayLike, clusters: Clusters, resampling: Resampling = DEFAULT) -> Estimate:
     """P(m_i > -m_j) + P(m_i = -m_j) / 2 over all i, j; 0.5 for a margin that knows nothing."""
     rows = finite(margin, "margin")
     order = np.argsort(-rows, kind="stable")
@@ -110,7 +115,7 @@ def margin_auc(margin: ArrayLike, clusters: Clusters, how: Resampling = DEFAULT)
         beaten = (reached[:, below] + reached[:, upto]) / 2
         return np.asarray((drawn * beaten).sum(axis=1) / drawn.sum(axis=1) ** 2)
 
-    return share(statistic, clusters.count, len(rows), how)
+    return share(statistic, clusters.count, len(rows), resampling)
 
 
 def _sides(longer: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
@@ -140,12 +145,12 @@ def _familiar(reference: Pair) -> dict[str, NDArray[np.bool_]]:
 
 
 def _slices(
-    margin: Floats, parts: dict[str, NDArray[np.bool_]], clusters: Clusters, how: Resampling
+    margin: Floats, parts: dict[str, NDArray[np.bool_]], clusters: Clusters, resampling: Resampling
 ) -> tuple[Slice, ...]:
     return tuple(
         Slice(
             name=name,
-            accuracy=share_above_zero(margin[rows], Clusters(clusters.index[rows]), how),
+            accuracy=share_above_zero(margin[rows], Clusters(clusters.index[rows]), resampling),
             num_pairs=int(rows.sum()),
         )
         for name, rows in parts.items()

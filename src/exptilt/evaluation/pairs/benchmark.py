@@ -91,7 +91,7 @@ def section_accuracy(
     subsets: Sequence[str],
     prompts: Prompts,
     sections: Mapping[str, Mapping[str, float]] = REWARD_BENCH,
-    how: Resampling = DEFAULT,
+    resampling: Resampling = DEFAULT,
 ) -> SectionAccuracy:
     """Accuracy of margins by subset, then by section, then overall.
 
@@ -102,7 +102,7 @@ def section_accuracy(
         subsets: (N,) the subset of each pair, from the data's own column.
         prompts: (N,) the prompt of each pair.
         sections: the weight > 0 of each subset in each section; for a column of sections, `{name: {name: 1}}`.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Raises:
         ValueError: a subset that is in no section, a section without any pair, or weights that are not > 0.
@@ -143,10 +143,10 @@ def section_accuracy(
         return np.concatenate([found, found.mean(axis=1, keepdims=True)], axis=1)
 
     sizes = [int(np.isin(labels, list(parts)).sum()) for parts in sections.values()]
-    *of_sections, overall = shares(together, clusters.count, [*sizes, len(rows)], how)
+    *of_sections, overall = shares(together, clusters.count, [*sizes, len(rows)], resampling)
     return SectionAccuracy(
         subsets={
-            name: share_above_zero(rows[labels == name], Clusters(clusters.index[labels == name]), how)
+            name: share_above_zero(rows[labels == name], Clusters(clusters.index[labels == name]), resampling)
             for name in present
         },
         sections=dict(zip(sections, of_sections, strict=True)),

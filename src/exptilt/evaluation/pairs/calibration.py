@@ -20,22 +20,24 @@ _MOST = 20_000_000
 """Outcomes simulated at once, and in all for each true error; never fewer than 200 times all rows."""
 
 
-def calibration(margin: ArrayLike, clusters: Clusters, *, num_bins: int = 10, how: Resampling = DEFAULT) -> Calibration:
+def calibration(
+    margin: ArrayLike, clusters: Clusters, *, num_bins: int = 10, resampling: Resampling = DEFAULT
+) -> Calibration:
     """Compare sigmoid(|margin|), a confidence in [0.5, 1], with how often the margin's side was the preferred one.
 
     Args:
         margin: (N,) reward of chosen less reward of rejected, nats, beta included.
         clusters: prompts of the pairs.
         num_bins: of equal width, >= 1.
-        how: level, number of simulations, seed.
+        resampling: level, number of simulations, seed.
     """
     rows = finite(margin, "margin")
     confidence, right = expit(np.abs(rows)), (np.sign(rows) + 1) / 2
-    return calibration_error(confidence, right, clusters, np.linspace(0.5, 1, num_bins + 1), how)
+    return calibration_error(confidence, right, clusters, np.linspace(0.5, 1, num_bins + 1), resampling)
 
 
 def calibration_error(
-    confidence: ArrayLike, right: ArrayLike, clusters: Clusters, edges: ArrayLike, how: Resampling = DEFAULT
+    confidence: ArrayLike, right: ArrayLike, clusters: Clusters, edges: ArrayLike, resampling: Resampling = DEFAULT
 ) -> Calibration:
     """Reliability by bin and the expected calibration error, debiased and with an interval.
 
@@ -51,7 +53,7 @@ def calibration_error(
         right: (N,) 1 where what was predicted came true, 0 where not, one half for a tie.
         clusters: prompts of the rows.
         edges: (B + 1,) of the bins; the last one holds its right end.
-        how: level, number of simulations, seed.
+        resampling: level, number of simulations, seed.
 
     Example:
         >>> found = calibration_error([0.75] * 40, [1.0] * 30 + [0.0] * 10, Clusters(range(40)), [0.5, 1.0])
@@ -61,10 +63,10 @@ def calibration_error(
     table = _Table.of(finite(confidence, "confidence"), finite(right, "right"), clusters, finite(edges, "edges"))
     seen = table.seen
     if clusters.count < 2:
-        return Calibration(ece=seen, error=unknown(seen, clusters.count, how), bins=table.bins)
-    tail = (1 - how.level) / 2
+        return Calibration(ece=seen, error=unknown(seen, clusters.count, resampling), bins=table.bins)
+    tail = (1 - resampling.level) / 2
     far = seen + 5 / np.sqrt(clusters.count)  # no larger error would show what is seen
-    simulated = [table.simulate(step, how) for step in _STEPS[: int(np.searchsorted(_STEPS, far)) + 2]]
+    simulated = [table.simulate(step, resampling) for step in _STEPS[: int(np.searchsorted(_STEPS, far)) + 2]]
     truths = np.array([truth for truth, _ in simulated])
     quantiles = np.array([np.quantile(shown, [tail, 0.5, 1 - tail]) for _, shown in simulated])
     # The quantiles rise with the true error. Where one is level, the least error counts, for the high end the largest.
@@ -76,9 +78,9 @@ def calibration_error(
             value=value,
             low=min(low, value),
             high=max(high, value),
-            level=how.level,
+            level=resampling.level,
             n=clusters.count,
-            coverage=measured_coverage("calibration", clusters.count, how.level),
+            coverage=measured_coverage("calibration", clusters.count, resampling.level),
         ),
         null_band=(float(quantiles[0, 0]), float(quantiles[0, 2])),
         bins=table.bins,
@@ -129,15 +131,15 @@ class _Table:
             if count[at]
         )
 
-    def simulate(self, error: float, how: Resampling) -> tuple[float, Floats]:
+    def simulate(self, error: float, resampling: Resampling) -> tuple[float, Floats]:
         """The true error of a model that is off by `error` in every bin as far as probabilities go, and (S,) ECEs seen."""
         side = np.where(self.gaps > 0, 1.0, -1.0)[self.which]
         side = np.where((self.confidence + side * error > 1) | (self.confidence + side * error < 0), -side, side)
         chance = np.clip(self.confidence + side * error, 0, 1)
         member = np.eye(len(self.edges) - 1)[self.which]
         truth = float(np.abs(member.T @ (chance - self.confidence)).sum() / len(chance))
-        rng, found = np.random.default_rng(how.seed), []
-        rows, draws = max(1, _CHUNK // len(chance)), max(200, min(how.num_resamples, _MOST // len(chance)))
+        rng, found = np.random.default_rng(resampling.seed), []
+        rows, draws = max(1, _CHUNK // len(chance)), max(200, min(resampling.num_resamples, _MOST // len(chance)))
         for start in range(0, draws, rows):
             luck = rng.random((min(rows, draws - start), self.clusters.count))
             right = luck[:, self.clusters.index] < chance

@@ -98,7 +98,7 @@ class _Row:
         return Question(self.section, np.array(right), np.array(wrong))
 
 
-def best_of(questions: Sequence[Question], how: Resampling = DEFAULT) -> BestOf | None:
+def best_of(questions: Sequence[Question], resampling: Resampling = DEFAULT) -> BestOf | None:
     """How often a right candidate has the highest score, by section, and the score of ties; None without questions.
 
     Sections named `NAME/ref:ID` and `NAME/tied:ID` are ties: the same question with one and with several right answers.
@@ -111,7 +111,7 @@ def best_of(questions: Sequence[Question], how: Resampling = DEFAULT) -> BestOf 
 
     Args:
         questions: from `questions_of`.
-        how: bootstrap over questions.
+        resampling: bootstrap over questions.
 
     Source: Malik et al. (2025), https://arxiv.org/abs/2506.01937, and the benchmark's script
     (github.com/allenai/reward-bench). Here a question without its partner counts in the accuracies alone.
@@ -132,8 +132,8 @@ def best_of(questions: Sequence[Question], how: Resampling = DEFAULT) -> BestOf 
         return np.asarray(np.mean([part(one) for part, one in zip(parts.values(), slices, strict=True)], axis=0))
 
     return BestOf(
-        sections={name: part.estimate(how) for name, part in parts.items()},
-        overall=bootstrap(overall, int(ends[-1]), how, within=(0.0, 1.01)),
+        sections={name: part.estimate(resampling) for name, part in parts.items()},
+        overall=bootstrap(overall, int(ends[-1]), resampling, within=(0.0, 1.01)),
         num_questions=len(questions),
     )
 
@@ -151,11 +151,11 @@ class _Part:
         sums = np.tensordot(weights, self.columns, axes=1)
         return np.asarray(divide(sums[..., 0], sums[..., 1]) @ self.coefficients)
 
-    def estimate(self, how: Resampling) -> Estimate:
+    def estimate(self, resampling: Resampling) -> Estimate:
         count = len(self.columns)
         if len(self.coefficients) == 1:
-            return share(self, count, count, how)
-        return bootstrap(self, count, how, within=(0.0, 1.01))
+            return share(self, count, count, resampling)
+        return bootstrap(self, count, resampling, within=(0.0, 1.01))
 
 
 def _parts(questions: Sequence[Question]) -> dict[str, _Part]:
@@ -193,7 +193,7 @@ def _tie_columns(pair: dict[str, Question]) -> Floats:
     return columns
 
 
-def answer_calibration(questions: Sequence[Question], how: Resampling = DEFAULT) -> AnswerCalibration | None:
+def answer_calibration(questions: Sequence[Question], resampling: Resampling = DEFAULT) -> AnswerCalibration | None:
     """Calibration of answers to multiple choice: is the share of the likeliest option how often it is right?
 
         confidence = max_k softmax_k(log pi(option_k | question))
@@ -202,7 +202,7 @@ def answer_calibration(questions: Sequence[Question], how: Resampling = DEFAULT)
 
     Args:
         questions: scores are log-likelihoods of whole options, nats.
-        how: see `calibration_error`.
+        resampling: see `calibration_error`.
     """
     single = [question for question in questions if len(question.right) == 1]
     if not single:
@@ -210,7 +210,7 @@ def answer_calibration(questions: Sequence[Question], how: Resampling = DEFAULT)
     confidence = [float(softmax(np.concatenate([one.right, one.wrong])).max()) for one in single]
     right = [one.credit for one in single]
     clusters = Clusters(range(len(single)))
-    found = calibration_error(confidence, right, clusters, np.linspace(0, 1, 11), how)
+    found = calibration_error(confidence, right, clusters, np.linspace(0, 1, 11), resampling)
     return AnswerCalibration(
-        calibration=found, accuracy=_Part(np.array([[[one, 1.0]] for one in right]), np.ones(1)).estimate(how)
+        calibration=found, accuracy=_Part(np.array([[[one, 1.0]] for one in right]), np.ones(1)).estimate(resampling)
     )

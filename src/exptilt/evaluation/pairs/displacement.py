@@ -28,7 +28,7 @@ def displacement(
     *,
     forward_kl: ArrayLike | None = None,
     forward_prompts: Prompts | None = None,
-    how: Resampling = DEFAULT,
+    resampling: Resampling = DEFAULT,
 ) -> Displacement:
     """How far chosen and rejected log-probabilities moved, and how much of it no training could avoid.
 
@@ -45,7 +45,7 @@ def displacement(
         prompts: (N,) the prompt of each pair.
         forward_kl: (S,) log pi_ref - log pi on samples of the reference (or their Rao-Blackwellised sums), nats.
         forward_prompts: (S,) the prompt of each such sample; prompts shared with the pairs are resampled together.
-        how: bootstrap over prompts.
+        resampling: bootstrap over prompts.
 
     Example:
         >>> import torch
@@ -75,7 +75,7 @@ def displacement(
             found = divide(chosen * totals[:, 0] + rejected * totals[:, 1], totals[:, 2])
             return found + forced * divide(totals[:, 3], totals[:, 4]) if forced else found
 
-        return bootstrap(statistic, clusters.count, how)
+        return bootstrap(statistic, clusters.count, resampling)
 
     return Displacement(
         chosen=estimate(1, 0, 0),

@@ -26,7 +26,7 @@ def scores(policy: Pair, reference: Pair | None) -> dict[str, tuple[Floats, Floa
     given = {"without_reference": Pair(*(_wide(side) for side in policy))}
     if reference is not None:
         given = {"with_reference": log_ratios(policy, reference)} | given
-    return {f"{name}/{how}": found for name, pair in given.items() for how, found in _aggregate(pair).items()}
+    return {f"{name}/{form}": values for name, pair in given.items() for form, values in _aggregate(pair).items()}
 
 
 def side_of(rows: Sequence[ArrayLike]) -> LogProbs:
