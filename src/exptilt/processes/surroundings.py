@@ -83,3 +83,4 @@ def _logging(back: ExitStack) -> None:
     back.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
     shown = transformers_logging.is_progress_bar_enabled()
     back.callback(transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # our own bars say where a run stands

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
-import transformers
 from rich.console import Console
 
 from exptilt.data.prepared import refused
@@ -62,7 +61,6 @@ def run_recipe(
     """
     with left_as_found(), ExitStack() as held:
         # The folder stays ours until the report is written, when the other processes have left.
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         with joined(recipe.parallel) as world, losing_no_process(world):
             console = (console or Console(stderr=True)) if world.is_first else Console(quiet=True)
             outcome, session = _run(recipe, console, world, held, callbacks)

@@ -181,12 +181,10 @@ def _tokenizer_of(model: Any, data: DataConfig) -> Any:
 
 
 def _with_reference_check(subject: _Subject, prepared: Prepared) -> Prepared:
-    import transformers
 
     from exptilt.processes.surroundings import left_as_found
 
     with left_as_found():
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         return _checked_with_model(subject, prepared)
 
 

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import transformers
 from rich.console import Console
 
 from exptilt.data.account.data_terminal import print_report
@@ -213,7 +212,6 @@ def _claimed(folder: Path, kind: Kind, inputs: Mapping[str, str] | None) -> Iter
 
 def _loaded(where: ModelConfig) -> tuple[Any, Any]:
     """The model on this process's device, and its tokenizer: its own, or that of an adapter's base."""
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = load_tokenizer(where)
     model = model_on_device(load_model(where, tokenizer))
     packable(model)  # a model that is not causal is refused before rows are read

@@ -71,15 +71,12 @@ def merge_adapter(source: Path, target: Path) -> float:
         ModelError: the folder holds no adapter, its base is gone, the merged model is another than base and adapter, or
             the target cannot be written.
     """
-    import transformers
-
     from exptilt.policies.adapters import is_adapter
     from exptilt.policies.engine.forward import causal_lm
     from exptilt.policies.merging import LOADED_TOLERANCE, largest_difference, merge, probe_logps
     from exptilt.policies.models import load_model, load_tokenizer
     from exptilt.policies.saving import save_model
 
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if not is_adapter(source):
         raise ModelError(f"{source}: is a whole model already, there is no adapter to merge; leave out --merge")
     settings = ModelConfig(path=str(source))

@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-import transformers
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +28,6 @@ def plan(recipe: Recipe, gpus: str | None, as_json: bool) -> int:
     Returns:
         0, or 1 if it would not fit.
     """
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     plan = Planner(recipe, parse_fleet(gpus)).plan()
     if as_json:
         print(plan_json(plan))

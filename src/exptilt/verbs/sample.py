@@ -99,7 +99,6 @@ def _source(request: SampleRequest, asked: Sequence[AskedPrompt]) -> Iterator[tu
         return
     if request.model is None:
         raise ConfigError("model: name one to draw from, or a server")
-    import transformers
 
     from exptilt.policies.device import model_on_device
     from exptilt.policies.fingerprint import fingerprint
@@ -108,7 +107,6 @@ def _source(request: SampleRequest, asked: Sequence[AskedPrompt]) -> Iterator[tu
     from exptilt.sampling.local_sampler import local_rows
 
     with left_as_found():
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         tokenizer = load_tokenizer(request.model)
         model = model_on_device(load_model(request.model, tokenizer, seed=request.seed))
 
