@@ -29,15 +29,13 @@ from exptilt.policies.outgoing import check_outgoing
 from exptilt.policies.policy import Policy
 from exptilt.policies.reference.other import load_reference
 from exptilt.policies.reference.references import START, AdapterOffReference, LiveReference
+from exptilt.policies.scorer import Reference
 from exptilt.policies.sharding import blocks_of, shard
 from exptilt.policies.start import Start, identity_of, load_start
 from exptilt.processes.world import World, local_device
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig, ReferenceConfig
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.training_settings import ParallelConfig, TrainConfig
-
-HeldReference = LiveReference | AdapterOffReference
-"""A reference that is held as a model while training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +103,7 @@ class Models:
     """Fingerprint of what the policy computes before step 1."""
     dtype: torch.dtype
     """Type of the weights as they were loaded, in which they are saved."""
-    held: HeldReference | None = None
+    held: Reference | None = None
     """The reference as a model; None where a table of log-probabilities is enough."""
 
     def scorer(self, setup: Setup, loss: Loss) -> Policy:
@@ -158,7 +156,7 @@ def set_up(
         weights = weights if setup.adapter.path is None else identity_of(policy)
     if check is not None:
         check(policy)
-    held: HeldReference | None = None
+    held: Reference | None = None
     if setup.reference == "adapter off":
         held = AdapterOffReference(policy, weights, source)
     elif setup.reference != "table":

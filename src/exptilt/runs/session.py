@@ -22,7 +22,7 @@ from exptilt.policies.reference.references import TableReference
 from exptilt.policies.reference.start_distance import start_distance
 from exptilt.policies.reference.step_zero import check_step_zero
 from exptilt.policies.saving import copy_model, save_model
-from exptilt.policies.scorer import Scorer
+from exptilt.policies.scorer import Reference, Scorer
 from exptilt.processes.world import World
 from exptilt.run_folder.file_names import DATA
 from exptilt.run_folder.folder import RunFolder
@@ -75,7 +75,7 @@ class Session:
     own_callbacks: Sequence[Callback] = field(default=())
 
     @property
-    def anchor(self) -> Scorer | None:
+    def anchor(self) -> Reference | None:
         """The reference that training compares the policy with; None if the objective needs none."""
         if not self.objective.loss.needs_reference or self.moving is not None or self.table is None:
             return self.moving
