@@ -15,11 +15,12 @@ import typer
 from exptilt import __version__
 from exptilt.errors import ConfigError, ExptiltError, Stopped
 from exptilt.processes.allocator import set_torch_defaults
+from exptilt.usage import is_usage_error, read_as_meant, usage_line
 
 app = typer.Typer(
     name="exptilt",
     help="Tilt a model toward what people prefer, and see how far it is from the best that could be reached.",
-    no_args_is_help=True,
+    no_args_is_help=False,  # see _root
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -37,7 +38,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells everybody about kernels it did not find
     try:
-        app()
+        sys.exit(app(args=read_as_meant(sys.argv[1:]), standalone_mode=False))
     except Stopped as stop:
         print(stop)
     except ExptiltError as error:
@@ -45,6 +46,9 @@ def main() -> None:
             print(f"exptilt: {line}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
+        if is_usage_error(error):
+            print(f"exptilt: {usage_line(error.format_message(), sys.argv[1:])}", file=sys.stderr)  # type: ignore[attr-defined]
+            sys.exit(2)
         from exptilt.disk import is_refusal, reason
 
         if not is_refusal(error):  # a bug of ours keeps its traceback
@@ -68,11 +72,15 @@ def _this_command() -> str:
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
         print(f"exptilt {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,9 @@ from typing import Any, TypeVar
 from exptilt.errors import ConfigError
 from exptilt.settings.declaration import as_dict
 from exptilt.settings.mistakes import explain, real_path
-from exptilt.settings.yaml_source import Source, parse_value, read_yaml, to_yaml
+from exptilt.settings.yaml_source import Source, read_override, read_yaml, to_yaml
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -32,13 +35,7 @@ def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -
         ConfigError: a line per problem: where it stands (file and line, or the command line), what is wrong, what was meant.
     """
     source = read_yaml(path) if path is not None else Source(label="defaults")
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(
-                f"command line: {override!r} is not of the form key=value (for example train.max_steps=100)"
-            )
-        source.put(key, parse_value(override, text))
+    source.lay_over([read_override(override) for override in overrides])
     return build(cls, source)
 
 
@@ -51,7 +48,7 @@ def build(cls: type[T], source: Source) -> T:
         try:
             built: T = _adapter(cls).validate_python(source.values)
         except ValidationError as error:
-            built = _adapter(cls).validate_python(_with_choices_spelled(source.values, error.errors(include_url=False)))
+            built = _adapter(cls).validate_python(_as_meant(source, error.errors(include_url=False)))
     except ValidationError as error:
         lines = [explain(cls, source, problem) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
@@ -96,14 +93,27 @@ def _expand_shorthands(cls: type[Any], values: Mapping[str, Any]) -> dict[str, A
     return expanded
 
 
-def _with_choices_spelled(values: Any, problems: Sequence[Any]) -> Any:
-    """Where YAML's `none` was read as null and the key has a choice of that name (`parallel.kind=none`), the choice."""
-    values = copy.deepcopy(values)
+def _as_meant(source: Source, problems: Sequence[Any]) -> Any:
+    """The values as they were meant, where YAML or brevity wrote them otherwise.
+
+    YAML's `none` is read as null where a key has a choice of that name (`parallel.kind=none`). A single value stands for a list of
+    one (`train.report_to=wandb`). Keys of the file that another choice on the command line (`loss=ipo`) does not have are left
+    out, and that is said.
+    """
+    values = copy.deepcopy(source.values)
     for problem in problems:
+        path = real_path(values, [str(part) for part in problem["loc"]])
+        if not path:  # the recipe as a whole
+            continue
+        *parents, name = path
+        node = values
+        for key in parents:
+            node = node[int(key) if isinstance(node, list) else key]
         if problem["type"] == "literal_error" and problem["input"] is None and "'none'" in problem["ctx"]["expected"]:
-            *parents, name = real_path(values, [str(part) for part in problem["loc"]])
-            node = values
-            for key in parents:
-                node = node[int(key) if isinstance(node, list) else key]
             node[name] = "none"
+        elif problem["type"] == "tuple_type" and isinstance(problem["input"], str):
+            node[name] = [problem["input"]]
+        elif problem["type"] == "unexpected_keyword_argument" and source.is_outdated(path):
+            logger.warning("%s: %s: left out, %s has no such key", source.where(path), ".".join(path), node["name"])
+            del node[name]
     return values

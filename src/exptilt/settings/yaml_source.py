@@ -6,11 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
 from exptilt.errors import ConfigError
+
+COMMAND_LINE = "command line"
 
 
 @dataclass
@@ -21,8 +23,25 @@ class Source:
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
 
-    def put(self, key: str, value: Any) -> None:
-        """Lay one `dotted.key` over the values; remembered as written on the command line."""
+    def lay_over(self, overrides: Sequence[tuple[str, Any]]) -> None:
+        """Lay dotted keys over the values, a section before what stands in it, so that their order makes no difference.
+
+        A section's name alone, `loss=ipo`, keeps the other keys that are written in it, as far as they go with the name.
+
+        Raises:
+            ConfigError: one key has two values.
+        """
+        given: dict[str, Any] = {}
+        for key, value in overrides:
+            if key in given and given[key] != value:
+                raise ConfigError(
+                    f"command line: {key}: given twice, as {_flow(given[key])} and as {_flow(value)}; keep one"
+                )
+            given[key] = value
+        for key in sorted(given, key=lambda key: key.count(".")):
+            self._put(key, given[key])
+
+    def _put(self, key: str, value: Any) -> None:
         node = self.values
         *parents, last = key.split(".")
         for parent in parents:
@@ -30,16 +49,31 @@ class Source:
             # A shorthand such as `loss: ipo` becomes a mapping as soon as one of its keys is set.
             node[parent] = {"name": child} if isinstance(child, str) else dict(child) if isinstance(child, dict) else {}
             node = node[parent]
-        node[last] = value
-        self.places[key] = "command line"
+        written = node.get(last)
+        node[last] = {**written, "name": value} if isinstance(value, str) and _is_named(written) else value
+        self.places[key] = COMMAND_LINE
 
     def where(self, path: Sequence[str]) -> str:
-        """Where the deepest known part of a key was written."""
+        """Where the deepest known part of a key was written, else where a key below it was."""
         for end in range(len(path), 0, -1):
             place = self.places.get(".".join(path[:end]))
             if place is not None:
                 return place
-        return self.label
+        below = (place for key, place in self.places.items() if path and key.startswith(f"{'.'.join(path)}."))
+        return next(below, self.label)
+
+    def is_outdated(self, path: Sequence[str]) -> bool:
+        """Whether a key of the file stands in a section that the command line has made another one by its name alone."""
+        section = ".".join(path[:-1])
+        return self.places.get(section) == COMMAND_LINE and self.places.get(".".join(path)) not in (None, COMMAND_LINE)
+
+
+def _is_named(section: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(section, dict) and "name" in section
+
+
+def _flow(value: Any) -> str:
+    return to_yaml(value, flow=True)
 
 
 class _Loader(yaml.SafeLoader):
@@ -96,6 +130,10 @@ def read_yaml(path: str | Path) -> Source:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
+        if "=" in path.name:
+            raise ConfigError(
+                f"{path} stands where the recipe should: the recipe comes first, then key=value"
+            ) from None
         raise ConfigError(f"{path}: no such file; `exptilt init {path}` writes a commented recipe there") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder, not a recipe file") from None
@@ -111,6 +149,18 @@ def read_yaml(path: str | Path) -> Source:
     _remember(node, str(path), (), source.places)
     source.values = _construct(text, str(path))
     return source
+
+
+def read_override(override: str) -> tuple[str, Any]:
+    """Read `dotted.key=value`; the value is YAML.
+
+    Raises:
+        ConfigError: it has another form, or the value is no YAML.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"command line: {override!r} is not of the form key=value (for example train.max_steps=100)")
+    return key, parse_value(override, text)
 
 
 def parse_value(shown: str, text: str) -> Any:
