@@ -72,8 +72,22 @@ def test_the_make_targets_exist():
 def test_the_walk_from_init_to_report(workshop):
     commands = [words for words in SHELL if words[0] == "exptilt"]
     verbs = [words[1] for words in commands]
-    assert verbs == ["init", "doctor", "plan", "prepare", "train", "evaluate", "report", "config", "frontier", "train"]
-    init, doctor, plan, prepare, train, evaluate, report, config, frontier, _ = (words[1:] for words in commands)
+    assert verbs == [
+        "init",
+        "doctor",
+        "plan",
+        "prepare",
+        "train",
+        "evaluate",
+        "report",
+        "convert",
+        "config",
+        "frontier",
+        "train",
+    ]
+    init, doctor, plan, prepare, train, evaluate, report, convert, config, frontier, _ = (
+        words[1:] for words in commands
+    )
     run(*init)
     recipe = Path("recipe.yaml")
     recipe.write_text(recipe.read_text().replace("path/to/model-folder-or-hub-id", "my-model"))
@@ -84,6 +98,8 @@ def test_the_walk_from_init_to_report(workshop):
     run(*train, *QUICK, "output=runs/second", "loss=ipo")
     assert "accuracy with reference" in run(*evaluate)
     assert run(*report).strip().endswith("report.html")
+    Path("trl.yaml").write_text("model_name_or_path: my-model\ndataset_name: pairs.jsonl\nbeta: 0.1\noutput_dir: out\n")
+    assert "wrote converted.yaml" in run(*convert, "--output", "converted.yaml")
     assert "ipo" in run(*config)
     run(frontier[0], str(ROOT / frontier[1]), *QUICK_STUDY)
     assert (workshop / "runs/frontier-world/report.html").exists()

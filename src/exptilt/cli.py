@@ -374,6 +374,18 @@ def export(
 
 
 @app.command()
+def convert(
+    files: Annotated[list[Path], typer.Argument(help="Configurations that belong together, or a training script.")],
+    output: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
+    processes: Annotated[int | None, typer.Option(min=1, help="Processes it ran on there.")] = None,
+) -> None:
+    """Make a recipe of a configuration of TRL, Axolotl, LLaMA-Factory, alignment-handbook, Unsloth, accelerate, DeepSpeed."""
+    from exptilt.verbs.convert import convert as run
+
+    run(files, output, processes)
+
+
+@app.command()
 def config(
     prefix: Annotated[
         str, typer.Argument(metavar="key", help="A section, key or objective: optim, optim.learning_rate, loss.dpo")

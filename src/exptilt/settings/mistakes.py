@@ -9,6 +9,7 @@ from typing import Any
 
 from exptilt.settings.key_hints import hint_for
 from exptilt.settings.known_keys import TAGS, keys_at
+from exptilt.settings.other_tools import LOSS_TYPES
 from exptilt.settings.yaml_source import Source
 from exptilt.wording import did_you_mean
 
@@ -25,7 +26,7 @@ def explain(cls: type[Any], source: Source, problem: Mapping[str, Any]) -> str:
     if kind == "union_tag_invalid":
         allowed = str(problem["ctx"]["expected_tags"]).replace("'", "").split(", ")
         tag, key = str(problem["ctx"]["tag"]), _tag_key(problem)
-        return f"{where}: {shown}.{key}: unknown {key} {tag!r}{did_you_mean(tag, allowed)}"
+        return f"{where}: {shown}.{key}: unknown {key} {tag!r}{_meant_name(tag, allowed, shown)}"
     if kind == "union_tag_not_found":
         return f"{where}: {shown}.{_tag_key(problem)}: missing; it says which kind this is"
     if kind in ("missing", "missing_argument"):
@@ -43,6 +44,14 @@ def explain(cls: type[Any], source: Source, problem: Mapping[str, Any]) -> str:
         return f"{where}: {shown}: unknown {path[-1]} {_shown(problem['input'])}{more}"
     message = re.sub(r", (unable to parse|got a number with).*", "", problem["msg"]).replace("Input should", "must")
     return f"{where}: {shown}: {message}, got {_shown(problem['input'])}"
+
+
+def _meant_name(tag: str, allowed: Sequence[str], key: str) -> str:
+    """The name that was meant, of ours or another tool's; a short list of names, or where a long one is."""
+    if LOSS_TYPES.get(tag.lower()) in allowed:
+        return f"; it is {LOSS_TYPES[tag.lower()]!r} here"
+    hint = did_you_mean(tag, allowed)
+    return hint if len(hint) < _LONG else f"; `exptilt config {key}` lists the names"
 
 
 _LONG = 200

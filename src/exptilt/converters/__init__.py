@@ -1,0 +1,1 @@
+"""Configurations of other tools as recipes: read, told apart, and every key of them accounted for."""
