@@ -253,10 +253,8 @@ def test_the_order_of_overrides_makes_no_difference(tmp_path):
     assert (first.loss.name, first.loss.beta, first.adapter.rank, first.adapter.alpha) == ("ipo", 0.3, 4, 8)
 
 
-def test_one_key_has_one_value(tmp_path):
-    assert _line(tmp_path, "", "seed=1", "seed=2") == "command line: seed: given twice, as 1 and as 2; keep one"
-    recipe = tmp_path / "r.yaml"
-    assert load(Recipe, recipe, ["seed=1", "seed=1"]).seed == 1
+def test_of_one_key_given_twice_the_last_value_counts():
+    assert load(Recipe, None, ["output=o", "model.path=m", "data.train=t", "seed=1", "seed=2"]).seed == 2
 
 
 def test_another_loss_keeps_the_keys_it_has_and_says_which_it_leaves_out(tmp_path, caplog):

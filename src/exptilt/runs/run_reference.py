@@ -23,12 +23,15 @@ def groups_to_score(
     batches: ObjectiveBatches,
     num_steps: int,
 ) -> Chained:
-    """The groups that the reference scores: training rows if the loss compares with them, held-out rows for the report."""
+    """The groups that the reference scores: training rows if the loss compares with them, held-out rows for the report.
+
+    Of the training rows these are all, or those of the steps that run where they do not go through all of them.
+    """
     loss = objective.loss
     compares = bool(loss.needs_reference)
     parts: list[Sequence[Group]] = [held_out] if compares or loss.kind.is_paired else []
     if compares and not setup.moves:
-        parts.append(batches.groups(num_steps) if loss.mixes_rows else train)
+        parts.append(batches.groups(num_steps) if loss.mixes_rows or num_steps < batches.num_steps else train)
     return Chained(*parts)
 
 

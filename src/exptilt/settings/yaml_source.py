@@ -26,18 +26,10 @@ class Source:
     def lay_over(self, overrides: Sequence[tuple[str, Any]]) -> None:
         """Lay dotted keys over the values, a section before what stands in it, so that their order makes no difference.
 
-        A section's name alone, `loss=ipo`, keeps the other keys that are written in it, as far as they go with the name.
-
-        Raises:
-            ConfigError: one key has two values.
+        Of one key given twice the last value counts. A section's name alone, `loss=ipo`, keeps the other keys that are written in
+        it, as far as they go with the name.
         """
-        given: dict[str, Any] = {}
-        for key, value in overrides:
-            if key in given and given[key] != value:
-                raise ConfigError(
-                    f"command line: {key}: given twice, as {_flow(given[key])} and as {_flow(value)}; keep one"
-                )
-            given[key] = value
+        given = dict(overrides)
         for key in sorted(given, key=lambda key: key.count(".")):
             self._put(key, given[key])
 
@@ -70,10 +62,6 @@ class Source:
 
 def _is_named(section: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(section, dict) and "name" in section
-
-
-def _flow(value: Any) -> str:
-    return to_yaml(value, flow=True)
 
 
 class _Loader(yaml.SafeLoader):
