@@ -62,6 +62,16 @@ class Kind:
         """Whether completions are imitated as they are; such training makes a reference and is measured against none."""
         return self.label is None and self.sides == ("completion",)
 
+    @property
+    def scores(self) -> bool:
+        """Whether a reward model is trained, which gives scores and has no likelihoods, no reference and no samples."""
+        return self.reads == "rewards"
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether what is trained is measured against a reference."""
+        return not (self.imitates or self.scores)
+
 
 PAIR = Kind(
     name="pair",

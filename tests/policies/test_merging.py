@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from exptilt.errors import ModelError
 from exptilt.policies import merging
 from exptilt.policies.adapters import with_adapter
-from exptilt.policies.merging import largest_difference, merge, probe_logps
+from exptilt.policies.merging import largest_difference, merge, probe
 from exptilt.policies.models import load_model
 from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_word_tokenizer
@@ -48,12 +48,12 @@ def tied(make_model, tmp_path):
 )
 def test_merged_and_saved_it_is_base_and_adapter(tied, tmp_path, settings) -> None:
     model = adapted(tied, **settings)
-    expected, plain = probe_logps(model), probe_logps(load_model(ModelConfig(path=str(tied))))
+    expected, plain = probe(model), probe(load_model(ModelConfig(path=str(tied))))
     assert largest_difference(expected, plain) > 0.1
     save_model(model, None, tmp_path / "adapter")
     assert merge_adapter(tmp_path / "adapter", tmp_path / "merged") < 1e-4
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
-    assert largest_difference(probe_logps(again), expected) < 1e-4
+    assert largest_difference(probe(again), expected) < 1e-4
     parted = any(name in str(settings) for name in ("lm_head", "embed_tokens"))
     assert again.config.tie_word_embeddings is not parted
 

@@ -6,6 +6,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from exptilt.errors import ModelError
+from exptilt.policies.engine.pooled import has_score
+from exptilt.policies.engine.self_check import packable
 from exptilt.preferences import Answer
 from exptilt.rewards.model_reward import ModelReward
 from exptilt.settings.reward_settings import RewardModelConfig
@@ -38,7 +40,7 @@ def test_scores_are_those_of_transformers(tmp_path, save_model, answers, kind, p
     folder = save_model(tmp_path, kind, labels=1, **heads)
     reward = ModelReward.load(RewardModelConfig(path=str(folder)))
     scores = reward(answers)
-    assert reward._packs is packs
+    assert (has_score(reward._model) and packable(reward._model)) is packs
     assert np.ptp(scores) > 0.05
     np.testing.assert_allclose(scores, plain_scores(folder, answers), atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(reward(answers[::-1]), scores[::-1], atol=1e-5, rtol=1e-5)
@@ -57,7 +59,7 @@ def test_what_is_no_reward_model_is_one_line(tmp_path, save_model):
     with pytest.raises(ModelError, match="has 2 labels; a reward model has one"):
         ModelReward.load(RewardModelConfig(path=str(two)))
     causal = save_model(tmp_path / "causal", num_labels=1)
-    with pytest.raises(ModelError, match=r"is no trained reward model; the folder lacks the weights score\.weight"):
+    with pytest.raises(ModelError, match=r"lacks 1 weight, which would start random \(first: score\.weight\); it is not a complete trained reward model"):
         ModelReward.load(RewardModelConfig(path=str(causal)))
     with pytest.raises(ModelError, match="no such folder"):
         ModelReward.load(RewardModelConfig(path=str(tmp_path / "nowhere")))

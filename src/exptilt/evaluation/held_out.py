@@ -67,12 +67,12 @@ class Wanted:
 
     @classmethod
     def of(cls, loss: Loss, settings: EvaluateConfig, max_tokens: int, seed: int, *, has_beta: bool = True) -> Wanted:
-        """What an objective can be measured by; SFT makes the reference, so that it has none to be measured against."""
+        """What an objective can be measured by; SFT makes the reference and a reward model needs none, so neither is sampled."""
         return cls(
             settings=settings,
             beta=getattr(loss, "beta", None) if has_beta else None,
             pairs=loss.kind.is_paired,
-            samples=bool(settings.num_prompts) and not loss.kind.imitates,
+            samples=bool(settings.num_prompts) and loss.kind.has_reference,
             max_tokens=max_tokens,
             seed=seed,
         )
@@ -161,7 +161,7 @@ def measure_preferences(
     accuracy = preference_accuracy(pair, anchor, prompts, beta=beta if anchor else None, resampling=resampling)
     sides = [side.lengths.numpy() for side in pair]
     lengths = pair_lengths(sides[0], sides[1], prompts, resampling)
-    evaluation = _accuracies(accuracy).updated(
+    evaluation = accuracies_of(accuracy).updated(
         lengths={"chosen": lengths.chosen, "rejected": lengths.rejected},
         length_difference=lengths.difference,
         detectable_difference=minimum_detectable_difference(accuracy.num_prompts, level=resampling.level),
@@ -169,15 +169,20 @@ def measure_preferences(
     if anchor is None:
         return evaluation
     rewards = [(beta or 1.0) * (side.sum() - base.sum()).numpy() for side, base in zip(pair, anchor, strict=True)]
-    counts, edges = np.histogram(rewards[0] - rewards[1], bins=_MARGIN_BINS)
     on_length = slope(np.concatenate(rewards), np.concatenate(sides), prompts + prompts, resampling)
     return evaluation.updated(
-        margins=Margins(edges=tuple(edges.tolist()), counts=tuple(counts.tolist())),
+        margins=margins_histogram(rewards[0] - rewards[1]),
         reward_on_length={"data": on_length},
     )
 
 
-def _accuracies(measured: PreferenceAccuracy) -> Evaluation:
+def margins_histogram(margin: NDArray[Any]) -> Margins:
+    """The histogram of (N,) margins."""
+    counts, edges = np.histogram(margin, bins=_MARGIN_BINS)
+    return Margins(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
+
+
+def accuracies_of(measured: PreferenceAccuracy) -> Evaluation:
     """Accuracy by family and form, the AUC of the first score as the AUC."""
     accuracy: dict[str, dict[str, Estimate]] = {}
     for name, estimate in measured.accuracy.items():

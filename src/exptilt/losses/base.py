@@ -6,16 +6,16 @@ A loss belongs to one `kind` (`exptilt.kinds`), which says what it is called wit
     completion   loss(policy: LogProbs, reference: LogProbs | None) -> CompletionLoss
     unpaired     loss(policy: LogProbs, reference: LogProbs, desirable: (B,) bool) -> CompletionLoss
     list         loss(policy: LogProbs, reference: LogProbs | None, sizes: (G,) int) -> ListLoss
-    reward       loss(chosen: (B,), rejected: (B,), margin: (B,) | None) -> PairLoss       scalar rewards, no policy
-    reward_list  loss(rewards: (B,), sizes: (G,) int, ranks: (B,)) -> ListLoss
+    reward       loss(chosen: (B,), rejected: (B,)) -> PairLoss                          scores of a reward model
+    reward_list  loss(rewards: (B,), sizes: (G,) int) -> ListLoss
 
 and further keyword arguments, those named in its `inputs`:
 
-    margin                 (B,) how much better the chosen completion is, > 0                            (pair)
+    margin                 (B,) how much better the chosen completion is, > 0                    (pair, reward)
     chosen_score, rejected_score   (B,) a score of each completion                                       (pair)
     chosen_is_policy       (B,) bool, True where the chosen completion was sampled from the policy       (pair)
     mismatched, mismatched_reference   LogProbs of completions under the prompts of other rows           (unpaired)
-    ranks                  (B,) 1 is best, equal ranks are ties, per group                               (list)
+    ranks                  (B,) 1 is best, equal ranks are ties, per group                  (list, reward_list)
     scores                 (B,) larger is better                                                         (list)
 
 The objective of a batch is the mean of the per-example losses, weighted by the weights of the rows (and by `weight`
@@ -40,6 +40,8 @@ A loss whose `is_stateful` is true carries numbers from step to step. They are n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -72,6 +74,8 @@ class Loss:
     """Optional fields of `LogProbs` the policy must fill: entropy, log_sum_squares, divergence."""
     inputs: ClassVar[tuple[str, ...]] = ()
     """Names of further keyword arguments the call needs; the vocabulary is in this module's docstring."""
+    if_missing: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    """Of `inputs`, those that a row may lack, with the number that then stands for them; rows must have the others."""
     couples_batch: ClassVar[bool] = False
     """True where one example's loss depends on the others: the loop then forms it over the whole global batch."""
     takes_keys: ClassVar[bool] = False
@@ -140,7 +144,7 @@ class Loss:
 
 def _require_sums(loss: Loss) -> None:
     """Refuse a loss that four columns of sums do not determine, in one line that says what to call."""
-    if not loss.kind.is_paired or loss.kind.reads != "logps":
+    if not loss.kind.is_paired or loss.kind.scores:
         raise ValueError(f"from_sums: {loss.name} is of kind {loss.kind}, not a loss on pairs")
     wanted = "tokens" if not loss.sums_suffice else "lengths" if loss.needs_lengths else None
     if wanted is not None:

@@ -36,7 +36,8 @@ def arguments_of(loss: Loss, policy: LogProbs | Tensor, reference: LogProbs | No
 
     Args:
         loss: whose kind decides.
-        policy: log-probabilities of all completions of all rows, in order; for a reward model (C,) their rewards.
+        policy: log-probabilities of all completions of all rows, in order; for a reward model their scores, (C,) or as
+            `LogProbs` with one number for each.
         reference: the same of the reference, or None.
 
     Example:
@@ -46,8 +47,11 @@ def arguments_of(loss: Loss, policy: LogProbs | Tensor, reference: LogProbs | No
         >>> [side.sum().tolist() for side in arguments_of(DPO(), logps, logps).policy]
         [[-1.0, -3.0], [-2.0, -4.0]]
     """
+    if loss.kind.scores:
+        scores = policy if isinstance(policy, Tensor) else policy.sum()
+        return Arguments((scores[0::2], scores[1::2]) if loss.kind.is_paired else (scores,))
     if isinstance(policy, Tensor):
-        return Arguments((policy[0::2], policy[1::2]) if loss.kind.is_paired else (policy,))
+        raise TypeError(f"{loss.name} is formed from LogProbs; a tensor of scores is what a reward model's loss reads")
     if completions_per_row(loss) != 2:
         return Arguments(policy, reference)
     sides, anchor = policy.sides(), None if reference is None else reference.sides()
@@ -83,13 +87,14 @@ def call(loss: Loss, arguments: Arguments, columns: Columns, state: State | None
         1.313262
     """
     form: Any = loss
-    named: dict[str, Any] = {name: columns[name] for name in columns_needed(loss)[len(loss.kind.columns) :]}
+    needed = columns_needed(loss)[len(loss.kind.columns) :]
+    named: dict[str, Any] = {name: columns[name] for name in needed if name in columns or name not in loss.if_missing}
     named |= {**arguments.further, **batch_arguments(loss, columns.get("weights"), columns.get("keys"))}
     if loss.is_stateful:
         named["state"] = state
     by_position = [columns[name] for name in loss.kind.columns]
     soft = columns.get("p_chosen")
-    if loss.kind.reads == "rewards":
+    if loss.kind.scores:
         scores = arguments.policy
         return form(*scores, *by_position, **named) if soft is None else _soft(form, scores, soft, named)
     if soft is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, get_args
 
-from exptilt.losses import AnyLoss, Loss, Term
+from exptilt.losses import AnyLoss, AnyRewardLoss, Loss, Term
 from exptilt.settings.loss_choice import NamedLoss, OwnLoss
 
-_BY_NAME: dict[str, type[Loss]] = {member.name: member for member in get_args(AnyLoss)}
+_BY_NAME: dict[str, type[Loss]] = {member.name: member for member in (*get_args(AnyLoss), *get_args(AnyRewardLoss))}
 
 
 def build_loss(choice: NamedLoss) -> Any:

@@ -63,7 +63,7 @@ def with_soft_labels(
         >>> torch.allclose(soft, DPO(beta=0.1, label_smoothing=0.1)(policy, reference).loss)
         True
     """
-    if not loss.kind.is_paired or loss.kind.reads != "logps":
+    if not loss.kind.is_paired or loss.kind.scores:
         raise ValueError(f"soft labels need a loss on pairs, but {loss.name} is of kind {loss.kind}")
     p = _checked(p_chosen, policy)
     told = batch_arguments(loss, weights, keys) | ({} if state is None else {"state": state})

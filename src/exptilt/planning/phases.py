@@ -155,13 +155,14 @@ def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: PlannedRows,
         spent["check of the reference"] = costs.drawing(min(NUM_PROMPTS, rows.num_train), _CHECK_TOKENS)
     if not len(some):
         return spent
-    final = not recipe.loss.kind.imitates
+    kind = recipe.loss.kind
+    final = not kind.imitates
     every = recipe.train.eval_every
     between = (steps_of(recipe, rows.num_train) - 1) // every if every else 0
     spent["held-out loss"] = (2 + between + final) * costs.scoring(held_out, at_once)
     length = recipe.evaluate.max_new_tokens
     drawn = between * costs.drawing(min(recipe.train.eval_samples, rows.num_test), length)
-    if final:
+    if kind.has_reference:
         count = min(recipe.evaluate.num_prompts, rows.num_test) * recipe.evaluate.num_samples
         batches = math.ceil(count / _DRAWN_AT_ONCE)
         drawn += 2 * batches * costs.drawing(min(count, _DRAWN_AT_ONCE), length)  # of the policy and of the reference
@@ -172,7 +173,8 @@ def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: PlannedRows,
 
 def checks_reference(recipe: Recipe) -> bool:
     """Whether a run draws samples of the reference before step 1."""
-    return recipe.loss.kind.is_paired and recipe.reference.model is None
+    kind = recipe.loss.kind
+    return kind.is_paired and kind.has_reference and recipe.reference.model is None
 
 
 @dataclass(frozen=True, kw_only=True)

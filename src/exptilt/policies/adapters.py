@@ -21,6 +21,7 @@ from transformers.utils.hub import cached_file
 from exptilt.data.read.hub import is_reachable
 from exptilt.errors import ModelError
 from exptilt.policies.engine.forward import causal_lm
+from exptilt.policies.model_heads import LANGUAGE_HEAD, SCORE_HEAD, ModelHead, head_of
 from exptilt.policies.stacked import is_stacked, only_start, stack
 from exptilt.settings.model_settings import AdapterConfig
 from exptilt.wording import in_one_line
@@ -29,7 +30,8 @@ from exptilt.wording import in_one_line
 def with_adapter(model: Any, settings: AdapterConfig, *, seed: int = 0, revision: str | None = None) -> Any:
     """Freeze a model and put a trainable adapter around it, in float32.
 
-    A new adapter changes nothing at first: one of its two matrices is zero. If the model has an adapter already
+    A new adapter changes nothing at first: one of its two matrices is zero. Beside it the score of a reward model is trained
+    in full (peft's `modules_to_save`). If the model has an adapter already
     (`start.load_start`), the new one is the second and the first is frozen; see `stacked`.
 
     Args:
@@ -50,13 +52,14 @@ def with_adapter(model: Any, settings: AdapterConfig, *, seed: int = 0, revision
         folder = find_adapter(settings.path)
         _check_adapter(settings.path)
         return load_adapter(model, folder or settings.path, trainable=True)
+    head = head_of(model)
     lora = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=head.peft_task,
         r=settings.rank,
         lora_alpha=2 * settings.rank if settings.alpha is None else settings.alpha,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
         **_targets(model, settings),
-        modules_to_save=list(settings.modules_to_save) or None,
+        modules_to_save=sorted({*settings.modules_to_save, *(name.removesuffix(".weight") for name in head.made)}) or None,
         use_dora=settings.dora,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores transposes
     )
@@ -164,6 +167,18 @@ def base_of(folder: str | Path) -> str:
     return str(base)
 
 
+def task_of(folder: str | Path) -> str | None:
+    """What peft calls the task of an adapter: CAUSAL_LM, or SEQ_CLS for that of a reward model; None where it does not say."""
+    path = Path(folder).expanduser() / "adapter_config.json"
+    task = json.loads(path.read_text(encoding="utf-8")).get("task_type")
+    return str(task) if task else None
+
+
+def is_score_adapter(folder: str | Path) -> bool:
+    """Tell whether an adapter is that of a reward model."""
+    return task_of(folder) == SCORE_HEAD.peft_task
+
+
 def load_adapter(base: PreTrainedModel, folder: str | Path, *, name: str = "default", trainable: bool = False) -> Any:
     """Put a saved adapter around its base.
 
@@ -176,13 +191,28 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, *, name: str = "defa
     Raises:
         ModelError: the adapter does not belong to this model: a shape differs, or a weight is missing in either.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
-    where = Path(folder).expanduser()
+    where, head, task = Path(folder).expanduser(), head_of(base), task_of(folder)
+    _require_same_head(folder, head, task, trainable)
     with as_one_line(str(folder)):
-        model = PeftModel.from_pretrained(base, str(where), adapter_name=name, is_trainable=trainable)
+        settings = PeftConfig.from_pretrained(str(where))
+        if task == LANGUAGE_HEAD.peft_task != head.peft_task:
+            settings.task_type = None  # a body's change alone, which no language model's methods are wanted for
+        model = PeftModel.from_pretrained(base, str(where), adapter_name=name, is_trainable=trainable, config=settings)
     _require_same_weights(model, where, name)
     return model
+
+
+def _require_same_head(folder: str | Path, head: ModelHead, task: str | None, trainable: bool) -> None:
+    """Refuse a reward model's adapter on a language model, and a language model's where a reward model would go on with it."""
+    if is_score_adapter(folder) and head is LANGUAGE_HEAD:
+        raise ModelError(f"{folder}: is the adapter of a reward model (task {task}), not of a language model")
+    if task == LANGUAGE_HEAD.peft_task and head is SCORE_HEAD and trainable:
+        raise ModelError(
+            f"{folder}: is the adapter of a language model and has no score to go on with; name it as model.path, and a "
+            "reward model starts from it"
+        )
 
 
 def _require_same_weights(model: Any, folder: Path, name: str) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from exptilt.data.read.hub import is_reachable
 from exptilt.errors import ModelError
 from exptilt.policies.adapters import base_of, find_adapter, revision_of
+from exptilt.policies.model_heads import LANGUAGE_HEAD, ModelHead
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.wording import counted, in_one_line
 
@@ -45,11 +45,11 @@ class Incoming:
     """The model's configuration; None for an adapter, whose base passes the gate by itself."""
 
 
-def identify(settings: ModelConfig) -> Incoming:
-    """Tell the kind of model that `model.path` names.
+def identify(settings: ModelConfig, head: ModelHead = LANGUAGE_HEAD) -> Incoming:
+    """Tell the kind of model that `model.path` names, which is to be loaded with this head.
 
     Raises:
-        ModelError: the folder is missing, holds no model, the model is not causal, or its code is not allowed.
+        ModelError: the folder is missing, holds no model or one without such a head, or its code is not allowed.
     """
     path = str(settings.path)
     adapter = find_adapter(path, settings.revision)
@@ -59,13 +59,12 @@ def identify(settings: ModelConfig) -> Incoming:
             raise ModelError(f"{path}: is an adapter on another adapter ({base}); merge that one into its base first")
         return Incoming(base, revision_of(adapter), "adapter", str(adapter))
     check_folder(path, "model", ("config.json",))
-    config = read_config(settings, path)
-    _require_causal_kind(path, config)
+    config = head.config(path, read_config(settings, path, head.what))
     method = _method(config)
     return Incoming(path, settings.revision, "quantised" if method else "plain", method=method, config=config)
 
 
-def read_config(settings: ModelConfig, path: str) -> PreTrainedConfig:
+def read_config(settings: ModelConfig, path: str, what: str = LANGUAGE_HEAD.what) -> PreTrainedConfig:
     """Read the configuration of a model.
 
     Raises:
@@ -76,7 +75,7 @@ def read_config(settings: ModelConfig, path: str) -> PreTrainedConfig:
             path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
     except Exception as error:  # transformers and the hub each raise their own kinds
-        raise refused(path, "a causal language model", error) from error
+        raise refused(path, what, error) from error
     return config
 
 
@@ -105,7 +104,9 @@ def check_folder(path: str, kind: str, files: tuple[str, ...]) -> None:
     raise ModelError(f"{path}: is no {kind} folder, {' or '.join(files)} is not in it")
 
 
-def require_all_read(path: str, config: PreTrainedConfig, info: Mapping[str, Any], *, ignore_unexpected: bool) -> None:
+def require_all_read(
+    path: str, config: PreTrainedConfig, info: Mapping[str, Any], head: ModelHead, *, ignore_unexpected: bool
+) -> None:
     """Require that every weight of the folder was read, and that the folder had every weight of the model.
 
     Weights that the model's class lists as ignorable are not in `info`.
@@ -114,13 +115,15 @@ def require_all_read(path: str, config: PreTrainedConfig, info: Mapping[str, Any
         path: the folder, for messages.
         config: configuration of the model.
         info: `output_loading_info` of transformers.
+        head: names weights that may be missing, and those that may be unread.
         ignore_unexpected: the recipe's key.
 
     Raises:
         ModelError: weights are missing or unread; the message names them.
     """
-    missing = sorted(info["missing_keys"])
+    missing = sorted(name for name in info["missing_keys"] if name not in head.made)
     unread = sorted(name for name in info["unexpected_keys"] if not name.endswith(_BUFFERS))
+    unread = [name for name in unread if not name.startswith(head.left)] if head.left else unread
     misfits = sorted(info.get("mismatched_keys") or ())
     if misfits:
         name, stored, expected = misfits[0]
@@ -130,14 +133,14 @@ def require_all_read(path: str, config: PreTrainedConfig, info: Mapping[str, Any
         )
     if unread and not ignore_unexpected:
         raise ModelError(
-            f"{path}: {_what_it_is(config, unread)}; nobody reads {_some(unread)}. Take the language model it was made "
+            f"{path}: {_what_it_is(config, unread, head)}; nobody reads {_some(unread)}. Take the language model it was made "
             "from, or set model.ignore_unexpected=true to train it without them"
         )
     if missing:
-        also = f" ({_what_it_is(config, unread)})" if unread else ""
+        also = f" ({_what_it_is(config, unread, head)})" if unread else ""
         raise ModelError(
             f"{path}: the folder lacks {counted(len(missing), 'weight')}, which would start random (first: {missing[0]}); "
-            f"it is not a complete causal language model{also}"
+            f"it is not a complete {head.what.removeprefix('a ')}{also}"
         )
 
 
@@ -146,25 +149,15 @@ def _some(names: Sequence[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more weights"
 
 
-def _what_it_is(config: PreTrainedConfig, unread: Sequence[str]) -> str:
+def _what_it_is(config: PreTrainedConfig, unread: Sequence[str], head: ModelHead) -> str:
     saved_as = next(iter(getattr(config, "architectures", None) or ()), "")
-    expected = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")
+    expected = head.classes.get(config.model_type, "")
     named = f", saved as {saved_as}" if saved_as and saved_as not in expected and "CausalLM" not in saved_as else ""
     if any(name.startswith(_SCORES) or ".v_head." in name for name in unread):
         return f"this is a reward model (it scores text{named})"
     if named or any(name.startswith(_TASKS) for name in unread):
         return f"this is a model with a head for another task{named}"
     return "the folder holds weights that this architecture does not have"
-
-
-def _require_causal_kind(path: str, config: PreTrainedConfig) -> None:
-    auto: Mapping[str, str] = getattr(config, "auto_map", None) or {}
-    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "AutoModelForCausalLM" in auto:
-        return
-    raise ModelError(
-        f"{path}: cannot load a causal language model: {config.model_type} is none (it has no such class in transformers); "
-        "exptilt tilts models that write text from left to right"
-    )
 
 
 def _method(config: PreTrainedConfig) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from exptilt.errors import ModelError
 from exptilt.policies.engine.forward import causal_lm, evaluating
+from exptilt.policies.engine.pooled import has_score
 from exptilt.policies.stacked import mark_ties
 
 _TOLERANCE = 2e-3
@@ -26,7 +27,7 @@ class Merged:
 
     model: Any
     difference: float
-    """Largest difference of any log-probability on a probe, nats."""
+    """Largest difference of any log-probability on a probe, nats; of a reward model, of any score."""
 
 
 def merge(model: Any) -> Merged:
@@ -55,17 +56,18 @@ def merge(model: Any) -> Merged:
             f"an adapter of the kind {getattr(kind, 'value', kind)} is no change of weights, nothing can be merged"
         )
     model = model.float()
-    before = probe_logps(model)
+    before = probe(model)
     _part_head(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of tied heads, which were parted above
         merged = model.merge_and_unload(safe_merge=True)
     mark_ties(merged)
-    difference = largest_difference(before, probe_logps(merged))
+    difference = largest_difference(before, probe(merged))
     if not difference <= _TOLERANCE:
+        what = f"{'scores' if has_score(merged) else 'log-probabilities'} differ by up to {difference:.3g}"
         raise ModelError(
-            f"merging changed the model: its log-probabilities differ by up to {difference:.3g} nats from those of base and "
-            f"adapter (rounding explains {_TOLERANCE:g}); nothing was written. Use the adapter as it is"
+            f"merging changed the model: its {what} from those of base and adapter (rounding explains {_TOLERANCE:g}); "
+            "nothing was written. Use the adapter as it is"
         )
     return Merged(merged.requires_grad_(True), difference)
 
@@ -85,16 +87,18 @@ def _part_head(model: Any) -> None:
 
 
 @torch.no_grad()
-def probe_logps(model: Any) -> Tensor:
-    """(2, 24, V) log-probabilities of random tokens, float32, by the model's own forward."""
+def probe(model: Any) -> Tensor:
+    """(2, 24, V) log-probabilities of random tokens, or (2, 1) scores of a reward model; float32, by the model's own forward."""
     inner = causal_lm(model)
     vocabulary = int(inner.config.get_text_config().vocab_size)
     ids = torch.randint(vocabulary, (2, 24), generator=torch.Generator().manual_seed(0)).to(inner.device)
     with evaluating(model):
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    if has_score(model):
+        return logits.float().cpu()
     return logits[:, -ids.shape[1] :].float().log_softmax(dim=-1).cpu()
 
 
 def largest_difference(first: Tensor, second: Tensor) -> float:
-    """The largest absolute difference of two tensors of log-probabilities, nats."""
+    """The largest absolute difference of two tensors of log-probabilities or scores."""
     return float((first - second).abs().max())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     GPT2Config,
@@ -16,26 +17,30 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_bitsandbytes_available
 
 from exptilt.errors import ModelError
-from exptilt.policies.adapters import base_of, find_adapter, load_adapter
+from exptilt.policies.adapters import base_of, find_adapter, is_score_adapter, load_adapter
 from exptilt.policies.embeddings import add_rows
 from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.engine.product import prefer_onednn
 from exptilt.policies.gate import Incoming, check_folder, identify, refused, require_all_read
+from exptilt.policies.model_heads import LANGUAGE_HEAD, SCORE_HEAD, ModelHead, set_padding
 from exptilt.processes.allocator import keep_freed
 from exptilt.processes.surroundings import is_borrowed
 from exptilt.processes.world import local_device
 from exptilt.settings.model_settings import ModelConfig, SmallModel
 
-_AUTO: Any = AutoModelForCausalLM
-"""Untyped in transformers."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
 
 
 def load_model(
-    settings: ModelConfig, tokenizer: PreTrainedTokenizerBase | None = None, *, seed: int = 0
+    settings: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    seed: int = 0,
+    head: ModelHead = LANGUAGE_HEAD,
 ) -> PreTrainedModel:
     """Load a model, or make one with random weights; in evaluation mode, on the CPU (4-bit weights where they run).
 
@@ -45,11 +50,14 @@ def load_model(
 
     Args:
         settings: which model.
-        tokenizer: its vocabulary sizes a model from scratch, and is checked against a loaded one.
-        seed: seed of random weights; torch's global generator is left as it was.
+        tokenizer: its vocabulary sizes a model from scratch, and is checked against a loaded one. Beside a reward model
+            it gets a padding token if it has none.
+        seed: seed of random weights; torch's global generator is left as it was. The score of a reward model that starts
+            from a language model is the one that TRL's RewardTrainer draws with this seed.
+        head: whether it is loaded as a language model or as a reward model.
 
     Raises:
-        ModelError: the folder is missing or no model, the hub does not give it, a weight is missing, or
+        ModelError: the folder is missing or no such model, the hub does not give it, a weight is missing, or
             the tokenizer has more tokens than the model.
     """
     if is_borrowed():
@@ -60,15 +68,18 @@ def load_model(
             raise ModelError(
                 "model.config makes a model from scratch and needs a tokenizer; set model.tokenizer, or train one"
             )
-        model = _from_scratch(settings, settings.config, tokenizer, seed)
+        model = _from_scratch(settings, settings.config, tokenizer, seed, head)
     elif settings.path is not None:
-        model = _incoming(settings, identify(settings), tokenizer)
+        model = _incoming(settings, identify(settings, head), tokenizer, seed, head)
     else:
         raise ModelError(
             "no model given: set model.path to a folder or hub id, or model.config to train one from scratch"
         )
     if tokenizer is not None:
         check_vocabulary(model, tokenizer)
+        inner = causal_lm(model)
+        if head.made or (head.labels and inner.config.pad_token_id is None):
+            set_padding(inner, tokenizer)
     model.eval()  # type: ignore[no-untyped-call]
     return model
 
@@ -99,14 +110,14 @@ def load_tokenizer(settings: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def _from_scratch(
-    settings: ModelConfig, small: SmallModel, tokenizer: PreTrainedTokenizerBase, seed: int
+    settings: ModelConfig, small: SmallModel, tokenizer: PreTrainedTokenizerBase, seed: int, head: ModelHead
 ) -> PreTrainedModel:
     architecture = architecture_of(small, tokenizer)
     _set_dropout(architecture, settings.dropout)
     dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _AUTO.from_config(architecture, dtype=torch.float32)
+        model = head.model(architecture, dtype=torch.float32)
     return model.to(dtype)  # type: ignore[no-any-return]
 
 
@@ -140,33 +151,41 @@ def architecture_of(small: SmallModel, tokenizer: PreTrainedTokenizerBase) -> Pr
     )
 
 
-def _incoming(settings: ModelConfig, incoming: Incoming, tokenizer: PreTrainedTokenizerBase | None) -> Any:
+def _incoming(
+    settings: ModelConfig, incoming: Incoming, tokenizer: PreTrainedTokenizerBase | None, seed: int, head: ModelHead
+) -> Any:
     if incoming.adapter is None:
-        return _from_path(settings, incoming, tokenizer)
+        return _from_path(settings, incoming, tokenizer, seed, head)
     base = replace(settings, path=incoming.path, revision=incoming.revision)
-    return load_adapter(load_model(base, tokenizer), incoming.adapter)
+    brings_score = bool(head.labels) and is_score_adapter(incoming.adapter)
+    under = SCORE_HEAD if brings_score else head
+    return load_adapter(load_model(base, tokenizer, seed=seed, head=under), incoming.adapter)
 
 
-def _from_path(settings: ModelConfig, incoming: Incoming, tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedModel:
+def _from_path(
+    settings: ModelConfig, incoming: Incoming, tokenizer: PreTrainedTokenizerBase | None, seed: int, head: ModelHead
+) -> PreTrainedModel:
     path, architecture = incoming.path, incoming.config
     dtype = "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
     _set_dropout(architecture, settings.dropout)
     try:
-        model, info = _AUTO.from_pretrained(
-            path,
-            revision=settings.revision,
-            config=architecture,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, with both shapes
-            trust_remote_code=settings.trust_remote_code,
-            **_quantised(settings, incoming, dtype),
-        )
+        with torch.random.fork_rng(devices=[]), _quiet_about(head):
+            torch.manual_seed(seed)
+            model, info = head.auto.from_pretrained(
+                path,
+                revision=settings.revision,
+                config=architecture,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, with both shapes
+                trust_remote_code=settings.trust_remote_code,
+                **_quantised(settings, incoming, dtype),
+            )
     except ModelError:
         raise
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
-        raise refused(path, "a causal language model", error) from error
-    require_all_read(path, model.config, info, ignore_unexpected=settings.ignore_unexpected)
+        raise refused(path, head.what, error) from error
+    require_all_read(path, model.config, info, head, ignore_unexpected=settings.ignore_unexpected)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # Its layout for inference has no gradient, and stays once the reference has been scored.
@@ -174,6 +193,18 @@ def _from_path(settings: ModelConfig, incoming: Incoming, tokenizer: PreTrainedT
     if settings.resize_embeddings and tokenizer is not None:
         add_rows(model, len(tokenizer))
     return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _quiet_about(head: ModelHead) -> Iterator[None]:
+    """Hide transformers' report on weights that are missing or unread where a new head is expected; ours says what is wrong."""
+    before = transformers_logging.get_verbosity()
+    if head.made:
+        transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _quantised(settings: ModelConfig, incoming: Incoming, dtype: Any) -> dict[str, Any]:

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig
 
 from exptilt.errors import ModelError
 from exptilt.policies.adapters import has_adapter
 from exptilt.policies.engine.forward import causal_lm
+from exptilt.policies.model_heads import head_of
 from exptilt.policies.stacked import is_stacked, save_stacked
 from exptilt.wording import in_one_line
-
-_AUTO: Any = AutoModelForCausalLM
 
 
 def check_outgoing(model: Any, tokenizer: Any = None, *, trust_remote_code: bool = False) -> None:
@@ -75,7 +74,7 @@ def _expected(inner: Any, folder: Path, trust_remote_code: bool) -> Any:
         if hasattr(part, "quantization_config"):
             del part.quantization_config
     with torch.device("meta"):
-        return _AUTO.from_config(config, trust_remote_code=trust_remote_code)
+        return head_of(inner).model(config, trust_remote_code=trust_remote_code)
 
 
 def _compare(inner: Any, expected: Any) -> None:

@@ -1,4 +1,8 @@
-"""Protocols of scorers, which give log-probabilities of groups; the loop knows models and references only by them."""
+"""Protocols of scorers, which give log-probabilities of groups; the loop knows models and references only by them.
+
+A reward model is a scorer as well: its score of a completion takes the place of a log-probability, as if the completion
+were one token. So everything between a scorer and a loss (micro-batches, replay, processes, dropped rows) is one code.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ class Scorer(Protocol):
 
 
 class TrainableScorer(Scorer, Protocol):
-    """A scorer whose weights can take the gradient of a loss: the policy that is trained."""
+    """A scorer whose weights can take the gradient of a loss: the policy or the reward model that is trained."""
 
     @property
     def balance(self) -> Balance | None:
@@ -38,6 +42,12 @@ class TrainableScorer(Scorer, Protocol):
 
     def backward(self, groups: Sequence[Group], loss_of: LossOf) -> None:
         """Add to `.grad` the gradient of a loss that is a sum over groups; `loss_of` gets some of the groups at a time."""
+
+
+class ModelScorer(TrainableScorer, Protocol):
+    """A trainable scorer around a model of transformers."""
+
+    model: Any
 
 
 class Reference(Scorer, Protocol):

@@ -15,6 +15,7 @@ from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.gate import identify
 from exptilt.policies.merging import merge
+from exptilt.policies.model_heads import LANGUAGE_HEAD, ModelHead, head_of
 from exptilt.policies.models import load_model
 from exptilt.policies.stacked import START
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig
@@ -31,7 +32,14 @@ class Start:
     """Revision of the base, if it came from the hub."""
 
 
-def load_start(settings: ModelConfig, adapter: AdapterConfig | None, tokenizer: Any = None, *, seed: int = 0) -> Start:
+def load_start(
+    settings: ModelConfig,
+    adapter: AdapterConfig | None,
+    tokenizer: Any = None,
+    *,
+    seed: int = 0,
+    head: ModelHead = LANGUAGE_HEAD,
+) -> Start:
     """Load the model that `model` and `adapter` of a recipe start from, before a new adapter is added.
 
     An adapter in `model.path` is part of the start, and so of the reference:
@@ -45,23 +53,25 @@ def load_start(settings: ModelConfig, adapter: AdapterConfig | None, tokenizer: 
         adapter: settings of the adapter to train, if any.
         tokenizer: tokenizer for `load_model`.
         seed: seed for `load_model`.
+        head: head for `load_model`: of a language model, or of a reward model.
 
     Raises:
-        ModelError: `load_model` refuses the model; weights in few bits without an adapter to train; two adapters on two bases.
+        ModelError: `load_model` refuses the model; weights in few bits without an adapter to train; two adapters on two bases;
+            a reward model of another build than a decoder with a score.
     """
     folder = None if settings.path is None else find_adapter(settings.path, settings.revision)
     if folder is None:
-        model: Any = load_model(settings, tokenizer, seed=seed)
-        _require_trainable(model, adapter, settings)
+        model: Any = load_model(settings, tokenizer, seed=seed, head=head)
+        _require_trainable(model, adapter, settings, head)
         return Start(model, causal_lm(model).dtype, settings.revision)
-    incoming = identify(settings)
+    incoming = identify(settings, head)
     base = replace(settings, path=incoming.path, revision=incoming.revision)
-    model = load_model(base, tokenizer)
+    model = load_model(base, tokenizer, seed=seed, head=head)
     dtype = causal_lm(model).dtype
     if adapter is not None and adapter.path is not None:
         _require_one_base(adapter.path, incoming.path)
         return Start(model, dtype, incoming.revision)
-    _require_trainable(model, adapter, settings)
+    _require_trainable(model, adapter, settings, head)
     model = load_adapter(model, folder, name=START).eval()
     return Start(model if adapter is not None else merge(model).model, dtype, incoming.revision)
 
@@ -74,7 +84,12 @@ def identity_of(model: Any) -> str:
     return hashlib.sha256((weights + adapter_fingerprint(model)).encode()).hexdigest()
 
 
-def _require_trainable(model: Any, adapter: AdapterConfig | None, settings: ModelConfig) -> None:
+def _require_trainable(model: Any, adapter: AdapterConfig | None, settings: ModelConfig, head: ModelHead) -> None:
+    if head is not head_of(model):
+        raise ModelError(
+            f"{settings.path}: a {type(causal_lm(model)).__name__} has no head called score; exptilt trains reward models of "
+            "decoders (Llama, Qwen, Mistral, GPT-2, ...)"
+        )
     if adapter is None and is_quantized(model):
         raise ModelError(
             f"{settings.path}: its weights are in few bits already and cannot be trained themselves; add an adapter "

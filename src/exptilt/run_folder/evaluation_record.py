@@ -63,7 +63,7 @@ class AnswerCalibration(FilePart):
 
 
 class Margins(FilePart):
-    """Histogram of the implicit-reward margin over held-out pairs."""
+    """Histogram of the margin of implicit rewards, or of a reward model's scores, over held-out pairs."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
@@ -75,8 +75,24 @@ class Margins(FilePart):
         return self
 
 
+class Scores(FilePart):
+    """Histogram of a reward model's scores over the better and the worse completions of held-out pairs."""
+
+    edges: tuple[float, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    spread: float | None = None
+    """Highest less lowest score of all completions: 0 where the model says the same of everything."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Scores:
+        if not len(self.chosen) == len(self.rejected) == len(self.edges) - 1:
+            raise ValueError(f"{len(self.chosen)} and {len(self.rejected)} counts do not fit {len(self.edges)} edges")
+        return self
+
+
 class LengthSlope(FilePart):
-    """Straight line of the implicit reward on length."""
+    """Straight line of the implicit reward, or of a reward model's score, on length."""
 
     slope: Estimate
     """Reward for each token, nats."""
@@ -180,7 +196,7 @@ class Evaluation(FileRecord):
     """evaluation.json; what was not measured is None or empty."""
 
     accuracy: dict[str, dict[str, Estimate]] = Field(default_factory=dict)
-    """By family of scores (`with_reference`, `without_reference`), then by form (`sum`, `mean`, ...)."""
+    """By family of scores (`with_reference`, `without_reference`, `reward_model`), then by form (`sum`, `mean`, `score`)."""
     auc: Estimate | None = None
     auc_by_score: dict[str, Estimate] | None = None
     longest_wins: Estimate | None = None
@@ -200,6 +216,12 @@ class Evaluation(FileRecord):
     """Samples of the policy less those of the reference, prompt by prompt."""
     detectable_difference: float | None = None
     margins: Margins | None = None
+    scores: Scores | None = None
+    """Of a reward model."""
+    log_loss: Estimate | None = None
+    """Of a reward model, mean of -log sigmoid(margin) over pairs, nats; log 2 where it knows nothing."""
+    num_ties: int | None = None
+    """Of a reward model, held-out pairs that people found equally good; they are in no accuracy."""
     reward_on_length: dict[str, LengthSlope | None] = Field(default_factory=dict)
     """On `data` and on the policy's own `samples`; None where all have one length."""
     sections: Sections | None = None
@@ -223,6 +245,11 @@ class Evaluation(FileRecord):
     @classmethod
     def _one_reward(cls, given: Any) -> Any:
         return {"value": given} if isinstance(given, int | float) else given
+
+    @property
+    def is_of_reward_model(self) -> bool:
+        """Whether a reward model was measured, and not a policy."""
+        return self.scores is not None
 
     @property
     def gainers(self) -> tuple[Gainer, ...]:

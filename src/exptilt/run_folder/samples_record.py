@@ -35,5 +35,7 @@ class PairMargin(FilePart):
     prompt: str
     log_ratio: float | None = None
     """Log-ratio of chosen minus that of rejected, nats; None without a reference."""
-    likelihood: float
-    """Log-probability of chosen minus that of rejected, nats."""
+    likelihood: float | None = None
+    """Log-probability of chosen minus that of rejected, nats; None of a reward model."""
+    score: float | None = None
+    """A reward model's score of chosen minus that of rejected; None of a policy."""

@@ -25,11 +25,13 @@ from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.engine.inside import set_precision
 from exptilt.policies.engine.self_check import packable
 from exptilt.policies.fingerprint import fingerprint
+from exptilt.policies.model_heads import LANGUAGE_HEAD, SCORE_HEAD, TRAINED_SCORE, ModelHead, head_of
 from exptilt.policies.outgoing import check_outgoing
 from exptilt.policies.policy import Policy
 from exptilt.policies.reference.other import load_reference
 from exptilt.policies.reference.references import START, AdapterOffReference, LiveReference
-from exptilt.policies.scorer import Reference
+from exptilt.policies.reward_scorer import RewardScorer
+from exptilt.policies.scorer import ModelScorer, Reference
 from exptilt.policies.sharding import blocks_of, shard
 from exptilt.policies.start import Start, identity_of, load_start
 from exptilt.processes.world import World, local_device
@@ -42,6 +44,8 @@ from exptilt.settings.training_settings import ParallelConfig, TrainConfig
 class Setup:
     """The setup of a run's models: every decision that follows from a recipe and its objective."""
 
+    head: ModelHead = LANGUAGE_HEAD
+    """A policy's, or that of a reward model."""
     adapter: AdapterConfig | None = None
     products: torch.dtype = torch.float32
     """Arithmetic of forward and backward."""
@@ -65,12 +69,19 @@ class Setup:
         return self.reference in ("other", "copy")
 
 
+HEADS = {"logps": LANGUAGE_HEAD, "rewards": SCORE_HEAD}
+"""The head of a model that is to be trained, by what losses of its kind read."""
+TRAINED = {"logps": LANGUAGE_HEAD, "rewards": TRAINED_SCORE}
+"""The head of a model that was trained."""
+
+
 def setup_of(recipe: Recipe, loss: Loss, world_size: int = 1, *, on_gpu: bool | None = None) -> Setup:
     """Decide how the models of a recipe and its objective are set up, on this device or, for a plan, with or without GPU."""
     moves = bool(recipe.reference.move_every) and bool(loss.needs_reference)
     needs_distributions = loss.needs_distributions
     products = products_of(recipe.train, recipe.model, on_gpu)
     return Setup(
+        head=HEADS[loss.kind.reads],
         adapter=recipe.adapter,
         products=products,
         widens=trains_in_float32(recipe.model, recipe.adapter, products),
@@ -96,18 +107,21 @@ def _held_as(recipe: Recipe, *, held: bool, moves: bool) -> Literal["table", "ot
 
 @dataclass(frozen=True)
 class Models:
-    """The policy before step 1, and the reference if it must be held as a model."""
+    """The trained model before step 1, and the reference if it must be held as a model."""
 
     policy: Any
+    """The model that is trained: a policy or a reward model."""
     weights: str
-    """Fingerprint of what the policy computes before step 1."""
+    """Fingerprint of what it computes before step 1."""
     dtype: torch.dtype
     """Type of the weights as they were loaded, in which they are saved."""
     held: Reference | None = None
     """The reference as a model; None where a table of log-probabilities is enough."""
 
-    def scorer(self, setup: Setup, loss: Loss) -> Policy:
-        """The policy as a scorer for the loop."""
+    def scorer(self, setup: Setup, loss: Loss) -> ModelScorer:
+        """The trained model as a scorer for the loop."""
+        if head_of(self.policy) is SCORE_HEAD:
+            return RewardScorer(self.policy)
         against = self.held.model if self.held is not None and setup.needs_distributions else None
         return Policy(self.policy, loss.byproducts, against)
 
@@ -124,7 +138,7 @@ def models_of(
         tokenizer: tokenizer of the model.
         world: the processes that share them.
     """
-    start = load_start(model, setup.adapter, tokenizer, seed=setup.seed)
+    start = load_start(model, setup.adapter, tokenizer, seed=setup.seed, head=setup.head)
     other = None if reference.model is None else load_reference(model, reference.model, tokenizer)
     check = partial(check_outgoing, tokenizer=tokenizer, trust_remote_code=model.trust_remote_code)
     return set_up(start, setup, other=other, source=reference.model or START, check=check)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from exptilt.data.prepared import refused
 from exptilt.evaluation.held_out import Wanted, detectable_line, measure_policy
+from exptilt.evaluation.held_out_scores import measure_reward_model
 from exptilt.policies.device import model_on_device
 from exptilt.policies.models import load_model
 from exptilt.processes.interrupt import losing_no_process
@@ -22,7 +23,7 @@ from exptilt.reports.model_card import write_card
 from exptilt.reports.page import write_report
 from exptilt.run_folder.file_names import EVALUATION, SAMPLES, margins_of
 from exptilt.run_folder.folder import RunFolder
-from exptilt.runs.run_models import reference_model
+from exptilt.runs.run_models import TRAINED, reference_model
 from exptilt.runs.run_rows import check_phases
 from exptilt.runs.run_start import started
 from exptilt.runs.run_tokenizer import find_tokenizer
@@ -126,15 +127,13 @@ def _measure(session: Session) -> None:
         return
     session.console.print(detectable_line(held_out, recipe.evaluate.level), soft_wrap=True, highlight=False)
     saved = replace(recipe.model, path=str(folder.model), config=None, revision=None)
-    policy = model_on_device(load_model(saved, tokenizer))
-    measured = measure_policy(
-        policy,
-        lambda: reference_model(recipe, tokenizer),
-        tokenizer,
-        held_out,
-        session.table,
-        Wanted.of(session.objective.loss, recipe.evaluate, recipe.batch.at_once, recipe.seed),
-    )
+    model = model_on_device(load_model(saved, tokenizer, head=TRAINED[recipe.loss.kind.reads]))
+    wanted = Wanted.of(session.objective.loss, recipe.evaluate, recipe.batch.at_once, recipe.seed)
+    if recipe.loss.kind.scores:
+        measured = measure_reward_model(model, held_out, wanted)
+    else:
+        reference = partial(reference_model, recipe, tokenizer)
+        measured = measure_policy(model, reference, tokenizer, held_out, session.table, wanted)
     if measured.evaluation.model_fields_set:
         folder.write(EVALUATION, measured.evaluation)
     if measured.samples:

@@ -29,7 +29,7 @@ def groups_to_score(
     """
     loss = objective.loss
     compares = bool(loss.needs_reference)
-    parts: list[Sequence[Group]] = [held_out] if compares or loss.kind.is_paired else []
+    parts: list[Sequence[Group]] = [held_out] if compares or (loss.kind.is_paired and loss.kind.has_reference) else []
     if compares and not setup.moves:
         parts.append(batches.groups(num_steps) if loss.mixes_rows or num_steps < batches.num_steps else train)
     return Chained(*parts)

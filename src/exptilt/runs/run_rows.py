@@ -32,7 +32,7 @@ def rows_of(recipe: Recipe, loss: Loss, model: Any, tokenizer: Any, world: World
     kind = loss.kind
     rows = world.first_before_others(lambda: prepare(recipe.data, tokenizer, kind, context_length(model)))
     rows = leave_out_displacing(model, rows, recipe.data.drop_highest_ches, kind=kind)
-    if kind.is_paired and recipe.reference.model is None:
+    if kind.is_paired and kind.has_reference and recipe.reference.model is None:
         with given_back():
             finding = check_reference(model, tokenizer, rows, seed=recipe.seed)
         rows = replace(rows, report=rows.report.adding(finding))

@@ -17,12 +17,11 @@ from exptilt.data.prepared import Prepared
 from exptilt.losses.at_zero import loss_at_zero
 from exptilt.losses.from_choice import build_loss
 from exptilt.policies.engine.forward import evaluating
-from exptilt.policies.policy import Policy
 from exptilt.policies.reference.references import TableReference
 from exptilt.policies.reference.start_distance import start_distance
 from exptilt.policies.reference.step_zero import check_step_zero
 from exptilt.policies.saving import copy_model, save_model
-from exptilt.policies.scorer import Reference, Scorer
+from exptilt.policies.scorer import ModelScorer, Reference, Scorer
 from exptilt.processes.world import World
 from exptilt.run_folder.file_names import DATA
 from exptilt.run_folder.folder import RunFolder
@@ -63,7 +62,7 @@ class Session:
     tokenizer: Any
     setup: Setup
     models: Models
-    policy: Policy
+    policy: ModelScorer
     rows: Prepared
     held_out: Sequence[Group]
     batches: ObjectiveBatches

@@ -15,8 +15,7 @@ from torch import nn
 
 from exptilt.data.groups import Group
 from exptilt.errors import TrainingError
-from exptilt.policies.policy import Policy
-from exptilt.policies.scorer import Scorer, ScorerFunction
+from exptilt.policies.scorer import ModelScorer, Scorer, ScorerFunction
 from exptilt.policies.scoring import score_all
 from exptilt.processes.allocator import give_back
 from exptilt.processes.memory import Rise, free_memory
@@ -64,7 +63,7 @@ class Budget:
 
 
 def tokens_to_fit(
-    policy: Policy, objective: Objective, groups: Sequence[Group], optimizer: OptimConfig, world: World | None = None
+    policy: ModelScorer, objective: Objective, groups: Sequence[Group], optimizer: OptimConfig, world: World | None = None
 ) -> Budget:
     """Find a token budget by measuring two steps of different size; weights, gradients, optimizer and random state stay.
 
@@ -102,7 +101,7 @@ def settle_tokens(
     batch: BatchConfig,
     optimizer: OptimConfig,
     folder: RunFolder,
-    policy: Policy,
+    policy: ModelScorer,
     objective: Objective,
     groups: Sequence[Group],
     world: World,
@@ -206,7 +205,7 @@ def _rise_by_tokens(samples: Sequence[list[Group]], rise_of: Callable[[list[Grou
     return measured
 
 
-def _rise(policy: Policy, objective: Objective, groups: list[Group], device: torch.device) -> int:
+def _rise(policy: ModelScorer, objective: Objective, groups: list[Group], device: torch.device) -> int:
     """Peak memory of one micro-batch, bytes."""
     reference = scored_now(policy.model, groups) if objective.loss.needs_reference else None
     # Each process probes by itself, and its running statistics are thrown away.

@@ -112,6 +112,10 @@ class Method:
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
         object.__setattr__(self, "loss", choice_of(self.loss))  # Python code may give the loss itself
+        if self.loss.kind.scores:
+            raise ValueError(
+                f"a study compares policies, and {self.loss.name} trains a reward model; use `exptilt train` for it"
+            )
 
     @property
     def title(self) -> str:

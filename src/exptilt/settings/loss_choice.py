@@ -139,7 +139,7 @@ def _as_written(value: Any) -> Any:
 def _is_of_catalogue(loss: Any) -> bool:
     name = getattr(loss, "name", None)
     ours = type(loss).__module__.startswith("exptilt.")
-    return ours and name in policy_names() and _title(str(name)) == type(loss).__name__
+    return ours and name in (*policy_names(), *reward_model_names()) and _title(str(name)) == type(loss).__name__
 
 
 @dataclass(frozen=True)
@@ -261,8 +261,15 @@ def _default(field: Mapping[str, Any]) -> Any:
     return TypeAdapter(_type_of(field)).validate_python(value) if isinstance(value, list | dict) else value
 
 
-AnyLossChoice = Annotated[NamedLoss, OneLossOf(policy_names())]
-"""Type of a settings field that holds any loss a policy can be trained with."""
+@cache
+def reward_model_names() -> tuple[str, ...]:
+    """Names of all losses a reward model can be trained with, in the catalogue's order."""
+    content = document()
+    return tuple(definition(member, content)["properties"]["name"]["const"] for member in content["x-reward-models"])
+
+
+AnyLossChoice = Annotated[NamedLoss, OneLossOf((*policy_names(), *reward_model_names()))]
+"""Type of a settings field that holds any loss a policy or a reward model can be trained with."""
 
 
 @config

@@ -61,6 +61,8 @@ class Recipe:
             raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
         object.__setattr__(self, "loss", choice_of(self.loss))  # Python code may give the loss itself
         self._check_weights()
+        if self.loss.kind.scores:
+            self._check_reward_model()
 
     def _check_weights(self) -> None:
         if self.adapter is not None and self.model.path is None and self.sft is None:
@@ -78,6 +80,21 @@ class Recipe:
             raise ValueError("weights in 4 bits cannot be sharded; set parallel.kind=ddp or model.quantize=none")
         if self.model.dtype == "bfloat16" and self.train.precision == "float32":
             raise ValueError("train.precision=float32 needs weights to match; set model.dtype=auto or float32")
+
+    def _check_reward_model(self) -> None:
+        """Refuse keys that mean something for a policy alone."""
+        meaningless = {
+            "sft": self.sft is not None,
+            "reference": self.reference != ReferenceConfig(),
+            "train.eval_samples": self.train.eval_samples > 0,
+            "data.drop_highest_ches": self.data.drop_highest_ches > 0,
+        }
+        for key, is_set in meaningless.items():
+            if is_set:
+                raise ValueError(
+                    f"{key} belongs to policies, and loss {self.loss.name} trains a reward model, which has no reference "
+                    "and writes no text; leave it out"
+                )
 
     @property
     def folder(self) -> Path:

@@ -48,7 +48,8 @@ def columns_of(groups: Sequence[Group], loss: Loss, device: torch.device) -> dic
 
 
 def _column(name: str, groups: Sequence[Group], loss: Loss, device: torch.device) -> Tensor:
-    values = [_VALUES[name](group) for group in groups]
+    instead = loss.if_missing.get(name)
+    values = [instead if value is None else value for value in map(_VALUES[name], groups)]
     missing = [group.id for group, value in zip(groups, values, strict=True) if value is None]
     if missing:
         raise DataError(

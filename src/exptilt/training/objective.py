@@ -19,6 +19,7 @@ from exptilt.losses.calls import arguments_of, call, completions_per_row, next_s
 from exptilt.losses.rounding import RELATIVE
 from exptilt.training.columns import columns_of
 from exptilt.training.output import Output, no_weight, not_finite
+from exptilt.training.score_measures import score_measures
 from exptilt.training.sums import Sums
 from exptilt.types import LogProbs, LossResult, Measured, on_device, widest
 
@@ -44,7 +45,7 @@ class Objective:
 
         Args:
             groups: the rows.
-            policy: log-probabilities of all completions of all groups, in order.
+            policy: log-probabilities of all completions of all groups, in order; of a reward model their scores.
             reference: the same of the reference, or None where the loss needs none.
 
         Raises:
@@ -69,6 +70,9 @@ class Objective:
         if self.loss.is_stateful:
             self.upcoming = next_state(self.loss, arguments, columns, self.state)
         scores = _Scores.of(policy, reference, completions_per_row(self.loss) or 1)
+        if self.loss.kind.scores:
+            sizes = torch.tensor([len(group.completions) for group in groups])
+            return _output(groups, scores, result, score_measures(result, columns, policy.detach().sum(), sizes))
         if self.loss.kind.is_paired and scores.references is not None:
             columns["indistinct"] = _indistinct(scores)
         measured = {f"rewards/{name}": value for name, value in result.rewards(columns).items()}

@@ -37,12 +37,14 @@ def export(run: Path, *, merge: bool = False, output: Path | None = None, card_f
     if merge:
         target = output or run / "merged"
         _require_merged(target)
+        from exptilt.policies.adapters import is_score_adapter
         from exptilt.processes.surroundings import left_as_found
 
         with left_as_found():
+            what, unit = ("scores", "") if is_score_adapter(folder.model) else ("log-probabilities", " nats")
             difference = merge_adapter(folder.model, target)
         Console(stderr=True).print(
-            f"merged: log-probabilities differ by at most {difference:.2g} nats from base and adapter on a probe",
+            f"merged: {what} differ by at most {difference:.2g}{unit} from base and adapter on a probe",
             highlight=False,
             soft_wrap=True,
         )
@@ -65,15 +67,16 @@ def merge_adapter(source: Path, target: Path) -> float:
     compared with base and adapter.
 
     Returns:
-        The largest difference of a log-probability on a probe, nats; beyond that of the sum it is the dtype's rounding.
+        The largest difference of a log-probability on a probe, nats, or of a reward model's score; beyond that of the sum it is the dtype's rounding.
 
     Raises:
         ModelError: the folder holds no adapter, its base is gone, the merged model is another than base and adapter, or
             the target cannot be written.
     """
-    from exptilt.policies.adapters import is_adapter
+    from exptilt.policies.adapters import is_adapter, is_score_adapter
     from exptilt.policies.engine.forward import causal_lm
-    from exptilt.policies.merging import LOADED_TOLERANCE, largest_difference, merge, probe_logps
+    from exptilt.policies.merging import LOADED_TOLERANCE, largest_difference, merge, probe
+    from exptilt.policies.model_heads import LANGUAGE_HEAD, TRAINED_SCORE
     from exptilt.policies.models import load_model, load_tokenizer
     from exptilt.policies.saving import save_model
 
@@ -81,18 +84,19 @@ def merge_adapter(source: Path, target: Path) -> float:
         raise ModelError(f"{source}: is a whole model already, there is no adapter to merge; leave out --merge")
     settings = ModelConfig(path=str(source))
     tokenizer = load_tokenizer(settings)
-    model: Any = load_model(settings)
+    head = TRAINED_SCORE if is_score_adapter(source) else LANGUAGE_HEAD
+    model: Any = load_model(settings, tokenizer, head=head)
     dtype = causal_lm(model).dtype
-    before = probe_logps(model.float())
+    before = probe(model.float())
     merged = merge(model).model
-    rounded = probe_logps(copy.deepcopy(merged).to(dtype).float())
+    rounded = probe(copy.deepcopy(merged).to(dtype).float())
     save_model(merged, tokenizer, target, dtype=dtype)
-    after = probe_logps(load_model(ModelConfig(path=str(target)), tokenizer).float())  # type: ignore[no-untyped-call]
+    after = probe(load_model(ModelConfig(path=str(target)), tokenizer, head=head).float())  # type: ignore[no-untyped-call]
     if largest_difference(rounded, after) > LOADED_TOLERANCE:
         shutil.rmtree(target, ignore_errors=True)
         raise ModelError(
-            f"{target}: the merged model loads as another one (its log-probabilities differ by "
-            f"{largest_difference(rounded, after):.3g} nats on a probe); it was removed, use the adapter as it is"
+            f"{target}: the merged model loads as another one (what it computes differs by "
+            f"{largest_difference(rounded, after):.3g} on a probe); it was removed, use the adapter as it is"
         )
     return largest_difference(before, after)
 

@@ -42,7 +42,7 @@ class PreferenceAccuracy(Panel):
     by_familiarity: tuple[Slice, ...]
     """Accuracy of the first score by quarter of the reference's nats per token on the chosen side; needs a reference."""
     calibration: Calibration | None
-    """Of beta * margin of the log-ratio sums; None without a reference or without beta."""
+    """Of beta * margin of the log-ratio sums, None without a reference or without beta; or of a reward model's margin."""
     num_pairs: int
     num_prompts: int
 
@@ -72,12 +72,48 @@ def preference_accuracy(
         0.5
     """
     by_score = {name: chosen - rejected for name, (chosen, rejected) in scores(policy, reference).items()}
-    clusters = Clusters(prompts)
     lengths = [side.lengths.numpy(force=True) for side in policy]
-    if len(clusters) != len(lengths[0]):
-        raise ValueError(f"{len(lengths[0])} pairs but {len(clusters)} prompt labels: give one label for each pair")
-    longer, first = lengths[0] - lengths[1], next(iter(by_score.values()))
-    margin = None if beta is None or reference is None else beta * first
+    margin = None if beta is None or reference is None else beta * next(iter(by_score.values()))
+    return _accuracy(by_score, lengths[0] - lengths[1], prompts, margin, reference, resampling)
+
+
+def score_accuracy(
+    chosen: ArrayLike,
+    rejected: ArrayLike,
+    longer: NDArray[np.int64],
+    prompts: Prompts,
+    resampling: Resampling = DEFAULT,
+) -> PreferenceAccuracy:
+    """Evaluate a reward model on held-out preferences; its score is `reward_model/score`.
+
+    Args:
+        chosen: (N,) scores of the better completions; their differences are log-odds, as Bradley-Terry has it.
+        rejected: (N,) of the worse ones.
+        longer: (N,) tokens of the better completion less those of the worse one.
+        prompts: (N,) the prompt of each pair.
+        resampling: bootstrap over prompts.
+
+    Example:
+        >>> found = score_accuracy([2.0, 0.0], [1.0, 1.0], np.array([1, -1]), ["a", "b"])
+        >>> found.accuracy["reward_model/score"].value, found.longest_wins.value
+        (0.5, 0.5)
+    """
+    margin = finite(chosen, "chosen") - finite(rejected, "rejected")
+    return _accuracy({"reward_model/score": margin}, longer, prompts, margin, None, resampling)
+
+
+def _accuracy(
+    by_score: dict[str, Floats],
+    longer: NDArray[np.int64],
+    prompts: Prompts,
+    margin: Floats | None,
+    reference: Pair | None,
+    resampling: Resampling,
+) -> PreferenceAccuracy:
+    """Measure margins of N pairs by name; `margin` is the one whose calibration is asked."""
+    clusters, first = Clusters(prompts), next(iter(by_score.values()))
+    if len(clusters) != len(longer):
+        raise ValueError(f"{len(longer)} pairs but {len(clusters)} prompt labels: give one label for each pair")
     return PreferenceAccuracy(
         accuracy={name: share_above_zero(margin, clusters, resampling) for name, margin in by_score.items()},
         auc={name: margin_auc(margin, clusters, resampling) for name, margin in by_score.items()},

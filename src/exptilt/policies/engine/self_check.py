@@ -26,6 +26,7 @@ from exptilt.policies.engine.head import unit_stats
 from exptilt.policies.engine.inside import running
 from exptilt.policies.engine.packing import pack
 from exptilt.policies.engine.passes import lowered_border, passes, rule_of, run_alone
+from exptilt.policies.engine.pooled import has_score, pooled_scores
 from exptilt.wording import in_one_line
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 _HALF_TOLERANCE = 0.02
 _NOISE = 4.0
 """Packing may change a larger half-precision model by this factor more than padding alone."""
+_SCORE_TOLERANCE = 1e-5
+"""By how much a float32 reward model's packed scores may differ, relative to 1 or to the largest score, beyond `_NOISE`."""
 _ADDITIVE_TOLERANCE = 1e-4
 """Nats by which a float32 model's earlier log-probabilities may move in two calls of one shape: products of experts."""
 _QUANTIZED_TOLERANCE = 0.5
@@ -84,7 +87,7 @@ def packable(model: Any) -> bool:
 
 
 def self_check(model: Any) -> SelfCheck:
-    """Compare packed, padded and separate forward passes on a probe of 40 tokens.
+    """Compare packed, padded and separate forward passes on a probe of 40 tokens: log-probabilities, or a reward model's scores.
 
     The attention implementation stays switched to exptilt's if the check passes (without packed rows it does what
     `sdpa` does) and is as before if it fails. Half-precision models of up to 50 million parameters are checked on a
@@ -104,7 +107,8 @@ def self_check(model: Any) -> SelfCheck:
     exactly = torch.autocast(inner.device.type, enabled=False)
     with evaluating(probed), torch.no_grad(), exactly, lowered_border(causal_lm(probed), _BORDER):
         groups = _probe(inner.config.get_text_config().vocab_size)
-        _require_causal(probed, groups)
+        if not has_score(probed):
+            _require_causal(probed, groups)
         expected = _separate(probed, [single for group in groups for single in _each(group)])
         _require_finite(probed, expected)
         tolerance, alone = _padding(probed, groups, expected)
@@ -160,7 +164,7 @@ def _require_finite(model: Any, logps: Tensor) -> None:
     bad = [name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
     where = f"{len(bad)} of its tensors hold NaN or infinity (first: {bad[0]})" if bad else "its weights are finite"
     raise ModelError(
-        f"{_named(causal_lm(model))}: log-probabilities are not finite before anything was trained; {where}"
+        f"{_named(causal_lm(model))}: {'scores' if has_score(model) else 'log-probabilities'} are not finite before anything was trained; {where}"
         + ("; take another checkpoint" if bad else ", so its forward overflows; try model.dtype=float32")
     )
 
@@ -174,9 +178,11 @@ def _named(inner: Any) -> str:
 
 
 def _padding(model: Any, groups: Sequence[Group], expected: Tensor) -> tuple[float, bool]:
-    """The tolerance of comparisons in nats, and whether rows padded to one width change each other beyond rounding."""
+    """The tolerance of comparisons, in nats or of scores, and whether rows padded to one width change each other beyond rounding."""
     noise = float((_in_passes(model, groups) - expected).abs().max())
     exact = _TOLERANCE.get(next(model.parameters()).dtype)
+    if exact and has_score(model):
+        return max(_SCORE_TOLERANCE * max(1.0, float(expected.abs().max())), _NOISE * noise), not noise <= exact
     tolerance = exact or max(_HALF_TOLERANCE, _NOISE * noise)
     limit = exact or 10 * _HALF_TOLERANCE
     return tolerance, not noise <= limit
@@ -186,7 +192,7 @@ def _in_passes(model: Any, groups: Sequence[Group]) -> Tensor:
     """(N,) log-probabilities of padded rows; rows on different sides of a border run in different calls."""
     parts = passes([model], groups)
     results = [_separate(model, part.groups) for part in parts]
-    return results[0] if len(parts) == 1 else parts.in_order(results)
+    return results[0] if len(parts) == 1 else parts.in_order(results, per_completion=has_score(model))
 
 
 def _compare(model: Any, groups: Sequence[Group], expected: Tensor, tolerance: float) -> tuple[float, str]:
@@ -203,12 +209,17 @@ def _compare(model: Any, groups: Sequence[Group], expected: Tensor, tolerance: f
     results = []
     for part in parts:
         packed = pack(part.groups, inner.device)
-        results.append(unit_stats(packed_states(model, packed), packed.targets)["values"])
+        states = packed_states(model, packed)
         windows |= packed.segments.windows
-    values = parts.in_order(results)
+        if has_score(model):
+            results.append(pooled_scores(model, part.groups, packed=True))
+        else:
+            results.append(unit_stats(states, packed.targets)["values"])
+    values = parts.in_order(results, per_completion=has_score(model))
     error = max(float((values - expected).abs().max()), float((switched - expected).abs().max()))
     if not error <= tolerance:
-        return error, f"packed and separate log-probabilities differ by {error:.2g} nats on the probe"
+        what = f"scores differ by {error:.2g}" if has_score(model) else f"log-probabilities differ by {error:.2g} nats"
+        return error, f"packed and separate {what} on the probe"
     kinds = getattr(inner.config.get_text_config(), "layer_types", None) or ()
     if "sliding_attention" in kinds and windows <= {None}:
         return error, "its sliding window reaches attention only through a mask"
@@ -238,11 +249,17 @@ def _probe(vocabulary: int) -> list[Group]:
 
 
 def _separate(model: Any, groups: Sequence[Group]) -> Tensor:
-    """(N,) log-probabilities by the model's own forward; each group is a call of its own if it has one completion."""
+    """(N,) log-probabilities, or (C,) scores of a reward model, by the model's own forward.
+
+    Each group is a call of its own if it has one completion.
+    """
     calls = [[group] for group in groups] if all(len(group.completions) == 1 for group in groups) else [groups]
     rule = rule_of(causal_lm(model))
     logps = []
     for call in calls:
         rule.begin(causal_lm(model))
+        if has_score(model):
+            logps.append(pooled_scores(model, call, packed=False))
+            continue
         logps += [rows.gather(1, targets[:, None]).squeeze(1) for rows, targets in separate_rows(model, call)]
     return torch.cat(logps)

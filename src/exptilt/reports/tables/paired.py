@@ -16,6 +16,7 @@ from exptilt.run_folder.samples_record import PairMargin
 _MEASURES: dict[str, Callable[[PairMargin], float | None]] = {
     "Log-ratio accuracy": lambda one: one.log_ratio,
     "Likelihood-ranking accuracy": lambda one: one.likelihood,
+    "Accuracy of scores": lambda one: one.score,
 }
 
 
