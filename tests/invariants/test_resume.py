@@ -23,7 +23,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from exptilt.errors import CheckpointError
-from exptilt.losses import BCO, DPO, KTO, NLL, Mixture, SimPO, Term
+from exptilt.losses import BCO, DPO, KTO, NLL, BradleyTerry, Mixture, PlackettLuceReward, SimPO, Term
 from exptilt.policies.models import load_model
 from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_tokenizer
@@ -140,6 +140,8 @@ CASES = {
     "a running mean": (BCO(), {}),
     "mismatched completions": (KTO(), {}),
     "an adapter": (DPO(), {**DROPPED, "adapter": AdapterConfig(rank=2, dropout=0.1), "train": {"save_async": True}}),
+    "a reward model": (BradleyTerry(centering=0.01), DROPPED),
+    "an adapter of a reward model": (PlackettLuceReward(), {**DROPPED, "adapter": AdapterConfig(rank=2, dropout=0.1)}),
 }
 
 

@@ -9,15 +9,22 @@ import numpy as np
 import pytest
 import torch
 from torch.distributed.tensor import DTensor
-from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 from worlds import together
 
 from exptilt.data.groups import Completion, Group
 from exptilt.kinds import Kind
 from exptilt.labels import Desirable, Preferred, Ranked
-from exptilt.losses import BCO, DPO, NLL, SFT, XPO, AnyLoss, Mixture, Term
+from exptilt.losses import BCO, DPO, NLL, SFT, XPO, AnyLoss, AnyRewardLoss, Mixture, Term
 from exptilt.policies.engine.self_check import packable
 from exptilt.policies.policy import Policy
+from exptilt.policies.reward_scorer import RewardScorer
 from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score
 from exptilt.policies.sharding import shard
@@ -37,12 +44,23 @@ CASES = [(name, "ddp") for name in LOSSES] + [
     (name, "fsdp") for name, loss in LOSSES.items() if loss.couples_batch or loss.byproducts or name in ("dpo", "sft")
 ]
 CASES += [(name, kind) for name in EXPERTS for kind in ("ddp", "fsdp")]
+REWARD_MODELS: dict[str, Any] = {member().name: member() for member in get_args(AnyRewardLoss)}
+CASES += [(name, kind) for name in REWARD_MODELS for kind in ("ddp", "fsdp")]
+
+
+def shape(**rest: Any) -> GPT2Config:
+    still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return GPT2Config(vocab_size=23, n_positions=64, n_embd=8, n_layer=1, n_head=2, **still, **rest)
 
 
 def tiny(seed: int) -> GPT2LMHeadModel:
     torch.manual_seed(seed)
-    rest = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=23, n_positions=64, n_embd=8, n_layer=1, n_head=2, **rest)).double()
+    return GPT2LMHeadModel(shape()).double()
+
+
+def tiny_scores(seed: int) -> GPT2ForSequenceClassification:
+    torch.manual_seed(seed)
+    return GPT2ForSequenceClassification(shape(num_labels=1, pad_token_id=0)).double()
 
 
 def tiny_experts(seed: int) -> MixtralForCausalLM:
@@ -88,7 +106,11 @@ def rows(kind: Kind) -> list[Group]:
 
 def step(name: str, world: World, kind: str = "ddp") -> tuple[torch.Tensor, dict[str, float]]:
     """The gradient and the metrics of one step, in the share of this process."""
-    loss, make = (EXPERTS[name], tiny_experts) if name in EXPERTS else (LOSSES[name], tiny)
+    loss, make = next(
+        (some[name], make)
+        for some, make in ((EXPERTS, tiny_experts), (REWARD_MODELS, tiny_scores), (LOSSES, tiny))
+        if name in some
+    )
     policy, reference = make(0), make(1)
     if kind == "fsdp":
         assert [packable(policy), packable(reference)] == [True, True]  # asked before anything is sharded
@@ -105,7 +127,7 @@ def step(name: str, world: World, kind: str = "ddp") -> tuple[torch.Tensor, dict
 
     asked = ScorerFunction(anchor)
     asked.collective = True  # type: ignore[misc]
-    scored = Policy(policy, loss.byproducts, live)
+    scored: Any = RewardScorer(policy) if loss.kind.scores else Policy(policy, loss.byproducts, live)
     sums = accumulate(policy, shares[world.rank], objective, scored, asked if loss.needs_reference else None, world)
     gradients = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
     whole = [one.full_tensor() if isinstance(one, DTensor) else one for one in gradients]

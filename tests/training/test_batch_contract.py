@@ -19,13 +19,29 @@ from torch import Tensor, nn
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import DataError, TrainingError
 from exptilt.labels import Desirable, Preferred, Ranked
-from exptilt.losses import AOT, CPO, DPO, KTO, NLL, ORPO, AnyLoss, APOZeroUnpaired, BetaDPO, Mixture, SLiC, Term
+from exptilt.losses import (
+    AOT,
+    CPO,
+    DPO,
+    KTO,
+    NLL,
+    ORPO,
+    AnyLoss,
+    AnyRewardLoss,
+    APOZeroUnpaired,
+    BetaDPO,
+    BradleyTerry,
+    Mixture,
+    SLiC,
+    Term,
+)
 from exptilt.policies.scorer import ScorerFunction
 from exptilt.training.objective import Objective
 from exptilt.training.step import accumulate
 from exptilt.types import LogProbs
 
-LOSSES: dict[str, Any] = {member().name: member() for member in get_args(AnyLoss)} | {
+LOSSES: dict[str, Any] = {member().name: member() for member in (*get_args(AnyLoss), *get_args(AnyRewardLoss))} | {
+    "bradley_terry centred": BradleyTerry(centering=0.1),
     "nll of tokens": NLL(normalization="token"),
     "orpo of tokens": ORPO(normalization="token"),
     "slic of tokens": SLiC(normalization="token"),
