@@ -52,7 +52,11 @@ def rows(with_margins: bool) -> list[dict[str, Any]]:
     def row(number: int) -> dict[str, Any]:
         word, other = WORDS[number % 6], WORDS[(number + 1 + number // 6) % 6]
         margin = {"margin": (1.0, 2 / 3, 1 / 3)[number % 3]} if with_margins else {}
-        return {"prompt": f"film {number}", "chosen": f" it is {word}", "rejected": f" it is not {other} {word}"} | margin
+        return {
+            "prompt": f"film {number}",
+            "chosen": f" it is {word}",
+            "rejected": f" it is not {other} {word}",
+        } | margin
 
     return [row(number) for number in range(24)]
 

@@ -59,7 +59,10 @@ def test_what_is_no_reward_model_is_one_line(tmp_path, save_model):
     with pytest.raises(ModelError, match="has 2 labels; a reward model has one"):
         ModelReward.load(RewardModelConfig(path=str(two)))
     causal = save_model(tmp_path / "causal", num_labels=1)
-    with pytest.raises(ModelError, match=r"lacks 1 weight, which would start random \(first: score\.weight\); it is not a complete trained reward model"):
+    with pytest.raises(
+        ModelError,
+        match=r"lacks 1 weight, which would start random \(first: score\.weight\); it is not a complete trained reward model",
+    ):
         ModelReward.load(RewardModelConfig(path=str(causal)))
     with pytest.raises(ModelError, match="no such folder"):
         ModelReward.load(RewardModelConfig(path=str(tmp_path / "nowhere")))

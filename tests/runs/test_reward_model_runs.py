@@ -113,15 +113,21 @@ def test_the_model_is_a_plain_folder_with_the_scores_that_were_measured(recipe_o
     margins = [
         first - second
         for row in rows.values()
-        for first, second in [scores_by_hand(model, tokenizer, [(row["prompt"], row[side]) for side in ("chosen", "rejected")])]
+        for first, second in [
+            scores_by_hand(model, tokenizer, [(row["prompt"], row[side]) for side in ("chosen", "rejected")])
+        ]
     ]
-    measured = [json.loads(line)["score"] for line in (recipe.folder / "evaluation-margins.jsonl").read_text().splitlines()]
+    measured = [
+        json.loads(line)["score"] for line in (recipe.folder / "evaluation-margins.jsonl").read_text().splitlines()
+    ]
     assert len(measured) == RunFolder(recipe.folder).read("evaluation.json")["num_pairs"] > 10
     assert all(min(abs(one - other) for other in margins) < 1e-5 for one in measured)
     evaluation = RunFolder(recipe.folder).record(Evaluation, "evaluation.json")
     right = np.mean([(np.sign(one) + 1) / 2 for one in measured])
     assert evaluation.accuracy["reward_model"]["score"].value == pytest.approx(right)
-    assert evaluation.log_loss.value == pytest.approx(np.mean([math.log1p(math.exp(-one)) for one in measured]), abs=1e-6)
+    assert evaluation.log_loss.value == pytest.approx(
+        np.mean([math.log1p(math.exp(-one)) for one in measured]), abs=1e-6
+    )
     last = next(line for line in reversed(lines_of(recipe)) if "eval/loss" in line)
     assert (last["eval/accuracy"], last["eval/margin"]) == pytest.approx((right, np.mean(measured)), abs=1e-5)
     assert last["eval/loss"] == pytest.approx(evaluation.log_loss.value, abs=1e-5)
@@ -150,7 +156,13 @@ def test_rankings_train_a_reward_model_and_ties_are_in_no_accuracy(recipe_of):
     assert evaluation.num_prompts == rows > 10
     assert evaluation.accuracy["reward_model"]["score"].value > 0.95
     line = lines_of(recipe)[-1]
-    assert {"train/accuracy", "train/margin", "train/mean_reward", "train/spread", "train/rewards/chosen"} <= line.keys()
+    assert {
+        "train/accuracy",
+        "train/margin",
+        "train/mean_reward",
+        "train/spread",
+        "train/rewards/chosen",
+    } <= line.keys()
     assert not any(name.startswith(("train/logps", "train/rewards/accuracies")) for name in line)
 
 
@@ -204,7 +216,9 @@ def test_a_reward_model_goes_on_from_a_reward_model(recipe_of):
         "goes on": (f"adapter.path={first.folder / 'model'}",),
         "another beside it": (f"model.path={first.folder / 'model'}", "adapter.rank=3"),
     }.items():
-        again = recipe_of(*keys, "train.max_steps=2", "optim.learning_rate=1e-3", f"data.train={first.data.train}", name=name)
+        again = recipe_of(
+            *keys, "train.max_steps=2", "optim.learning_rate=1e-3", f"data.train={first.data.train}", name=name
+        )
         run_recipe(again, QUIET, page=False)
         losses = [line["eval/loss"] for line in lines_of(again) if "eval/loss" in line]
         assert losses[0] == pytest.approx(before, abs=1e-5), name
@@ -242,7 +256,9 @@ def test_models_that_are_no_start_are_one_line(recipe_of, base, tmp_path):
     policy = recipe_of("loss=dpo", "adapter.rank=2", "evaluate.num_prompts=0", "train.max_steps=1", name="policy")
     run_recipe(policy, QUIET, page=False)
     adapter = policy.folder / "model"
-    with pytest.raises(ModelError, match="is the adapter of a language model and has no score to go on with; name it as model.path"):
+    with pytest.raises(
+        ModelError, match=r"is the adapter of a language model and has no score to go on with; name it as model.path"
+    ):
         run_recipe(recipe_of(f"adapter.path={adapter}", name="on"), QUIET, page=False)
     with pytest.raises(ModelError, match="trained reward model"):
         ModelReward.load(RewardModelConfig(path=str(adapter)))

@@ -127,6 +127,13 @@ CATALOGUE: dict[str, Problem] = {
     "same_role_twice": Problem("two turns in a row have the same role", fix="some chat templates refuse this"),
     "unlikely_chosen": Problem("p_chosen is below 0.5, so the rejected side is the likelier one", severity="info"),
     "negative_margin": Problem("the margin is negative, so the source scores the rejected side higher"),
+    "all_tied": Problem(
+        "all completions of a ranking share one rank, so there is nothing to learn from it", fix="leave the row out"
+    ),
+    "large_margin": Problem(
+        "the margins are large beside the log-odds of a preference",
+        fix="set loss.margin_scale so that they are about 1, or to 0 to leave them out",
+    ),
     "duplicate_prompt": Problem("the prompt occurs in an earlier row as well", severity="info"),
     "bos_in_text": Problem("the text already begins with the BOS token; no second one was added", severity="info"),
     "special_token_in_text": Problem(

@@ -15,17 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from exptilt.data.groups import Group
 from exptilt.policies.adapters import with_adapter
 from exptilt.policies.engine.attention import NAME
 from exptilt.policies.engine.forward import causal_lm, packed_states
 from exptilt.policies.engine.packing import pack
+from exptilt.policies.engine.pooled import has_score
+from exptilt.policies.model_heads import LANGUAGE_HEAD, ModelHead
 from exptilt.settings.model_settings import AdapterConfig
-
-_AUTO: Any = AutoModelForCausalLM
-"""Untyped in transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +35,7 @@ class ModelSize:
     layers: int
     width: int
     vocabulary: int
+    """Logits of a counted token; a reward model has one."""
     attention: int
     """Width of all query heads of a block together."""
     total: int
@@ -44,14 +44,17 @@ class ModelSize:
     body: int
     """Weights every token is multiplied with between embedding and head, an adapter's not; of experts those in use."""
     head: int
-    """Weights a counted token is multiplied with to become logits; the input embedding's where they are one matrix."""
+    """Weights a counted token is multiplied with to become logits; the input embedding's where they are one matrix. Of a
+    reward model its score's, which one token of a completion is multiplied with."""
     adapter: int
     """Weights of a low-rank adapter in matrices."""
     body_trained: bool
     head_trained: bool
 
 
-def model_size(architecture: PreTrainedConfig, adapter: AdapterConfig | None = None) -> ModelSize:
+def model_size(
+    architecture: PreTrainedConfig, adapter: AdapterConfig | None = None, kind: ModelHead = LANGUAGE_HEAD
+) -> ModelSize:
     """Count a model's weights on the meta device; nothing is allocated.
 
     Example:
@@ -62,13 +65,13 @@ def model_size(architecture: PreTrainedConfig, adapter: AdapterConfig | None = N
         (True, 80, 1480)
     """
     text = architecture.get_text_config()
-    model = _on_meta(architecture, adapter)
+    model = _on_meta(architecture, adapter, kind)
     inner = causal_lm(model)
-    head = inner.get_output_embeddings()
+    weight = next(inner.score.parameters()) if has_score(inner) else inner.get_output_embeddings().weight
     body, lora = 0.0, 0
     for name, module in model.named_modules():
         matrices = [weight for weight in module._parameters.values() if weight is not None and weight.ndim >= 2]
-        if module is head or isinstance(module, nn.Embedding) or not matrices:
+        if any(one is weight for one in matrices) or isinstance(module, nn.Embedding) or not matrices:
             continue
         size = sum(weight.numel() for weight in matrices)
         if "lora_" in name:
@@ -81,16 +84,16 @@ def model_size(architecture: PreTrainedConfig, adapter: AdapterConfig | None = N
         architecture=type(inner).__name__,
         layers=text.num_hidden_layers,
         width=text.hidden_size,
-        vocabulary=text.vocab_size,
+        vocabulary=1 if has_score(inner) else text.vocab_size,
         attention=text.num_attention_heads
         * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads),
         total=sum(weight.numel() for weight in weights.values()),
         trained=sum(weight.numel() for weight in weights.values() if weight.requires_grad),
         body=round(body),
-        head=head.weight.numel(),
+        head=weight.numel(),
         adapter=lora,
         body_trained=adapter is None and any(weight.requires_grad for weight in inside),
-        head_trained=bool(head.weight.requires_grad),
+        head_trained=has_score(inner) or bool(weight.requires_grad),
     )
 
 
@@ -117,6 +120,7 @@ def kept_bytes(
     adapter: AdapterConfig | None,
     weights: torch.dtype,
     products: torch.dtype,
+    kind: ModelHead = LANGUAGE_HEAD,
 ) -> Kept:
     """Count the bytes that backward keeps, on fake tensors.
 
@@ -126,6 +130,7 @@ def kept_bytes(
         adapter: around it.
         weights: dtype of the weights.
         products: dtype of the matrix products, under autocast where it differs.
+        kind: head of the model.
     """
     points = {}
     half = groups[: max(1, len(groups) // 2)]
@@ -134,7 +139,7 @@ def kept_bytes(
         for layers in (1, 2):
             twin = shortened(architecture, layers)
             for some in (half, groups):
-                points[layers, len(some)] = _saved(twin, some, adapter, weights, products)
+                points[layers, len(some)] = _saved(twin, some, adapter, weights, products, kind)
     except Exception:  # a foreign architecture on fake tensors may raise anything; the formula is right for most
         return _dense(architecture, products)
     few, many = (sum(_fed(group) for group in some) for some in (half, groups))
@@ -163,9 +168,9 @@ def _fed(group: Group) -> int:
     return len(group.prompt) + sum(len(side.ids) - 1 for side in group.completions)
 
 
-def _on_meta(architecture: PreTrainedConfig, adapter: AdapterConfig | None) -> Any:
+def _on_meta(architecture: PreTrainedConfig, adapter: AdapterConfig | None, kind: ModelHead) -> Any:
     with torch.device("meta"):
-        model = _AUTO.from_config(copy.deepcopy(architecture))
+        model = kind.model(architecture)
     if adapter is None:
         return model
     # An adapter on disk is counted as a new one of its shape: its weights are not needed.
@@ -189,9 +194,10 @@ def _saved(
     adapter: AdapterConfig | None,
     weights: torch.dtype,
     products: torch.dtype,
+    kind: ModelHead,
 ) -> int:
     """Bytes saved for backward by one forward pass, each storage once, the weights themselves not."""
-    model = _on_meta(architecture, adapter)
+    model = _on_meta(architecture, adapter, kind)
     inner = causal_lm(model)
     inner.set_attn_implementation(NAME)
     model.train()

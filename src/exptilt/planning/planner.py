@@ -119,8 +119,11 @@ class Planner:
         key = (recipe.adapter, weights, products, recipe.loss.kind)
         if key not in self._kept:
             rows = list(self.rows(recipe).train[:_KEPT_ROWS])
-            kept = kept_bytes(self.architecture, rows, adapter=recipe.adapter, weights=weights, products=products)
-            self._kept[key] = (model_size(self.architecture, recipe.adapter), kept)
+            head = self.setup(recipe).head
+            kept = kept_bytes(
+                self.architecture, rows, adapter=recipe.adapter, weights=weights, products=products, kind=head
+            )
+            self._kept[key] = (model_size(self.architecture, recipe.adapter, head), kept)
         return self._kept[key]
 
     def micro_batch(self, recipe: Recipe) -> int:

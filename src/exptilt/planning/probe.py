@@ -24,11 +24,13 @@ from typing import Any, Literal
 import psutil
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from exptilt.data.groups import Group
 from exptilt.errors import ModelError
+from exptilt.policies.engine.pooled import has_score, padding_of
 from exptilt.policies.engine.product import prefer_onednn
+from exptilt.policies.reward_scorer import scores_of_groups
 from exptilt.policies.scorer import MicroBatches
 from exptilt.policies.scoring import score_all
 from exptilt.policies.start import Start
@@ -43,8 +45,6 @@ from exptilt.training.objective import Objective
 from exptilt.training.optim import build_optimizer
 from exptilt.training.step import accumulate
 
-_AUTO: Any = AutoModelForCausalLM
-"""Untyped in transformers."""
 TURNS = 2
 """Steps of each size that are timed at least, after one that is not. Each has other rows: what a new shape costs is part of it."""
 _APART = 1.5
@@ -114,7 +114,10 @@ class Subject:
         return models
 
     def _random(self) -> Any:
-        return _AUTO.from_config(self.architecture, dtype=self.weights)
+        model = self.setup.head.model(self.architecture, dtype=self.weights)
+        if has_score(model) and padding_of(model) is None:
+            model.config.get_text_config().pad_token_id = 0
+        return model
 
 
 def rehearsed(setup: Setup) -> Setup:
@@ -252,7 +255,11 @@ def _works(subject: Subject, models: Models) -> tuple[Callable[[MicroBatches], N
 
     def forward(micro_batches: MicroBatches) -> None:
         most = max(_tokens(some) for some in micro_batches)
-        score_all(model, list(chain.from_iterable(micro_batches)), max_tokens=most)
+        groups = list(chain.from_iterable(micro_batches))
+        if has_score(model):
+            scores_of_groups(model, groups, max_tokens=most)
+        else:
+            score_all(model, groups, max_tokens=most)
 
     return step, forward
 

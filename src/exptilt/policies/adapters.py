@@ -59,7 +59,8 @@ def with_adapter(model: Any, settings: AdapterConfig, *, seed: int = 0, revision
         lora_alpha=2 * settings.rank if settings.alpha is None else settings.alpha,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
         **_targets(model, settings),
-        modules_to_save=sorted({*settings.modules_to_save, *(name.removesuffix(".weight") for name in head.made)}) or None,
+        modules_to_save=sorted({*settings.modules_to_save, *(name.removesuffix(".weight") for name in head.made)})
+        or None,
         use_dora=settings.dora,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores transposes
     )

@@ -200,7 +200,7 @@ def _quiet_about(head: ModelHead) -> Iterator[None]:
     """Hide transformers' report on weights that are missing or unread where a new head is expected; ours says what is wrong."""
     before = transformers_logging.get_verbosity()
     if head.made:
-        transformers_logging.set_verbosity_error()
+        transformers_logging.set_verbosity(transformers_logging.ERROR)
     try:
         yield
     finally:

@@ -44,7 +44,9 @@ class RewardScorer:
         loss_of(groups, self(groups)).backward()  # type: ignore[no-untyped-call]
 
     def _scores(self, groups: Sequence[Group]) -> Tensor:
-        return pooled_scores(self.model, groups, packed=has_score(self.model) and packable(self.model), balance=self.balance)
+        return pooled_scores(
+            self.model, groups, packed=has_score(self.model) and packable(self.model), balance=self.balance
+        )
 
 
 def scores_of_groups(

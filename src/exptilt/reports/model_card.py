@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from exptilt.disk import write_whole
+from exptilt.kinds import kind_of
 from exptilt.run_folder.data_record import DataReport
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.evaluation_record import Evaluation
 from exptilt.run_folder.file_names import CONFIG, DATA, EVALUATION
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import Caution
+from exptilt.settings.objectives import entries
 from exptilt.settings.yaml_source import read_yaml, to_yaml
 
 _TEMPLATE = Path(__file__).with_name("model_card.md.j2")
@@ -47,6 +49,7 @@ def write_card(run: RunFolder, target: Path | None = None, *, repository: str | 
         summary=_summary(recipe, base),
         merged=merged and (run.model / "adapter_config.json").is_file(),
         adapter=adapter,
+        scores=_scores(recipe),
         base=base,
         place=repository or folder.name,
         data=list(_counts(data)),
@@ -72,7 +75,7 @@ def _card_data(recipe: Mapping[str, Any], name: str, base: str | None, measured:
 
     results = [
         EvalResult(
-            task_type="text-generation",
+            task_type=_task(recipe),
             dataset_type=_hub_id(recipe["data"]["train"]) or "preferences",
             dataset_name="held-out preferences",
             metric_type=kind,
@@ -87,8 +90,8 @@ def _card_data(recipe: Mapping[str, Any], name: str, base: str | None, measured:
         base_model=base,
         datasets=[hub_id for origin in sources if (hub_id := _hub_id(origin))] or None,
         library_name="peft" if adapter else "transformers",
-        pipeline_tag="text-generation",
-        tags=["exptilt", "preference-optimization", recipe["loss"]["name"]],
+        pipeline_tag=_task(recipe),
+        tags=["exptilt", "reward-model" if _scores(recipe) else "preference-optimization", recipe["loss"]["name"]],
         model_name=name,
         eval_results=results or None,
     )
@@ -99,7 +102,17 @@ def _summary(recipe: Mapping[str, Any], base: str | None) -> str:
     strength = f" (beta {beta:g})" if beta is not None else ""
     start = f"from {base}" if base else "from a local model" if recipe["model"]["path"] else "from random weights"
     first = ", after a supervised phase on the chosen completions" if recipe["sft"] is not None else ""
-    return f"Trained {start} with the objective `{objective}`{strength}{first}, by exptilt."
+    made = "A reward model, trained" if _scores(recipe) else "Trained"
+    return f"{made} {start} with the objective `{objective}`{strength}{first}, by exptilt."
+
+
+def _scores(recipe: Mapping[str, Any]) -> bool:
+    """Whether the recipe trains a reward model."""
+    return any(entry.name == recipe["loss"].get("name") and kind_of(entry.kind).scores for entry in entries())
+
+
+def _task(recipe: Mapping[str, Any]) -> str:
+    return "text-classification" if _scores(recipe) else "text-generation"
 
 
 def _measures_with_intervals(evaluation: Evaluation) -> Iterator[tuple[str, str, Estimate]]:
@@ -108,6 +121,8 @@ def _measures_with_intervals(evaluation: Evaluation) -> Iterator[tuple[str, str,
     measures = (
         ("accuracy of implicit rewards", "accuracy", with_reference.get("sum")),
         ("accuracy of likelihoods, without the reference", "accuracy", without.get("sum")),
+        ("accuracy of scores", "accuracy", evaluation.accuracy.get("reward_model", {}).get("score")),
+        ("log loss of a pair, nats", "log_loss", evaluation.log_loss),
         ("the longer completion wins (baseline)", "accuracy", evaluation.longest_wins),
         ("KL to the reference, nats a completion", "kl", evaluation.kl),
         ("length of samples, tokens", "length", evaluation.lengths.get("policy_samples")),

@@ -16,9 +16,9 @@ from markupsafe import Markup
 from exptilt.disk import refusals, write_whole
 from exptilt.errors import CheckpointError, DiskError
 from exptilt.reports.displacement_section import DISPLACEMENT, is_this_normal
-from exptilt.reports.figures.curves import HEALTH, LEARNING, LIKELIHOOD, curve
+from exptilt.reports.figures.curves import HEALTH, LEARNING, LEARNING_OF_SCORES, LIKELIHOOD, curve
 from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, frontier_figure
-from exptilt.reports.figures.held_out_figures import calibration, margin_histogram
+from exptilt.reports.figures.held_out_figures import calibration, margin_histogram, score_histogram
 from exptilt.reports.figures.proxy_figure import proxy_figure, proxy_rows
 from exptilt.reports.figures.svg import SERIES, Figure
 from exptilt.reports.numbers import duration, estimate, factor, number, plain, prose, stacked, visible
@@ -162,12 +162,15 @@ def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
     colours = run_colours(inputs)
     drawn, tokens = inputs.runs[: len(SERIES)], colours[: len(SERIES)]
     several = len(inputs.runs) > 1
+    reward_models = bool(inputs.runs) and all(run.is_of_reward_model for run in inputs.runs)
     cards = page_sections.run_cards(inputs.runs)
     figures = {
-        "learning": _present(curve(spec, drawn, tokens) for spec in LEARNING),
+        "learning": _present(
+            curve(spec, drawn, tokens) for spec in (LEARNING_OF_SCORES if reward_models else LEARNING)
+        ),
         "displacement": _present([curve(DISPLACEMENT, drawn, tokens, large=True)]),
         "likelihood": _present([curve(LIKELIHOOD, drawn, tokens)]),
-        "margins": _present([margin_histogram(drawn, tokens), calibration(drawn, tokens)]),
+        "margins": _present([margin_histogram(drawn, tokens), score_histogram(drawn), calibration(drawn, tokens)]),
         "lengths": _present([page_sections.length_figure(inputs, tokens)]),
         "health": _present(curve(spec, drawn, tokens) for spec in HEALTH),
         "frontier": _present([frontier_figure(inputs.frontier)] if inputs.frontier else []),
@@ -179,6 +182,7 @@ def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
         "conclusions": [(run, run_conclusion(run, inputs.frontier)) for run in inputs.runs] if several else [],
         "runs": inputs.runs,
         "several": several,
+        "reward_models": reward_models,
         "colours": {run.name: _variable(token) for run, token in zip(inputs.runs, colours, strict=True)},
         "num_drawn": len(drawn),
         "figures": figures,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exptilt.errors import CheckpointError
+from exptilt.kinds import KINDS
 from exptilt.run_folder.data_record import DataReport
 from exptilt.run_folder.evaluation_record import Evaluation
 from exptilt.run_folder.file_names import CONFIG, DATA, EVALUATION, FRONTIER, METRICS, RUN, SAMPLES, margins_of
@@ -35,6 +36,13 @@ class RunContents:
     frontier: Frontier | None
     notices: tuple[str, ...]
     margins: tuple[PairMargin, ...] = ()
+
+    @property
+    def is_of_reward_model(self) -> bool:
+        """Whether the run trained or measured a reward model, by its rows or its evaluation."""
+        measured = self.evaluation is not None and self.evaluation.is_of_reward_model
+        kind = self.data.kind if self.data else None
+        return measured or any(known == kind and known.scores for known in KINDS)
 
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of one metric, in order of step; both empty where it was never logged."""

@@ -63,7 +63,11 @@ class Budget:
 
 
 def tokens_to_fit(
-    policy: ModelScorer, objective: Objective, groups: Sequence[Group], optimizer: OptimConfig, world: World | None = None
+    policy: ModelScorer,
+    objective: Objective,
+    groups: Sequence[Group],
+    optimizer: OptimConfig,
+    world: World | None = None,
 ) -> Budget:
     """Find a token budget by measuring two steps of different size; weights, gradients, optimizer and random state stay.
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from exptilt.errors import CheckpointError, ConfigError
 from exptilt.settings.load import load
@@ -50,12 +51,35 @@ def recipe_of_model(what: str, overrides: Sequence[str], output: Path | None) ->
     given = _rows_named(what, overrides)
     folder = output or _beside(what, given)
     stated = [f"output={json.dumps(str(folder))}", f"model.path={json.dumps(what)}"]
+    if is_reward_model(what) and not any(item.startswith("loss") for item in given):
+        stated.append("loss=bradley_terry")
     recipe = load(Recipe, None, [*stated, *given])
-    if not recipe.loss.kind.is_paired:
+    if not (recipe.loss.kind.is_paired or recipe.loss.kind.scores):
         raise ConfigError(
             f"loss: {recipe.loss.name} is not trained on pairs, and only pairs are evaluated without a run"
         )
     return recipe
+
+
+def is_reward_model(what: str) -> bool:
+    """Tell by its files whether a folder holds a reward model, or the adapter of one; a hub id is not asked."""
+    folder = Path(what).expanduser()
+    for name, says in (("adapter_config.json", _is_score_adapter), ("config.json", _is_classifier)):
+        path = folder / name
+        if path.is_file():
+            try:
+                return says(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError):
+                return False
+    return False
+
+
+def _is_score_adapter(settings: dict[str, Any]) -> bool:
+    return settings.get("task_type") == "SEQ_CLS"
+
+
+def _is_classifier(settings: dict[str, Any]) -> bool:
+    return any("ForSequenceClassification" in name for name in settings.get("architectures") or ())
 
 
 def _instead(overrides: Sequence[str]) -> list[str]:

@@ -156,8 +156,8 @@ class MeasureConfig:
     """Trained policies, those that end with the highest rewards, whose samples join the reference's so that the optimum
     is known at larger KLs; together they give half as many as the reference. 0 uses the reference's alone."""
     proxy: str | None = None
-    """Another reward, `module:function` called as function(prompt, completion): what would optimising it do to the true
-    one? The implicit rewards of the proposals are always asked so."""
+    """Another reward, `module:function` called as function(prompt, completion), or the folder of a reward model or of its run:
+    what would optimising it do to the true one? The implicit rewards of the proposals are always asked so."""
 
     def __post_init__(self) -> None:
         least = {"every": 0, "num_prompts": 2, "num_samples": 1, "pool": 4, "max_new_tokens": 1, "proposals": 0}

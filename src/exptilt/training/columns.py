@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from exptilt.errors import DataError
 from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.losses.base import Loss
 from exptilt.losses.calls import columns_needed
+from exptilt.losses.plackett_luce import LARGEST_TIE
 from exptilt.types import on_device, widest
 
 _POSITIONS = ("sizes", "best")
@@ -35,6 +37,7 @@ def columns_of(groups: Sequence[Group], loss: Loss, device: torch.device) -> dic
     Raises:
         DataError: a row lacks what the loss needs.
     """
+    _require_small_ties(groups, loss)
     wanted = (*columns_needed(loss), *(["best"] if loss.kind.label is Ranked else []))
     columns = {name: _column(name, groups, loss, device) for name in wanted}
     beliefs = [group.label.p_chosen if isinstance(group.label, Preferred) else 1.0 for group in groups]
@@ -45,6 +48,20 @@ def columns_of(groups: Sequence[Group], loss: Loss, device: torch.device) -> dic
     if loss.takes_keys:
         columns["keys"] = on_device([key_of(group) for group in groups], device, torch.int64)
     return columns
+
+
+def _require_small_ties(groups: Sequence[Group], loss: Loss) -> None:
+    """Refuse a rank that more completions share than the loss can average over."""
+    if getattr(loss, "ties", None) != "average":
+        return
+    for group in groups:
+        ranks = group.label.ranks if isinstance(group.label, Ranked) else ()
+        rank, count = max(Counter(ranks).items(), key=lambda each: each[1], default=(0, 0))
+        if count > LARGEST_TIE:
+            raise DataError(
+                f"{group.id}: {count} completions share rank {rank}, and loss {loss.name!r} averages over the orders of at most "
+                f"{LARGEST_TIE}; set loss.ties=breslow"
+            )
 
 
 def _column(name: str, groups: Sequence[Group], loss: Loss, device: torch.device) -> Tensor:

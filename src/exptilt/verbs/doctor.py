@@ -56,11 +56,8 @@ def doctor(
 
         require_reports([html], "--html")
     subject = _subject(source, overrides, model)
-    if reference_check and (subject.tokenizer is None or subject.model is None):
-        raise ConfigError(
-            "--reference-check needs a model: name one with --model, or give a recipe with model.path "
-            "or with model.config and model.tokenizer"
-        )
+    if reference_check:
+        _require_reference(subject)
     *earlier, (_, prepared) = subject.phases()
     if reference_check:
         prepared = _with_reference_check(subject, prepared)
@@ -88,6 +85,19 @@ def doctor(
         if html is not None:
             console.print(str(html), markup=False, highlight=False, soft_wrap=True)
     return int(bool(refusal))
+
+
+def _require_reference(subject: _Subject) -> None:
+    """Refuse to look at a reference where there is none."""
+    if subject.kind.scores:
+        raise ConfigError(
+            "--reference-check looks at the reference of a policy; a reward model has none, so leave it out"
+        )
+    if subject.tokenizer is None or subject.model is None:
+        raise ConfigError(
+            "--reference-check needs a model: name one with --model, or give a recipe with model.path "
+            "or with model.config and model.tokenizer"
+        )
 
 
 @config

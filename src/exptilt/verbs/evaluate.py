@@ -19,6 +19,8 @@ from exptilt.data.groups import Group
 from exptilt.data.prepared import Prepared, prepare
 from exptilt.errors import CheckpointError, ConfigError, DataError
 from exptilt.evaluation.held_out import HeldOutMeasures, Wanted, detectable_line, measure_policy
+from exptilt.evaluation.held_out_scores import measure_reward_model
+from exptilt.kinds import Kind as LossKind
 from exptilt.losses.from_choice import build_loss
 from exptilt.policies.adapters import adapter_fingerprint, base_of, find_adapter, has_adapter
 from exptilt.policies.device import is_quantized, model_on_device
@@ -35,7 +37,7 @@ from exptilt.run_folder.folder import RunFolder, manifest
 from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.ownership import Kind
 from exptilt.run_folder.run_record import ModelFacts, ReferenceIdentity
-from exptilt.runs.run_models import reference_model
+from exptilt.runs.run_models import TRAINED, reference_model
 from exptilt.runs.run_start import inputs_of
 from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
 from exptilt.settings.model_settings import ModelConfig
@@ -130,7 +132,7 @@ def _evaluated(
 ) -> dict[str, Any]:
     start = recipe if recipe.sft is None else recipe.after_sft(recipe.sft_recipe().folder / MODEL)
     where = replace(recipe.model, path=policy or str(folder.model), config=None, tokenizer=None, revision=None)
-    model, tokenizer = _loaded(where)
+    model, tokenizer = _loaded(where, recipe.loss.kind)
     rows = _prepared(recipe, model, tokenizer)
     if not rows.test:
         raise DataError(
@@ -138,15 +140,17 @@ def _evaluated(
         )
     held_out = Objective(build_loss(recipe.loss)).prepare(rows.test)
     Console().print(detectable_line(held_out, recipe.evaluate.level), highlight=False, soft_wrap=True)
+    name = _evaluation_file(recipe, overrides, policy)
+    wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed)
+    if recipe.loss.kind.scores:
+        return _kept(RunFolder(output or folder.path), name, measure_reward_model(model, held_out, wanted), None)
     table = None
     if not recipe.loss.kind.imitates:
         reference = reference_model(start, tokenizer)
         table = _table(start, reference, held_out)
         if not any(item.startswith("reference.model=") for item in overrides):
             table = _require_same(folder, reference, table)
-    wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed)
     measures = measure_policy(model, partial(reference_model, start, tokenizer), tokenizer, held_out, table, wanted)
-    name = _evaluation_file(recipe, overrides, policy)
     return _kept(RunFolder(output or folder.path), name, measures, table)
 
 
@@ -176,23 +180,22 @@ def evaluate_model(
 def _evaluated_alone(
     what: str, recipe: Recipe, folder: RunFolder, overrides: Sequence[str], name: str
 ) -> dict[str, Any]:
-    model, tokenizer = _loaded(recipe.model)
+    model, tokenizer = _loaded(recipe.model, recipe.loss.kind)
     rows = _prepared(recipe, model, tokenizer)
     held_out = list(rows.test or rows.train)
     console = Console()
     console.print(detectable_line(held_out, recipe.evaluate.level), highlight=False, soft_wrap=True)
-    adapter = find_adapter(what, recipe.model.revision)
-    if recipe.reference.model is None and adapter is not None:
-        recipe = replace(recipe, reference=replace(recipe.reference, model=base_of(adapter)))
-    table, start = None, None
-    if recipe.reference.model is None:
-        console.print("no reference: name one with --reference to measure KL, log-ratios and displacement")
-    else:
-        start = partial(reference_model, recipe, tokenizer)
-        table = _table(recipe, start(), held_out)
     has_beta = any(item.startswith("loss") for item in overrides)
     wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed, has_beta=has_beta)
-    measures = measure_policy(model, start, tokenizer, held_out, table, wanted)
+    if recipe.loss.kind.scores:
+        table, measures = None, measure_reward_model(model, held_out, wanted)
+    else:
+        recipe = _against_its_base(what, recipe)
+        start = None if recipe.reference.model is None else partial(reference_model, recipe, tokenizer)
+        table = None if start is None else _table(recipe, start(), held_out)
+        if start is None:
+            console.print("no reference: name one with --reference to measure KL, log-ratios and displacement")
+        measures = measure_policy(model, start, tokenizer, held_out, table, wanted)
     if name == EVALUATION:
         _begin_folder(folder, recipe, what, overrides, table)
         folder.write(DATA, rows.report)
@@ -210,10 +213,20 @@ def _claimed(folder: Path, kind: Kind, inputs: Mapping[str, str] | None) -> Iter
         yield
 
 
-def _loaded(where: ModelConfig) -> tuple[Any, Any]:
+def _against_its_base(what: str, recipe: Recipe) -> Recipe:
+    """The recipe with the base of an adapter as the reference, where no other is named."""
+    adapter = find_adapter(what, recipe.model.revision)
+    if recipe.reference.model is not None or adapter is None:
+        return recipe
+    return replace(recipe, reference=replace(recipe.reference, model=base_of(adapter)))
+
+
+def _loaded(where: ModelConfig, kind: LossKind) -> tuple[Any, Any]:
     """The model on this process's device, and its tokenizer: its own, or that of an adapter's base."""
     tokenizer = load_tokenizer(where)
-    model = model_on_device(load_model(where, tokenizer))
+    model = model_on_device(load_model(where, tokenizer, head=TRAINED[kind.reads]))
+    if kind.scores:
+        return model, tokenizer
     packable(model)  # a model that is not causal is refused before rows are read
     return model, tokenizer
 

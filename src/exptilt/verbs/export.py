@@ -67,7 +67,8 @@ def merge_adapter(source: Path, target: Path) -> float:
     compared with base and adapter.
 
     Returns:
-        The largest difference of a log-probability on a probe, nats, or of a reward model's score; beyond that of the sum it is the dtype's rounding.
+        The largest difference of a log-probability on a probe, nats, or of a reward model's score; beyond that of the sum
+        it is the dtype's rounding.
 
     Raises:
         ModelError: the folder holds no adapter, its base is gone, the merged model is another than base and adapter, or

@@ -190,7 +190,8 @@ class Grid:
         proxies = {f"implicit reward of {name}": values for name, values in implicit.items()}
         if self.recipe.measure.proxy is not None:
             values = self.yardstick.rewards(self.pool.draws(self.yardstick), rewarding(self.recipe.measure.proxy))
-            proxies[self.recipe.measure.proxy.partition(":")[2]] = values.reshape(self.pool.rewards.shape)
+            name = self.recipe.measure.proxy.partition(":")[2] or Path(self.recipe.measure.proxy).name
+            proxies[name] = values.reshape(self.pool.rewards.shape)
         return proxies
 
     def _measurement_of(self, entry: GridRun, weights: Path) -> MeasuredSamples:
@@ -231,11 +232,12 @@ class Grid:
 
 def _inputs_of(recipe: GridRecipe) -> dict[str, str]:
     """Every path that a study reads and must not overwrite, by its key."""
-    task = recipe.task
+    task, proxy = recipe.task, recipe.measure.proxy
+    read = {"measure.proxy": proxy} if proxy is not None and Path(proxy).expanduser().is_dir() else {}
     if isinstance(task, OwnTask):
-        return model_inputs(task.model, "task.model") | data_inputs(task.data, "task.data")
+        return read | model_inputs(task.model, "task.model") | data_inputs(task.data, "task.data")
     data = getattr(task, "data", None)
-    return {} if data is None else {"task.data": str(data)}
+    return read if data is None else read | {"task.data": str(data)}
 
 
 def _begin_study(folder: RunFolder, recipe: GridRecipe) -> None:

@@ -103,12 +103,16 @@ def test_without_groups_it_runs_and_adds_zeros():
     scorer = RewardScorer(model)
     scorer.backward([], lambda _, scores: scores.tokens().sum())
     assert len(scorer([])) == 0
-    assert all(weight.grad is not None and not weight.grad.any() for weight in (model.score.weight, model.model.norm.weight))
+    assert all(
+        weight.grad is not None and not weight.grad.any() for weight in (model.score.weight, model.model.norm.weight)
+    )
 
 
 def test_a_row_beyond_the_context_is_named(groups):
     model = build("gpt2", max_position_embeddings=8)
-    with pytest.raises(DataError, match=r"row rows.jsonl:14: prompt and completion are 20 tokens, the model's context is 8"):
+    with pytest.raises(
+        DataError, match=r"row rows.jsonl:14: prompt and completion are 20 tokens, the model's context is 8"
+    ):
         pooled_scores(model, groups[1:2], packed=False)
 
 

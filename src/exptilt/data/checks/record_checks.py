@@ -97,6 +97,8 @@ def _decided(record: Record) -> Iterator[tuple[str, str]]:
 
 
 def _noted(record: Record) -> Iterator[tuple[str, str]]:
+    if isinstance(record, Ranking) and len(set(record.ranks)) == 1:
+        yield "all_tied", "all completions share one rank"
     if isinstance(record, Preference):
         yield from _noted_of_pair(record)
     prompt = _last_words(record.prompt)

@@ -163,8 +163,9 @@ def _require_finite(model: Any, logps: Tensor) -> None:
         return
     bad = [name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
     where = f"{len(bad)} of its tensors hold NaN or infinity (first: {bad[0]})" if bad else "its weights are finite"
+    what = "scores" if has_score(model) else "log-probabilities"
     raise ModelError(
-        f"{_named(causal_lm(model))}: {'scores' if has_score(model) else 'log-probabilities'} are not finite before anything was trained; {where}"
+        f"{_named(causal_lm(model))}: {what} are not finite before anything was trained; {where}"
         + ("; take another checkpoint" if bad else ", so its forward overflows; try model.dtype=float32")
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -67,10 +67,16 @@ class Curve:
 
 LEARNING = (
     Curve("loss", "Loss", "loss", ("loss",)),
-    Curve("accuracy", "Pairs ranked right", "share of pairs", ("rewards/accuracies",), 0.5, "coin"),
+    Curve("accuracy", "Pairs ranked right", "share of pairs", ("rewards/accuracies", "accuracy"), 0.5, "coin"),
     Curve("rewards", "Implicit rewards", "reward", ("rewards/chosen", "rewards/rejected"), 0.0),
-    Curve("margins", "Margin between chosen and rejected", "reward", ("rewards/margins",), 0.0),
+    Curve("margins", "Margin between chosen and rejected", "reward", ("rewards/margins", "margin"), 0.0),
 )
+LEARNING_OF_SCORES = (
+    *LEARNING[:2],
+    replace(LEARNING[2], title="Scores", unit="score"),
+    replace(LEARNING[3], unit="score"),
+)
+"""The same of a reward model, whose rewards are its own."""
 LIKELIHOOD = Curve("logps", "Log-probability of whole replies", "nats", ("logps/chosen", "logps/rejected", "logps"))
 HEALTH = (
     Curve("gradient", "Gradient norm", "norm", ("grad_norm",)),

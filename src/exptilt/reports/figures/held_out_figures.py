@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from exptilt.evaluation.intervals import wilson
-from exptilt.reports.figures.svg import INK, LINE, MUTED, PANEL, SURFACE, Figure, draw
+from exptilt.reports.figures.svg import INK, LINE, MUTED, PANEL, SERIES, SURFACE, Figure, draw
 from exptilt.reports.numbers import number
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.run_contents import RunContents
@@ -51,6 +51,34 @@ def margin_histogram(runs: Sequence[RunContents], colours: Sequence[str]) -> Fig
         title="Margins on held-out pairs",
         alt=alt,
         svg=draw("margin-histogram", alt, paint, PANEL),
+    )
+
+
+def score_histogram(runs: Sequence[RunContents]) -> Figure | None:
+    """Draw a reward model's scores of the better and the worse completions; None for several runs, whose scales differ."""
+    scores = runs[0].evaluation.scores if len(runs) == 1 and runs[0].evaluation else None
+    if scores is None or not sum(scores.chosen):
+        return None
+
+    def paint(axes: Axes) -> None:
+        for counts, colour in ((scores.chosen, SERIES[0]), (scores.rejected, SERIES[1])):
+            shares = [count / sum(counts) for count in counts]
+            axes.stairs(shares, scores.edges, color=colour, linewidth=1.6)
+            axes.stairs(shares, scores.edges, color=colour, fill=True, alpha=0.22, linewidth=0)
+        axes.set(xlabel="score", ylabel="share of completions", ylim=(0, None))
+        axes.locator_params(axis="x", nbins=6)
+        for place, (name, colour) in enumerate((("chosen", SERIES[0]), ("rejected", SERIES[1]))):
+            axes.annotate(name, (1, 1), (-70 * (1 - place), 4), xycoords="axes fraction", textcoords="offset points",
+                          ha="right", color=colour, fontsize=10)  # fmt: skip
+
+    ends = f"between {number(scores.edges[0])} and {number(scores.edges[-1])}"
+    alt = f"Histogram of scores on held-out completions, {sum(scores.chosen):,} pairs, {ends}; chosen and rejected."
+    return Figure(
+        name="score-histogram",
+        title="Scores on held-out completions",
+        alt=alt,
+        svg=draw("score-histogram", alt, paint, PANEL),
+        note="Only differences of scores of one prompt mean something, unless the loss centres them.",
     )
 
 

@@ -77,6 +77,7 @@ def _rows(evaluation: Evaluation) -> dict[str, Estimate]:
         rows[f"answers right, {when}"] = one.accuracy
         rows[f"answers' calibration error, {when}"] = None if one.calibration is None else one.calibration.error
     rows |= {"longest wins": evaluation.longest_wins, "AUC of the margin": evaluation.auc, "KL, nats": evaluation.kl}
+    rows["log loss of a pair, nats"] = evaluation.log_loss
     if evaluation.calibration is not None:
         rows["calibration error, debiased"] = evaluation.calibration.error
     for name, spread in evaluation.diversity.items():
@@ -84,10 +85,11 @@ def _rows(evaluation: Evaluation) -> dict[str, Estimate]:
         rows[f"distinct of {spread.num_samples}, {name.replace('_', ' ')}"] = spread.distinct_per_prompt
     rows |= _of_displacement(evaluation.displacement)
     rows |= {f"length, {name.replace('_', ' ')}": value for name, value in evaluation.lengths.items()}
+    what = "score" if evaluation.is_of_reward_model else "reward"
     for where, line in evaluation.reward_on_length.items():
         if line is not None:
             of = "data" if where == "data" else "own samples"
-            rows[f"reward for each token, {of}"] = line.slope
+            rows[f"{what} for each token, {of}"] = line.slope
             rows[f"share of it explained by length, {of}"] = line.r_squared
     return {name: estimate for name, estimate in rows.items() if estimate is not None}
 

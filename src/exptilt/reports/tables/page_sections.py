@@ -35,6 +35,7 @@ _SETTINGS = {
 _FAMILIES = {
     "with_reference": "Log-ratio accuracy (with reference)",
     "without_reference": "Likelihood-ranking accuracy (without reference)",
+    "reward_model": "Accuracy of the reward model",
 }
 _HEADINGS = {"name": "Which pairs", "accuracy": "Accuracy", "num_pairs": "Pairs"}
 
@@ -189,11 +190,14 @@ def _about_length(evaluation: Evaluation | None) -> dict[str, str]:
     rows |= {
         f"Ended by themselves, {_name(name)}": estimate(value, percent=True) for name, value in evaluation.ended.items()
     }
+    what = "Score" if evaluation.is_of_reward_model else "Implicit reward"
     for where, line in evaluation.reward_on_length.items():
         of = "held-out pairs" if where == "data" else "its own samples"
         if line is not None:
-            rows[f"Implicit reward for each token, {of}"] = estimate(line.slope)
-            rows[f"Share of that reward which length explains, {of}"] = estimate(line.r_squared, percent=True)
+            rows[f"{what} for each token, {of}"] = estimate(line.slope)
+            rows[
+                f"Share of that {'score' if evaluation.is_of_reward_model else 'reward'} which length explains, {of}"
+            ] = estimate(line.r_squared, percent=True)
     return rows
 
 
@@ -258,6 +262,10 @@ def _accuracies(evaluation: Evaluation | None) -> dict[str, str]:
         named["Accuracy of always taking the longer"] = estimate(evaluation.longest_wins, percent=True)
     if evaluation.auc is not None:
         named["AUC of the margin"] = estimate(evaluation.auc)
+    if evaluation.log_loss is not None:
+        named["Log loss of a pair, nats (0.693 knows nothing)"] = estimate(evaluation.log_loss)
+    if evaluation.num_ties:
+        named["Pairs that people found equal, not counted"] = number(evaluation.num_ties)
     if evaluation.calibration is not None:
         named["Calibration error (ECE), debiased"] = _calibration(evaluation.calibration)
     named |= _candidates(evaluation) | _diversity(evaluation)

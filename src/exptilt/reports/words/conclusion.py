@@ -10,7 +10,9 @@ from exptilt.reports.numbers import estimate, joined, number
 from exptilt.reports.report_inputs import Inputs
 from exptilt.reports.tone import Conclusion, PageAnswer, Side, Tone, compare
 from exptilt.reports.words.frontier_words import COST, WORKED, apart, distance, frontier_conclusion, point_of
+from exptilt.reports.words.reward_words import RANKS, about_calibration, about_length, about_optimising, constant
 from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.evaluation_record import Evaluation
 from exptilt.run_folder.frontier_record import Frontier, Point
 from exptilt.run_folder.run_contents import RunContents
 from exptilt.run_folder.run_record import Caution
@@ -22,6 +24,7 @@ ACCURACIES = (
     ("with_reference", "mean"),
     ("without_reference", "sum"),
     ("without_reference", "mean"),
+    ("reward_model", "score"),
 )
 """The accuracies that may represent a run; the first of them that was measured does."""
 _GAINS: dict[Side, tuple[str, Tone]] = {
@@ -64,11 +67,22 @@ def _compared(runs: tuple[RunContents, ...]) -> str:
 
 def run_conclusion(run: RunContents, frontier: Frontier | None = None) -> Conclusion:
     """The four answers for one run; the headline tells whether it worked, and its cost or else its distance."""
+    if run.is_of_reward_model:
+        return _reward_model_conclusion(run, frontier)
     point = point_of(run, frontier)
     worked, moved, cost, away = _worked(run, point), _moved(run), _cost(run, point), distance(point, frontier)
     known = [answer.detail for answer in (worked, moved if cost.tone == "none" else cost) if answer.tone != "none"]
     headline = " ".join(known) or "Nothing in this run folder says yet how good the model is."
     return Conclusion(headline, (worked, moved, cost, away))
+
+
+def _reward_model_conclusion(run: RunContents, frontier: Frontier | None) -> Conclusion:
+    """The four answers for a reward model; the headline tells whether it ranks as people do, and by more than length."""
+    evaluation = run.evaluation or Evaluation()
+    ranks = replace(_worked(run, None), question=RANKS)
+    answers = (ranks, about_length(evaluation), about_calibration(evaluation), about_optimising(frontier))
+    known = [answer.detail for answer in answers[:2] if answer.tone != "none"]
+    return Conclusion(" ".join(known) or "Nothing in this run folder says yet how good the reward model is.", answers)
 
 
 def alarms_of_model(run: RunContents) -> list[Caution]:
@@ -94,7 +108,7 @@ def _worked(run: RunContents, point: Point | None) -> PageAnswer:
             "the model is the one the run started from."
         )
         return PageAnswer(WORKED, "No, it is the untrained start", detail, "bad")
-    return _with_step(run, _measured_gain(run, point))
+    return _with_step(run, constant(run.evaluation) or _measured_gain(run, point))
 
 
 def _with_step(run: RunContents, answer: PageAnswer) -> PageAnswer:
@@ -130,10 +144,14 @@ def headline_accuracy(run: RunContents) -> tuple[str, Estimate] | None:
 
 def _from_accuracy(run: RunContents, kind: str, accuracy: Estimate) -> PageAnswer:
     count = f", {accuracy.n:,} measured" if accuracy.n else ""
-    shown = f"It ranks {estimate(accuracy, percent=True)} of held-out pairs as their labels do ({kind}{count})"
+    if run.is_of_reward_model:
+        shown = f"This reward model ranks {estimate(accuracy, percent=True)} of held-out pairs as their labels do"
+    else:
+        shown = f"It ranks {estimate(accuracy, percent=True)} of held-out pairs as their labels do ({kind}{count})"
     side = compare(accuracy, 0.5)
     if side == "above":
-        return PageAnswer(WORKED, "Yes, better than a coin", f"{shown}.{_against_length(run, accuracy)}", "good")
+        beside = "" if run.is_of_reward_model else _against_length(run, accuracy)
+        return PageAnswer(WORKED, "Yes, better than a coin", f"{shown}.{beside}", "good")
     if side == "below":
         advice = "worse than a coin: check that chosen and rejected are not swapped"
         return PageAnswer(WORKED, "No, worse than a coin", f"{shown}, {advice}.", "bad")
@@ -158,7 +176,7 @@ def _against_length(run: RunContents, accuracy: Estimate) -> str:
 
 
 def _from_curves(run: RunContents) -> PageAnswer:
-    _, accuracies = run.series_of_model("eval/rewards/accuracies")
+    _, accuracies = run.series_of_model("eval/accuracy" if run.is_of_reward_model else "eval/rewards/accuracies")
     if accuracies:
         shown = f"The last held-out accuracy in the log is {number(100 * accuracies[-1], 1)} % (no interval)."
         return PageAnswer(WORKED, "Not shown", f"{shown} `exptilt evaluate` measures it with one.", "unsure")

@@ -104,12 +104,14 @@ def _command(run: RunContents) -> str | None:
 def missing(inputs: Inputs) -> list[str]:
     """Parts that this report could have and lacks, each with the way to get it."""
     sentences = []
+    policies = [run for run in inputs.runs if not run.is_of_reward_model]
     for what, remedy, is_missing in _WANTED:
-        without = [run.name for run in inputs.runs if is_missing(run)]
+        asked = policies if is_missing is _has_no_samples else inputs.runs
+        without = [run.name for run in asked if is_missing(run)]
         if without and not (is_missing is _has_no_samples and inputs.samples):
             who = "" if len(without) == len(inputs.runs) else f" for {joined(without)}"
             sentences.append(f"No {what}{who}: {remedy}.")
-    if inputs.frontier is None:
+    if inputs.frontier is None and (policies or not inputs.runs):
         remedy = "it needs a reward on samples of the reference; `exptilt frontier` makes one"
         sentences.append(f"No reward-KL frontier (frontier.json): {remedy}.")
     return sentences

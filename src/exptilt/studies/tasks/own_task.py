@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from exptilt.data.prepared import prepare
 from exptilt.errors import ConfigError, DataError
 from exptilt.kinds import PAIR
 from exptilt.policies.engine.forward import context_length
 from exptilt.policies.models import load_model, load_tokenizer
+from exptilt.preferences import Answer
+from exptilt.rewards.model_reward import ModelReward
+from exptilt.run_folder.file_names import MODEL
 from exptilt.sampling.draws import distinct_prompts
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.grid_settings import OwnTask
 from exptilt.settings.own_parts import import_object, source_digest
+from exptilt.settings.reward_settings import RewardModelConfig
 from exptilt.studies.bench import Reward
 from exptilt.studies.labels_by_reward import Bench
 
@@ -45,15 +50,29 @@ def prepare_own(task: OwnTask, law: SamplingLaw, num_prompts: int) -> Bench:
 
 
 def rewarding(name: str) -> Reward:
-    """Make a reward of many completions from the function that `module:function` names.
+    """Make a reward of many completions from the function that `module:function` names, or from a reward model's folder.
 
     Raises:
         ConfigError: saying which part is wrong.
+        ModelError: the folder holds no reward model.
     """
+    if Path(name).expanduser().is_dir():
+        return _of_model(Path(name).expanduser())
     function = find_function(name)
 
     def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
         return [float(function(prompt, completion)) for prompt, completion in zip(prompts, completions, strict=True)]
+
+    return reward
+
+
+def _of_model(folder: Path) -> Reward:
+    """The reward of a run's reward model, or of a model's folder."""
+    model = ModelReward.load(RewardModelConfig(path=str(folder / MODEL if (folder / MODEL).is_dir() else folder)))
+
+    def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        answers = [Answer(prompt=prompt, text=text) for prompt, text in zip(prompts, completions, strict=True)]
+        return [float(score) for score in model(answers)]
 
     return reward
 

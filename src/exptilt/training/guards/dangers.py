@@ -25,7 +25,8 @@ DRIFT_AT_LEAST = 30.0
 """Nats between chosen and rejected beyond the reference's own gap; at beta 0.1 the sigmoid is flat from 50 nats on, so
 what is beyond is not taught by preferences."""
 FLAT = 0.05
-"""Nats a completion; a policy within this of its reference half-way through a run has learned nothing that samples show."""
+"""Nats a completion; a policy within this of its reference half-way through a run has learned nothing that samples show. Of a
+reward model, the log-odds by which it prefers a completion to another: 51 %."""
 KL_LIMIT = 30.0
 """Nats a completion. Best of a million samples is 13 nats away from its reference, and the DPO paper's controlled runs
 stay below 20: what is beyond 30 is no longer a tilt of the reference."""
@@ -108,6 +109,25 @@ def _flat(history: History, facts: Facts) -> Danger | None:
     )
 
 
+def _says_the_same(history: History, facts: Facts) -> Danger | None:
+    """Of a reward model: the scores of one row's completions hardly differ."""
+    spreads = [line.values["train/spread"] for line in history.training[-FEW:] if "train/spread" in line.values]
+    if len(spreads) < FEW or history.training[-1].share < 0.5 or rows_contradict(facts):
+        return None
+    most = max(spreads)
+    if most >= FLAT:
+        return None
+    return Danger(
+        step=history.training[-1].step,
+        name="flat",
+        message=f"half the steps are done and the scores of a row's completions differ by {most:.2g} on average: the reward "
+        "model says nearly the same of everything",
+        cures=cures("raise optim.learning_rate", "raise train.epochs"),
+        value=most,
+        limit=FLAT,
+    )
+
+
 def _far(history: History, facts: Facts) -> Danger | None:
     line = history.held_out[-1]
     kl, start = line.values.get("eval/kl", 0.0), history.start_of("eval")
@@ -153,6 +173,7 @@ TRAINING: tuple[Check, ...] = (
     _falling_in_training,
     _drifting,
     _flat,
+    _says_the_same,
     _clipped,
     saturated,
 )

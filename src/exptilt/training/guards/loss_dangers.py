@@ -50,7 +50,7 @@ def wrong_start(history: History, facts: Facts) -> Danger | None:
 def saturated(history: History, facts: Facts) -> Danger | None:
     """All pairs told apart, by a loss near zero."""
     last = [line.values for line in history.training[-FEW:]]
-    accuracies = [values.get("train/rewards/accuracies", 0.0) for values in last]
+    accuracies = [values.get("train/rewards/accuracies", values.get("train/accuracy", 0.0)) for values in last]
     limit = SATURATED_LOSS * (1.0 if facts.start_loss is None else abs(facts.start_loss))
     loss = max(values.get("train/loss", 0.0) for values in last)
     if len(last) < FEW or min(accuracies) < SATURATED or loss > limit:
