@@ -253,6 +253,10 @@ SHAPES: dict[str, Any] = {
             '"chosen": "good", "rejected": "rejected"}}, "more": {"hf_hub_url": "org/more", "subset": "en", "ranking": true}}'
         },
     ),
+    "factory reward model": Shape(
+        {"lf.yaml": LLAMA_FACTORY_BASE.replace("stage: dpo", "stage: rm")},
+        {"data.train": "pairs", "loss.name": "bradley_terry"},
+    ),
     # alignment-handbook
     "handbook dpo": _handbook(
         "beta: 0.01\nbf16: true\nmax_length: 1024\n", loss__beta=0.01, train__precision="bfloat16"

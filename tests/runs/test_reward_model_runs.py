@@ -15,6 +15,8 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from exptilt.errors import ConfigError, ModelError
+from exptilt.planning.devices import Fleet, parse_fleet
+from exptilt.planning.planner import Planner
 from exptilt.policies.models import load_model
 from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_tokenizer
@@ -23,10 +25,14 @@ from exptilt.rewards.model_reward import ModelReward
 from exptilt.run_folder.evaluation_record import Evaluation
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.run_recipe import run_recipe
-from exptilt.settings.load import load
+from exptilt.settings.grid_settings import GridRecipe
+from exptilt.settings.load import dump, load
 from exptilt.settings.model_settings import ModelConfig, SmallModel
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.reward_settings import RewardModelConfig
+from exptilt.studies.tasks.own_task import rewarding
+from exptilt.verbs.doctor import doctor
+from exptilt.verbs.evaluate import evaluate
 from exptilt.verbs.export import export
 
 WORDS = ("red", "blue", "green", "good", "bad", "tall", "short", "wet", "dry", "old")
@@ -266,3 +272,81 @@ def test_models_that_are_no_start_are_one_line(recipe_of, base, tmp_path):
     run_recipe(scored, QUIET, page=False)
     with pytest.raises(ModelError, match=r"is the adapter of a reward model \(task SEQ_CLS\), not of a language model"):
         run_recipe(recipe_of("loss=dpo", f"model.path={scored.folder / 'model'}", name="dpo"), QUIET, page=False)
+
+
+def test_evaluate_measures_a_run_and_any_reward_model(recipe_of, base, tmp_path, write_rows, capsys):
+    recipe = recipe_of()
+    run_recipe(recipe, QUIET)
+    page = (recipe.folder / "report.html").read_text()
+    assert "This reward model ranks" in page
+    assert "Is it more than length?" in page
+    assert 'id="score-histogram' in page or "Scores on held-out completions" in page
+    assert "the policy" not in page.split("<main>")[0]
+    during = RunFolder(recipe.folder).read("evaluation.json")
+    again = evaluate(str(recipe.folder), [])
+    assert again["accuracy"] == during["accuracy"]
+    assert again["log_loss"] == during["log_loss"]
+    other = evaluate(
+        str(recipe.folder / "model"),
+        [f"data.train={write_rows('other.jsonl', pair_rows(20))}"],
+        output=tmp_path / "out",
+    )
+    assert other["num_pairs"] == 20
+    assert "accuracy reward model, score" in capsys.readouterr().out
+    with pytest.raises(ModelError, match=r"not a complete trained reward model"):
+        evaluate(str(base), [f"data.train={recipe.data.train}", "loss=bradley_terry"], output=tmp_path / "none")
+
+
+def test_the_card_is_a_reward_models(recipe_of):
+    recipe = recipe_of("adapter.rank=2", "train.max_steps=2")
+    run_recipe(recipe, QUIET, page=False)
+    card = (recipe.folder / "model" / "README.md").read_text()
+    for part in ("pipeline_tag: text-classification", "- reward-model", "A reward model, trained from", "accuracy of scores",
+                 "AutoPeftModelForSequenceClassification.from_pretrained"):  # fmt: skip
+        assert part in card
+    assert "AutoModelForCausalLM" not in card
+
+
+def test_a_plan_counts_one_score_and_no_samples(recipe_of):
+    recipe = recipe_of()
+    planner = Planner(recipe, Fleet(1, parse_fleet("1xH100-80GB").device, here=False))
+    plan = planner.plan()
+    assert (plan.size.architecture, plan.size.head, plan.size.vocabulary) == ("LlamaForSequenceClassification", 16, 1)
+    model = AutoModelForSequenceClassification.from_pretrained(recipe.model.path, num_labels=1)
+    assert plan.size.total == sum(weight.numel() for weight in model.parameters())
+    assert set(plan.phases[0].seconds) == {"training", "held-out loss"}
+
+
+def test_large_margins_are_told_and_scaled(recipe_of):
+    rows = [row | {"score_chosen": 9, "score_rejected": 1} for row in pair_rows()]
+    recipe = recipe_of("train.max_steps=1", rows=rows)
+    run_recipe(recipe, QUIET, page=False)
+    findings = RunFolder(recipe.folder).read("data.json")["findings"]
+    assert "are 8 on average" in next(one["message"] for one in findings if one["code"] == "large_margin")
+    losses = [line["eval/loss"] for line in lines_of(recipe) if "eval/loss" in line]
+    assert losses[0] == pytest.approx(8, abs=0.5)  # -log sigmoid(0 - 8)
+    quiet = recipe_of("train.max_steps=1", "loss.margin_scale=0", rows=rows, name="quiet")
+    run_recipe(quiet, QUIET, page=False)
+    findings = RunFolder(quiet.folder).read("data.json")["findings"]
+    assert "large_margin" not in {one["code"] for one in findings}
+
+
+def test_a_run_is_the_proxy_of_a_study(recipe_of):
+    recipe = recipe_of()
+    run_recipe(recipe, QUIET, page=False)
+    reward = rewarding(str(recipe.folder))
+    row = pair_rows(1)[0]
+    chosen, rejected = reward([row["prompt"]] * 2, [row["chosen"], row["rejected"]])
+    assert chosen > rejected + 1
+
+
+def test_a_study_trains_no_reward_model():
+    with pytest.raises(ConfigError, match="a study compares policies, and bradley_terry trains a reward model"):
+        load(GridRecipe, None, ["output=study", "task.name=world", "methods=[{loss: bradley_terry}]"])
+
+
+def test_the_doctor_has_no_reference_to_check(recipe_of, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump(recipe_of()))
+    with pytest.raises(ConfigError, match="a reward model has none"):
+        doctor(str(path), [], None, False, 0, reference_check=True)

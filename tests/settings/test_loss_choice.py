@@ -15,18 +15,21 @@ from exptilt.errors import ConfigError
 from exptilt.losses.from_choice import build_loss
 from exptilt.settings.declaration import as_dict
 from exptilt.settings.load import dump, load, schema
-from exptilt.settings.loss_choice import LossChoice, choice_of, policy_names
+from exptilt.settings.loss_choice import LossChoice, choice_of, policy_names, reward_model_names
 from exptilt.settings.ranges import _constraints
 from exptilt.settings.recipe import Recipe
 
-LOSSES = [member() for member in get_args(L.AnyLoss)]
+POLICY = [member() for member in get_args(L.AnyLoss)]
+REWARD = [member() for member in get_args(L.AnyRewardLoss)]
+LOSSES = [*POLICY, *REWARD]
 BARE = ["output=run", "model.path=m", "data.train=rows.jsonl"]
 
 
-def test_every_policy_loss_can_be_chosen_and_no_reward_model():
-    assert policy_names() == tuple(loss.name for loss in LOSSES)
-    with pytest.raises(ConfigError, match=r"recipe: loss.name: unknown name 'bradley_terry'"):
-        LossChoice.of("bradley_terry")
+def test_every_loss_can_be_chosen_that_of_a_reward_model_too():
+    assert policy_names() == tuple(loss.name for loss in POLICY)
+    assert reward_model_names() == tuple(loss.name for loss in REWARD) == ("bradley_terry", "plackett_luce_reward")
+    with pytest.raises(ConfigError, match=r"recipe: loss.name: unknown name 'bradley'; did you mean 'bradley_terry'"):
+        LossChoice.of("bradley")
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)

@@ -147,7 +147,7 @@ def test_changed_source_is_another_recipe_and_is_not_built(own, tmp_path):
         ("{import: 3}", "loss: import must be `package.module:Name`, got 3"),
         ("{import: OWN:Plain}", "loss: import OWN:Plain: is no loss (no kind); subclass exptilt.losses.Loss"),
         ("{import: OWN:number, beta: 1}", "import OWN:number: is no class, so it takes no settings; got beta"),
-        ("{import: OWN:OfRewards}", "its kind is reward; here a loss is of kind completion, list, pair, unpaired"),
+        ("{name: mixture, terms: [{loss: {import: OWN:OfRewards}}]}", "its kind is reward; here a loss is of kind pair"),
         ("{name: mixture, terms: [{loss: {import: OWN:Plain}}]}", "loss.terms.0.loss: import OWN:Plain: is no loss"),
     ],
 )  # fmt: skip
@@ -206,3 +206,12 @@ def test_config_says_how_a_part_of_ones_own_is_named(tmp_path):
     assert "import: package.module:MyLoss" in " ".join(shown.split())
     shown = subprocess.run([*words, "loss.import"], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert "package.module:Name" in shown
+
+
+def test_a_loss_of_your_own_may_train_a_reward_model(own):
+    recipe = load(Recipe, None, [*BARE, f"loss={{import: {own}:OfRewards}}"])
+    assert recipe.loss.kind == "reward"
+    with pytest.raises(
+        ConfigError, match="train.eval_samples belongs to policies, and loss mine trains a reward model"
+    ):
+        load(Recipe, None, [*BARE, f"loss={{import: {own}:OfRewards}}", "train.eval_samples=2"])

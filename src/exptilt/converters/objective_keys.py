@@ -24,6 +24,7 @@ _BY_CLASS = {
 _ELSEWHERE = {"ppo", "grpo", "gdpo", "ebft", "online_dpo", "rloo", "pt", "nash_md", "xpo"}
 """Objectives that need own samples or no preferences at all."""
 _FURTHER: Mapping[str, Mapping[str, str]] = {
+    "bradley_terry": {"center_rewards_coefficient": "centering"},
     "simpo": {"simpo_gamma": "gamma", "cpo_alpha": ""},
     "cpo": {"cpo_alpha": "nll_weight"},
     "orpo": {"orpo_alpha": "lam", "beta": "lam", "pref_beta": "lam"},

@@ -176,8 +176,8 @@ def task_of(folder: str | Path) -> str | None:
 
 
 def is_score_adapter(folder: str | Path) -> bool:
-    """Tell whether an adapter is that of a reward model."""
-    return task_of(folder) == SCORE_HEAD.peft_task
+    """Tell whether a folder holds the adapter of a reward model."""
+    return is_adapter(folder) and task_of(folder) == SCORE_HEAD.peft_task
 
 
 def load_adapter(base: PreTrainedModel, folder: str | Path, *, name: str = "default", trainable: bool = False) -> Any:

@@ -427,3 +427,20 @@ def test_a_condition_nothing_measures_is_said_once(caplog):
     assert "'eval/kl > 30' can never stop this run" in first
     assert "set train.eval_samples" in first
     assert "measured are train/loss" in second
+
+
+def scores(spread, accuracy=0.7, loss=0.6):
+    return {"loss": loss, "grad_norm": 1.0, "accuracy": accuracy, "spread": spread}
+
+
+def test_a_reward_model_that_says_the_same_of_everything():
+    facts = Facts(loss="bradley_terry", learning_rate=1e-6)
+    (caution,) = said(train(*[scores(0.01)] * 6), facts)
+    assert (caution.name, caution.value, caution.limit) == ("flat", 0.01, 0.05)
+    assert caution.advice == "raise optim.learning_rate, now 1e-06"
+    assert said(train(*[scores(0.4)] * 6), facts) == []
+
+
+def test_a_reward_model_with_nothing_left_to_learn():
+    (caution,) = said(train(*[scores(8.0, accuracy=1.0, loss=0.001)] * 6), Facts(loss="bradley_terry"))
+    assert caution.name == "saturated"
