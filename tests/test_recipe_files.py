@@ -59,3 +59,24 @@ def test_hh_runs_on_its_first_rows(tmp_path):
     assert accuracy["n"] <= rows["test"]
     assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
     assert "<svg" in (outcome.folder.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_reward_model_is_trained_on_the_first_rows(tmp_path):
+    if not HARMLESS.is_file():
+        pytest.skip(f"no real data at {DATA}; set EXPTILT_DATA")
+    small = [
+        f"output={tmp_path / 'run'}",
+        f"data.train={HARMLESS}",
+        "data.limit=120",
+        "model.config={hidden_size: 32, num_layers: 1, num_heads: 2, vocab_size: 400, max_positions: 768}",
+        "train.epochs=1",
+        "train.eval_every=2",
+    ]
+    outcome = run_recipe(load(Recipe, ROOT / "recipes" / "reward-model.yaml", small))
+    folder = RunFolder(outcome.folder.path)
+    assert outcome.finished
+    assert folder.run.kept.metric == "eval/accuracy"
+    evaluation = folder.read("evaluation.json")
+    accuracy = evaluation["accuracy"]["reward_model"]["score"]
+    assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
+    assert evaluation["num_pairs"] == folder.read("data.json")["test"]["kept"]

@@ -212,6 +212,6 @@ def test_a_loss_of_your_own_may_train_a_reward_model(own):
     recipe = load(Recipe, None, [*BARE, f"loss={{import: {own}:OfRewards}}"])
     assert recipe.loss.kind == "reward"
     with pytest.raises(
-        ConfigError, match="train.eval_samples belongs to policies, and loss mine trains a reward model"
+        ConfigError, match=r"train.eval_samples belongs to policies, and loss mine trains a reward model"
     ):
         load(Recipe, None, [*BARE, f"loss={{import: {own}:OfRewards}}", "train.eval_samples=2"])

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from exptilt.errors import NonFiniteError
 from exptilt.losses import BradleyTerry, PlackettLuceReward
 from exptilt.training.objective import Objective
 from exptilt.types import LogProbs
@@ -28,8 +31,6 @@ def test_metrics_of_pairs_are_sums_over_rows_and_completions(draw_rows):
 
 
 def test_margins_of_rows_are_scaled_and_a_row_without_one_has_none(draw_rows):
-    from dataclasses import replace
-
     rows = draw_rows("reward", num=2)
     rows[1] = replace(rows[1], label=replace(rows[1].label, margin=None), weight=0.0)
     gap = 1.0 - 0.5 * rows[0].label.margin
@@ -49,3 +50,9 @@ def test_of_a_list_the_best_stands_against_the_mean_of_the_others(draw_rows):
     assert means["margin"] == pytest.approx(scores[best] - sum(others) / 2)
     assert means["accuracy"] == float(scores[best] == 4.0)
     assert (means["mean_reward"], means["spread"]) == pytest.approx((7 / 3, 3.0))
+
+
+def test_a_score_that_is_not_finite_is_named_as_one(draw_rows):
+    rows = draw_rows("reward", num=2)
+    with pytest.raises(NonFiniteError, match=r"the score of 1 row is not finite, no weight was moved: rows\.jsonl:2\."):
+        Objective(BradleyTerry())(rows, scored(2.0, 1.0, float("nan"), 3.0), None)

@@ -72,7 +72,8 @@ class Objective:
         scores = _Scores.of(policy, reference, completions_per_row(self.loss) or 1)
         if self.loss.kind.scores:
             sizes = torch.tensor([len(group.completions) for group in groups])
-            return _output(groups, scores, result, score_measures(result, columns, policy.detach().sum(), sizes))
+            measured = score_measures(result, columns, policy.detach().sum(), sizes)
+            return replace(_output(groups, scores, result, measured), scored="score")
         if self.loss.kind.is_paired and scores.references is not None:
             columns["indistinct"] = _indistinct(scores)
         measured = {f"rewards/{name}": value for name, value in result.rewards(columns).items()}

@@ -24,9 +24,11 @@ class Output:
     or tokens for a token mean. Its sum is not finite where the loss or a log-probability of any row is not."""
     groups: Sequence[Group]
     scores: Tensor
-    """(C,) log-probabilities of all completions of these groups, nats."""
+    """(C,) log-probabilities of all completions of these groups, nats, or scores of a reward model."""
     losses: Tensor
     """(B,) of the rows, nats."""
+    scored: str = "log-probability"
+    """What `scores` are; of a reward model "score"."""
 
     @property
     def weight(self) -> float:
@@ -34,12 +36,12 @@ class Output:
         return self.sums.totals["loss"][1]
 
     def faults(self) -> list[tuple[str, str]]:
-        """Every row with a value that is not finite: "log-probability" or "loss", and the row's id."""
+        """Every row with a value that is not finite: `scored` or "loss", and the row's id."""
         owners = [group.id for group in self.groups for _ in group.completions]
         rows = [group.id for group in self.groups]
         return [
             (what, names[index])
-            for what, names, values in (("log-probability", owners, self.scores), ("loss", rows, self.losses))
+            for what, names, values in ((self.scored, owners, self.scores), ("loss", rows, self.losses))
             for index in (~values.isfinite()).nonzero().flatten().tolist()
         ]
 
@@ -54,8 +56,8 @@ def no_weight(groups: Sequence[Group]) -> TrainingError:
 
 
 def not_finite(faults: Sequence[tuple[str, str]]) -> NonFiniteError:
-    """The error that names rows; losses are named only if all log-probabilities are finite."""
-    what = min((what for what, _ in faults), key=("log-probability", "loss").index, default="loss")
+    """The error that names rows; losses are named only if all that they are formed from is finite."""
+    what = min((what for what, _ in faults), key=lambda what: what == "loss", default="loss")
     named = list(dict.fromkeys(row for kind, row in faults if kind == what))
     rows = f"{what} of {counted(len(named), 'row')}" if named else "sum of the loss over rows"
     return NonFiniteError(

@@ -35,7 +35,7 @@ def test_calibration_is_never_called_good():
     error = Calibration(ece=0.1, error=around(0.06, 0.02), null_band=(0.01, 0.05))
     assert about_calibration(Evaluation(calibration=error)).answer == "No"
     fine = error.model_copy(update={"error": around(0.02, 0.02)})
-    assert about_calibration(Evaluation(calibration=fine)).answer == "Not distinguishable from it"
+    assert about_calibration(Evaluation(calibration=fine)).answer == "Not distinguishable"
     assert about_calibration(Evaluation()).tone == "none"
 
 

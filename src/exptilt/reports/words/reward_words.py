@@ -56,7 +56,7 @@ def about_calibration(evaluation: Evaluation) -> PageAnswer:
     )
     if compare(found.error, 0.0) == "above":
         return PageAnswer(CALIBRATED, "No", detail, "bad")
-    return PageAnswer(CALIBRATED, "Not distinguishable from it", detail, "unsure")
+    return PageAnswer(CALIBRATED, "Not distinguishable", detail, "unsure")
 
 
 def about_optimising(frontier: Frontier | None) -> PageAnswer:
