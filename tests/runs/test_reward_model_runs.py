@@ -259,6 +259,12 @@ def test_models_that_are_no_start_are_one_line(recipe_of, base, tmp_path):
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "two")
     with pytest.raises(ModelError, match=r"two: has 2 labels; a reward model has one"):
         run_recipe(recipe_of(f"model.path={tmp_path / 'two'}"), QUIET, page=False)
+    one = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    lost = {name: weight for name, weight in one.state_dict().items() if name != "score.weight"}
+    one.save_pretrained(tmp_path / "lost", state_dict=lost)
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "lost")
+    with pytest.raises(ModelError, match=r"lost: the folder lacks 1 weight, which would start random \(first: score"):
+        run_recipe(recipe_of(f"model.path={tmp_path / 'lost'}", name="of lost"), QUIET, page=False)
     policy = recipe_of("loss=dpo", "adapter.rank=2", "evaluate.num_prompts=0", "train.max_steps=1", name="policy")
     run_recipe(policy, QUIET, page=False)
     adapter = policy.folder / "model"

@@ -121,7 +121,8 @@ def require_all_read(
     Raises:
         ModelError: weights are missing or unread; the message names them.
     """
-    missing = sorted(name for name in info["missing_keys"] if name not in head.made)
+    made = () if head.wrote(config) else head.made
+    missing = sorted(name for name in info["missing_keys"] if name not in made)
     unread = sorted(name for name in info["unexpected_keys"] if not name.endswith(_BUFFERS))
     unread = [name for name in unread if not name.startswith(head.left)] if head.left else unread
     misfits = sorted(info.get("mismatched_keys") or ())

@@ -33,7 +33,7 @@ class ModelHead:
     labels: int | None = None
     """`num_labels` of the configuration; None where it has no meaning."""
     made: tuple[str, ...] = ()
-    """Names of weights that start random where a folder lacks them."""
+    """Names of weights that start random in the folder of a model with another head."""
     left: tuple[str, ...] = ()
     """Beginnings of names of weights that a folder may hold unread: another head."""
 
@@ -51,9 +51,14 @@ class ModelHead:
             )
         if self.labels is None or given.num_labels == self.labels:
             return given
-        if any("SequenceClassification" in name for name in given.architectures or ()):
+        if self.wrote(given):
             raise ModelError(f"{path}: has {given.num_labels} labels; a reward model has one")
         return self.own(given)
+
+    def wrote(self, config: PreTrainedConfig) -> bool:
+        """Tell whether the folder of a configuration was saved with such a head."""
+        task = self.auto.__name__.removeprefix("AutoModelFor")
+        return any(name.endswith(f"For{task}") for name in config.architectures or ())
 
     def own(self, architecture: PreTrainedConfig) -> PreTrainedConfig:
         """A copy of an architecture's configuration for this head."""
