@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -200,7 +201,7 @@ def _quiet_about(head: ModelHead) -> Iterator[None]:
     """Hide transformers' report on weights that are missing or unread where a new head is expected; ours says what is wrong."""
     before = transformers_logging.get_verbosity()
     if head.made:
-        transformers_logging.set_verbosity(transformers_logging.ERROR)
+        transformers_logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
