@@ -93,6 +93,18 @@ def test_rankings_and_ratings_are_read_by_training(tmp_path, tokenizer):
         assert len(prepare(DataConfig(train=str(tmp_path / f"{name}.jsonl")), tokenizer, kind, None).train) == count
 
 
+def test_rows_of_every_kind_keep_the_tokens_that_were_drawn(tmp_path, tokenizer):
+    folder = samples(tmp_path / "s.jsonl", {"the film": ["good", "was bad", "plot"]}, tokenizer)
+    settings = [f"samples=[{folder}]", "reward.kind=length"]
+    (ranking,) = run(tmp_path / "rankings.jsonl", *settings, "rows=ranking")
+    ratings = run(tmp_path / "ratings.jsonl", *settings, "rows=rating", "threshold=4")
+    drawn = [[*map(ord_of(tokenizer), text), tokenizer.eos_token_id] for text in ("good", "was bad", "plot")]
+    assert ranking["completions_ids"] == [row["completion_ids"] for row in ratings] == drawn
+    for name, kind in (("rankings", LIST), ("ratings", UNPAIRED)):
+        train = prepare(DataConfig(train=str(tmp_path / f"{name}.jsonl")), tokenizer, kind, None).train
+        assert [part.ids.tolist() for group in train for part in group.completions] == drawn
+
+
 def test_preferences_are_trained_on_the_tokens_that_were_drawn(tmp_path, tokenizer):
     folder = samples(tmp_path / "s.jsonl", {"the film": ["good", "was bad"]}, tokenizer)
     (row,) = run(tmp_path / "pairs.jsonl", f"samples=[{folder}]", "reward.kind=length")

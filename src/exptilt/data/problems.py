@@ -68,7 +68,7 @@ CATALOGUE: dict[str, Problem] = {
     ),
     "foreign_ids": Problem(
         "token ids of the row do not read as its text with this tokenizer, so the text is encoded instead",
-        fix="draw and train with one tokenizer, or leave out prompt_ids, chosen_ids and rejected_ids",
+        fix="draw and train with one tokenizer and one chat template, or leave out the columns of ids in data.ignore_columns",
     ),
     # one example is not worth training on as it stands
     "empty": Problem("a completion is empty or only white space", "on_empty", fix=_REPAIR),

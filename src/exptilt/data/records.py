@@ -18,11 +18,19 @@ TemplateArgs = Mapping[str, Any]
 
 
 class DrawnIds(NamedTuple):
-    """Token ids of a preference as they were sampled: text does not always become the same tokens again."""
+    """Token ids of a row as they were sampled: text does not always become the same tokens again.
+
+    Example:
+        >>> DrawnIds((5,), ((7, 2), (8, 2), (9, 2))).only(2, 0)
+        DrawnIds(prompt=(5,), completions=((9, 2), (7, 2)))
+    """
 
     prompt: tuple[int, ...]
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
+    completions: tuple[tuple[int, ...], ...]
+
+    def only(self, *positions: int) -> DrawnIds:
+        """Those of some completions, by position."""
+        return self._replace(completions=tuple(self.completions[at] for at in positions))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +83,8 @@ class Ranking:
     weight: float = 1.0
     section: str | None = None
     """What part of a benchmark it belongs to, if the source says so."""
+    drawn_ids: DrawnIds | None = None
+    """As a preference's."""
     template_args: TemplateArgs = field(default_factory=dict)
 
     @property
@@ -93,6 +103,8 @@ class Rating:
     desirable: bool
     score: float | None = None
     weight: float = 1.0
+    drawn_ids: DrawnIds | None = None
+    """As a preference's."""
     template_args: TemplateArgs = field(default_factory=dict)
 
     @property
@@ -119,6 +131,8 @@ class Demonstration:
     prompt: Text
     completion: Text
     weight: float = 1.0
+    drawn_ids: DrawnIds | None = None
+    """As a preference's."""
     template_args: TemplateArgs = field(default_factory=dict)
 
     @property

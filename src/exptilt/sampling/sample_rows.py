@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from exptilt.data.records import Text
 from exptilt.disk import append, refusals, write_whole
 from exptilt.errors import CheckpointError, DataError
@@ -155,6 +157,19 @@ def read_samples(path: Path) -> Iterator[SampleRow]:
             except ValueError:
                 raise DataError(f"{file}:{number}: is not valid JSON; is `exptilt sample` still at work?") from None
             yield SampleRow.read(row, f"{file}:{number}")
+
+
+def model_of_samples(path: Path) -> str | None:
+    """The model that a folder's samples were drawn from, by name; None of a file that says nothing of it."""
+    stated = path / SAMPLING
+    if not stated.is_file():
+        return None
+    request = yaml.safe_load(stated.read_text("utf-8"))
+    for section, name in (("server", "model"), ("model", "path"), ("model", "adapter")):
+        value = (request.get(section) or {}).get(name)
+        if value:
+            return str(value)
+    return None
 
 
 def _first_difference(old: str, new: str) -> str:

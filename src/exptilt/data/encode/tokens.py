@@ -14,7 +14,7 @@ from exptilt.data.encode.chat_templates import SCRATCH, reads
 from exptilt.data.encode.render import Rendered, Renderer, Span, Template, Whole
 from exptilt.data.groups import Completion, TokenIds
 from exptilt.data.problems import RowError
-from exptilt.data.records import Preference, Record, TemplateArgs, Text, words_of
+from exptilt.data.records import Record, TemplateArgs, Text, words_of
 from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.data.turns import said_by
 from exptilt.errors import DataError
@@ -103,7 +103,7 @@ class Encoder:
                 encoded.append(None)
                 continue
             tokens, codes = self._encode(record, item, ids[item.prompt], [ids[whole.text] for whole in item.wholes])
-            tokens, of_ids = self._as_drawn(record, tokens)
+            tokens, of_ids = self._as_drawn(record, tokens, self._with_bos(ids[item.prompt], item.by_template))
             encoded.append(tokens)
             for code in (*codes, *of_ids):
                 account += Account.of(code, record.id)
@@ -121,15 +121,20 @@ class Encoder:
         pairs = zip(prompts, ids, strict=True)
         return [_array(self._with_bos(part, self.renderer.uses_template(prompt))) for prompt, part in pairs]
 
-    def _as_drawn(self, record: Record, encoded: Encoded) -> tuple[Encoded, tuple[str, ...]]:
-        """A preference in the tokens it was sampled in, if the row has them and they read as its text; codes of findings."""
-        drawn = record.drawn_ids if isinstance(record, Preference) else None
+    def _as_drawn(self, record: Record, encoded: Encoded, prompt: list[int]) -> tuple[Encoded, tuple[str, ...]]:
+        """A record in the tokens it was sampled in, if the row has them and they read as its text; codes of findings."""
+        drawn = record.drawn_ids
         if drawn is None:
             return encoded, ()
         texts = [words_of(text) for text in record.completions]
-        if max(max(ids) for ids in drawn) >= len(self._tokenizer) or not all(map(self._reads_as, drawn[1:], texts)):
+        is_known = max(map(max, (drawn.prompt, *drawn.completions))) < len(self._tokenizer)
+        if not is_known or self._tokenizer.decode(list(drawn.prompt)) != self._tokenizer.decode(prompt):
             return encoded, ("foreign_ids",)
-        completions = tuple(Completion(_array(list(ids)), np.ones(len(ids), dtype=np.bool_)) for ids in drawn[1:])
+        if not all(map(self._reads_as, drawn.completions, texts)):
+            return encoded, ("foreign_ids",)
+        completions = tuple(
+            Completion(_array(list(ids)), np.ones(len(ids), dtype=np.bool_)) for ids in drawn.completions
+        )
         made = Encoded(_array(list(drawn.prompt)), completions, encoded.num_leading)
         own, sampled = ((one.prompt, *(part.ids for part in one.completions)) for one in (encoded, made))
         return made, () if all(map(np.array_equal, own, sampled)) else ("drawn_ids",)

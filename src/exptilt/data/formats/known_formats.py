@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exptilt.data.formats import gathered, hh, judged, listed, pairs, ranked, renamed, single
+from exptilt.data.formats import gathered, hh, judged, listed, pairs, ranked, renamed, single, token_ids
 from exptilt.data.formats.fields import COMPLETIONS, PROMPTS
 from exptilt.data.formats.row_context import CONTEXT
 from exptilt.data.formats.structured_text import structure_in
@@ -132,7 +132,7 @@ def _adapter(
 
 
 _TWO = ("input", *PROMPTS, *(name for names in judged.SIDES for name in names))
-_SHOWN = ("input", "context", *PROMPTS, *COMPLETIONS)
+_SHOWN = ("input", "context", *PROMPTS, *COMPLETIONS, *token_ids.OF_ONE)
 _DISTILABEL = (
     "rationale rationales labelling_prompt raw_labelling_response generations generation_prompt new_generations "
     "raw_generation_responses original_chosen original_rejected original_response ratings"
@@ -150,7 +150,8 @@ ADAPTERS: tuple[Adapter, ...] = (
              ("input", "output", *_PAIR), beside=_DISTILABEL),
     _adapter("sharegpt", "conversations chosen rejected", pairs.sharegpt, _after_a_dialogue,
              (*pairs.DIALOGUES, *_PAIR)),
-    _adapter("preference", "prompt chosen rejected", pairs.preference, _has("chosen", "rejected"), ("messages", *pairs.IDS, *_PAIR),
+    _adapter("preference", "prompt chosen rejected", pairs.preference, _has("chosen", "rejected"),
+             ("messages", "both_desirable", *token_ids.OF_PAIR, *_PAIR),
              beside=f"all_generated_responses all_rm_scores conversation turns {_DISTILABEL}"),
     _adapter("argilla", "instruction chosen_response rejected_response", renamed.argilla, None,
              ("input", "context", *_PAIR)),
@@ -200,7 +201,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     _adapter("generations", "instruction generations ratings", listed.generations, _has("generations", "ratings"),
              ("input", "context", *PROMPTS), beside="rationales rationale labelling_prompt raw_labelling_response"),
     _adapter("ranking", "prompt completions ranks", ranked.ranking,
-             lambda row: _has("prompt", "completions")(row) and ("ranks" in row or "scores" in row), ("scores",)),
+             lambda row: _has("prompt", "completions")(row) and ("ranks" in row or "scores" in row), ("scores", *token_ids.OF_LIST)),
     _adapter("stepwise", "prompt completions labels", single.stepwise),
     _adapter("rating", "prompt completion label", single.rating, _rated, (*_SHOWN, *single.LABELS, *single.SCORES)),
     _adapter("rated_messages", "messages label", single.rated_messages,

@@ -143,8 +143,7 @@ def _decoded(value: Any, column: str) -> Any:
 
 def _with_texts(record: Record, prompt: Text, completions: tuple[Text, ...]) -> Record:
     if isinstance(record, Preference):
-        ids = record.drawn_ids if prompt == record.prompt else None  # they are of the prompt without its context
-        return replace(record, prompt=prompt, chosen=completions[0], rejected=completions[1], drawn_ids=ids)
+        return replace(record, prompt=prompt, chosen=completions[0], rejected=completions[1])
     if isinstance(record, Ranking):
         return replace(record, prompt=prompt, completions=completions)
     return replace(record, prompt=prompt, completion=completions[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from exptilt.data.formats.dialogues import divided, same_turns
@@ -18,6 +19,7 @@ from exptilt.data.formats.fields import (
     turns,
     yes_or_no,
 )
+from exptilt.data.formats.token_ids import ids_of_one
 from exptilt.data.problems import RowError
 from exptilt.data.records import Demonstration, Message, Rating, Text, as_turns
 
@@ -36,7 +38,7 @@ def rating(row: Row, row_id: str) -> Rating:
     """`prompt`, `completion` and `label`, or other names in use for them (KTO of Axolotl, LLaMA-Factory, ms-swift)."""
     has_prompt = any(row.get(name) is not None for name in (*PROMPTS, "input"))
     prompt, completion = _divided(prompt_of(row) if has_prompt else None, completion_of(row))
-    return _rated(row, row_id, prompt, completion)
+    return replace(_rated(row, row_id, prompt, completion), drawn_ids=ids_of_one(row))
 
 
 def rated_messages(row: Row, row_id: str) -> Rating:
@@ -51,7 +53,7 @@ def rated_messages(row: Row, row_id: str) -> Rating:
 def demonstration(row: Row, row_id: str) -> Demonstration:
     """A prompt and one completion, under the names in use for them: `prompt` and `completion`, `question` and so on."""
     prompt, completion = _divided(prompt_of(row), completion_of(row))
-    return Demonstration(id=row_id, prompt=prompt, completion=completion)
+    return Demonstration(id=row_id, prompt=prompt, completion=completion, drawn_ids=ids_of_one(row))
 
 
 def messages(row: Row, row_id: str) -> Demonstration:
