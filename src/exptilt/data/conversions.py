@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import combinations, pairwise
 from typing import Any, Literal
 
-from exptilt.data.records import Demonstration, DrawnIds, Preference, Ranking, Rating, Record, Text
+from exptilt.data.records import Demonstration, DrawnIds, Preference, Prompt, Ranking, Rating, Record, Text, words_of
 from exptilt.errors import DataError
 from exptilt.kinds import Kind, kind_of
 from exptilt.labels import Desirable, Label, Preferred, Ranked
@@ -127,6 +127,18 @@ def rating_to_demonstration(rating: Rating) -> Demonstration:
     )
 
 
+def record_to_prompt(record: Record) -> Prompt:
+    """Keep the prompt, and of a completion to imitate its words as the right answer. It loses completions and labels."""
+    answer = words_of(record.completion) if isinstance(record, Demonstration) else None
+    return Prompt(
+        id=record.id,
+        prompt=record.prompt,
+        answer=answer or None,
+        weight=record.weight,
+        template_args=record.template_args,
+    )
+
+
 _CONVERSIONS: dict[tuple[type[Record], type[Label] | None], Callable[[Any, PairChoice], Converted]] = {
     (Preference, None): lambda record, _: (preference_to_demonstration(record),),
     (Preference, Desirable): lambda record, _: preference_to_ratings(record) or "unlabelled",
@@ -156,6 +168,10 @@ def convert(record: Record, kind: Kind | str, choice: PairChoice = "all") -> Con
         DataError: where such a conversion would have to invent something (pairs of single completions).
     """
     kind = kind_of(kind)
+    if isinstance(record, Prompt):
+        return "prompt_only" if kind.is_trained else (record,)
+    if not kind.is_trained:
+        return (record_to_prompt(record),)
     if isinstance(record.label, kind.label or type(None)):
         return (record,)
     conversion = _CONVERSIONS.get((type(record), kind.label))

@@ -46,6 +46,11 @@ CATALOGUE: dict[str, Problem] = {
         "on_invalid",
         fix="take the column out of the file if the text stands without it",
     ),
+    "prompt_only": Problem(
+        "the row is a prompt without a completion, so there is nothing to train on",
+        "on_invalid",
+        fix="draw completions with `exptilt sample`, or name their column: data.columns={completion: NAME}",
+    ),
     "unjudged": Problem("a judgement failed, so there is no preference", "on_invalid", fix="judge the row again"),
     "alone": Problem("a prompt has only one completion to compare", "on_invalid", fix="leave the row out"),
     "template_refused": Problem(

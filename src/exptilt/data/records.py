@@ -151,7 +151,39 @@ class Demonstration:
         return
 
 
-Record = Preference | Ranking | Rating | Demonstration
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A prompt alone: nothing to train on, and something to sample from."""
+
+    id: str
+    prompt: Text
+    answer: str | None = None
+    """The right answer, if the source gives one."""
+    weight: float = 1.0
+    template_args: TemplateArgs = field(default_factory=dict)
+
+    @property
+    def completions(self) -> tuple[Text, ...]:
+        """None at all."""
+        return ()
+
+    @property
+    def label(self) -> None:
+        """A prompt has no label."""
+        return
+
+    @property
+    def scores(self) -> None:
+        """A prompt has no score."""
+        return
+
+    @property
+    def drawn_ids(self) -> None:
+        """A prompt is tokenised when it is sampled from."""
+        return
+
+
+Record = Preference | Ranking | Rating | Demonstration | Prompt
 
 
 def as_turns(text: Text, role: str) -> tuple[Message, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from exptilt.data.records import Text
+from exptilt.data.records import TemplateArgs, Text
 from exptilt.disk import append, refusals, write_whole
 from exptilt.errors import CheckpointError, DataError
 from exptilt.run_folder.file_names import SAMPLED, SAMPLING
@@ -72,14 +72,15 @@ class SampleRow:
             raise DataError(f"{where}: is no row of samples ({error})") from None
 
 
-def prompt_id(prompt: Text) -> str:
-    """32 hexadecimal digits, equal for equal prompts.
+def prompt_id(prompt: Text, template_args: TemplateArgs | None = None) -> str:
+    """32 hexadecimal digits, equal for equal prompts with equal arguments for the chat template.
 
     Example:
-        >>> prompt_id("a") == prompt_id("a"), prompt_id("a") == prompt_id("b")
-        (True, False)
+        >>> prompt_id("a") == prompt_id("a"), prompt_id("a") == prompt_id("b"), prompt_id("a") == prompt_id("a", {"tools": ["t"]})
+        (True, False, False)
     """
-    content = json.dumps(prompt if isinstance(prompt, str) else [dict(turn) for turn in prompt], sort_keys=True)
+    said = prompt if isinstance(prompt, str) else [dict(turn) for turn in prompt]
+    content = json.dumps([said, dict(template_args)] if template_args else said, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

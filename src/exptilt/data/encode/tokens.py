@@ -187,7 +187,7 @@ class Encoder:
     ) -> tuple[Encoded, list[str]]:
         """A rendered record as token ids, and the codes of what has to be noted of it."""
         pieces, codes = self._pieces(item, prompt, wholes)
-        shared = min(piece.start for piece in pieces)
+        shared = min((piece.start for piece in pieces), default=len(prompt))
         completions = [self._ended(item, piece, whole) for piece, whole in zip(pieces, item.wholes, strict=True)]
         codes += ["missing_end" for whole in item.wholes if self._lacks_end(item, whole)]
         front = self._with_bos(prompt[:shared], item.by_template)
@@ -201,7 +201,7 @@ class Encoder:
             if not front and counted:
                 counted[0] = False
             made.append(Completion(ids=_array(ids), counted=np.array(counted, dtype=np.bool_)))
-        if not front:
+        if not front and made:
             codes.append("first_token_unscored")
         codes += self._odd_tokens(record, [prompt, *wholes])
         num_leading = len(self._bos) if self._bos and front[: len(self._bos)] == self._bos else 0
@@ -292,12 +292,28 @@ def encode_prompts(
     prompts: Sequence[Text],
     template: Template = "auto",
     template_args: Sequence[TemplateArgs] | None = None,
+    *,
+    template_args_of_all: TemplateArgs | None = None,
+    fold_system: bool = False,
 ) -> list[TokenIds]:
     """Token ids to sample from: equal to the prompts of groups that `Encoder.encode` makes of such records by `split`.
 
-    `template_args` are the records' own, one per prompt, where rows have tools or arguments for the template.
+    Args:
+        tokenizer: with the chat template that is meant.
+        prompts: text or turns.
+        template: as `data.template`.
+        template_args: the records' own, one per prompt, where rows have tools or arguments for the template.
+        template_args_of_all: as `data.template_args`.
+        fold_system: as `data.fold_system`.
     """
-    return Encoder(tokenizer, decisions=Decisions({}), template=template).prompts(prompts, template_args)
+    encoder = Encoder(
+        tokenizer,
+        decisions=Decisions({}),
+        template=template,
+        template_args=template_args_of_all,
+        fold_system=fold_system,
+    )
+    return encoder.prompts(prompts, template_args)
 
 
 def _spoken(record: Record) -> Iterator[str]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from exptilt.data.formats import gathered, hh, judged, listed, pairs, ranked, renamed, single, token_ids
+from exptilt.data.formats.column_names import meaning_of
 from exptilt.data.formats.fields import COMPLETIONS, PROMPTS
 from exptilt.data.formats.row_context import CONTEXT
 from exptilt.data.formats.structured_text import structure_in
 from exptilt.data.records import Record
+from exptilt.wording import SURE, nearest
 
 Row = Mapping[str, Any]
 ALWAYS = frozenset({"id", *CONTEXT})
@@ -105,6 +107,13 @@ def _one_completion(row: Row) -> bool:
 def _rated(row: Row) -> bool:
     asked = bool(row.keys() & {*PROMPTS, "input"}) or not isinstance(row.get("completion"), str)
     return asked and bool(row.keys() & set(COMPLETIONS)) and bool(row.keys() & set(single.LABELS))
+
+
+def _prompt_alone(row: Row) -> bool:
+    """Accept a prompt beside columns that say nothing a row needs; one that may be a misspelled completion says something."""
+    others = row.keys() - {*ALWAYS, "input", *PROMPTS, *single.ANSWERS}
+    says = (meaning_of(name, row[name]) or nearest(name, ("chosen", "rejected", *COMPLETIONS), SURE) for name in others)
+    return bool(row.keys() & set(PROMPTS)) and not any(says)
 
 
 def _adapter(
@@ -207,7 +216,8 @@ ADAPTERS: tuple[Adapter, ...] = (
     _adapter("rated_messages", "messages label", single.rated_messages,
              lambda row: _conversation(row) and bool(row.keys() & set(single.LABELS)),
              ("prompt", *single.CONVERSATIONS, *single.LABELS, *single.SCORES)),
-    _adapter("messages", "messages", single.messages, _conversation, ("prompt", *single.CONVERSATIONS), imitates=True),
+    _adapter("messages", "messages", single.messages, _conversation,
+             ("prompt", *single.CONVERSATIONS, *single.ANSWERS), imitates=True),
     _adapter("rated_text", "text label", single.rated_text, _never, single.SCORES),
     _adapter("alpaca", "instruction output", single.demonstration,
              lambda row: "instruction" in row and _one_completion(row), _SHOWN, imitates=True),
@@ -215,6 +225,6 @@ ADAPTERS: tuple[Adapter, ...] = (
              lambda row: bool(row.keys() & {"question", "query"}) and _one_completion(row), _SHOWN, imitates=True),
     _adapter("demonstration", "prompt completion", single.demonstration, _one_completion, _SHOWN, imitates=True),
     _adapter("text", "text", single.plain_text, imitates=True),
-    _adapter("prompt_only", "prompt", single.prompt_only, lambda row: "prompt" in row and row.keys() <= {*ALWAYS, "prompt"}),
+    _adapter("prompt_only", "prompt", single.prompt_only, _prompt_alone, ("input", *PROMPTS, *single.ANSWERS)),
 )  # fmt: skip
 """All formats in the order of trial: the first that fits is taken."""

@@ -21,7 +21,7 @@ from exptilt.data.formats.fields import (
 )
 from exptilt.data.formats.token_ids import ids_of_one
 from exptilt.data.problems import RowError
-from exptilt.data.records import Demonstration, Message, Rating, Text, as_turns
+from exptilt.data.records import Demonstration, Message, Prompt, Rating, Text, as_turns
 
 Row = Mapping[str, Any]
 SCORES = ("score", "rating", "average_rating")
@@ -56,12 +56,15 @@ def demonstration(row: Row, row_id: str) -> Demonstration:
     return Demonstration(id=row_id, prompt=prompt, completion=completion, drawn_ids=ids_of_one(row))
 
 
-def messages(row: Row, row_id: str) -> Demonstration:
+def messages(row: Row, row_id: str) -> Demonstration | Prompt:
     """`messages` or `conversations`; the prompt ends before the first reply, and every reply is imitated.
 
-    A `prompt` beside them must be what a user says in them.
+    A `prompt` beside them must be what a user says in them. Turns that end with the user's are a prompt alone.
     """
-    dialogue = _conversation(row)
+    column, dialogue = _turns_of(row)
+    if dialogue[-1]["role"] in ("user", "tool"):
+        return Prompt(id=row_id, prompt=dialogue, answer=_answer_of(row))
+    _require_reply(column, dialogue)
     first = next(position for position, turn in enumerate(dialogue) if turn["role"] == "assistant")
     return Demonstration(id=row_id, prompt=dialogue[:first], completion=dialogue[first:])
 
@@ -99,10 +102,19 @@ def stepwise(row: Row, row_id: str) -> Rating:
     )
 
 
-def prompt_only(row: Row, row_id: str) -> Demonstration:
-    """`prompt` alone: nothing to train on, but something to sample from; the completion is empty."""
-    asked, (nothing,) = divided(content(need(row, "prompt"), "prompt"), ("",))
-    return Demonstration(id=row_id, prompt=asked, completion=nothing)
+ANSWERS = ("answer", "solution", "ground_truth", "reference_answer", "final_answer")
+"""Columns in use for the right answer beside a prompt alone."""
+
+
+def prompt_only(row: Row, row_id: str) -> Prompt:
+    """A prompt alone, under the names in use for it, with the right answer where the row has one."""
+    asked, _ = divided(prompt_of(row), ("",))
+    return Prompt(id=row_id, prompt=asked, answer=_answer_of(row))
+
+
+def _answer_of(row: Row) -> str | None:
+    value = next((row[name] for name in ANSWERS if row.get(name) is not None), None)
+    return None if value is None else str(value)
 
 
 def _divided(prompt: Text | None, completion: Text) -> tuple[Text, Text]:
@@ -111,17 +123,27 @@ def _divided(prompt: Text | None, completion: Text) -> tuple[Text, Text]:
 
 
 def _conversation(row: Row) -> tuple[Message, ...]:
-    """The turns, which end with the assistant's; a `prompt` beside them must be among them."""
-    column = next((name for name in CONVERSATIONS if row.get(name) is not None), CONVERSATIONS[0])
-    dialogue = turns(need(row, column), column)
+    """The turns, which end with the assistant's."""
+    column, dialogue = _turns_of(row)
+    _require_reply(column, dialogue)
+    return dialogue
+
+
+def _require_reply(column: str, dialogue: tuple[Message, ...]) -> None:
     if dialogue[-1]["role"] != "assistant":
         raise RowError(
             "bad_roles", f"the last turn of {column} is the {dialogue[-1]['role']}'s, so there is no reply to learn"
         )
+
+
+def _turns_of(row: Row) -> tuple[str, tuple[Message, ...]]:
+    """The column of the turns, and the turns; a `prompt` beside them must be among them."""
+    column = next((name for name in CONVERSATIONS if row.get(name) is not None), CONVERSATIONS[0])
+    dialogue = turns(need(row, column), column)
     asked = as_turns(content(row["prompt"], "prompt"), "user") if row.get("prompt") else ()
     if not any(same_turns(dialogue[at : at + len(asked)], asked) for at in range(len(dialogue))):
         raise RowError("prompt_mismatch", f"the prompt is not among the turns of {column}")
-    return dialogue
+    return column, dialogue
 
 
 def _rated(row: Row, row_id: str, prompt: Text, completion: Text) -> Rating:
