@@ -122,7 +122,9 @@ def _by_reward(request: PairRequest, pools: Sequence[_Pool], left_out: Counter[s
         elif len({pool.rows[at].completion for at in scored}) < 2:
             left_out["fewer than two different completions (prompts)"] += 1
         else:
-            yield ranking_row([pool.candidates[at] for at in scored], ranks_of(rewards[scored]), rewards[scored])
+            yield ranking_row(
+                [pool.candidates[at] for at in scored], ranks_of(rewards[scored]), rewards[scored].tolist()
+            )
 
 
 def _rewards(request: PairRequest, pools: Sequence[_Pool], left_out: Counter[str]) -> list[NDArray[np.float64]]:
@@ -270,7 +272,7 @@ def _ranking_of_votes(one: SettledComparison, candidates: Sequence[Candidate], l
         return
     scores = _mean_wins(one)
     counts = {"num_raters": one.num_raters, "num_orders": one.num_orders}
-    yield ranking_row(candidates, ranks_of(scores), scores, **counts)
+    yield ranking_row(candidates, ranks_of(scores), scores.tolist(), **counts)
 
 
 def _ratings_of_votes(one: SettledComparison, candidates: Sequence[Candidate], left_out: Counter[str]) -> Iterator[Row]:

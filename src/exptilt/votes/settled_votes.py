@@ -141,7 +141,7 @@ class VoteRule:
             return _unrounded(shares.mean(axis=0))
         sides = np.sign(_unrounded(shares) - 0.5)
         if self.on_dispute == "majority":
-            return (np.sign(sides.sum(axis=0)) + 1) / 2
+            return np.asarray((np.sign(sides.sum(axis=0)) + 1) / 2)
         agreed = (sides == sides[0]).all(axis=0)
         return np.where(agreed, (sides[0] + 1) / 2, np.nan)
 
