@@ -33,6 +33,8 @@ class PairedRows:
     """Rows for a file, and what became of everything else."""
 
     rows: list[Row]
+    source: str
+    """The first samples, or the store of votes without a password."""
     num_asked: int
     """Prompts of samples, or comparisons with votes."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -55,7 +57,7 @@ def paired_rows(request: PairRequest) -> PairedRows:
         rows = [row for pool in pools for row in _by_source(pool, left_out)]
     else:
         rows = list(_by_reward(request, pools, left_out))
-    return PairedRows(rows, len(pools), left_out)
+    return PairedRows(rows, request.samples[0], len(pools), left_out)
 
 
 @dataclass(frozen=True)
@@ -188,8 +190,9 @@ def _by_votes(request: PairRequest, votes: VotesConfig) -> PairedRows:
     left_out: Counter[str] = Counter()
     with VoteStore(votes.store, create=False) as store:
         given, comparisons, sources = store.votes(superseded=True), store.comparisons(), store.sources()
+        name = store.name
     if not given:
-        raise DataError(f"{votes.store}: holds no votes")
+        raise DataError(f"{name}: holds no votes")
     rule = VoteRule(on_dispute=votes.on_dispute, raters=votes.raters, question=votes.question, wanted=votes.wanted)
     settled = rule.settle(given, comparisons, left_out)
     drawn = _drawn(request.samples)
@@ -198,7 +201,7 @@ def _by_votes(request: PairRequest, votes: VotesConfig) -> PairedRows:
     for one in settled:
         candidates = _candidates(one, sources.get(one.comparison.id, {}), drawn)
         rows += _rows_of_votes(request, kind, one, candidates, left_out)
-    return PairedRows(rows, len(settled), left_out, _notes(settled, rows, bool(request.samples)))
+    return PairedRows(rows, name, len(settled), left_out, _notes(settled, rows, bool(request.samples)))
 
 
 def _drawn(names: Sequence[str]) -> dict[tuple[str, str], SampleRow]:

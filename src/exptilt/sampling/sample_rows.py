@@ -68,8 +68,11 @@ class SampleRow:
                 if said.get(name) is not None:
                     said[name] = tuple(said[name])
             return cls(**said)
-        except (TypeError, ValueError, KeyError) as error:
-            raise DataError(f"{where}: is no row of samples ({error})") from None
+        except KeyError as error:
+            raise DataError(f"{where}: is no row of samples (it has no {error})") from None
+        except (TypeError, ValueError) as error:
+            said = str(error).replace("SampleRow.__init__() missing", "it lacks").replace("SampleRow.__init__()", "it")
+            raise DataError(f"{where}: is no row of samples ({said})") from None
 
 
 def prompt_id(prompt: Text, template_args: TemplateArgs | None = None) -> str:
@@ -151,7 +154,7 @@ def read_samples(path: Path) -> Iterator[SampleRow]:
     file = path / SAMPLED if path.is_dir() else path
     if not file.is_file():
         raise DataError(f"{path}: holds no samples (there is no {SAMPLED}); draw some with `exptilt sample`")
-    with file.open(encoding="utf-8") as lines:
+    with refusals(file), file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from exptilt.disk import write_lines
+from exptilt.disk import refusals, write_lines
 from exptilt.errors import ConfigError, DataError
 from exptilt.runs.paired_rows import paired_rows
 from exptilt.settings.load import load
@@ -66,10 +66,10 @@ def pair(request: PairRequest) -> Path:
         print(f"left out: {count:,} with {reason}")
     for note in paired.notes:
         print(f"note: {note}")
-    source = request.samples[0] if request.votes is None else request.votes.store
     if not paired.rows:
-        raise DataError(f"{source}: nothing is preferred, so no file was written")
-    output.parent.mkdir(parents=True, exist_ok=True)
+        raise DataError(f"{paired.source}: nothing is preferred, so no file was written")
+    with refusals(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
     write_lines(output, paired.rows)
     asked = "prompt" if request.votes is None else "comparison"
     print(f"{counted(len(paired.rows), 'row')} of {counted(paired.num_asked, asked)}: {output}")
