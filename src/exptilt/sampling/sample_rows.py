@@ -71,8 +71,8 @@ class SampleRow:
         except KeyError as error:
             raise DataError(f"{where}: is no row of samples (it has no {error})") from None
         except (TypeError, ValueError) as error:
-            said = str(error).replace("SampleRow.__init__() missing", "it lacks").replace("SampleRow.__init__()", "it")
-            raise DataError(f"{where}: is no row of samples ({said})") from None
+            wrong = str(error).replace("SampleRow.__init__() missing", "it lacks").replace("SampleRow.__init__()", "it")
+            raise DataError(f"{where}: is no row of samples ({wrong})") from None
 
 
 def prompt_id(prompt: Text, template_args: TemplateArgs | None = None) -> str:
