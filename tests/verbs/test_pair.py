@@ -188,3 +188,19 @@ def test_rows_say_which_model_wrote_each_side(tmp_path):
     samples(weak / "samples.jsonl", {"a": ["two"]})
     (row,) = run(tmp_path / "delta.jsonl", f"samples=[{strong}, {weak}]", "label=source")
     assert (row["chosen_model"], row["rejected_model"]) == ("big", "runs/small/model")
+
+
+def test_a_check_that_takes_too_long_is_counted_by_its_name(tmp_path, capsys):
+    folder = samples(tmp_path / "s.jsonl", {"a": ["aaa", "a" * 40 + "!", "b"]})
+    check = "reward={kind: verifier, check: regex, pattern: '^(?:a+)+$', timeout: 1}"
+    (row,) = run(tmp_path / "pairs.jsonl", f"samples=[{folder}]", check, "pairs=all")
+    assert (row["chosen"], row["rejected"]) == ("aaa", "b")
+    said = capsys.readouterr().out
+    assert "left out: 1 with a check that took too long (completions)" in said
+    assert "no score" not in said
+
+
+def test_ties_that_are_kept_are_said(tmp_path, capsys):
+    folder = samples(tmp_path / "s.jsonl", {"a": ["abc", "xyz", "long"]})
+    run(tmp_path / "p.jsonl", f"samples=[{folder}]", "reward.kind=length", "pairs=all", "on_tie=keep")
+    assert "note: 1 tie is kept; data.on_tie=keep trains on them" in capsys.readouterr().out

@@ -67,7 +67,9 @@ def test_votes_become_soft_preferences(tmp_path, capsys):
     assert [row.get("both_desirable") for row in rows] == [None, None, False]
     assert (rows[0]["chosen_model"], rows[0]["rejected_model"]) == ("strong", "weak")
     assert [(row["num_raters"], row["num_orders"]) for row in rows] == [(2, 2), (2, 2), (2, 2)]
-    assert "both answers are bad in 1 comparison" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "both answers are bad in 1 comparison" in said
+    assert "1 tie is kept; data.on_tie=keep trains on them" in said
 
 
 def test_what_is_dropped_is_counted(tmp_path, capsys):

@@ -57,7 +57,7 @@ def paired_rows(request: PairRequest) -> PairedRows:
         rows = [row for pool in pools for row in _by_source(pool, left_out)]
     else:
         rows = list(_by_reward(request, pools, left_out))
-    return PairedRows(rows, request.samples[0], len(pools), left_out)
+    return PairedRows(rows, request.samples[0], len(pools), left_out, tuple(_note_of_ties(rows)))
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,11 @@ def _rewards(request: PairRequest, pools: Sequence[_Pool], left_out: Counter[str
             reward.close()
     if request.rows != "rating":
         require_spread(reward, rewards)
-    if np.isnan(rewards).any():
-        left_out["no score (completions)"] = int(np.isnan(rewards).sum())
+    late = int(getattr(reward, "num_timeouts", 0))
+    if late:
+        left_out["a check that took too long (completions)"] = late
+    if np.isnan(rewards).sum() > late:
+        left_out["no score (completions)"] = int(np.isnan(rewards).sum()) - late
     return np.split(rewards, np.cumsum([len(pool.rows) for pool in pools])[:-1])
 
 
@@ -299,8 +302,14 @@ def _mean_wins(one: SettledComparison) -> NDArray[np.float64]:
     )
 
 
+def _note_of_ties(rows: Sequence[Row]) -> Iterator[str]:
+    num_ties = sum(row.get("p_chosen") == 0.5 for row in rows)
+    if num_ties:
+        yield f"{counted(num_ties, 'tie')} {'is' if num_ties == 1 else 'are'} kept; data.on_tie=keep trains on them"
+
+
 def _notes(settled: Sequence[SettledComparison], rows: Sequence[Row], are_samples_given: bool) -> tuple[str, ...]:
-    notes = []
+    notes: list[str] = []
     num_slanted = sum(one.num_orders == 1 for one in settled)
     if num_slanted:
         notes.append(
@@ -313,6 +322,7 @@ def _notes(settled: Sequence[SettledComparison], rows: Sequence[Row], are_sample
             f"both answers are bad in {counted(num_bad, 'comparison')}; rows=rating makes undesirable rows of them, and KTO "
             "takes ties of preferences so, too"
         )
+    notes += _note_of_ties(rows)
     num_without = sum("prompt_ids" not in row for row in rows)
     if are_samples_given and num_without:
         notes.append(f"{counted(num_without, 'row')} have no token ids, since the samples do not hold these answers")
