@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from exptilt.data.step_scores import aggregated
 from exptilt.errors import DataError
 from exptilt.preferences import Answer, Reward
 from exptilt.rewards.scored_answers import rewards_of
@@ -88,21 +89,10 @@ class StepReward:
         return np.split(values, np.cumsum([len(each) for each in beginnings])[:-1]) if answers else []
 
     def _aggregated(self, steps: Floats) -> float:
-        if not len(steps) or np.isnan(steps).any():
-            return float("nan")
-        if self.settings.rule == "product" and not ((steps >= 0) & (steps <= 1)).all():
-            worst = steps[(steps < 0) | (steps > 1)][0]
-            raise DataError(
-                f"reward {self.name}: a product needs steps in [0, 1], got {worst:g}; use min, mean or last"
-            )
-        match self.settings.rule:
-            case "min":
-                return float(steps.min())
-            case "product":
-                return float(steps.prod())
-            case "mean":
-                return float(steps.mean())
-        return float(steps[-1])
+        try:
+            return aggregated(steps.tolist(), self.settings.rule)
+        except ValueError as error:
+            raise DataError(f"reward {self.name}: {error}") from None
 
 
 def _beginnings(answer: Answer, separator: str) -> list[Answer]:

@@ -9,6 +9,7 @@ from typing import Any
 from exptilt.data.formats.dialogues import divided, same_turns
 from exptilt.data.formats.fields import (
     PROMPTS,
+    as_number,
     completion_of,
     content,
     items,
@@ -22,6 +23,7 @@ from exptilt.data.formats.fields import (
 from exptilt.data.formats.token_ids import ids_of_one
 from exptilt.data.problems import RowError
 from exptilt.data.records import Demonstration, Message, Prompt, Rating, Text, as_turns
+from exptilt.data.step_scores import aggregated
 
 Row = Mapping[str, Any]
 SCORES = ("score", "rating", "average_rating")
@@ -81,25 +83,36 @@ def rated_text(row: Row, row_id: str) -> Rating:
     return _rated(row, row_id, "", text(need(row, "text"), "text"))
 
 
-def stepwise(row: Row, row_id: str) -> Rating:
-    """`prompt`, `completions` (steps of one solution) and `labels`: desirable if every step is right.
+STEP_RULE = "steps rule"
+"""Where a reader says how the labels of steps become one score (`data.steps`)."""
 
-    The steps are joined by line ends; the score is the share of steps before the first wrong one.
+
+def stepwise(row: Row, row_id: str) -> Rating:
+    """`prompt`, `completions` (steps of one solution) and `labels`, yes and no or numbers in [0, 1]; steps are joined by line ends.
+
+    The score is the share of steps before the first wrong one, desirable where all are right; or what `data.steps` says: the
+    least label, their product, their mean, or that of the last step, desirable above 1/2.
     """
     steps = [text(step, f"completions[{at}]") for at, step in enumerate(items(need(row, "completions"), "completions"))]
     labels = items(need(row, "labels"), "labels")
     if len(labels) != len(steps):
         raise RowError("wrong_type", f"labels must be a list with one label for each of the {len(steps)} steps")
-    right = [yes_or_no({"labels": label}, "labels") for label in labels]
-    num_right = right.index(False) if False in right else len(right)
+    right = [_step_score(label, at) for at, label in enumerate(labels)]
+    rule = row.get(STEP_RULE, "prefix")
+    if rule == "prefix":
+        num_right = next((at for at, score in enumerate(right) if score <= 0.5), len(right))
+        score, desirable = num_right / len(right), num_right == len(right)
+    else:
+        score = aggregated(right, rule)
+        desirable = score > 0.5
     prompt, (completion,) = divided(content(need(row, "prompt"), "prompt"), ("\n".join(steps),))
-    return Rating(
-        id=row_id,
-        prompt=prompt,
-        completion=completion,
-        desirable=all(right),
-        score=num_right / len(right),
-    )
+    return Rating(id=row_id, prompt=prompt, completion=completion, desirable=desirable, score=score)
+
+
+def _step_score(label: Any, at: int) -> float:
+    if isinstance(label, float) and label not in (0.0, 1.0):
+        return as_number(label, f"labels[{at}]", 0.0, 1.0)
+    return float(yes_or_no({"labels": label}, "labels"))
 
 
 ANSWERS = ("answer", "solution", "ground_truth", "reference_answer", "final_answer")
