@@ -3,7 +3,7 @@
 python benchmarks/drawn_ids.py FOLDER [--prompts 400] [--seeds 3]    needs EXPTILT_DATA and scikit-learn; one core, minutes
 
 Both files hold the same completions and labels. Where a completion's text becomes other tokens than were drawn, the policy is taught to
-write those, which no reward asks for and every method pays KL for. "own tokens" is the share of samples whose text becomes the tokens that
+write those, which no reward asks for and KL is paid for. "own tokens" is the share of samples whose text becomes the tokens that
 were drawn; a policy that learned from drawn tokens has no reason to change it.
 """
 
@@ -35,6 +35,8 @@ from exptilt.studies.labels_by_reward import Bench, finish
 from exptilt.studies.tasks.imdb_task import prepare_imdb
 
 LAW = SamplingLaw(max_new_tokens=48)
+LOSSES = {"dpo": LossChoice.of("dpo", beta=0.05), "sft": LossChoice.of("sft")}
+"""Both sides of a pair pass through text alike, so DPO compares like with like; SFT imitates what text made of the chosen side."""
 NUM_HELD_OUT, NUM_SAMPLES, NUM_DRAWN = 64, 8, 4
 
 
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--reviews", type=int, default=5000)
+    parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))
     given = parser.parse_args()
     size = SmallModel(hidden_size=128, num_layers=2, num_heads=4, max_positions=128, vocab_size=2000)
     task = ImdbTask(
@@ -60,19 +63,19 @@ def main() -> None:
     changed = write_files(bench, given.folder)
     print(f"{changed:.1%} of the drawn completions become other tokens on the way through text")
     tokenizer, reference = load_tokenizer(bench.reference), load_model(bench.reference, load_tokenizer(bench.reference))
-    print("| beta | rows | seed | reward | KL, nats | own tokens |\n|---|---|---|---|---|---|")
+    print("| loss | rows | seed | reward | KL, nats | own tokens |\n|---|---|---|---|---|---|")
     before = draw(reference, tokenizer, bench.prompts, law=LAW, num_samples=NUM_SAMPLES, seed=11)
     print(
         f"| - | reference | - | {reward_of(bench, before, tokenizer):.3f} | 0 | {own_tokens(before, tokenizer):.3f} |"
     )
-    for beta in (0.05, 0.5):
+    for loss in given.losses:
         for seed in range(given.seeds):
             for rows in ("text", "ids"):
-                model = trained(bench, given.folder, rows, beta, seed)
+                model = trained(bench, given.folder, rows, loss, seed)
                 draws = draw(model, tokenizer, bench.prompts, law=LAW, num_samples=NUM_SAMPLES, seed=11)
                 kl = draws.compared(model, reference).column("kl").mean()
                 reward, share = reward_of(bench, draws, tokenizer), own_tokens(draws, tokenizer)
-                print(f"| {beta} | {rows} | {seed} | {reward:.3f} | {kl:.3f} | {share:.3f} |", flush=True)
+                print(f"| {loss} | {rows} | {seed} | {reward:.3f} | {kl:.3f} | {share:.3f} |", flush=True)
 
 
 def write_files(bench: Bench, folder: Path) -> float:
@@ -110,15 +113,15 @@ def write_files(bench: Bench, folder: Path) -> float:
     )
 
 
-def trained(bench: Bench, folder: Path, rows: str, beta: float, seed: int) -> Any:
+def trained(bench: Bench, folder: Path, rows: str, loss: str, seed: int) -> Any:
     """The policy of one run."""
     kept = {"on_empty": "keep", "on_identical": "drop", "on_duplicate": "keep", "on_conflict": "keep"}
     recipe = Recipe(
-        output=str(folder / "runs" / f"{rows}-{beta}-{seed}"),
+        output=str(folder / "runs" / f"{rows}-{loss}-{seed}"),
         seed=seed,
         model=bench.reference,
         data=DataConfig(train=str(folder / f"{rows}.jsonl"), **kept),
-        loss=LossChoice.of("dpo", beta=beta),
+        loss=LOSSES[loss],
         batch=BatchConfig(size=64),
         optim=OptimConfig(learning_rate=3e-4),
         train=TrainConfig(epochs=1.0, save_every=100_000),
