@@ -46,10 +46,11 @@ def kills(folder: Path, rows: int, count: int) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     subprocess.run([*command, str(folder / "whole")], check=True, env=environment)
     killed, file = folder / "killed", folder / "killed" / "samples.jsonl"
+    size_of_all = (folder / "whole" / "samples.jsonl").stat().st_size
     rng = random.Random(0)
     for number in range(count):
         process = subprocess.Popen([*command, str(killed)], env=environment, stderr=subprocess.DEVNULL)
-        wanted = rows * 120 * (number + rng.random()) / count  # bytes; a row has more
+        wanted = size_of_all * (number + rng.random()) / count
         while process.poll() is None and (file.stat().st_size if file.exists() else 0) < wanted:
             time.sleep(0.002)
         time.sleep(rng.random() * 0.05)

@@ -179,21 +179,18 @@ def sample(
 @app.command()
 def pair(
     samples: Annotated[
-        list[str], typer.Argument(metavar="SAMPLES [key=value]", help="Folders of samples, then settings.")
+        list[str],
+        typer.Argument(
+            metavar="SAMPLES|VOTES [key=value]", help="Folders of samples or a store of votes, then settings."
+        ),
     ],
     output: Annotated[Path | None, typer.Option(help="The .jsonl file to write.")] = None,
 ) -> None:
-    """Make preferences of samples: by a reward (reward.kind=length), or by which model spoke (label=source)."""
-    from exptilt.settings.load import load
-    from exptilt.settings.pair_settings import PairRequest
-
-    folders = [name for name in samples if "=" not in name]
-    stated = [f"samples={json.dumps(folders)}"] if folders else []
-    stated += [] if output is None else [f"output={json.dumps(str(output))}"]
-    request = load(PairRequest, None, [*stated, *(item for item in samples if "=" in item)])
+    """Make preferences of samples, by a reward (reward.kind=length) or by which model spoke (label=source); or of votes."""
     from exptilt.verbs.pair import pair as run
+    from exptilt.verbs.pair import pair_request
 
-    run(request)
+    run(pair_request(samples, output))
 
 
 @app.command()

@@ -37,6 +37,8 @@ class Kind:
     """Columns that every loss of the kind is called with by position, after the log-probabilities or rewards."""
     reads: Literal["logps", "rewards"] = "logps"
     """What a loss is formed from: log-probabilities under policy and reference, or the rewards of a reward model."""
+    is_trained: bool = True
+    """Whether objectives of it exist; prompts alone are only sampled from."""
 
     def __str__(self) -> str:
         return self.name
@@ -112,9 +114,10 @@ REWARD_LIST = Kind(
     columns=("sizes",),
     reads="rewards",
 )
+PROMPT = Kind(name="prompt", title="Prompts", rows="prompts: column prompt", label=None, is_trained=False)
 
 KINDS = (PAIR, COMPLETION, UNPAIRED, LIST, REWARD, REWARD_LIST)
-"""Every kind, in the order of the catalogue."""
+"""Every kind of objective, in the order of the catalogue."""
 
 
 def kind_of(kind: Kind | str) -> Kind:
@@ -125,7 +128,7 @@ def kind_of(kind: Kind | str) -> Kind:
     """
     if isinstance(kind, Kind):
         return kind
-    by_name = {one.name: one for one in KINDS}
+    by_name = {one.name: one for one in (*KINDS, PROMPT)}
     if kind not in by_name:
         raise ConfigError(f"kind: {kind!r} is not known; there are {', '.join(by_name)}")
     return by_name[kind]

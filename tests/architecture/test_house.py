@@ -36,6 +36,9 @@ GUESSES = {
     "what kinds of objectives there are": "kinds.py::Kind",
     "samples beside the reference": "sampling/draws.py::Draws",
     "what a reward is, and what a judge is": "preferences.py::Reward",
+    "how votes become one opinion": "votes/settled_votes.py::VoteRule",
+    "how samples and votes become rows": "runs/paired_rows.py::paired_rows",
+    "what `exptilt pair` runs": "verbs/pair.py::pair",
 }
 
 

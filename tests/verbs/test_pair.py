@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from exptilt.data.prepared import prepare
-from exptilt.errors import ConfigError, DataError
+from exptilt.errors import ConfigError, DataError, DiskError
 from exptilt.kinds import LIST, PAIR, UNPAIRED
 from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.sampling.sample_rows import SampleRow, prompt_id
@@ -93,6 +93,18 @@ def test_rankings_and_ratings_are_read_by_training(tmp_path, tokenizer):
         assert len(prepare(DataConfig(train=str(tmp_path / f"{name}.jsonl")), tokenizer, kind, None).train) == count
 
 
+def test_rows_of_every_kind_keep_the_tokens_that_were_drawn(tmp_path, tokenizer):
+    folder = samples(tmp_path / "s.jsonl", {"the film": ["good", "was bad", "plot"]}, tokenizer)
+    settings = [f"samples=[{folder}]", "reward.kind=length"]
+    (ranking,) = run(tmp_path / "rankings.jsonl", *settings, "rows=ranking")
+    ratings = run(tmp_path / "ratings.jsonl", *settings, "rows=rating", "threshold=4")
+    drawn = [[*map(ord_of(tokenizer), text), tokenizer.eos_token_id] for text in ("good", "was bad", "plot")]
+    assert ranking["completions_ids"] == [row["completion_ids"] for row in ratings] == drawn
+    for name, kind in (("rankings", LIST), ("ratings", UNPAIRED)):
+        train = prepare(DataConfig(train=str(tmp_path / f"{name}.jsonl")), tokenizer, kind, None).train
+        assert [part.ids.tolist() for group in train for part in group.completions] == drawn
+
+
 def test_preferences_are_trained_on_the_tokens_that_were_drawn(tmp_path, tokenizer):
     folder = samples(tmp_path / "s.jsonl", {"the film": ["good", "was bad"]}, tokenizer)
     (row,) = run(tmp_path / "pairs.jsonl", f"samples=[{folder}]", "reward.kind=length")
@@ -131,3 +143,64 @@ def test_what_prefers_nothing_is_one_line_and_writes_nothing(tmp_path):
         run(output, f"samples=[{folder}]", "label=source")
     with pytest.raises(ConfigError, match="reward is missing"):
         run(output, f"samples=[{folder}]")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"a": 1}\n', "s.jsonl:1: is no row of samples (it has no 'prompt')"),
+        (b'{"prompt": "a"}\n', "s.jsonl:1: is no row of samples (it lacks"),
+        (b'{"prompt": "a", "colour": 1}\n', "unexpected keyword argument 'colour'"),
+        (b"hello\n", "s.jsonl:1: is not valid JSON"),
+        (b"\x97\xff\x00\n", "s.jsonl:1: is not valid JSON"),
+        (b"", "holds no samples"),
+    ],
+)
+def test_what_are_no_samples_is_one_line(tmp_path, content, said):
+    (tmp_path / "s.jsonl").write_bytes(content)
+    with pytest.raises(DataError) as refusal:
+        run(tmp_path / "pairs.jsonl", f"samples=[{tmp_path / 's.jsonl'}]", "reward.kind=length")
+    assert said in str(refusal.value)
+
+
+def test_an_output_below_a_file_is_one_line(tmp_path):
+    folder = samples(tmp_path / "s.jsonl", {"a": ["abc", "x"]})
+    with pytest.raises(DiskError, match="cannot be written"):
+        run(tmp_path / "s.jsonl" / "pairs.jsonl", f"samples=[{folder}]", "reward.kind=length")
+
+
+def test_completions_without_a_partner_are_counted_whoever_decides(tmp_path, capsys):
+    one = samples(tmp_path / "one.jsonl", {"a": ["long answer", "x", "y"]})
+    other = samples(tmp_path / "other.jsonl", {"a": ["short"]})
+    run(tmp_path / "p.jsonl", f"samples=[{one}, {other}]", "reward.kind=length", "pairs=across")
+    run(tmp_path / "q.jsonl", f"samples=[{one}, {other}]", "label=source")
+    assert capsys.readouterr().out.count("left out: 2 with no completion of the other samples beside them") == 2
+
+
+def test_rows_say_which_model_wrote_each_side(tmp_path):
+    strong = tmp_path / "strong"
+    strong.mkdir()
+    (strong / "sampling.yaml").write_text("identity: abc\nserver: {url: 'http://localhost:1/v1', model: big}\n")
+    samples(strong / "samples.jsonl", {"a": ["one"]})
+    weak = tmp_path / "weak"
+    weak.mkdir()
+    (weak / "sampling.yaml").write_text("identity: abc\nmodel: {path: runs/small/model}\n")
+    samples(weak / "samples.jsonl", {"a": ["two"]})
+    (row,) = run(tmp_path / "delta.jsonl", f"samples=[{strong}, {weak}]", "label=source")
+    assert (row["chosen_model"], row["rejected_model"]) == ("big", "runs/small/model")
+
+
+def test_a_check_that_takes_too_long_is_counted_by_its_name(tmp_path, capsys):
+    folder = samples(tmp_path / "s.jsonl", {"a": ["aaa", "a" * 40 + "!", "b"]})
+    check = "reward={kind: verifier, check: regex, pattern: '^(?:a+)+$', timeout: 1}"
+    (row,) = run(tmp_path / "pairs.jsonl", f"samples=[{folder}]", check, "pairs=all")
+    assert (row["chosen"], row["rejected"]) == ("aaa", "b")
+    said = capsys.readouterr().out
+    assert "left out: 1 with a check that took too long (completions)" in said
+    assert "no score" not in said
+
+
+def test_ties_that_are_kept_are_said(tmp_path, capsys):
+    folder = samples(tmp_path / "s.jsonl", {"a": ["abc", "xyz", "long"]})
+    run(tmp_path / "p.jsonl", f"samples=[{folder}]", "reward.kind=length", "pairs=all", "on_tie=keep")
+    assert "note: 1 tie is kept; data.on_tie=keep trains on them" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import combinations, pairwise
 from typing import Any, Literal
 
-from exptilt.data.records import Demonstration, Preference, Ranking, Rating, Record, Text
+from exptilt.data.records import Demonstration, DrawnIds, Preference, Prompt, Ranking, Rating, Record, Text, words_of
 from exptilt.errors import DataError
 from exptilt.kinds import Kind, kind_of
 from exptilt.labels import Desirable, Label, Preferred, Ranked
@@ -28,6 +28,7 @@ def preference_to_demonstration(preference: Preference) -> Demonstration:
         prompt=preference.prompt,
         completion=likelier(preference),
         weight=preference.weight,
+        drawn_ids=_ids_of(preference, preference.label.best),
         template_args=preference.template_args,
     )
 
@@ -54,9 +55,10 @@ def preference_to_ratings(preference: Preference) -> tuple[Rating, ...]:
             completion=completion,
             desirable=bool(preference.both_desirable) if tie else side == best,
             weight=preference.weight,
+            drawn_ids=_ids_of(preference, at),
             template_args=preference.template_args,
         )
-        for side, completion in sides
+        for at, (side, completion) in enumerate(sides)
     )
 
 
@@ -71,6 +73,7 @@ def preference_to_ranking(preference: Preference) -> Ranking:
         ranks=ranks,
         weight=preference.weight,
         section=preference.section,
+        drawn_ids=preference.drawn_ids,
         template_args=preference.template_args,
     )
 
@@ -107,6 +110,7 @@ def ranking_to_demonstration(ranking: Ranking) -> Demonstration:
         prompt=ranking.prompt,
         completion=ranking.completions[ranking.label.best],
         weight=ranking.weight,
+        drawn_ids=_ids_of(ranking, ranking.label.best),
         template_args=ranking.template_args,
     )
 
@@ -118,7 +122,20 @@ def rating_to_demonstration(rating: Rating) -> Demonstration:
         prompt=rating.prompt,
         completion=rating.completion,
         weight=rating.weight,
+        drawn_ids=rating.drawn_ids,
         template_args=rating.template_args,
+    )
+
+
+def record_to_prompt(record: Record) -> Prompt:
+    """Keep the prompt, and of a completion to imitate its words as the right answer. It loses completions and labels."""
+    answer = words_of(record.completion) if isinstance(record, Demonstration) else None
+    return Prompt(
+        id=record.id,
+        prompt=record.prompt,
+        answer=answer or None,
+        weight=record.weight,
+        template_args=record.template_args,
     )
 
 
@@ -151,6 +168,10 @@ def convert(record: Record, kind: Kind | str, choice: PairChoice = "all") -> Con
         DataError: where such a conversion would have to invent something (pairs of single completions).
     """
     kind = kind_of(kind)
+    if isinstance(record, Prompt):
+        return "prompt_only" if kind.is_trained else (record,)
+    if not kind.is_trained:
+        return (record_to_prompt(record),)
     if isinstance(record.label, kind.label or type(None)):
         return (record,)
     conversion = _CONVERSIONS.get((type(record), kind.label))
@@ -173,5 +194,11 @@ def _pair(ranking: Ranking, better: int, worse: int) -> Preference:
         margin=margin,
         weight=ranking.weight,
         section=ranking.section,
+        drawn_ids=_ids_of(ranking, better, worse),
         template_args=ranking.template_args,
     )
+
+
+def _ids_of(record: Record, *positions: int) -> DrawnIds | None:
+    """The token ids of some of a record's completions, where the record has any."""
+    return None if record.drawn_ids is None else record.drawn_ids.only(*positions)

@@ -284,7 +284,7 @@ def lengths_of(groups: GroupTable, kind: Kind) -> dict[str, Lengths]:
     lengths = {"prompt": lengths_among(groups.prompt_lengths)}
     for position, name in enumerate(kind.sides):
         lengths[name] = lengths_among(groups.completion_lengths(position))
-    if not kind.sides:
+    if not kind.sides and kind.is_trained:
         lengths["completion"] = lengths_among(groups.completion_lengths())
     return lengths
 

@@ -46,6 +46,11 @@ CATALOGUE: dict[str, Problem] = {
         "on_invalid",
         fix="take the column out of the file if the text stands without it",
     ),
+    "prompt_only": Problem(
+        "the row is a prompt without a completion, so there is nothing to train on",
+        "on_invalid",
+        fix="draw completions with `exptilt sample`, or name their column: data.columns={completion: NAME}",
+    ),
     "unjudged": Problem("a judgement failed, so there is no preference", "on_invalid", fix="judge the row again"),
     "alone": Problem("a prompt has only one completion to compare", "on_invalid", fix="leave the row out"),
     "template_refused": Problem(
@@ -68,7 +73,7 @@ CATALOGUE: dict[str, Problem] = {
     ),
     "foreign_ids": Problem(
         "token ids of the row do not read as its text with this tokenizer, so the text is encoded instead",
-        fix="draw and train with one tokenizer, or leave out prompt_ids, chosen_ids and rejected_ids",
+        fix="draw and train with one tokenizer and one chat template, or leave out the columns of ids in data.ignore_columns",
     ),
     # one example is not worth training on as it stands
     "empty": Problem("a completion is empty or only white space", "on_empty", fix=_REPAIR),

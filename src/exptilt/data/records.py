@@ -18,11 +18,19 @@ TemplateArgs = Mapping[str, Any]
 
 
 class DrawnIds(NamedTuple):
-    """Token ids of a preference as they were sampled: text does not always become the same tokens again."""
+    """Token ids of a row as they were sampled: text does not always become the same tokens again.
+
+    Example:
+        >>> DrawnIds((5,), ((7, 2), (8, 2), (9, 2))).only(2, 0)
+        DrawnIds(prompt=(5,), completions=((9, 2), (7, 2)))
+    """
 
     prompt: tuple[int, ...]
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
+    completions: tuple[tuple[int, ...], ...]
+
+    def only(self, *positions: int) -> DrawnIds:
+        """Those of some completions, by position."""
+        return self._replace(completions=tuple(self.completions[at] for at in positions))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +83,8 @@ class Ranking:
     weight: float = 1.0
     section: str | None = None
     """What part of a benchmark it belongs to, if the source says so."""
+    drawn_ids: DrawnIds | None = None
+    """As a preference's."""
     template_args: TemplateArgs = field(default_factory=dict)
 
     @property
@@ -93,6 +103,8 @@ class Rating:
     desirable: bool
     score: float | None = None
     weight: float = 1.0
+    drawn_ids: DrawnIds | None = None
+    """As a preference's."""
     template_args: TemplateArgs = field(default_factory=dict)
 
     @property
@@ -119,6 +131,8 @@ class Demonstration:
     prompt: Text
     completion: Text
     weight: float = 1.0
+    drawn_ids: DrawnIds | None = None
+    """As a preference's."""
     template_args: TemplateArgs = field(default_factory=dict)
 
     @property
@@ -137,7 +151,39 @@ class Demonstration:
         return
 
 
-Record = Preference | Ranking | Rating | Demonstration
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A prompt alone: nothing to train on, and something to sample from."""
+
+    id: str
+    prompt: Text
+    answer: str | None = None
+    """The right answer, if the source gives one."""
+    weight: float = 1.0
+    template_args: TemplateArgs = field(default_factory=dict)
+
+    @property
+    def completions(self) -> tuple[Text, ...]:
+        """None at all."""
+        return ()
+
+    @property
+    def label(self) -> None:
+        """A prompt has no label."""
+        return
+
+    @property
+    def scores(self) -> None:
+        """A prompt has no score."""
+        return
+
+    @property
+    def drawn_ids(self) -> None:
+        """A prompt is tokenised when it is sampled from."""
+        return
+
+
+Record = Preference | Ranking | Rating | Demonstration | Prompt
 
 
 def as_turns(text: Text, role: str) -> tuple[Message, ...]:

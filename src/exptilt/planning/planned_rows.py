@@ -46,6 +46,11 @@ def rows_of(settings: DataConfig, tokenizer: Any, kind: Kind, context: int | Non
     limit = min(_SAMPLE, settings.limit or _SAMPLE)
     part = prepare(replace(settings, limit=limit), tokenizer, kind, context, strict=False)
     report = part.report
+    if not part.train and report.train.rows_left_out.get("prompt_only"):
+        raise DataError(
+            f"{settings.train}: its rows are prompts alone, so there is nothing to train on and to plan; draw completions of "
+            "them with `exptilt sample` first"
+        )
     if not part.train:
         raise DataError(f"{settings.train}: no row can be used, so there is nothing to plan; see `exptilt doctor`")
     counts = (len(part.train), len(part.test))

@@ -26,28 +26,40 @@ _START = 120.0
 """Seconds in which a worker must have loaded its libraries, on a machine that does much else."""
 
 
-class _Worker:
-    """One process; used by one thread at a time."""
+class WorkerProcess:
+    """One process that replies to lines of JSON; used by one thread at a time.
 
-    def __init__(self, command: Sequence[str]) -> None:
+    Args:
+        command: module and arguments of the program.
+        start: seconds in which it must be ready.
+        is_heard: whether what it says beside its replies is shown; else only its last line, where it does not start.
+
+    Raises:
+        ConfigError: it does not start.
+    """
+
+    def __init__(self, command: Sequence[str], *, start: float = _START, is_heard: bool = False) -> None:
         # The program's own copy of the package, also where it is not the one that is installed.
         paths = [str(Path(exptilt.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=None if is_heard else subprocess.PIPE,
             text=True,
             encoding="utf-8",
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         self._reader: threading.Thread | None = None
-        if self._line(_START) is None:
+        ready = self._line(start)
+        if ready is None:
             said = (self._process.stderr.read() if self._process.stderr else "").strip().splitlines()
             self.end()
             raise ConfigError(
                 f"a worker process of a reward does not start: {in_one_line(said[-1] if said else 'no reply')}"
             )
+        self.ready: Any = json.loads(ready)
+        """What it said when it was ready."""
         # Nobody reads it from here on, and a full pipe would stop the process.
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()
@@ -113,7 +125,7 @@ class BoundedCalls:
 
     def __init__(self, command: Sequence[str], *, timeout: float, workers: int) -> None:
         self._command, self._timeout, self._count = list(command), timeout, workers
-        self._idle: list[_Worker] = []
+        self._idle: list[WorkerProcess] = []
         self.num_timeouts = 0
         """Requests so far that took too long."""
         self._finalizer = weakref.finalize(self, _end_all, self._idle)
@@ -136,10 +148,10 @@ class BoundedCalls:
                 yield number
 
         def work() -> None:
-            worker: _Worker | None = None
+            worker: WorkerProcess | None = None
             for number in upcoming():
                 if worker is None or not worker.is_alive:
-                    worker = self._idle.pop() if self._idle else _Worker(self._command)
+                    worker = self._idle.pop() if self._idle else WorkerProcess(self._command)
                 in_time, replies[number] = worker.ask(requests[number], self._timeout)
                 self.num_timeouts += not in_time
             if worker is not None and worker.is_alive:
@@ -163,6 +175,6 @@ class BoundedCalls:
         _end_all(self._idle)
 
 
-def _end_all(workers: list[_Worker]) -> None:
+def _end_all(workers: list[WorkerProcess]) -> None:
     while workers:
         workers.pop().end()

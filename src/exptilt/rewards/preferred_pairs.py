@@ -57,7 +57,7 @@ class PairRule:
             >>> [(pair.chosen, pair.rejected, pair.margin) for pair in found]
             [(1, 0, 2.0), (3, 0, 1.0), (1, 3, 1.0)]
         """
-        for one, other in self._compared(rewards, sides or [0] * len(rewards)):
+        for one, other in compared_positions(self.which, rewards, sides):
             difference = float(rewards[one] - rewards[other])
             heads = self.label == "coin" and rng.random() < expit(self.scale * difference)
             if difference == 0 and self.label != "coin":
@@ -75,19 +75,34 @@ class PairRule:
             p_chosen = float(expit(self.scale * margin)) if self.label == "soft" else 1.0
             yield PreferredPair(chosen, rejected, margin, p_chosen)
 
-    def _compared(self, rewards: NDArray[np.float64], sides: Sequence[int]) -> list[tuple[int, int]]:
-        scored = [place for place in range(len(rewards)) if not np.isnan(rewards[place])]
-        if self.which == "across":
-            first, second = ([place for place in range(len(rewards)) if sides[place] == side] for side in (0, 1))
-            return [both for both in zip(first, second, strict=False) if not np.isnan(rewards[list(both)]).any()]
-        if self.which == "first_rest":
-            return [(0, place) for place in scored if place] if 0 in scored else []
-        if self.which == "all":
-            return list(combinations(scored, 2))
-        ranked = sorted(scored, key=lambda place: -rewards[place])  # stable: of equal ones the first stands first
-        if self.which == "adjacent":
-            return list(pairwise(ranked))
-        return [(ranked[0], ranked[-1])] if len(ranked) > 1 else []
+
+def compared_positions(
+    which: Which, rewards: NDArray[np.float64], sides: Sequence[int] | None = None
+) -> list[tuple[int, int]]:
+    """Positions of the two completions of every pair.
+
+    Args:
+        which: best_worst: the greatest and the smallest; all: each with each; adjacent: neighbours in the order of
+            rewards; first_rest: the first with every other; across: the k-th of one side with the k-th of the other.
+        rewards: (K,) NaN where a completion is unscored; it is in no pair. Of equal ones the first stands first.
+        sides: (K,) 0 or 1, whose completion each is, for `across`.
+
+    Example:
+        >>> compared_positions("adjacent", np.array([1.0, 3.0, np.nan, 2.0]))
+        [(1, 3), (3, 0)]
+    """
+    scored = [place for place in range(len(rewards)) if not np.isnan(rewards[place])]
+    if which == "across":
+        of_side = [[at for at in range(len(rewards)) if (sides or [0] * len(rewards))[at] == side] for side in (0, 1)]
+        return [both for both in zip(*of_side, strict=False) if not np.isnan(rewards[list(both)]).any()]
+    if which == "first_rest":
+        return [(0, place) for place in scored if place] if 0 in scored else []
+    if which == "all":
+        return list(combinations(scored, 2))
+    ranked = sorted(scored, key=lambda place: -rewards[place])
+    if which == "adjacent":
+        return list(pairwise(ranked))
+    return [(ranked[0], ranked[-1])] if len(ranked) > 1 else []
 
 
 def ranks_of(rewards: NDArray[np.float64]) -> list[int]:

@@ -7,16 +7,17 @@ from exptilt.settings.reward_settings import (
     AnyReward,
     ClassifierConfig,
     ImplicitConfig,
-    ImportedRewardConfig,
     LengthConfig,
+    OwnReward,
     RewardModelConfig,
+    StepsConfig,
     SumConfig,
     VerifierConfig,
 )
 
 
-def build_reward(settings: AnyReward) -> Reward:
-    """Make the reward that the settings choose.
+def build_reward(settings: AnyReward | Reward) -> Reward:
+    """Make the reward that the settings choose; a reward, which Python code may give instead, stays as it is.
 
     Raises:
         ExptiltError: a file, a model, a library or an import that it needs is not there.
@@ -25,6 +26,8 @@ def build_reward(settings: AnyReward) -> Reward:
         >>> build_reward(LengthConfig(unit="words")).scale
         'words'
     """
+    if callable(settings):
+        return settings
     match settings:
         case LengthConfig():
             from exptilt.rewards.length_reward import Length
@@ -38,10 +41,14 @@ def build_reward(settings: AnyReward) -> Reward:
             from exptilt.rewards.verifier import Verifier
 
             return Verifier(settings)
-        case ImportedRewardConfig():
-            from exptilt.rewards.imported_reward import imported_reward
+        case OwnReward():
+            from exptilt.rewards.own_reward import ProcessReward
 
-            return imported_reward(settings.path)
+            return ProcessReward(settings)
+        case StepsConfig():
+            from exptilt.rewards.step_reward import StepReward
+
+            return StepReward(settings, None if settings.reward is None else build_reward(settings.reward))
         case SumConfig():
             from exptilt.rewards.weighted_sum import RewardSum
 

@@ -54,3 +54,9 @@ class RewardSum:
         for weight, reward in self.parts:
             total = total + weight * rewards_of(reward, answers)
         return total if self.low is None and self.high is None else np.clip(total, self.low, self.high)
+
+    def close(self) -> None:
+        """End what the parts keep running."""
+        for _, reward in self.parts:
+            if hasattr(reward, "close"):
+                reward.close()

@@ -3,6 +3,7 @@
 law          the sampling law, a settings dataclass without torch; what may be combined with what
 generate     `sample`, the loop that draws; `samples_as_groups` for scoring what was drawn
 decode       one step of a causal language model with its cache
+token_choice the token of a uniform number
 draws        completions beside a reference, in columns
 
 `exptilt sample` writes them to a folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from exptilt.data.encode.chat_templates import with_chat_template
 from exptilt.data.encode.tokens import encode_prompts
 from exptilt.data.groups import TokenIds
 from exptilt.errors import DataError
@@ -40,7 +41,12 @@ def local_rows(
         DataError: a prompt does not fit the context with the completion.
     """
     ids = encode_prompts(
-        tokenizer, [one.prompt for one in asked], request.data.template, [one.template_args for one in asked]
+        with_chat_template(tokenizer, request.data.chat_template),
+        [one.prompt for one in asked],
+        request.data.template,
+        [one.template_args for one in asked],
+        template_args_of_all=request.data.template_args,
+        fold_system=request.data.fold_system,
     )
     _require_room(model, asked, ids, request.law.max_new_tokens)
     size = max(1, _BATCHES * request.batch_size // request.num_samples)

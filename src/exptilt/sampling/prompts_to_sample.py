@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from exptilt.data.records import Demonstration, Record, TemplateArgs, Text, words_of
+from exptilt.data.conversions import record_to_prompt
+from exptilt.data.records import Prompt, Record, TemplateArgs, Text, words_of
 from exptilt.data.splits import read_splits
 from exptilt.data.stage_account import Decisions
 from exptilt.errors import DataError
@@ -19,14 +22,22 @@ class AskedPrompt:
     """One prompt to draw completions of."""
 
     id: str
-    """Digest of the prompt."""
+    """Digest of the prompt and of what its row gives the chat template."""
     prompt: Text
     answer: str | None = None
-    """The right answer: the completion of a row to imitate."""
+    """The right answer: the row's own, or its completion to imitate."""
     template_args: TemplateArgs = field(default_factory=dict)
 
 
-def prompts_of(data: DataConfig) -> list[AskedPrompt]:
+class AskedPrompts(NamedTuple):
+    """The prompts of a source, and the rows that are none of their own."""
+
+    prompts: list[AskedPrompt]
+    left_out: Counter[str]
+    """Rows by reason."""
+
+
+def prompts_of(data: DataConfig) -> AskedPrompts:
     """The distinct prompts of the rows of `data.train`, in order; of equal prompts the first stands for all.
 
     Raises:
@@ -40,20 +51,24 @@ def prompts_of(data: DataConfig) -> list[AskedPrompt]:
         raise DataError(
             f"{data.train}: {counted(worst.count or 0, 'row')} cannot be read: {worst.message}; {worst.fix}"
         )
-    found = _distinct(train.records)
-    if not found:
+    left_out = Counter(dict(train.account.left_out))
+    distinct = _distinct(train.records, left_out)
+    if not distinct:
         raise DataError(f"{data.train}: no row has a prompt to sample from")
-    return found
+    return AskedPrompts(distinct, left_out)
 
 
-def _distinct(records: Sequence[Record]) -> list[AskedPrompt]:
-    found: dict[str, AskedPrompt] = {}
+def _distinct(records: Sequence[Record], left_out: Counter[str]) -> list[AskedPrompt]:
+    distinct: dict[str, AskedPrompt] = {}
     for record in records:
-        name = prompt_id(record.prompt)
-        if name in found or not words_of(record.prompt).strip():
-            continue
-        said = words_of(record.completion) if isinstance(record, Demonstration) else ""
-        found[name] = AskedPrompt(
-            id=name, prompt=record.prompt, answer=said or None, template_args=record.template_args
-        )
-    return list(found.values())
+        name = prompt_id(record.prompt, record.template_args)
+        if not words_of(record.prompt).strip():
+            left_out["a blank prompt"] += 1
+        elif name in distinct:
+            left_out["a prompt that an earlier row asks"] += 1
+        else:
+            asked = record if isinstance(record, Prompt) else record_to_prompt(record)
+            distinct[name] = AskedPrompt(
+                id=name, prompt=asked.prompt, answer=asked.answer, template_args=asked.template_args
+            )
+    return list(distinct.values())

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exptilt.data.records import Text
+import yaml
+
+from exptilt.data.records import TemplateArgs, Text
 from exptilt.disk import append, refusals, write_whole
 from exptilt.errors import CheckpointError, DataError
 from exptilt.run_folder.file_names import SAMPLED, SAMPLING
@@ -66,18 +68,22 @@ class SampleRow:
                 if said.get(name) is not None:
                     said[name] = tuple(said[name])
             return cls(**said)
-        except (TypeError, ValueError, KeyError) as error:
-            raise DataError(f"{where}: is no row of samples ({error})") from None
+        except KeyError as error:
+            raise DataError(f"{where}: is no row of samples (it has no {error})") from None
+        except (TypeError, ValueError) as error:
+            wrong = str(error).replace("SampleRow.__init__() missing", "it lacks").replace("SampleRow.__init__()", "it")
+            raise DataError(f"{where}: is no row of samples ({wrong})") from None
 
 
-def prompt_id(prompt: Text) -> str:
-    """32 hexadecimal digits, equal for equal prompts.
+def prompt_id(prompt: Text, template_args: TemplateArgs | None = None) -> str:
+    """32 hexadecimal digits, equal for equal prompts with equal arguments for the chat template.
 
     Example:
-        >>> prompt_id("a") == prompt_id("a"), prompt_id("a") == prompt_id("b")
-        (True, False)
+        >>> prompt_id("a") == prompt_id("a"), prompt_id("a") == prompt_id("b"), prompt_id("a") == prompt_id("a", {"tools": ["t"]})
+        (True, False, False)
     """
-    content = json.dumps(prompt if isinstance(prompt, str) else [dict(turn) for turn in prompt], sort_keys=True)
+    said = prompt if isinstance(prompt, str) else [dict(turn) for turn in prompt]
+    content = json.dumps([said, dict(template_args)] if template_args else said, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
@@ -148,13 +154,26 @@ def read_samples(path: Path) -> Iterator[SampleRow]:
     file = path / SAMPLED if path.is_dir() else path
     if not file.is_file():
         raise DataError(f"{path}: holds no samples (there is no {SAMPLED}); draw some with `exptilt sample`")
-    with file.open(encoding="utf-8") as lines:
+    with refusals(file), file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
             except ValueError:
                 raise DataError(f"{file}:{number}: is not valid JSON; is `exptilt sample` still at work?") from None
             yield SampleRow.read(row, f"{file}:{number}")
+
+
+def model_of_samples(path: Path) -> str | None:
+    """The model that a folder's samples were drawn from, by name; None of a file that says nothing of it."""
+    stated = path / SAMPLING
+    if not stated.is_file():
+        return None
+    request = yaml.safe_load(stated.read_text("utf-8"))
+    for section, name in (("server", "model"), ("model", "path"), ("model", "adapter")):
+        value = (request.get(section) or {}).get(name)
+        if value:
+            return str(value)
+    return None
 
 
 def _first_difference(old: str, new: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -111,7 +111,9 @@ def _ask(client: Any, request: SampleRequest, key: str, asked: AskedPrompt, inde
             answered = client.completions.create(prompt=asked.prompt, **settings)
             said = answered.choices[0].text
         else:
-            answered = client.chat.completions.create(messages=[dict(turn) for turn in asked.prompt], **settings)
+            answered = client.chat.completions.create(
+                messages=[dict(turn) for turn in asked.prompt], **settings, **_template_settings(asked.template_args)
+            )
             said = answered.choices[0].message.content
         reason = answered.choices[0].finish_reason
     except Exception as error:  # the client's errors, and what it makes of garbage
@@ -128,6 +130,13 @@ def _ask(client: Any, request: SampleRequest, key: str, asked: AskedPrompt, inde
         answer=asked.answer,
         template_args=dict(asked.template_args) or None,
     )
+
+
+def _template_settings(args: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row gives the chat template, as servers take it: tools, and other arguments under vLLM's and SGLang's name."""
+    others = {name: value for name, value in args.items() if name != "tools"}
+    settings: dict[str, Any] = {"extra_body": {"chat_template_kwargs": others}} if others else {}
+    return settings | ({"tools": args["tools"]} if args.get("tools") else {})
 
 
 def _seed(seed: int, prompt: str, index: int) -> int:

@@ -102,6 +102,9 @@ class SourceConfig:
     """Columns to read the rows without, though their names say a prompt, a label, a reason or the like."""
     labels: Literal["auto", "0/1", "1/0", "1/2"] = "auto"
     """Verdicts in numbers on two completions: 0/1: 0 is the first; 1/0: 1 is the first; 1/2: 1 is, 2 the second, 0 a tie."""
+    steps: Literal["prefix", "min", "product", "mean", "last"] = "prefix"
+    """Score of rows in steps (format stepwise). prefix: the share of steps before the first wrong one, desirable where all are right;
+    min, product, mean, last: of the steps' labels, desirable above 1/2."""
     where: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
     """Use only rows with these values: `{split: validation}`; the others are counted."""
     licence: str | None = None
@@ -151,6 +154,9 @@ class DataConfig:
     """Columns to read the rows without, though their names say a prompt, a label, a reason or the like."""
     labels: Literal["auto", "0/1", "1/0", "1/2"] = "auto"
     """Verdicts in numbers on two completions: 0/1: 0 is the first; 1/0: 1 is the first; 1/2: 1 is, 2 the second, 0 a tie."""
+    steps: Literal["prefix", "min", "product", "mean", "last"] = "prefix"
+    """Score of rows in steps (format stepwise). prefix: the share of steps before the first wrong one, desirable where all are right;
+    min, product, mean, last: of the steps' labels, desirable above 1/2."""
     where: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
     """Use only training rows with these values: `{split: validation}`; the others are counted."""
     test_where: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
@@ -279,5 +285,5 @@ class BatchConfig:
 
 
 _OF_A_SOURCE = (
-    "weight", "split", "subset", "revision", "limit", "format", "columns", "ignore_columns", "labels", "where", "licence",
+    "weight", "split", "subset", "revision", "limit", "format", "columns", "ignore_columns", "labels", "steps", "where", "licence",
 )  # fmt: skip

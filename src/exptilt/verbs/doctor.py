@@ -13,8 +13,9 @@ from rich.console import Console
 from exptilt.data.account.data_terminal import print_report, show_examples
 from exptilt.data.batching import Batches, budget_use
 from exptilt.data.prepared import Prepared, prepare
+from exptilt.data.records import Prompt
 from exptilt.errors import ConfigError, DataError
-from exptilt.kinds import PAIR, Kind, kind_for
+from exptilt.kinds import PAIR, PROMPT, Kind, kind_for
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 from exptilt.settings.declaration import config
 from exptilt.settings.load import load
@@ -80,7 +81,7 @@ def doctor(
 
         write_doctor_page(report, html)
     if not as_json:
-        verdict = f"a run would refuse these data: {refusal}" if refusal else "a run would take these data"
+        verdict = _verdict(subject.kind, refusal)
         console.print(verdict, style="bold red" if refusal else "green")
         if html is not None:
             console.print(str(html), markup=False, highlight=False, soft_wrap=True)
@@ -98,6 +99,13 @@ def _require_reference(subject: _Subject) -> None:
             "--reference-check needs a model: name one with --model, or give a recipe with model.path "
             "or with model.config and model.tokenizer"
         )
+
+
+def _verdict(kind: Kind, refusal: str) -> str:
+    if not kind.is_trained:
+        taken = "these are prompts alone: `exptilt sample` draws completions of them, and there is nothing to train on"
+        return f"`exptilt sample` would refuse these prompts: {refusal}" if refusal else taken
+    return f"a run would refuse these data: {refusal}" if refusal else "a run would take these data"
 
 
 @config
@@ -130,8 +138,11 @@ class _Subject:
             from exptilt.runs.run_rows import check_phases
 
             return [(phase.name, phase.rows) for phase in check_phases(self.recipe, self.tokenizer)]
-        rows = prepare(self.data, self.tokenizer, self.kind, self.context, strict=False)
-        if rows.train:
+        data = (
+            self.data if self.kind.is_trained else replace(self.data, on_duplicate="drop")
+        )  # as `exptilt sample` does
+        rows = prepare(data, self.tokenizer, self.kind, self.context, strict=False)
+        if rows.train and self.kind.is_trained:
             settings = BatchConfig()
             batches = Batches(rows.train, settings)
             first_steps = (batches.step(step) for step in range(min(_STEPS, batches.num_steps)))
@@ -223,6 +234,9 @@ def _kind_of(settings: DataConfig) -> Kind:
     for limit in (min(settings.limit or _FIRST_ROWS, _FIRST_ROWS), settings.limit):
         records = read_splits(replace(alone, limit=limit), Decisions(settings.decisions))[0].records
         if records:
-            label = records[0].label
+            answered = next((record for record in records if not isinstance(record, Prompt)), None)
+            if answered is None:
+                return PROMPT
+            label = answered.label
             return kind_for(None if label is None else type(label))
     return PAIR

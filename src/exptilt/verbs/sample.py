@@ -55,7 +55,7 @@ def sample(request: SampleRequest) -> Path:
         Stopped: somebody asked to stop.
     """
     console = Console(stderr=True)
-    asked = prompts_of(request.data)
+    asked, left_out = prompts_of(request.data)
     folder = Path(request.output).expanduser()
     inputs = {"data.train": request.data.train}
     if request.model is not None and request.model.path is not None:
@@ -63,6 +63,8 @@ def sample(request: SampleRequest) -> Path:
     with claimed(folder, "samples", inputs) as caution:
         if caution is not None:
             console.print(f"warning: {caution}", style="yellow", soft_wrap=True, highlight=False)
+        for reason, count in left_out.items():
+            console.print(f"left out: {counted(count, 'row')} with {reason}", soft_wrap=True, highlight=False)
         return _sampled(request, asked, folder, console)
 
 
@@ -121,7 +123,8 @@ def _identified(request: SampleRequest, identity: str) -> str:
     stated = as_dict(request)
     free = ("output", "num_samples", "batch_size")
     kept = {name: value for name, value in stated.items() if name not in free and value is not None}
-    kept["data"] = {"template": request.data.template, "chat_template": request.data.chat_template}
+    rendering = ("template", "chat_template", "template_args", "fold_system")
+    kept["data"] = {name: stated["data"][name] for name in rendering if stated["data"].get(name)}
     if request.server is not None:
         kept["server"] = {"url": request.server.url, "model": request.server.model}
     return to_yaml({"identity": identity, **kept})

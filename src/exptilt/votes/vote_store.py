@@ -6,7 +6,9 @@ URL, where several machines vote at once.
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -218,6 +220,8 @@ def _url(where: str | Path, create: bool) -> sql.URL:
         url = sql.make_url(str(where))
         if url.get_backend_name() != "postgresql":
             raise DataError(f"{_without_password(str(where))}: a store is a file, or a postgresql:// URL")
+        if url.username is None:  # as psql does
+            url = url.set(username=os.environ.get("PGUSER") or getpass.getuser())
         return url.set(drivername="postgresql+pg8000") if url.drivername == "postgresql" else url
     path = Path(where)
     if not create and not path.exists():

@@ -6,7 +6,7 @@ import pytest
 from invented_rows import bot, user
 
 from exptilt.data.formats import ADAPTERS, asked_for_instead, find
-from exptilt.data.records import Demonstration, Preference, Ranking, Rating
+from exptilt.data.records import Demonstration, Preference, Prompt, Ranking, Rating
 from exptilt.errors import DataError
 
 TEXT_PAIR = {"prompt": "Q", "chosen": "good", "rejected": "bad"}
@@ -117,7 +117,10 @@ def test_demonstrations(read, refused_with):
     name, record = read({"messages": turns})
     assert name == "messages"
     assert (record.prompt, record.completion) == (tuple(turns[:2]), tuple(turns[2:]))
-    assert refused_with({"messages": [user("Q"), bot("A"), user("thanks")]})[0] == "bad_roles"
+    asked = (user("Q"), bot("A"), user("thanks"))
+    name, record = read({"messages": list(asked)})
+    assert (name, type(record), record.prompt, record.completions) == ("messages", Prompt, asked, ())
+    assert refused_with({"messages": [user("Q"), {"role": "system", "content": "S"}]})[0] == "bad_roles"
 
 
 @pytest.mark.parametrize("name", ["gold", "reference"])

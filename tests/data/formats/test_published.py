@@ -69,7 +69,7 @@ def test_names_are_the_choices_of_the_setting():
          "Q", ("b", "a")),
         ({"instruction": "Q", "input": "", "output": "a"}, "alpaca", "Q", ("a",)),
         ({"question": "Q", "answer": "a"}, "question", "Q", ("a",)),
-        ({"prompt": [user("Q")]}, "prompt_only", (user("Q"),), ((bot(""),),)),
+        ({"prompt": [user("Q")]}, "prompt_only", (user("Q"),), ()),
         ({"prompt": "Q", "completions": ["a", "b"], "labels": [True, False]}, "stepwise", "Q", ("a\nb",)),
         ({"system": "S", "prompt": "Q", "completion": "a", "label": True, "rating": 4}, "rating",
          ({"role": "system", "content": "S"}, user("Q")), ((bot("a"),),)),

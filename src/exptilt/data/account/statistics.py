@@ -100,6 +100,8 @@ class Tally:
     def account(self, kind: Kind) -> Account:
         """The remarks about training examples like these."""
         account = NOTHING
+        if not kind.is_trained:
+            return account
         if 0 < self.examples < _FEW:
             detail = f"only {counted(self.examples, 'example')} to train on"
             account += Account.of("few", detail=detail, count=self.examples)

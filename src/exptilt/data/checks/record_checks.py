@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from exptilt.data.memory.digests import Digest, digest
-from exptilt.data.records import Preference, Ranking, Record, Text, words_of
+from exptilt.data.records import Preference, Prompt, Ranking, Record, Text, words_of
 from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.data.turns import calls_of, content_of, reasoning_of, said_by
 
@@ -172,7 +172,7 @@ def _named(record: Record) -> Iterator[tuple[str, Text]]:
         yield "rejected", record.rejected
     elif isinstance(record, Ranking):
         yield from ((f"completions[{at}]", completion) for at, completion in enumerate(record.completions))
-    else:
+    elif not isinstance(record, Prompt):
         yield "completion", record.completion
 
 

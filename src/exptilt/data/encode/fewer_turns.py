@@ -33,7 +33,7 @@ def fewer_turns(encoder: Encoder, record: Record, max_tokens: int) -> Encoded | 
         (encoded,), _ = encoder.encode([replace(record, prompt=prompt)])
         if encoded is None:
             return None
-        if len(encoded.prompt) + max(len(part.ids) for part in encoded.completions) <= max_tokens:
+        if len(encoded.prompt) + max((len(part.ids) for part in encoded.completions), default=0) <= max_tokens:
             return encoded
     return None
 

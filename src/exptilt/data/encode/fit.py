@@ -49,7 +49,7 @@ def _cut(
     encoded: Encoded, row_id: str, max_tokens: int, decisions: Decisions, fewer_turns: Fewer | None
 ) -> tuple[Encoded | None, Account]:
     num_prompt = len(encoded.prompt)
-    longest = max(len(completion.ids) for completion in encoded.completions)
+    longest = max((len(completion.ids) for completion in encoded.completions), default=0)
     if num_prompt + longest <= max_tokens:
         return encoded, NOTHING
     if num_prompt >= max_tokens:

@@ -14,7 +14,7 @@ from exptilt.data.encode.chat_templates import SCRATCH, reads
 from exptilt.data.encode.render import Rendered, Renderer, Span, Template, Whole
 from exptilt.data.groups import Completion, TokenIds
 from exptilt.data.problems import RowError
-from exptilt.data.records import Preference, Record, TemplateArgs, Text, words_of
+from exptilt.data.records import Record, TemplateArgs, Text, words_of
 from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.data.turns import said_by
 from exptilt.errors import DataError
@@ -103,7 +103,7 @@ class Encoder:
                 encoded.append(None)
                 continue
             tokens, codes = self._encode(record, item, ids[item.prompt], [ids[whole.text] for whole in item.wholes])
-            tokens, of_ids = self._as_drawn(record, tokens)
+            tokens, of_ids = self._as_drawn(record, tokens, self._with_bos(ids[item.prompt], item.by_template))
             encoded.append(tokens)
             for code in (*codes, *of_ids):
                 account += Account.of(code, record.id)
@@ -121,15 +121,20 @@ class Encoder:
         pairs = zip(prompts, ids, strict=True)
         return [_array(self._with_bos(part, self.renderer.uses_template(prompt))) for prompt, part in pairs]
 
-    def _as_drawn(self, record: Record, encoded: Encoded) -> tuple[Encoded, tuple[str, ...]]:
-        """A preference in the tokens it was sampled in, if the row has them and they read as its text; codes of findings."""
-        drawn = record.drawn_ids if isinstance(record, Preference) else None
+    def _as_drawn(self, record: Record, encoded: Encoded, prompt: list[int]) -> tuple[Encoded, tuple[str, ...]]:
+        """A record in the tokens it was sampled in, if the row has them and they read as its text; codes of findings."""
+        drawn = record.drawn_ids
         if drawn is None:
             return encoded, ()
         texts = [words_of(text) for text in record.completions]
-        if max(max(ids) for ids in drawn) >= len(self._tokenizer) or not all(map(self._reads_as, drawn[1:], texts)):
+        is_known = max(map(max, (drawn.prompt, *drawn.completions))) < len(self._tokenizer)
+        if not is_known or self._tokenizer.decode(list(drawn.prompt)) != self._tokenizer.decode(prompt):
             return encoded, ("foreign_ids",)
-        completions = tuple(Completion(_array(list(ids)), np.ones(len(ids), dtype=np.bool_)) for ids in drawn[1:])
+        if not all(map(self._reads_as, drawn.completions, texts)):
+            return encoded, ("foreign_ids",)
+        completions = tuple(
+            Completion(_array(list(ids)), np.ones(len(ids), dtype=np.bool_)) for ids in drawn.completions
+        )
         made = Encoded(_array(list(drawn.prompt)), completions, encoded.num_leading)
         own, sampled = ((one.prompt, *(part.ids for part in one.completions)) for one in (encoded, made))
         return made, () if all(map(np.array_equal, own, sampled)) else ("drawn_ids",)
@@ -182,7 +187,7 @@ class Encoder:
     ) -> tuple[Encoded, list[str]]:
         """A rendered record as token ids, and the codes of what has to be noted of it."""
         pieces, codes = self._pieces(item, prompt, wholes)
-        shared = min(piece.start for piece in pieces)
+        shared = min((piece.start for piece in pieces), default=len(prompt))
         completions = [self._ended(item, piece, whole) for piece, whole in zip(pieces, item.wholes, strict=True)]
         codes += ["missing_end" for whole in item.wholes if self._lacks_end(item, whole)]
         front = self._with_bos(prompt[:shared], item.by_template)
@@ -196,7 +201,7 @@ class Encoder:
             if not front and counted:
                 counted[0] = False
             made.append(Completion(ids=_array(ids), counted=np.array(counted, dtype=np.bool_)))
-        if not front:
+        if not front and made:
             codes.append("first_token_unscored")
         codes += self._odd_tokens(record, [prompt, *wholes])
         num_leading = len(self._bos) if self._bos and front[: len(self._bos)] == self._bos else 0
@@ -287,12 +292,28 @@ def encode_prompts(
     prompts: Sequence[Text],
     template: Template = "auto",
     template_args: Sequence[TemplateArgs] | None = None,
+    *,
+    template_args_of_all: TemplateArgs | None = None,
+    fold_system: bool = False,
 ) -> list[TokenIds]:
     """Token ids to sample from: equal to the prompts of groups that `Encoder.encode` makes of such records by `split`.
 
-    `template_args` are the records' own, one per prompt, where rows have tools or arguments for the template.
+    Args:
+        tokenizer: with the chat template that is meant.
+        prompts: text or turns.
+        template: as `data.template`.
+        template_args: the records' own, one per prompt, where rows have tools or arguments for the template.
+        template_args_of_all: as `data.template_args`.
+        fold_system: as `data.fold_system`.
     """
-    return Encoder(tokenizer, decisions=Decisions({}), template=template).prompts(prompts, template_args)
+    encoder = Encoder(
+        tokenizer,
+        decisions=Decisions({}),
+        template=template,
+        template_args=template_args_of_all,
+        fold_system=fold_system,
+    )
+    return encoder.prompts(prompts, template_args)
 
 
 def _spoken(record: Record) -> Iterator[str]:

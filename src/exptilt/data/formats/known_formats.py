@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exptilt.data.formats import gathered, hh, judged, listed, pairs, ranked, renamed, single
+from exptilt.data.formats import gathered, hh, judged, listed, pairs, ranked, renamed, single, token_ids
+from exptilt.data.formats.column_names import meaning_of
 from exptilt.data.formats.fields import COMPLETIONS, PROMPTS
 from exptilt.data.formats.row_context import CONTEXT
 from exptilt.data.formats.structured_text import structure_in
 from exptilt.data.records import Record
+from exptilt.wording import SURE, nearest
 
 Row = Mapping[str, Any]
 ALWAYS = frozenset({"id", *CONTEXT})
@@ -107,6 +109,13 @@ def _rated(row: Row) -> bool:
     return asked and bool(row.keys() & set(COMPLETIONS)) and bool(row.keys() & set(single.LABELS))
 
 
+def _prompt_alone(row: Row) -> bool:
+    """Accept a prompt beside columns that say nothing a row needs; one that may be a misspelled completion says something."""
+    others = row.keys() - {*ALWAYS, "input", *PROMPTS, *single.ANSWERS}
+    says = (meaning_of(name, row[name]) or nearest(name, ("chosen", "rejected", *COMPLETIONS), SURE) for name in others)
+    return bool(row.keys() & set(PROMPTS)) and not any(says)
+
+
 def _adapter(
     name: str,
     columns: str,
@@ -132,7 +141,7 @@ def _adapter(
 
 
 _TWO = ("input", *PROMPTS, *(name for names in judged.SIDES for name in names))
-_SHOWN = ("input", "context", *PROMPTS, *COMPLETIONS)
+_SHOWN = ("input", "context", *PROMPTS, *COMPLETIONS, *token_ids.OF_ONE)
 _DISTILABEL = (
     "rationale rationales labelling_prompt raw_labelling_response generations generation_prompt new_generations "
     "raw_generation_responses original_chosen original_rejected original_response ratings"
@@ -150,7 +159,8 @@ ADAPTERS: tuple[Adapter, ...] = (
              ("input", "output", *_PAIR), beside=_DISTILABEL),
     _adapter("sharegpt", "conversations chosen rejected", pairs.sharegpt, _after_a_dialogue,
              (*pairs.DIALOGUES, *_PAIR)),
-    _adapter("preference", "prompt chosen rejected", pairs.preference, _has("chosen", "rejected"), ("messages", *pairs.IDS, *_PAIR),
+    _adapter("preference", "prompt chosen rejected", pairs.preference, _has("chosen", "rejected"),
+             ("messages", "both_desirable", *token_ids.OF_PAIR, *_PAIR),
              beside=f"all_generated_responses all_rm_scores conversation turns {_DISTILABEL}"),
     _adapter("argilla", "instruction chosen_response rejected_response", renamed.argilla, None,
              ("input", "context", *_PAIR)),
@@ -200,13 +210,14 @@ ADAPTERS: tuple[Adapter, ...] = (
     _adapter("generations", "instruction generations ratings", listed.generations, _has("generations", "ratings"),
              ("input", "context", *PROMPTS), beside="rationales rationale labelling_prompt raw_labelling_response"),
     _adapter("ranking", "prompt completions ranks", ranked.ranking,
-             lambda row: _has("prompt", "completions")(row) and ("ranks" in row or "scores" in row), ("scores",)),
+             lambda row: _has("prompt", "completions")(row) and ("ranks" in row or "scores" in row), ("scores", *token_ids.OF_LIST)),
     _adapter("stepwise", "prompt completions labels", single.stepwise),
     _adapter("rating", "prompt completion label", single.rating, _rated, (*_SHOWN, *single.LABELS, *single.SCORES)),
     _adapter("rated_messages", "messages label", single.rated_messages,
              lambda row: _conversation(row) and bool(row.keys() & set(single.LABELS)),
              ("prompt", *single.CONVERSATIONS, *single.LABELS, *single.SCORES)),
-    _adapter("messages", "messages", single.messages, _conversation, ("prompt", *single.CONVERSATIONS), imitates=True),
+    _adapter("messages", "messages", single.messages, _conversation,
+             ("prompt", *single.CONVERSATIONS, *single.ANSWERS), imitates=True),
     _adapter("rated_text", "text label", single.rated_text, _never, single.SCORES),
     _adapter("alpaca", "instruction output", single.demonstration,
              lambda row: "instruction" in row and _one_completion(row), _SHOWN, imitates=True),
@@ -214,6 +225,6 @@ ADAPTERS: tuple[Adapter, ...] = (
              lambda row: bool(row.keys() & {"question", "query"}) and _one_completion(row), _SHOWN, imitates=True),
     _adapter("demonstration", "prompt completion", single.demonstration, _one_completion, _SHOWN, imitates=True),
     _adapter("text", "text", single.plain_text, imitates=True),
-    _adapter("prompt_only", "prompt", single.prompt_only, lambda row: "prompt" in row and row.keys() <= {*ALWAYS, "prompt"}),
+    _adapter("prompt_only", "prompt", single.prompt_only, _prompt_alone, ("input", *PROMPTS, *single.ANSWERS)),
 )  # fmt: skip
 """All formats in the order of trial: the first that fits is taken."""

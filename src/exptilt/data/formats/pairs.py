@@ -8,9 +8,10 @@ from typing import Any
 
 from exptilt.data.formats import hh
 from exptilt.data.formats.dialogues import divided, same_turns
-from exptilt.data.formats.fields import content, items, need, number, section_of, text, turns, whole
+from exptilt.data.formats.fields import content, need, number, section_of, text, turns, yes_or_no
+from exptilt.data.formats.token_ids import ids_of_pair
 from exptilt.data.problems import RowError
-from exptilt.data.records import DrawnIds, Message, Preference, Text, as_turns
+from exptilt.data.records import Message, Preference, Text, as_turns
 
 Row = Mapping[str, Any]
 SCORES = (
@@ -46,7 +47,8 @@ def preference(row: Row, row_id: str) -> Preference:
     )
     if row.get("messages"):
         _check_said_again(pair, turns(row["messages"], "messages"))
-    return pair if row.get("chosen_ids") is None else replace(pair, drawn_ids=_drawn_ids(row))
+    both_desirable = None if row.get("both_desirable") is None else yes_or_no(row, "both_desirable")
+    return replace(pair, drawn_ids=ids_of_pair(row), both_desirable=both_desirable)
 
 
 def transcripts(row: Row, row_id: str) -> Preference:
@@ -73,14 +75,6 @@ def sharegpt(row: Row, row_id: str) -> Preference:
                 ends -= 1
             return paired(row, row_id, dialogue[:ends], dialogue, rejected)
     raise RowError("bad_roles", f"{column} ends with the assistant's turn, and it is not the chosen one")
-
-
-IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
-"""Columns of token ids as they were sampled; `exptilt pair` writes them."""
-
-
-def _drawn_ids(row: Row) -> DrawnIds:
-    return DrawnIds(*(tuple(whole(id_, name, 0) for id_ in items(need(row, name), name)) for name in IDS))
 
 
 def _check_said_again(pair: Preference, repeated: tuple[Message, ...]) -> None:

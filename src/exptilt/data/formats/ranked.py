@@ -7,6 +7,7 @@ from typing import Any
 
 from exptilt.data.formats.dialogues import divided
 from exptilt.data.formats.fields import as_number, content, items, need, whole
+from exptilt.data.formats.token_ids import ids_of_list
 from exptilt.data.problems import RowError
 from exptilt.data.records import Ranking
 
@@ -26,6 +27,7 @@ def ranking(row: Row, row_id: str) -> Ranking:
         completions=completions,
         ranks=ranks,
         scores=scores,
+        drawn_ids=ids_of_list(row, len(completions)),
     )
 
 

@@ -10,7 +10,7 @@ from exptilt.data.formats.dialogues import same_turns
 from exptilt.data.formats.fields import exchange, items, number, refuse_media, text, turns, under
 from exptilt.data.formats.structured_text import structure_in
 from exptilt.data.problems import RowError
-from exptilt.data.records import Message, Preference, Ranking, Record, TemplateArgs, Text, align, as_turns
+from exptilt.data.records import Message, Preference, Prompt, Ranking, Record, TemplateArgs, Text, align, as_turns
 from exptilt.data.turn_order import check_turn_order
 
 Row = Mapping[str, Any]
@@ -143,8 +143,9 @@ def _decoded(value: Any, column: str) -> Any:
 
 def _with_texts(record: Record, prompt: Text, completions: tuple[Text, ...]) -> Record:
     if isinstance(record, Preference):
-        ids = record.drawn_ids if prompt == record.prompt else None  # they are of the prompt without its context
-        return replace(record, prompt=prompt, chosen=completions[0], rejected=completions[1], drawn_ids=ids)
+        return replace(record, prompt=prompt, chosen=completions[0], rejected=completions[1])
     if isinstance(record, Ranking):
         return replace(record, prompt=prompt, completions=completions)
+    if isinstance(record, Prompt):
+        return replace(record, prompt=prompt)
     return replace(record, prompt=prompt, completion=completions[0])

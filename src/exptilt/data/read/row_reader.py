@@ -11,11 +11,13 @@ from exptilt.data.formats.fields import MEDIA
 from exptilt.data.formats.judged import doubtful_verdict, from_zero
 from exptilt.data.formats.known_formats import Row
 from exptilt.data.formats.row_context import in_context
+from exptilt.data.formats.single import STEP_RULE
 from exptilt.data.problems import RowError
 from exptilt.data.records import Record, words_of
 from exptilt.data.stage_account import NOTHING, Account
 
 Labels = Literal["auto", "0/1", "1/0", "1/2"]
+Steps = Literal["prefix", "min", "product", "mean", "last"]
 
 
 class RowReader:
@@ -24,13 +26,17 @@ class RowReader:
     Args:
         adapter: the format of the source.
         sample: its first rows.
+        steps: how the labels of steps become one score.
         labels: how verdicts in numbers are counted; auto takes them as 1/2 and says so where that may be wrong.
     """
 
-    def __init__(self, adapter: formats.Adapter, sample: Sequence[Row], labels: Labels = "auto") -> None:
+    def __init__(
+        self, adapter: formats.Adapter, sample: Sequence[Row], labels: Labels = "auto", steps: Steps = "prefix"
+    ) -> None:
         self._adapter = adapter
         self._known = adapter.columns | adapter.beside | formats.ALWAYS | {*MEDIA, "rows"}
         self._labels = labels
+        self._steps = steps
         self._columns: set[str] = set()
         self._unread: dict[str, str | None] = {}
         """Columns that hold something and are not read, and what each says by its name."""
@@ -51,6 +57,8 @@ class RowReader:
             self._look_at_columns(each)
         if self._adapter.name == "judgement":
             row = self._counted_from_one(row)
+        elif self._adapter.name == "stepwise":
+            row = {**row, STEP_RULE: self._steps}
         made = in_context(self._adapter.record(row, row_id), rows, self._adapter.columns)
         if self._prompts_needed and row.get("prompt") is None and not any(record.prompt for record in made):
             raise RowError("missing_prompt", "the row has no prompt, and other rows of the source have one")

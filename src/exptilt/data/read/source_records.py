@@ -84,7 +84,7 @@ def read_part(source: SourceConfig, records: Shelf[Record], decisions: Decisions
             reading.refuse_unseen()
             raise
         format_name = adapter.name
-        reader = RowReader(adapter, readable, labels=source.labels)
+        reader = RowReader(adapter, readable, labels=source.labels, steps=source.steps)
         reading.read(reader, reading.merged(each, adapter) if adapter.gather else each, records)
         reading.account += reader.unread(prefix + source.path)
         columns_not_read = reader.columns_not_read

@@ -14,7 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,19 +26,12 @@ from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.losses.calls import arguments_of, call
 from exptilt.losses.from_choice import build_loss
 from exptilt.settings.loss_choice import choice_of
+from exptilt.testing.check_finding import CheckFinding
 from exptilt.training.columns import columns_of
 from exptilt.training.objective import Objective
 from exptilt.training.output import Output
 from exptilt.types import LogProbs
 from exptilt.wording import in_one_line
-
-
-class CheckFinding(NamedTuple):
-    """What one check found."""
-
-    check: str
-    fault: str
-    """What is wrong, in words; empty where nothing is."""
 
 
 def check_loss(
