@@ -257,10 +257,6 @@ SHAPES: dict[str, Any] = {
         {"lf.yaml": LLAMA_FACTORY_BASE.replace("stage: dpo", "stage: rm")},
         {"data.train": "pairs", "loss.name": "bradley_terry"},
     ),
-    "factory reward model": Shape(
-        {"lf.yaml": LLAMA_FACTORY_BASE.replace("stage: dpo", "stage: rm")},
-        {"data.train": "pairs", "loss.name": "bradley_terry"},
-    ),
     # alignment-handbook
     "handbook dpo": _handbook(
         "beta: 0.01\nbf16: true\nmax_length: 1024\n", loss__beta=0.01, train__precision="bfloat16"
