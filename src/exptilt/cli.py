@@ -293,7 +293,7 @@ def judge(
 ) -> None:
     """Ask judges which answers are better: win rates with intervals, or a judge's accuracy on a benchmark."""
     from exptilt.judges.named_judges import JudgeOptions
-    from exptilt.judges.server_client import Endpoint
+    from exptilt.servers.endpoint import Endpoint
     from exptilt.judges.server_request import Sampled
     from exptilt.judges.spending import Prices
     from exptilt.verbs.judge import judge as judge_policies

@@ -14,7 +14,7 @@ from exptilt.evaluation.intervals import Resampling
 from exptilt.evaluation.judged.judgements import Judgements
 from exptilt.evaluation.judged.win_rate import win_rates
 from exptilt.judges.judge_templates import judge_template
-from exptilt.judges.server_client import Endpoint
+from exptilt.servers.endpoint import Endpoint
 from exptilt.judges.server_judge import ServerJudge
 from exptilt.judges.spending import Prices, SpendingLimit
 from exptilt.preferences import Comparison
@@ -104,9 +104,17 @@ def test_time_outs_and_faults_that_never_end_are_unscored_never_a_verdict(tmp_pa
         outcomes = [v.outcome for v in asks(comparisons(3))]
         assert outcomes.count("unscored") == 4
         assert sum(asks.faults.values()) == 4
-        assert len(store.votes()) == 2
-        server_again = judge(server, store, endpoint=endpoint)
-        assert server_again.work(comparisons(3)).calls == 4  # a fault is not an answer: they are asked again
+        assert [vote.outcome for vote in store.votes()].count("unscored") == 4
+        asks_again = judge(server, store, endpoint=endpoint)
+        assert asks_again.work(comparisons(3)).calls == 4  # a fault is not an answer: they are asked again
+        assert [v.outcome for v in asks_again(comparisons(3))].count("unscored") == 4
+        assert len(store.votes()) == 6  # one row for each verdict, however often it failed
+        server.script = lambda number: None
+        assert [v.winner for v in judge(server, store, endpoint=endpoint)(comparisons(3))] == [0] * 6
+        assert "unscored" not in [vote.outcome for vote in store.votes()]
+        taken_back = {vote.supersedes for vote in store.votes()} - {None}
+        assert len(taken_back) == 4
+        assert taken_back == {v.nonce for v in store.votes(superseded=True) if v.outcome == "unscored"}
     with (
         JudgeServer(says_good, lambda number: "slow" if number == 1 else None) as server,
         VoteStore(tmp_path / "w.db") as store,

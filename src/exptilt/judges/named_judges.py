@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from exptilt.errors import ConfigError
 from exptilt.judges.judge_templates import judge_template
 from exptilt.judges.reward_judge import RewardJudge
-from exptilt.judges.server_client import OPENAI, Endpoint
 from exptilt.judges.server_judge import ServerJudge
 from exptilt.judges.server_request import Sampled
 from exptilt.judges.spending import Prices, SpendingLimit
 from exptilt.judges.stored_votes import StoredVotes
 from exptilt.judges.yardsticks import Coin, Longest
 from exptilt.preferences import Judge, Reward
+from exptilt.servers.endpoint import OPENAI, Endpoint
 from exptilt.votes.vote_store import VoteStore
 
 

@@ -2,7 +2,8 @@
 
 Every call is in the store before its verdict is given, together with the vote; a request that was answered is never sent
 again, so a killed run goes on and pays at most the calls in flight twice. A reply cut by length is stored, never served,
-and asked again with twice the tokens; where no attempt gives a well-formed verdict, the verdict is unscored.
+and asked again with twice the tokens; where no attempt gives a well-formed verdict, the vote is `unscored`. A later run asks
+for it once more, and its vote then takes the unscored one back.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from typing import Any
 
 from exptilt.errors import Stopped
 from exptilt.judges.judge_templates import JudgeTemplate
-from exptilt.judges.server_client import Endpoint, ServerClient, ServerReply
-from exptilt.judges.server_request import Sampled, pair_request, request_key, rubric_request
+from exptilt.judges.server_request import OPTIONAL, Sampled, pair_request, request_key, rubric_request
 from exptilt.judges.slots import BOTH_ORDERS, AskedPair, asked, in_callers_order
 from exptilt.judges.spending import Prices, SpendingLimit, estimated_tokens
 from exptilt.judges.token_probability import first_probability
 from exptilt.judges.verdict_parsing import Parsed, parse_rating, parse_verdict
 from exptilt.preferences import Comparison, Outcome, Verdict
+from exptilt.servers.background_calls import run_to_end
+from exptilt.servers.endpoint import Endpoint
+from exptilt.servers.server_client import ServerClient, ServerReply
 from exptilt.votes.vote_records import Call, Rater, vote_of
 from exptilt.votes.vote_store import VoteStore
 
@@ -105,7 +108,7 @@ class ServerJudge:
             Stopped: the budget does not reach; what was asked is stored.
         """
         waiting = list(comparisons)
-        yield from asyncio.run(self._all(waiting))
+        yield from run_to_end(self._all(waiting))
 
     async def _all(self, comparisons: list[Comparison]) -> list[Verdict]:
         pairs = [(comparison, one) for comparison in comparisons for one in self._questions(comparison)]
@@ -156,22 +159,24 @@ class ServerJudge:
         calls = [await self._shared_call(client, key, request, one) for key, request in self._requests(one)]
         found = self._read(calls, one)
         shown = in_callers_order(comparison, one.order)
-        if found is None:
-            return Verdict(comparison=comparison.id, order=shown, outcome="unscored")
-        outcome, probability, reason = found
+        outcome, probability, reason = found or ("unscored", None, "")
         verdict = Verdict(
             comparison=comparison.id, order=shown, outcome=outcome, probability=probability, reason=reason
         )
-        self._keep(comparison, verdict, [call for call in calls if call is not None], one.replicate)
+        self._keep(comparison, verdict, one)
         return verdict
 
-    def _keep(self, comparison: Comparison, verdict: Verdict, calls: list[Call], replicate: int) -> None:
+    def _keep(self, comparison: Comparison, verdict: Verdict, one: AskedPair) -> None:
         """Store a vote, in one transaction with the call that was paid for it."""
-        keys = [call.key for call in calls]
+        keys = [key for key, _ in self._requests(one)]
         nonce = keys[0] if len(keys) == 1 else f"{keys[0][:60]}-{keys[1][:60]}-{verdict.order[0]}"
+        unscored = f"unscored-{nonce}"
+        supersedes = unscored if unscored in self._voted and verdict.outcome != "unscored" else None
+        nonce = unscored if verdict.outcome == "unscored" else nonce
         if nonce not in self._voted:
             rater = Rater("judge", self.name, self.identity)
-            vote = vote_of(comparison, verdict, rater, nonce, question=self.template.question, replicate=replicate)
+            more = {"question": self.template.question, "replicate": one.replicate, "supersedes": supersedes}
+            vote = vote_of(comparison, verdict, rater, nonce, **more)
             self.store.add(comparison, vote, [self._unstored.pop(key) for key in keys if key in self._unstored])
             self._voted.add(nonce)
 
@@ -213,7 +218,7 @@ class ServerJudge:
             )
         reply = None
         try:
-            reply = await client.ask(request)
+            reply = await client.ask(request, OPTIONAL)
         finally:
             # Without an answer nobody knows what was charged: the most is assumed.
             self.budget.settle(most, _cost(reply, self.prices) if reply is not None and reply.body else most)
@@ -222,7 +227,7 @@ class ServerJudge:
     def _fault(self, reply: ServerReply, one: AskedPair) -> str:
         if reply.choice.get("finish_reason") == "length":
             return _CUT
-        if (reply.choice.get("message") or {}).get("refusal"):
+        if reply.message.get("refusal"):
             return "refused"
         readable = parse_rating(reply.text) if self.template.is_rubric else parse_verdict(reply.text, one.labels)
         return "" if readable is not None else "no well-formed verdict"
@@ -248,19 +253,17 @@ def _prompt_tokens(request: dict[str, Any]) -> int:
 
 
 def _cost(reply: ServerReply, prices: Prices) -> float:
-    usage = reply.body.get("usage") or {}
-    return prices.cost(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+    return prices.cost(reply.usage.get("prompt_tokens", 0), reply.usage.get("completion_tokens", 0))
 
 
 def _as_call(key: str, reply: ServerReply, prices: Prices, *, usable: bool) -> Call:
-    usage = reply.body.get("usage") or {}
     return Call(
         key=key,
         request=json.dumps(reply.sent, sort_keys=True),
         reply=json.dumps(reply.body) if reply.body else reply.fault,
         model=str(reply.body.get("model") or ""),
-        prompt_tokens=usage.get("prompt_tokens"),
-        completion_tokens=usage.get("completion_tokens"),
+        prompt_tokens=reply.usage.get("prompt_tokens"),
+        completion_tokens=reply.usage.get("completion_tokens"),
         cost=_cost(reply, prices),
         seconds=reply.seconds,
         finish_reason=str(reply.choice.get("finish_reason") or reply.fault)[:40],
