@@ -121,8 +121,9 @@ def test_only_what_is_optional_is_left_out(service):
     ]
 
 
-def test_a_server_error_that_names_a_parameter_teaches_too(service):
-    service.plan = [(500, {"error": {"message": "response_format is not implemented"}}, {}), good()]
+@pytest.mark.parametrize("body", [{"error": {"message": "no response_format"}}, {"detail": "no response_format"}])
+def test_a_server_error_that_names_a_parameter_teaches_too(service, body):
+    service.plan = [(500, body, {}), good()]
     (reply,) = asked(service, REQUEST | {"response_format": {}}, optional=["response_format"])
     assert reply.fault == ""
     assert "response_format" not in reply.sent
@@ -132,6 +133,16 @@ def test_an_empty_account_ends_the_run(service):
     service.plan = [(429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}, {})]
     with pytest.raises(ConfigError, match="nothing left to spend"):
         asked(service)
+
+
+def test_a_server_that_refuses_everything_ends_the_run_and_one_long_prompt_does_not(service):
+    refusal = (400, {"error": {"message": "maximum context length is 10 tokens"}}, {})
+    service.plan = [good(), *[refusal] * 10]
+    replies = asked(service, *[REQUEST] * 11, concurrency=1)
+    assert [bool(reply.fault) for reply in replies] == [False] + [True] * 10
+    service.plan = [refusal]
+    with pytest.raises(ConfigError, match="refused every request so far.*context length"):
+        asked(service, *[REQUEST] * 11, concurrency=1)
 
 
 @pytest.mark.parametrize(

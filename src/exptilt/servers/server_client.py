@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from exptilt.servers.refused_parameters import as_refused, named_in
 
 _UNTEACHABLE = (401, 402, 403, 404, 429)
 """What these say is not about a parameter."""
+_GIVE_UP = 8
+"""Requests that a server may refuse before it has answered any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ class ServerClient:
         self._free = asyncio.Semaphore(endpoint.concurrency)
         self._next = 0.0
         self._refused: set[str] = set()
-        self._answered = False
+        self._answered, self._refusals = False, 0
 
     async def __aenter__(self) -> ServerClient:
         return self
@@ -112,7 +115,7 @@ class ServerClient:
                 except self._openai.APIStatusError as error:
                     if self._learns(error, sent, optional):
                         continue
-                    self._require_usable(error)
+                    self._require_usable(error, sent)
                     return ServerReply(sent, {}, time.monotonic() - started, self._said(error), exhausted=True)
                 except self._openai.APIError as error:
                     self._require_reachable(error)
@@ -134,29 +137,31 @@ class ServerClient:
     def _learns(self, error: Any, sent: dict[str, Any], optional: Sequence[str]) -> bool:
         if error.status_code in _UNTEACHABLE:
             return False
-        name = named_in(str(error), error.param, optional)
+        name = named_in(_words(error), error.param, optional)
         if name is None or name not in sent:
             # Another call in flight may have learnt it while this one was on its way.
             return as_refused(sent, self._refused & set(optional)) != sent
         self._refused.add(name)
         return True
 
-    def _require_usable(self, error: Any) -> None:
-        host = self._endpoint.host
-        if error.status_code in (401, 403):
-            raise ConfigError(
-                f"{host}: refuses the key ({error.status_code}); set {self._endpoint.key_variable}"
-            ) from None
-        if error.status_code == 402 or error.code == "insufficient_quota":
+    def _require_usable(self, error: Any, sent: dict[str, Any]) -> None:
+        host, status = self._endpoint.host, error.status_code
+        if status in (401, 403):
+            raise ConfigError(f"{host}: refuses the key ({status}); set {self._endpoint.key_variable}") from None
+        if status == 402 or error.code == "insufficient_quota":
             raise ConfigError(f"{host}: the account has nothing left to spend: {self._said(error)}") from None
-        if error.status_code == 404:
+        names_model = re.search(rf"['\"`]{re.escape(str(sent['model']))}['\"`]", _words(error))
+        if status == 404 or (status in (400, 422) and names_model):
             raise ConfigError(
                 f"{host}: {self._said(error)}; check the address (it ends in /v1) and the model"
             ) from None
-        if 300 <= error.status_code < 400:
+        if 300 <= status < 400:
             raise ConfigError(
-                f"{host}: sends to another address ({error.status_code}), which is not followed; name that address"
+                f"{host}: sends to another address ({status}), which is not followed; name that address"
             ) from None
+        self._refusals += status < 500 and status not in (408, 409, 429)
+        if self._refusals >= _GIVE_UP and not self._answered:
+            raise ConfigError(f"{host}: has refused every request so far: {self._said(error)}") from None
 
     def _require_reachable(self, error: Exception) -> None:
         unreachable = isinstance(error, self._openai.APIConnectionError) and not isinstance(
@@ -168,7 +173,7 @@ class ServerClient:
             ) from None
 
     def _said(self, error: Exception) -> str:
-        return self._without_key(" ".join(str(error).split()) or type(error).__name__)[:200]
+        return self._without_key(" ".join(_words(error).split()) or type(error).__name__)[:200]
 
     def _without_key(self, text: str) -> str:
         return text if self._key == NO_KEY else text.replace(self._key, "***")
@@ -180,6 +185,13 @@ class ServerClient:
         turn = max(now, self._next)
         self._next = turn + 1 / self._endpoint.rate
         await asyncio.sleep(turn - now)
+
+
+def _words(error: Exception) -> str:
+    """What a server says: its error's message, which the package gives, or whatever else the body holds."""
+    response = getattr(error, "response", None)
+    text = str(error)
+    return f"{text} - {response.text}" if response is not None and text.endswith(str(response.status_code)) else text
 
 
 def _is_completion(body: dict[str, Any]) -> bool:
