@@ -175,7 +175,7 @@ class ServerJudge:
         nonce = unscored if verdict.outcome == "unscored" else nonce
         if nonce not in self._voted:
             rater = Rater("judge", self.name, self.identity)
-            more = {"question": self.template.question, "replicate": one.replicate, "supersedes": supersedes}
+            more = {"question": self.template.vote_question, "replicate": one.replicate, "supersedes": supersedes}
             vote = vote_of(comparison, verdict, rater, nonce, **more)
             self.store.add(comparison, vote, [self._unstored.pop(key) for key in keys if key in self._unstored])
             self._voted.add(nonce)
