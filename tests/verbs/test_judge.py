@@ -164,8 +164,8 @@ def test_benchmarks_from_published_files(tmp_path, data_folder):
         found = judge_benchmark(path, [], tmp_path / "v.db", JudgeOptions(), resampling=QUICK)
         assert (found["benchmark"], found["items"]) == (name, items)
         assert scored in (None, found["scored"])
-        assert found["judges"]["oracle"]["accuracy"].value == 1
-        assert found["judges"]["coin"]["accuracy"].value == pytest.approx(0.5, abs=0.05)
+        assert found["judges"]["oracle"].accuracy.value == 1
+        assert found["judges"]["coin"].accuracy.value == pytest.approx(0.5, abs=0.05)
     with pytest.raises(DataError, match="no known benchmark has the columns"):
         judge_benchmark(Path(write(tmp_path / "x.jsonl", [{"a": 1}])), [], tmp_path / "v.db", JudgeOptions())
 

@@ -27,17 +27,17 @@ class RememberedJudge:
     """
 
     def __init__(self, judge: Judge, store: VoteStore, question: str = "better") -> None:
-        self._judge, self._store, self._question = judge, store, question
+        self.judge, self._store, self._question = judge, store, question
 
     @property
     def name(self) -> str:
         """The judge's."""
-        return self._judge.name
+        return self.judge.name
 
     @property
     def identity(self) -> str:
         """The judge's."""
-        return self._judge.identity
+        return self.judge.identity
 
     def __call__(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         """Verdicts in both orders, comparison by comparison."""
@@ -64,7 +64,7 @@ class RememberedJudge:
         rows = []
         by_id = {pair.id: pair for pair in comparisons}
         rater = Rater("judge", self.name, self.identity)
-        for verdict in self._judge(comparisons):
+        for verdict in self.judge(comparisons):
             pair = by_id[verdict.comparison]
             given.setdefault(pair.id, []).append(verdict)
             nonce, failed = self._nonce(pair, verdict), f"unscored-{self._nonce(pair, verdict)}"
