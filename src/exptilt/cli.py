@@ -342,6 +342,33 @@ def agree(
 
 
 @app.command()
+def votes(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILES]",
+            help="AlpacaEval's annotations.json, Chatbot Arena's rows, folders of MT-Bench and Arena-Hard.",
+        ),
+    ] = None,
+    store: Annotated[str, typer.Option(help="The store of votes: a file or a postgresql:// URL.")] = "votes.db",
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--as", metavar="FORM", help="Write alpaca_eval, chatbot_arena, mt_bench, arena_hard or model_outputs."
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The file or folder to write.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Of arena_hard; by default the policy compared most often.")
+    ] = None,
+) -> None:
+    """Look into a store of votes, fill it from other tools' files, or write it in their forms."""
+    from exptilt.verbs.votes import votes as run
+
+    run(files or (), store, form=form, output=output, baseline=baseline)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="One or more run folders.")],
     output: Annotated[Path | None, typer.Option(help="Where to write; by default the first run's report.html.")] = None,

@@ -69,7 +69,14 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         DiskError: the disk refuses; what was there before stays.
     """
     with writing(path) as file:
-        file.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows)
+        file.writelines(_line(row) for row in rows)
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    try:
+        return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # half a character, which JSON can escape and UTF-8 cannot hold
+        return (json.dumps(row) + "\n").encode()
 
 
 @contextmanager

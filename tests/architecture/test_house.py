@@ -26,6 +26,7 @@ GUESSES = {
     "what `exptilt frontier` runs": "verbs/frontier.py::frontier",
     "what `exptilt init` runs": "verbs/init.py::init",
     "what `exptilt judge` runs": "verbs/judge.py::judge",
+    "what `exptilt votes` runs": "verbs/votes.py::votes",
     "where votes are stored": "votes/vote_store.py::VoteStore",
     "how a server is asked": "servers/server_client.py::ServerClient",
     "how a judge's reply is read": "judges/verdict_parsing.py::parse_verdict",

@@ -174,7 +174,8 @@ def test_background_calls_work_inside_a_running_event_loop(service):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://localhost/v1", "localhost:8000/v1", "http://u:p@localhost/v1", "http://localhost/v1?key=s", "http://[/v1"]
+    "url",
+    ["ftp://localhost/v1", "localhost:8000/v1", "http://u:p@localhost/v1", "http://localhost/v1?key=s", "http://[/v1"],
 )
 def test_an_address_that_is_none_or_holds_a_key_is_refused(url):
     with pytest.raises(ConfigError) as error:

@@ -50,7 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in model.parameters():
             parameter.zero_()
         model.model.norm.weight.fill_(1)
-        model.model.embed_tokens.weight.copy_(torch.eye(len(tokenizer)))  # a token is a direction, its successor is read off it
+        model.model.embed_tokens.weight.copy_(
+            torch.eye(len(tokenizer))
+        )  # a token is a direction, its successor is read off it
         for word, after in successor.items():
             model.lm_head.weight[ids[after], ids[word]] = 10
         for word in ends:
@@ -103,7 +105,9 @@ def test_it_judges(server, folder, tmp_path):
             model=str(folder), template=judge_template(str(shown)), store=store, endpoint=Endpoint(base_url=server)
         )
         verdicts = list(asks(pairs))
-        assert [verdict.outcome for verdict in verdicts] == ["first"] * 4  # it names the label shown last: the first answer's
+        assert [verdict.outcome for verdict in verdicts] == [
+            "first"
+        ] * 4  # it names the label shown last: the first answer's
         assert [verdict.order for verdict in verdicts[:2]] in ([(0, 1), (1, 0)], [(1, 0), (0, 1)])
         calls = list(store.calls())
         assert len(calls) == len(store.votes()) == 4
@@ -122,7 +126,12 @@ def test_it_samples_turns_and_text(server, folder, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     asked = ["two one", [{"role": "user", "content": "three K"}]]
     prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in asked))
-    settings = [f"data.train={prompts}", f"server.model={json.dumps(str(folder))}", "num_samples=2", "law.max_new_tokens=8"]
+    settings = [
+        f"data.train={prompts}",
+        f"server.model={json.dumps(str(folder))}",
+        "num_samples=2",
+        "law.max_new_tokens=8",
+    ]
     sample(request_of(server, settings, tmp_path / "out"))
     rows = sorted((str(row.prompt), row.completion, row.ended) for row in read_samples(tmp_path / "out"))
     assert [(completion, ended) for _, completion, ended in rows] == [("[[K]]", True)] * 2 + [("fine", True)] * 2

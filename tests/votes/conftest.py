@@ -57,7 +57,18 @@ def postgres_server() -> Iterator[str]:
         password.write_text("secret-word")
         if user:
             shutil.chown(password, user)
-        _run(user, programs / "initdb", "-D", folder / "data", "-U", "tester", "-A", "scram-sha-256", f"--pwfile={password}", "-N")
+        _run(
+            user,
+            programs / "initdb",
+            "-D",
+            folder / "data",
+            "-U",
+            "tester",
+            "-A",
+            "scram-sha-256",
+            f"--pwfile={password}",
+            "-N",
+        )
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=100"
         _run(user, programs / "pg_ctl", "-D", folder / "data", "-l", folder / "log", "-o", options, "-w", "start")
         yield f"postgresql://tester:secret-word@127.0.0.1:{port}"

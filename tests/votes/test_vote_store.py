@@ -175,7 +175,12 @@ def test_texts_that_no_database_holds_come_back_readable(where):
 def test_postgres_rows_cannot_be_changed_deleted_or_emptied(postgres):
     with VoteStore(postgres) as store:
         store.add(QUESTION, vote("a"), [Call(key="k", request="{}")])
-        for statement in ("UPDATE vote SET outcome='tie'", "DELETE FROM call", "TRUNCATE vote", "TRUNCATE comparison CASCADE"):
+        for statement in (
+            "UPDATE vote SET outcome='tie'",
+            "DELETE FROM call",
+            "TRUNCATE vote",
+            "TRUNCATE comparison CASCADE",
+        ):
             with pytest.raises(DiskError, match="append-only"), store._transaction() as connection:
                 connection.exec_driver_sql(statement)
         assert len(store.votes()) == 1

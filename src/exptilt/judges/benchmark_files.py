@@ -72,7 +72,9 @@ def read_benchmark(path: Path) -> JudgeBenchmark:
         name, read = _schema(row, place)
         names[name] += 1
         if len(names) > 1:
-            raise DataError(f"{place}: a row of {name} among rows of {next(iter(names))}; put each benchmark in its own file")
+            raise DataError(
+                f"{place}: a row of {name} among rows of {next(iter(names))}; put each benchmark in its own file"
+            )
         try:
             items += read(row, place)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -118,7 +120,12 @@ def _prompt(prompt: Any, place: str) -> Text:
 
 
 def _is_list_of(value: Any, kind: type) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and bool(value) and all(isinstance(v, kind) for v in value)
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and bool(value)
+        and all(isinstance(v, kind) for v in value)
+    )
 
 
 def _candidates(row: Row, place: str) -> Iterator[BenchmarkItem]:
@@ -155,7 +162,12 @@ def _llmbar(row: Row, place: str) -> Iterator[BenchmarkItem]:
     yield from _item(row["input"], row["output_1"], row["output_2"], row["label"], row.get("subset", "all"), place)
 
 
-_JUDGEBENCH = {"mmlu-pro": "Knowledge", "livebench-reasoning": "Reasoning", "livebench-math": "Math", "livecodebench": "Coding"}
+_JUDGEBENCH = {
+    "mmlu-pro": "Knowledge",
+    "livebench-reasoning": "Reasoning",
+    "livebench-math": "Math",
+    "livecodebench": "Coding",
+}
 """Sections of JudgeBench by how the name of a row's source begins; Tan et al. (2024), https://arxiv.org/abs/2410.12784."""
 
 

@@ -105,4 +105,3 @@ def _stored(store: VoteStore, rater: str | None) -> StoredVotes:
         known = ", ".join(sorted({vote.rater.name for vote in votes})[:8]) or "nobody"
         raise ConfigError(f"--by votes:{rater}: {store.name} has no votes of that rater; it has those of {known}")
     return StoredVotes(votes, rater)
-

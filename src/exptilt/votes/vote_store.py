@@ -220,15 +220,27 @@ class VoteStore:
     @contextmanager
     def _transaction(self, *, writes: bool = True) -> Iterator[sql.Connection]:
         try:
-            with self._engine.connect().execution_options(writes=writes) as connection, connection.begin():
+            with self._connect().execution_options(writes=writes) as connection, connection.begin():
                 yield connection
-        except (SQLAlchemyError, sqlite3.Error) as error:  # the second where a connection is prepared
+        # sqlite3's where a connection is prepared, the system's where the network breaks under pg8000.
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise self._refusal(error) from error
+
+    def _connect(self) -> sql.Connection:
+        try:
+            return self._engine.connect()
+        except (
+            OSError
+        ):  # the server ended a connection that was kept, which pg8000 does not always say in its own errors
+            self._engine.dispose()
+            return self._engine.connect()
 
     def _refusal(self, error: Exception) -> DataError | DiskError:
         said = _words_of(error.orig if isinstance(error, DatabaseError) else error)
         if "not a database" in said:
-            return DataError(f"{self.name}: is not a store of votes (SQLite says: {said})")
+            return DataError(
+                f"{self.name}: is not a store of votes (SQLite says: {said}); `exptilt votes FILE` makes one of other tools' files"
+            )
         advice = {
             "lock": f"another process has been writing for {_WAIT} s; stop it or wait",
             "full": "free some space; every vote before this one is stored",

@@ -90,7 +90,13 @@ def test_reward_bench_2_has_its_own_score_of_ties_for_rewards(tmp_path):
     # Gaps between right and wrong: tied 1 and 0, ref 2 and 4; the right answers spread over 1 and 4.
     hard = [min(1, 2), min(0, 4)]
     spread = [1, 4]
-    ties = 0.3 * 0.5 + 0.3 * 1 + 0.2 * 0 + 0.2 * 0 + 0.01 * np.mean([math.tanh(h / s - 1) for h, s in zip(hard, spread, strict=True)])
+    ties = (
+        0.3 * 0.5
+        + 0.3 * 1
+        + 0.2 * 0
+        + 0.2 * 0
+        + 0.01 * np.mean([math.tanh(h / s - 1) for h, s in zip(hard, spread, strict=True)])
+    )
     assert length.sections["Ties"].value == pytest.approx(ties)
     assert length.sections["Math"].value == pytest.approx(0.5)
     assert length.accuracy.value == pytest.approx((0.5 + ties) / 2)
@@ -119,7 +125,13 @@ def test_judge_bench_by_section_and_by_its_own_rule(tmp_path):
     benchmark = read_benchmark(tmp_path / "benchmark.jsonl")
     nan = float("nan")
     # Shares for the smaller of the sorted answers ("longer"), shown first and second: always the first; right and a tie; one missing.
-    said = [[(1.0, True), (0.0, False)], [(0.5, True), (0.0, False)], [(1.0, True), (nan, False)], [(0.0, True), (0.0, False)], [(nan, True), (nan, False)]]
+    said = [
+        [(1.0, True), (0.0, False)],
+        [(0.5, True), (0.0, False)],
+        [(1.0, True), (nan, False)],
+        [(0.0, True), (0.0, False)],
+        [(nan, True), (nan, False)],
+    ]
     answers = {item.comparison.id: each for item, each in zip(benchmark.items, said, strict=True)}
     one = benchmark_accuracy(benchmark, benchmark.items, answers, QUICK)
     assert one.pairs_right.value == pytest.approx(3 / 4)  # all but the first, of the four with a verdict
@@ -131,7 +143,12 @@ def test_judge_bench_by_section_and_by_its_own_rule(tmp_path):
 def test_a_missing_verdict_leaves_a_row_out_only_if_it_could_matter(tmp_path):
     benchmark = read_benchmark(write(tmp_path / "b.jsonl", RB2[:2]))
     nan = float("nan")
-    said = [[(1.0, True), (1.0, False)]] * 2 + [[(nan, True), (1.0, False)]] + [[(0.0, True), (nan, False)]] + [[(nan, True), (1.0, False)]] * 2
+    said = (
+        [[(1.0, True), (1.0, False)]] * 2
+        + [[(nan, True), (1.0, False)]]
+        + [[(0.0, True), (nan, False)]]
+        + [[(nan, True), (1.0, False)]] * 2
+    )
     answers = {}
     for item, each in zip(benchmark.items, said, strict=True):
         right_is_smaller = item.better == min(item.comparison.answers)

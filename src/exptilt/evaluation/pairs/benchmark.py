@@ -157,7 +157,8 @@ def section_means(
     *of_sections, overall = shares(together, clusters.count, [*sizes, len(wins)], resampling)
     return SectionAccuracy(
         subsets={
-            name: _share_of(wins[labels == name], Clusters(clusters.index[labels == name]), resampling) for name in present
+            name: _share_of(wins[labels == name], Clusters(clusters.index[labels == name]), resampling)
+            for name in present
         },
         sections=dict(zip(sections, of_sections, strict=True)),
         overall=overall,
