@@ -262,7 +262,8 @@ def judge(
     by: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="JUDGE", help="server:MODEL[@URL], local:FOLDER, reward:MODULE:NAME, votes[:RATER]; repeatable."
+            metavar="JUDGE",
+            help="server:MODEL[@URL], local:FOLDER, reward:FILE.yaml, reward:MODULE:NAME, votes[:RATER]; repeatable.",
         ),
     ] = None,
     benchmark: Annotated[
@@ -293,9 +294,9 @@ def judge(
 ) -> None:
     """Ask judges which answers are better: win rates with intervals, or a judge's accuracy on a benchmark."""
     from exptilt.judges.named_judges import JudgeOptions
-    from exptilt.servers.endpoint import Endpoint
     from exptilt.judges.server_request import Sampled
     from exptilt.judges.spending import Prices
+    from exptilt.servers.endpoint import Endpoint
     from exptilt.verbs.judge import judge as judge_policies
     from exptilt.verbs.judge import judge_benchmark
 

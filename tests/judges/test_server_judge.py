@@ -14,10 +14,10 @@ from exptilt.evaluation.intervals import Resampling
 from exptilt.evaluation.judged.judgements import Judgements
 from exptilt.evaluation.judged.win_rate import win_rates
 from exptilt.judges.judge_templates import judge_template
-from exptilt.servers.endpoint import Endpoint
 from exptilt.judges.server_judge import ServerJudge
 from exptilt.judges.spending import Prices, SpendingLimit
 from exptilt.preferences import Comparison
+from exptilt.servers.endpoint import Endpoint
 from exptilt.votes.vote_store import VoteStore
 
 _spec = importlib.util.spec_from_file_location("judge_server", Path(__file__).parent / "judge_server.py")

@@ -141,7 +141,7 @@ def test_a_server_that_refuses_everything_ends_the_run_and_one_long_prompt_does_
     replies = asked(service, *[REQUEST] * 11, concurrency=1)
     assert [bool(reply.fault) for reply in replies] == [False] + [True] * 10
     service.plan = [refusal]
-    with pytest.raises(ConfigError, match="refused every request so far.*context length"):
+    with pytest.raises(ConfigError, match=r"refused every request so far.*context length"):
         asked(service, *[REQUEST] * 11, concurrency=1)
 
 

@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    successor = {letter: f"[[{letter}]]" for letter in LETTERS} | {word: "fine" for word in ("one", "two", "three")}
+    successor = {letter: f"[[{letter}]]" for letter in LETTERS} | dict.fromkeys(("one", "two", "three"), "fine")
     ends = [*successor.values()]
     ids = tokenizer.get_vocab()
     with torch.no_grad():

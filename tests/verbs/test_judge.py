@@ -10,8 +10,8 @@ import pytest
 from exptilt.errors import ConfigError, DataError
 from exptilt.evaluation.intervals import Resampling
 from exptilt.judges.named_judges import JudgeOptions
-from exptilt.servers.endpoint import Endpoint
 from exptilt.preferences import Comparison
+from exptilt.servers.endpoint import Endpoint
 from exptilt.verbs.agree import agree
 from exptilt.verbs.judge import ask_each_once, judge, judge_benchmark
 from exptilt.votes.vote_records import Rater, Vote

@@ -144,7 +144,7 @@ def _chosen(row: Row, place: str) -> Iterator[BenchmarkItem]:
     if all(_is_list_of(side, Mapping) for side in sides):  # whole conversations
         prompt = prompt or sides[0][:-1]
         sides = [side[-1]["content"] for side in sides]
-    yield from _item(prompt, *sides, 1, row.get("subset", "all"), place)
+    yield from _item(prompt, sides[0], sides[1], 1, row.get("subset", "all"), place)
 
 
 def _pandalm(row: Row, place: str) -> Iterator[BenchmarkItem]:

@@ -30,7 +30,7 @@ from exptilt.judges.reward_judge import RewardJudge
 from exptilt.judges.server_judge import JudgeWork, ServerJudge
 from exptilt.judges.yardsticks import Oracle
 from exptilt.preferences import Answer, Comparison, Judge, Reward, Verdict
-from exptilt.reports.tables.judged_table import print_benchmark, print_judged, print_work
+from exptilt.reports.tables.judged_table import print_benchmark, print_faults, print_judged, print_work
 from exptilt.rewards.imported_reward import imported_reward
 from exptilt.rewards.reward_from_choice import build_reward
 from exptilt.rewards.scored_answers import rewards_of
@@ -92,6 +92,7 @@ def judge(
         votes.add_sources((pair, (match.one, match.other)) for match in matches for pair in match.pairs)
         found = {judge_label(judge, asked): _by_one_judge(judge, matches, resampling) for judge in asked}
     print_judged(found)
+    print_faults(_faults(asked))
     if output is not None:
         write_whole(output, json.dumps(as_json(found), indent=2) + "\n")
     return found
@@ -127,6 +128,7 @@ def judge_benchmark(
         found = {judge_label(judge, asked): _accuracy(judge, benchmark, scored, resampling) for judge in asked}
     result = {"benchmark": benchmark.name, "items": len(items), "scored": len(scored), "judges": found}
     print_benchmark(result)
+    print_faults(_faults(asked))
     if output is not None:
         write_whole(output, json.dumps(as_json(result), indent=2) + "\n")
     return result
@@ -276,6 +278,10 @@ def _announce(judges: Sequence[Judge], pairs: Sequence[Comparison], prompts: Seq
 def _numbers_of(work: JudgeWork) -> tuple[Any, ...]:
     """The numbers of a piece of work."""
     return tuple(asdict(work).values())
+
+
+def _faults(judges: Sequence[Judge]) -> dict[str, dict[str, int]]:
+    return {judge_label(judge, judges): judge.faults for judge in judges if isinstance(judge, ServerJudge)}
 
 
 def _require_consent(judges: Sequence[Judge], confirm: Confirm) -> None:

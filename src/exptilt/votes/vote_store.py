@@ -6,11 +6,9 @@ URL, where several machines vote at once.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,15 @@ from sqlalchemy.exc import DatabaseError, NoSuchModuleError, SQLAlchemyError
 from exptilt.errors import DataError, DiskError
 from exptilt.preferences import Comparison
 from exptilt.votes.network_disk import network_file_system
-from exptilt.votes.vote_records import Call, Rater, Vote, canonical_order
+from exptilt.votes.stored_columns import (
+    call_columns,
+    comparison_columns,
+    read_comparison,
+    read_vote,
+    storable,
+    vote_columns,
+)
+from exptilt.votes.vote_records import Call, Vote, canonical_order
 from exptilt.votes.vote_tables import CALLS, COMPARISONS, ORIGINS, VERSION, VERSIONS, VOTES, make_tables
 
 _WAIT = 30
@@ -116,7 +122,7 @@ class VoteStore:
     def add_call(self, call: Call) -> None:
         """Store a call that gave no vote, so that what was paid stays known."""
         with self._transaction() as connection:
-            connection.execute(CALLS.insert().values(_columns_of_call(call)))
+            connection.execute(CALLS.insert().values(call_columns(call)))
 
     def votes(self, *, superseded: bool = False, identity: str | None = None) -> list[Vote]:
         """All votes in the order they came; those that another vote replaced only where `superseded`.
@@ -130,7 +136,7 @@ class VoteStore:
             query = query.where(VOTES.c.identity == identity)
         with self._transaction(writes=False) as connection:
             rows = connection.execute(query).mappings().all()
-        votes = [_vote(row) for row in rows]
+        votes = [read_vote(row) for row in rows]
         if superseded:
             return votes
         replaced = {vote.supersedes for vote in votes if vote.supersedes is not None}
@@ -140,7 +146,7 @@ class VoteStore:
         """All comparisons by id; the answers are sorted, as votes count them."""
         with self._transaction(writes=False) as connection:
             rows = connection.execute(sql.select(COMPARISONS)).mappings().all()
-        return {row["id"]: Comparison(_prompt(row["prompt"]), tuple(json.loads(row["answers"]))) for row in rows}
+        return {row["id"]: read_comparison(row) for row in rows}
 
     def sources(self) -> dict[str, dict[int, list[str]]]:
         """Who wrote the answers, by comparison and position in the sorted answers."""
@@ -198,23 +204,16 @@ class VoteStore:
         if vote.comparison != comparison.id:
             raise ValueError("the vote is about another comparison")
         self._add_comparison(connection, comparison, sources)
-        if not connection.execute(self._ignoring(VOTES).values(_columns_of_vote(vote))).rowcount:
+        if not connection.execute(self._ignoring(VOTES).values(vote_columns(vote))).rowcount:
             return False
         for call in calls:
-            connection.execute(CALLS.insert().values(_columns_of_call(call)))
+            connection.execute(CALLS.insert().values(call_columns(call)))
         return True
 
     def _add_comparison(self, connection: sql.Connection, comparison: Comparison, sources: Sequence[str]) -> None:
-        prompt = comparison.prompt if isinstance(comparison.prompt, str) else [dict(turn) for turn in comparison.prompt]
-        row = {
-            "id": comparison.id,
-            "prompt": json.dumps(prompt, ensure_ascii=True),
-            "answers": json.dumps(sorted(comparison.answers), ensure_ascii=True),
-            "created": _now(),
-        }
-        connection.execute(self._ignoring(COMPARISONS).values(row))
+        connection.execute(self._ignoring(COMPARISONS).values(comparison_columns(comparison)))
         for position, source in zip(canonical_order(comparison), sources, strict=bool(sources)):
-            origin = {"comparison": comparison.id, "position": position, "source": _storable(source)}
+            origin = {"comparison": comparison.id, "position": position, "source": storable(source)}
             connection.execute(self._ignoring(ORIGINS).values(origin))
 
     @contextmanager
@@ -306,69 +305,3 @@ def _words_of(error: object) -> str:
     fields = said[0] if isinstance(said, tuple) and said and isinstance(said[0], Mapping) else None
     text = str(error if fields is None else fields.get("M", error))
     return (text.splitlines() or [type(error).__name__])[0][:150]
-
-
-def _storable(text: str) -> str:
-    """A text without what no database holds: half a character (a lone surrogate), and NUL, which PostgreSQL refuses.
-
-    Example:
-        >>> _storable("a\\x00b\\ud83d")
-        'a␀b?'
-    """
-    return text.encode("utf-8", "replace").decode().replace("\x00", "\N{SYMBOL FOR NULL}")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _prompt(written: str) -> Any:
-    prompt = json.loads(written)
-    return prompt if isinstance(prompt, str) else tuple(prompt)
-
-
-def _columns_of_call(call: Call) -> dict[str, Any]:
-    return _stored({name: getattr(call, name) for name in Call.__slots__})
-
-
-def _columns_of_vote(vote: Vote) -> dict[str, Any]:
-    return _stored(
-        {
-            "comparison": vote.comparison,
-            "rater_kind": vote.rater.kind,
-            "rater": vote.rater.name,
-            "identity": vote.rater.identity,
-            "question": vote.question,
-            "shown": json.dumps(vote.order),
-            "replicate": vote.replicate,
-            "outcome": vote.outcome,
-            "ranking": None if vote.ranking is None else json.dumps(vote.ranking),
-            "probability": vote.probability,
-            "strength": vote.strength,
-            "note": vote.note,
-            "supersedes": vote.supersedes,
-            "nonce": vote.nonce,
-        }
-    )
-
-
-def _stored(columns: Mapping[str, Any]) -> dict[str, Any]:
-    texts = {name: _storable(value) for name, value in columns.items() if isinstance(value, str)}
-    return {**columns, **texts, "created": _now()}
-
-
-def _vote(row: Mapping[Any, Any]) -> Vote:
-    return Vote(
-        comparison=row["comparison"],
-        rater=Rater(row["rater_kind"], row["rater"], row["identity"]),
-        order=tuple(json.loads(row["shown"])),
-        outcome=row["outcome"],
-        ranking=None if row["ranking"] is None else tuple(json.loads(row["ranking"])),
-        question=row["question"],
-        replicate=row["replicate"],
-        probability=row["probability"],
-        strength=row["strength"],
-        note=row["note"],
-        supersedes=row["supersedes"],
-        nonce=row["nonce"],
-    )

@@ -117,7 +117,7 @@ def test_judge_bench_by_section_and_by_its_own_rule(tmp_path):
         judge_bench("livebench-math", "longer", "short", "B>A", 3),
         judge_bench("livecodebench", "longer", "short", "A>B", 4),
     ]
-    found, longest = measured(tmp_path, rows)
+    _found, longest = measured(tmp_path, rows)
     assert {name: one.value for name, one in longest.sections.items()} == {
         "Knowledge": 0.5, "Reasoning": 1, "Math": 0, "Coding": 1,
     }  # fmt: skip

@@ -160,7 +160,9 @@ def mt_bench(tmp_path):
             "question_id": number, "model_1": "x", "model_2": "y", "g1_winner": g1, "g2_winner": g2, "judge": ["gpt-4", "pair-v2"],
             "g1_user_prompt": "p1", "g1_judgment": "[[A]]", "g2_user_prompt": "p2", "g2_judgment": "[[B]]", "turn": turn, "tstamp": 2.0,
         }
-        for number, turn, g1, g2 in [(81, 1, "model_1", "model_1"), (81, 2, "model_2", "tie"), (82, 1, "error", "model_2"), (82, 2, "tie", "tie")]
+        for number, turn, g1, g2 in [
+            (81, 1, "model_1", "model_1"), (81, 2, "model_2", "tie"), (82, 1, "error", "model_2"), (82, 2, "tie", "tie"),
+        ]
     ]  # fmt: skip
     lines(folder / "model_judgment" / "gpt-4_pair.jsonl", rows)
     return folder, rows

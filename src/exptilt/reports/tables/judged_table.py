@@ -58,6 +58,16 @@ def print_judged(found: Mapping[str, Any]) -> None:
             _print_ratings(judge, one["ratings"])
 
 
+def print_faults(faults: Mapping[str, Mapping[str, int]]) -> None:
+    """Why calls gave no verdict, judge by judge."""
+    for judge, reasons in faults.items():
+        said = "; ".join(
+            f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:4]
+        )
+        if said:
+            Console().print(f"{judge}: calls without a verdict: {said}", highlight=False, soft_wrap=True, markup=False)
+
+
 def print_benchmark(result: Mapping[str, Any]) -> None:
     """Accuracy of judges, by section."""
     sections = list(dict.fromkeys(name for one in result["judges"].values() for name in one.sections))

@@ -61,7 +61,7 @@ def stored_rows(votes: Iterable[ForeignVote], form: str) -> Iterator[StoredRow]:
     for foreign in votes:
         comparison = Comparison(foreign.prompt, foreign.answers)
         place = canonical_order(comparison)
-        said = [comparison.id, place, foreign.rater.kind, foreign.rater.name, foreign.rater.identity]
+        said: list[Any] = [comparison.id, place, foreign.rater.kind, foreign.rater.name, foreign.rater.identity]
         said += [foreign.outcome, foreign.probability, foreign.strength, foreign.reply, dict(foreign.rest)]
         digest = hashlib.sha256(json.dumps([form, said], sort_keys=True).encode()).hexdigest()
         times[digest] += 1

@@ -9,6 +9,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypeIs
+
 from exptilt.data.problems import RowError
 from exptilt.data.read.files import read_file
 from exptilt.errors import DataError
@@ -86,19 +88,19 @@ class VoteFile:
 
     def _of_rows(self) -> Iterator[StoredRow]:
         rows = read_file(self.path)
-        first = next(((place, row) for place, row in rows if not self._unreadable(row)), None)
+        first = next(((place, row) for place, row in rows if not self._is_unreadable(row)), None)
         if first is None:
             return
         form, read, write = _form_of(first[1], first[0])
 
         def votes() -> Iterator[ForeignVote]:
             for _, row in chain([first], rows):
-                if not self._unreadable(row):
+                if not self._is_unreadable(row):
                     yield from self._fitting(lambda row=row: [_with_rest(read(row), row, write)])  # type: ignore[misc]
 
         yield from stored_rows(votes(), form)
 
-    def _unreadable(self, row: Any) -> bool:
+    def _is_unreadable(self, row: Any) -> TypeIs[RowError]:
         if isinstance(row, RowError):
             self.left_out[f"a line that cannot be read ({row})"[:100]] += 1
         return isinstance(row, RowError)
@@ -118,11 +120,11 @@ Writer = Callable[[Comparison, Vote, Mapping[int, Sequence[str]], str], dict[str
 
 
 def _form_of(row: Row, place: str) -> tuple[str, Reader, Writer]:
-    if alpaca_eval_votes.COLUMNS <= row.keys():
+    if row.keys() >= alpaca_eval_votes.COLUMNS:
         return ALPACA_EVAL, alpaca_eval_vote, alpaca_eval_row
-    if arena_votes.COLUMNS <= row.keys():
+    if row.keys() >= arena_votes.COLUMNS:
         return ARENA, arena_vote, arena_row
-    if arena_votes.TEXT_COLUMNS <= row.keys():
+    if row.keys() >= arena_votes.TEXT_COLUMNS:
         return ARENA, arena_text_vote, arena_row
     if {"instruction", "output"} <= row.keys():
         raise DataError(f"{place}: these are answers, not votes; `exptilt judge` reads such a file as it is")
@@ -151,7 +153,7 @@ def _with_rest(foreign: ForeignVote, row: Row, write: Writer) -> ForeignVote:
         if foreign.outcome != "unscored" or write is alpaca_eval_row
         else {}
     )
-    texts = arena_votes.TEXT_COLUMNS if arena_votes.TEXT_COLUMNS <= row.keys() else set()
+    texts = arena_votes.TEXT_COLUMNS if row.keys() >= arena_votes.TEXT_COLUMNS else set()
     rest = {
         name: value
         for name, value in row.items()

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from exptilt.disk import write_lines, write_whole
 from exptilt.errors import ConfigError, DataError
-from exptilt.preferences import Comparison
 from exptilt.votes.exchange.alpaca_eval_votes import alpaca_eval_row
 from exptilt.votes.exchange.answer_folders import arena_score, most_common, played_in_pairs
 from exptilt.votes.exchange.arena_votes import arena_row
 from exptilt.votes.exchange.foreign_votes import UnfitError, require_new, single_source, turns_of_text
+from exptilt.votes.exchange.game_texts import Game, GameTexts, StoredVote, file_name, file_names, question_number
 from exptilt.votes.exchange.vote_files import ALPACA_EVAL, ARENA, ARENA_HARD, MT_BENCH, UNKNOWN
-from exptilt.votes.vote_records import Vote
 from exptilt.votes.vote_store import VoteStore
 
 FORMS = (ALPACA_EVAL, ARENA, MT_BENCH, ARENA_HARD, "model_outputs")
@@ -61,17 +60,7 @@ def write_votes(store: VoteStore, form: str, output: Path, baseline: str | None 
     return done
 
 
-@dataclass(frozen=True)
-class _StoredVote:
-    comparison: Comparison
-    vote: Vote
-    sources: Mapping[int, Sequence[str]]
-    rest: Mapping[str, Any] | None
-    """Of the row it came from, where that was of the form that is written."""
-    reply: str
-
-
-def _stored(store: VoteStore, form: str) -> Iterator[_StoredVote]:
+def _stored(store: VoteStore, form: str) -> Iterator[StoredVote]:
     kept = {}
     replies = {}
     for call in store.calls():
@@ -85,7 +74,7 @@ def _stored(store: VoteStore, form: str) -> Iterator[_StoredVote]:
     comparisons, sources = store.comparisons(), store.sources()
     for vote in store.votes():
         rest, reply = kept.get(vote.nonce), replies.get(vote.nonce, "")
-        yield _StoredVote(comparisons[vote.comparison], vote, sources.get(vote.comparison, {}), rest, reply)
+        yield StoredVote(comparisons[vote.comparison], vote, sources.get(vote.comparison, {}), rest, reply)
 
 
 def _text_of(body: Any) -> str:
@@ -125,20 +114,12 @@ def _write_answers(store: VoteStore, output: Path, done: WrittenVotes) -> None:
                 row = {"instruction": comparison.prompt, "output": answer, "generator": source}
                 if row not in rows[source]:
                     rows[source].append(row)
+    files = file_names(rows)
     for source, answers in rows.items():
         done.count += len(answers)
-        folder = output / _file_name(source)
+        folder = output / files[source]
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "model_outputs.json", json.dumps(answers, indent=2) + "\n")
-
-
-@dataclass(frozen=True)
-class _Game:
-    one: _StoredVote
-    models: tuple[str, str]
-    """model_1 and model_2, or the baseline and the model."""
-    order: int
-    """0 where the first of them was shown first."""
 
 
 def _write_games(store: VoteStore, form: str, output: Path, baseline: str | None, done: WrittenVotes) -> None:
@@ -146,8 +127,8 @@ def _write_games(store: VoteStore, form: str, output: Path, baseline: str | None
     if form == ARENA_HARD and baseline is None:
         named = [names for one in votes for names in _writers(one)]
         baseline = most_common(named) if named else ""
-    texts = _Texts()
-    groups: dict[Any, list[tuple[_Game, int]]] = defaultdict(list)
+    texts = GameTexts()
+    groups: dict[Any, list[tuple[Game, int]]] = defaultdict(list)
     for one in votes:
         try:
             game = _game(one, form, baseline)
@@ -171,7 +152,7 @@ def _write_games(store: VoteStore, form: str, output: Path, baseline: str | None
             write_lines(path, rows)
 
 
-def _writers(one: _StoredVote) -> list[str]:
+def _writers(one: StoredVote) -> list[str]:
     return [min(names) for names in one.sources.values() if names]
 
 
@@ -186,7 +167,7 @@ def _of_the_row(rest: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _game(one: _StoredVote, form: str, baseline: str | None) -> _Game:
+def _game(one: StoredVote, form: str, baseline: str | None) -> Game:
     vote = one.vote
     if vote.outcome is None or vote.outcome == "skip" or len(vote.order) != 2:
         raise UnfitError("a ranking" if vote.outcome is None else "a skipped comparison")
@@ -194,7 +175,7 @@ def _game(one: _StoredVote, form: str, baseline: str | None) -> _Game:
         raise UnfitError("a prompt of several turns")
     if one.rest is not None:
         models = tuple(one.rest["models"])
-        return _Game(one, (models[0], models[1]), one.rest["game"] - 1)
+        return Game(one, (models[0], models[1]), one.rest["game"] - 1)
     shown = [single_source(one.sources.get(position, [])) for position in vote.order]
     if shown[0] == shown[1]:
         raise UnfitError("two answers of one policy")
@@ -204,79 +185,16 @@ def _game(one: _StoredVote, form: str, baseline: str | None) -> _Game:
         raise UnfitError(f"no answer of the baseline {baseline}")
     else:
         first, second = str(baseline), shown[1 - shown.index(str(baseline))]
-    return _Game(one, (first, second), int(shown[0] != first))
+    return Game(one, (first, second), int(shown[0] != first))
 
 
-class _Texts:
-    """Questions and answers of all games, each once."""
-
-    def __init__(self) -> None:
-        self._ids: dict[str, str] = {}
-        self._questions: dict[str, list[str]] = {}
-        self._answers: dict[str, dict[str, list[str]]] = defaultdict(dict)
-
-    def add(self, one: _StoredVote, game: _Game, *, single_turn: bool) -> None:
-        """Note what a game was about.
-
-        Raises:
-            UnfitError: the form cannot say it.
-        """
-        prompt = str(one.comparison.prompt)
-        shown = game.models if game.order == 0 else game.models[::-1]
-        turns = [turns_of_text(one.comparison.answers[position]) for position in one.vote.order]
-        asked = [[prompt, *(str(turn["content"]) for turn in each if turn["role"] == "user")] for each in turns]
-        said = [[str(turn["content"]) for turn in each if turn["role"] == "assistant"] for each in turns]
-        if asked[0] != asked[1] or (single_turn and len(asked[0]) > 1):
-            raise UnfitError("answers of several turns")
-        question = self.question(one)
-        for model, words in zip(shown, said, strict=True):
-            known = self._answers[model].get(question, words)
-            if known[: len(words)] != words[: len(known)]:
-                raise UnfitError("a second answer of a policy to one question")
-        for model, words in zip(shown, said, strict=True):
-            self._answers[model][question] = max(self._answers[model].get(question, []), words, key=len)
-        self._questions[question] = max(self._questions.get(question, []), asked[0], key=len)
-
-    def question(self, one: _StoredVote) -> str:
-        """The question's id: the one it came with, or a number."""
-        prompt = str(one.comparison.prompt)
-        given = (one.rest or {}).get("question_id", (one.rest or {}).get("uid"))
-        if prompt not in self._ids:
-            self._ids[prompt] = str(len(self._ids) + 1) if given is None else str(given)
-        return self._ids[prompt]
-
-    def write(self, output: Path) -> None:
-        """question.jsonl and model_answer/, in a form that both versions of Arena-Hard read."""
-        (output / "model_answer").mkdir(parents=True)
-        write_lines(
-            output / "question.jsonl",
-            (
-                {"question_id": _number(q), "uid": q, "category": "all", "turns": t, "prompt": t[0]}
-                for q, t in self._questions.items()
-            ),
-        )
-        for model, answers in self._answers.items():
-            rows = (self._answer(model, question, turns) for question, turns in answers.items())
-            write_lines(output / "model_answer" / f"{_file_name(model)}.jsonl", rows)
-
-    def _answer(self, model: str, question: str, turns: Sequence[str]) -> dict[str, Any]:
-        choices = [{"index": 0, "turns": list(turns)}]
-        return {
-            "question_id": _number(question),
-            "uid": question,
-            "model_id": model,
-            "model": model,
-            "choices": choices,
-        }
-
-
-def _mt_bench_row(first: _Game | None, second: _Game | None, texts: _Texts) -> tuple[dict[str, Any], str]:
+def _mt_bench_row(first: Game | None, second: Game | None, texts: GameTexts) -> tuple[dict[str, Any], str]:
     either = first or second
     assert either is not None  # noqa: S101 - a row has a game
     one = either.one
     template = one.vote.rater.identity.removeprefix("MT-Bench").strip() if one.rest is not None else "exptilt"
     row: dict[str, Any] = {
-        "question_id": _number(texts.question(one)),
+        "question_id": question_number(texts.question(one)),
         "model_1": either.models[0],
         "model_2": either.models[1],
         "g1_winner": "error",
@@ -291,17 +209,17 @@ def _mt_bench_row(first: _Game | None, second: _Game | None, texts: _Texts) -> t
             row[f"g{number}_winner"] = _winner(game)
             row[f"g{number}_judgment"] = game.one.reply
             row |= {k: v for k, v in (game.one.rest or {}).items() if k not in _OF_A_GAME}
-    return row, f"{_file_name(one.vote.rater.name)}_pair.jsonl"
+    return row, f"{file_name(one.vote.rater.name)}_pair.jsonl"
 
 
-def _winner(game: _Game) -> str:
+def _winner(game: Game) -> str:
     outcome = game.one.vote.outcome
     if outcome in ("first", "second"):
         return "model_1" if (outcome == "first") == (game.order == 0) else "model_2"
     return "error" if outcome == "unscored" else "tie"
 
 
-def _arena_hard_row(first: _Game | None, second: _Game | None, texts: _Texts) -> tuple[dict[str, Any], str]:
+def _arena_hard_row(first: Game | None, second: Game | None, texts: GameTexts) -> tuple[dict[str, Any], str]:
     either = first or second
     assert either is not None  # noqa: S101 - a row has a game
     one = either.one
@@ -316,28 +234,13 @@ def _arena_hard_row(first: _Game | None, second: _Game | None, texts: _Texts) ->
         "baseline": rest.get("baseline", either.models[0]),
         "games": [_played(game) for game in (first, second)],
     }
-    return row, f"{_file_name(one.vote.rater.name)}/{_file_name(either.models[1])}.jsonl"
+    return row, f"{file_name(one.vote.rater.name)}/{file_name(either.models[1])}.jsonl"
 
 
-def _played(game: _Game | None) -> dict[str, Any] | None:
+def _played(game: Game | None) -> dict[str, Any] | None:
     if game is None:
         return None
     vote, rest = game.one.vote, game.one.rest or {}
     reply = game.one.reply
     judgment: Any = reply if rest.get("is_text", True) else json.loads(reply) if reply else None
     return {"score": arena_score(str(vote.outcome), vote.strength), "judgment": judgment, **rest.get("played", {})}
-
-
-def _number(question: str) -> int | str:
-    """MT-Bench counts questions."""
-    return int(question) if question.isascii() and question.isdigit() else question
-
-
-def _file_name(name: str) -> str:
-    """A policy's or judge's name as a file's.
-
-    Example:
-        >>> _file_name("meta/llama: 8b")
-        'meta_llama__8b'
-    """
-    return "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name).lstrip(".") or "unnamed"
