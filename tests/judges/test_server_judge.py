@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import math
 import sqlite3
 from pathlib import Path
@@ -155,14 +156,21 @@ def test_the_budget_stops_before_it_is_exceeded_and_the_run_goes_on(tmp_path):
         assert server.calls == 20
 
 
-def test_the_key_is_nowhere(tmp_path, monkeypatch):
+def test_the_key_is_nowhere(tmp_path, monkeypatch, caplog, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "right-key-42")
-    with JudgeServer(says_good) as server:
+    caplog.set_level(logging.DEBUG)
+
+    def repeats_the_key(_text, first, *_):
+        return reply(first, reason="The key is right-key-42.")
+
+    with JudgeServer(repeats_the_key) as server:
         with VoteStore(tmp_path / "v.db") as store:
             list(judge(server, store)(comparisons(1)))
         assert server.keys == {"Bearer right-key-42"}
         dump = "\n".join(sqlite3.connect(tmp_path / "v.db").iterdump())
         assert "right-key-42" not in dump
+        assert "The key is ***." in dump
+        assert "right-key-42" not in caplog.text + "".join(capsys.readouterr())
         monkeypatch.setenv("OPENAI_API_KEY", "wrong-key-123")
         with VoteStore(tmp_path / "w.db") as store, pytest.raises(ConfigError, match="refuses the key") as error:
             list(judge(server, store)(comparisons(1)))

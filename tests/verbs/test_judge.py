@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exptilt.errors import ConfigError, DataError
+from exptilt.errors import ConfigError, DataError, DiskError
 from exptilt.evaluation.intervals import Resampling
 from exptilt.judges.named_judges import JudgeOptions
 from exptilt.preferences import Comparison
@@ -84,6 +84,49 @@ def test_a_judge_that_gives_nothing_has_bounds_and_no_headline(tmp_path, capsys)
     rates = found["m"]["matches"]["one against other"]["rates"]
     assert rates.swap_average is None
     assert (rates.lower_bound.value, rates.upper_bound.value) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("says", "doubt"),
+    [
+        (lambda _text, *_: reply("tie"), "calls everything a tie"),
+        (lambda _text, first, *_: reply(first), "prefers whatever is shown first"),
+        (lambda _text, _first, second, *_: reply(second), "prefers whatever is shown second"),
+        (larger, ""),
+    ],
+)
+def test_a_judge_that_judges_nothing_is_named(tmp_path, capsys, says, doubt):
+    a, b = answers(tmp_path, "one", 1), answers(tmp_path, "other", 0)
+    with JudgeServer(says) as server:
+        judge(
+            [a],
+            b,
+            ["server:m"],
+            tmp_path / "v.db",
+            JudgeOptions(endpoint=Endpoint(base_url=server.url)),
+            resampling=QUICK,
+        )
+    out = capsys.readouterr().out
+    assert (f"m, one against other: {doubt}" in out) == bool(doubt)
+    assert out.count("every") == bool(doubt)
+
+
+def test_a_dry_run_makes_no_store_and_an_output_is_checked_before_anybody_is_asked(tmp_path):
+    a, b = answers(tmp_path, "one", 1), answers(tmp_path, "other", 0)
+    judge([a], b, [], tmp_path / "v.db", JudgeOptions(), dry_run=True, resampling=QUICK)
+    assert not (tmp_path / "v.db").exists()
+    with JudgeServer(larger) as server:
+        options = JudgeOptions(endpoint=Endpoint(base_url=server.url))
+        for output, message in ((tmp_path / "no" / "o.json", "is missing"), (Path(a), "is not replaced")):
+            with pytest.raises(DiskError, match=message):
+                judge([a], b, ["server:m"], tmp_path / "v.db", options, output=output, resampling=QUICK)
+        assert server.calls == 0
+
+
+def test_an_address_with_a_wrong_scheme_goes_nowhere(tmp_path):
+    a = answers(tmp_path, "one", 1)
+    with pytest.raises(ConfigError, match="begins with http"):
+        judge([a], a, ["server:m@htp://localhost/v1"], tmp_path / "v.db", JudgeOptions(), resampling=QUICK)
 
 
 def test_columns_of_one_file_and_messages(tmp_path):

@@ -83,7 +83,9 @@ def _model_judge(
         from exptilt.judges.local_judge import LocalJudge
 
         return RememberedJudge(LocalJudge(rest, template, seed=options.seed), store, template.vote_question)
-    model, _, url = rest.rpartition("@") if "@http" in rest else (rest, "", options.endpoint.base_url)
+    model, at, url = rest.rpartition("@")
+    if not at or "://" not in url:  # models' names may hold an @
+        model, url = rest, options.endpoint.base_url
     endpoint = replace(options.endpoint, base_url=url or OPENAI)
     return ServerJudge(
         model=model,

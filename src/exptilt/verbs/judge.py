@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from exptilt.disk import write_whole
+from exptilt.disk import require_free, write_whole
 from exptilt.errors import ConfigError, DataError
 from exptilt.evaluation.intervals import DEFAULT, Resampling
 from exptilt.evaluation.judged.benchmark_accuracy import BenchmarkAccuracy, benchmark_accuracy, by_rewards
@@ -82,8 +84,10 @@ def judge(
     Returns:
         The numbers of each judge and match; empty after a dry run.
     """
+    if output is not None:
+        require_free(output)
     matches = _matches(policies, against, common)
-    with VoteStore(store) as votes:
+    with _opened(store, dry_run) as votes:
         asked = named_judges(judges, votes, options, _reward)
         _announce(asked, [pair for match in matches for pair in match.pairs], [len(set(m.prompts)) for m in matches])
         if dry_run:
@@ -119,7 +123,9 @@ def judge_benchmark(
     scored = [i for i in items if i.better is not None and i.comparison.answers[0] != i.comparison.answers[1]]
     if not scored:
         raise DataError(f"{path}: no item has a better answer")
-    with VoteStore(store) as votes:
+    if output is not None:
+        require_free(output)
+    with _opened(store, dry_run) as votes:
         asked = [*named_judges(judges, votes, options, _reward), Oracle({i.comparison.id: i.better for i in scored})]
         _announce(asked, [item.comparison for item in scored], [len({item.prompt for item in scored})])
         if dry_run:
@@ -132,6 +138,17 @@ def judge_benchmark(
     if output is not None:
         write_whole(output, json.dumps(as_json(result), indent=2) + "\n")
     return result
+
+
+@contextmanager
+def _opened(store: str | Path, dry_run: bool) -> Iterator[VoteStore]:
+    """The store; a dry run makes none where there is none."""
+    if dry_run and "://" not in str(store) and not Path(store).exists():
+        with tempfile.TemporaryDirectory() as folder, VoteStore(Path(folder) / "votes.db") as empty:
+            yield empty
+    else:
+        with VoteStore(store) as opened:
+            yield opened
 
 
 def judge_label(judge: Judge, all_of_them: Sequence[Judge]) -> str:
@@ -285,6 +302,9 @@ def _faults(judges: Sequence[Judge]) -> dict[str, dict[str, int]]:
 
 
 def _require_consent(judges: Sequence[Judge], confirm: Confirm) -> None:
+    for judge in judges:
+        if isinstance(judge, ServerJudge):
+            judge.endpoint.key()  # whoever has none should hear of it before the question
     hosts = sorted({j.endpoint.host for j in judges if isinstance(j, ServerJudge) and not j.endpoint.is_local})
     for host in hosts:
         if not confirm(f"prompts and answers would be sent to {host}; go on?"):

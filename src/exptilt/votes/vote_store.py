@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DatabaseError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from exptilt.errors import DataError, DiskError
 from exptilt.preferences import Comparison
@@ -49,6 +49,7 @@ class VoteStore:
 
     Example:
         >>> import tempfile
+        >>> from exptilt.votes.vote_records import Rater
         >>> question = Comparison("2 + 2?", ("5", "4"))
         >>> with tempfile.TemporaryDirectory() as folder, VoteStore(Path(folder) / "votes.db") as store:
         ...     vote = Vote(comparison=question.id, rater=Rater("person", "anna"), order=(0, 1), outcome="first", nonce="n")
@@ -235,7 +236,7 @@ class VoteStore:
             return self._engine.connect()
 
     def _refusal(self, error: Exception) -> DataError | DiskError:
-        said = _words_of(error.orig if isinstance(error, DatabaseError) else error)
+        said = _words_of(error.orig if isinstance(error, DBAPIError) else error)
         if "not a database" in said:
             return DataError(
                 f"{self.name}: is not a store of votes (SQLite says: {said}); `exptilt votes FILE` makes one of other tools' files"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exptilt.errors import ConfigError, DataError
+from exptilt.errors import ConfigError, DataError, DiskError
 from exptilt.preferences import Comparison
 from exptilt.verbs.agree import agree
 from exptilt.verbs.votes import votes
@@ -377,7 +377,7 @@ def test_a_file_of_another_form_is_one_line(tmp_path, name, rows, message):
 
 def test_nothing_is_replaced_and_half_a_request_is_refused(tmp_path):
     votes([lines(tmp_path / "arena.jsonl", ARENA)], tmp_path / "votes.db")
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DiskError, match="is there already"):
         votes([], tmp_path / "votes.db", form="chatbot_arena", output=tmp_path / "arena.jsonl")
     with pytest.raises(ConfigError, match="go together"):
         votes([], tmp_path / "votes.db", form="chatbot_arena")

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from exptilt.data.records import Message, Text
-from exptilt.errors import DataError
 from exptilt.preferences import Comparison, Outcome
 from exptilt.votes.vote_records import Call, Rater, Vote, canonical_order
 
@@ -141,13 +140,3 @@ def single_source(names: Sequence[str]) -> str:
     if not names:
         raise UnfitError("an answer whose writer is not known")
     return min(names)
-
-
-def require_new(path: Any) -> None:
-    """Refuse to replace a file or a folder.
-
-    Raises:
-        DataError: there is one.
-    """
-    if path.exists():
-        raise DataError(f"{path}: is there already and is not replaced; name another output")

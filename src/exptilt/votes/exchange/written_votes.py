@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exptilt.disk import write_lines, write_whole
+from exptilt.disk import require_free, write_lines, write_whole
 from exptilt.errors import ConfigError, DataError
 from exptilt.votes.exchange.alpaca_eval_votes import alpaca_eval_row
 from exptilt.votes.exchange.answer_folders import arena_score, most_common, played_in_pairs
 from exptilt.votes.exchange.arena_votes import arena_row
-from exptilt.votes.exchange.foreign_votes import UnfitError, require_new, single_source, turns_of_text
+from exptilt.votes.exchange.foreign_votes import UnfitError, single_source, turns_of_text
 from exptilt.votes.exchange.game_texts import Game, GameTexts, StoredVote, file_name, file_names, question_number
 from exptilt.votes.exchange.vote_files import ALPACA_EVAL, ARENA, ARENA_HARD, MT_BENCH, UNKNOWN
 from exptilt.votes.vote_store import VoteStore
@@ -43,11 +43,12 @@ def write_votes(store: VoteStore, form: str, output: Path, baseline: str | None 
 
     Raises:
         ConfigError: no such form.
-        DataError: the output is there, or nothing fits the form.
+        DiskError: the output is there, or its folder is not.
+        DataError: nothing fits the form.
     """
     if form not in FORMS:
         raise ConfigError(f"--as {form}: no such form; there are {', '.join(FORMS)}")
-    require_new(output)
+    require_free(output)
     done = WrittenVotes()
     if form == "model_outputs":
         _write_answers(store, output, done)
