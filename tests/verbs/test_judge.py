@@ -86,31 +86,6 @@ def test_a_judge_that_gives_nothing_has_bounds_and_no_headline(tmp_path, capsys)
     assert (rates.lower_bound.value, rates.upper_bound.value) == (0, 1)
 
 
-@pytest.mark.parametrize(
-    ("says", "doubt"),
-    [
-        (lambda _text, *_: reply("tie"), "calls everything a tie"),
-        (lambda _text, first, *_: reply(first), "prefers whatever is shown first"),
-        (lambda _text, _first, second, *_: reply(second), "prefers whatever is shown second"),
-        (larger, ""),
-    ],
-)
-def test_a_judge_that_judges_nothing_is_named(tmp_path, capsys, says, doubt):
-    a, b = answers(tmp_path, "one", 1), answers(tmp_path, "other", 0)
-    with JudgeServer(says) as server:
-        judge(
-            [a],
-            b,
-            ["server:m"],
-            tmp_path / "v.db",
-            JudgeOptions(endpoint=Endpoint(base_url=server.url)),
-            resampling=QUICK,
-        )
-    out = capsys.readouterr().out
-    assert (f"m, one against other: {doubt}" in out) == bool(doubt)
-    assert out.count("every") == bool(doubt)
-
-
 def test_a_dry_run_makes_no_store_and_an_output_is_checked_before_anybody_is_asked(tmp_path):
     a, b = answers(tmp_path, "one", 1), answers(tmp_path, "other", 0)
     judge([a], b, [], tmp_path / "v.db", JudgeOptions(), dry_run=True, resampling=QUICK)

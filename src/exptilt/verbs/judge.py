@@ -31,13 +31,9 @@ from exptilt.judges.remembered_judge import RememberedJudge
 from exptilt.judges.reward_judge import RewardJudge
 from exptilt.judges.server_judge import JudgeWork, ServerJudge
 from exptilt.judges.yardsticks import Oracle
-from exptilt.preferences import Answer, Comparison, Judge, Reward, Verdict
+from exptilt.preferences import Comparison, Judge, Verdict
 from exptilt.reports.tables.judged_table import print_benchmark, print_faults, print_judged, print_work
-from exptilt.rewards.imported_reward import imported_reward
-from exptilt.rewards.reward_from_choice import build_reward
-from exptilt.rewards.scored_answers import rewards_of
-from exptilt.settings.load import load
-from exptilt.settings.reward_settings import RewardFile
+from exptilt.rewards.reward_by_name import reward_by_name
 from exptilt.votes.vote_store import VoteStore
 
 Confirm = Callable[[str], bool]
@@ -88,7 +84,7 @@ def judge(
         require_free(output)
     matches = _matches(policies, against, common)
     with _opened(store, dry_run) as votes:
-        asked = named_judges(judges, votes, options, _reward)
+        asked = named_judges(judges, votes, options, reward_by_name)
         _announce(asked, [pair for match in matches for pair in match.pairs], [len(set(m.prompts)) for m in matches])
         if dry_run:
             return {}
@@ -126,7 +122,10 @@ def judge_benchmark(
     if output is not None:
         require_free(output)
     with _opened(store, dry_run) as votes:
-        asked = [*named_judges(judges, votes, options, _reward), Oracle({i.comparison.id: i.better for i in scored})]
+        asked = [
+            *named_judges(judges, votes, options, reward_by_name),
+            Oracle({i.comparison.id: i.better for i in scored}),
+        ]
         _announce(asked, [item.comparison for item in scored], [len({item.prompt for item in scored})])
         if dry_run:
             return {}
@@ -309,35 +308,6 @@ def _require_consent(judges: Sequence[Judge], confirm: Confirm) -> None:
     for host in hosts:
         if not confirm(f"prompts and answers would be sent to {host}; go on?"):
             raise ConfigError(f"nothing was sent to {host}; add --yes to send prompts and answers there")
-
-
-@dataclass(frozen=True)
-class _CheckedReward:
-    """A reward whose numbers are checked where a judge takes them."""
-
-    reward: Reward
-
-    @property
-    def name(self) -> str:
-        return self.reward.name
-
-    @property
-    def identity(self) -> str:
-        return self.reward.identity
-
-    @property
-    def scale(self) -> str:
-        return self.reward.scale
-
-    def __call__(self, answers: Sequence[Answer]) -> Any:
-        return rewards_of(self.reward, answers)
-
-
-def _reward(which: str) -> Reward:
-    """The reward of `--by reward:`: a YAML file with a `reward:` section as other commands have it, or `module:name`."""
-    if Path(which).suffix in (".yaml", ".yml"):
-        return _CheckedReward(build_reward(load(RewardFile, which).reward))
-    return _CheckedReward(imported_reward(which))
 
 
 def as_json(value: Any) -> Any:

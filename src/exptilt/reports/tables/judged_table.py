@@ -11,9 +11,6 @@ from rich.text import Text
 
 from exptilt.run_folder.estimate_record import Estimate
 
-_FEWEST_TO_DOUBT = 8
-"""Verdicts; fewer may agree by chance."""
-
 
 def print_work(pairs: int, work: Mapping[str, Any], total: Any, detectable: float) -> None:
     """What a command will do before it does it."""
@@ -56,32 +53,9 @@ def print_judged(found: Mapping[str, Any]) -> None:
             )
         Console().print(table)
     for judge, one in found.items():
-        for name, match in one["matches"].items():
-            doubt = doubt_of(match["rates"])
-            if doubt:
-                Console().print(
-                    f"{judge}, {name}: {doubt}", style="yellow", highlight=False, soft_wrap=True, markup=False
-                )
         _print_differences(judge, one["differences"])
         if one["ratings"] is not None:
             _print_ratings(judge, one["ratings"])
-
-
-def doubt_of(rates: Any) -> str:
-    """Why a judge's verdicts on a match say nothing about it; empty where they may.
-
-    Args:
-        rates: `WinRates`.
-    """
-    if rates.verdicts - rates.unscored < _FEWEST_TO_DOUBT or rates.ties is None:
-        return ""
-    if rates.ties.value == 1:
-        return "calls everything a tie, so it says nothing about which is better"
-    first, second = rates.shown_first, rates.shown_second
-    if first is not None and second is not None and {first.value, second.value} == {0.0, 1.0}:
-        slot = "first" if first.value == 1 else "second"
-        return f"prefers whatever is shown {slot}, every time: it judges the slot and not the answers"
-    return ""
 
 
 def print_faults(faults: Mapping[str, Mapping[str, int]]) -> None:
