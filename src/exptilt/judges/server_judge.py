@@ -32,6 +32,10 @@ _ATTEMPTS = 5
 """Requests for one verdict at most; the `openai` package retries faults of transport below this."""
 
 _CUT = "cut by length"
+_MOMENT = 0.01
+"""Seconds."""
+_DEAD = 20
+"""Calls in a row that fail after their retries, or twice as many as are in flight, until a server is taken for dead."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class ServerJudge:
         self._usable = {call.key: call for call in self.store.calls(usable=True)}
         self._voted = {vote.nonce for vote in self.store.votes(superseded=True)}
         self._unstored: dict[str, Call] = {}
+        self._in_flight = self._failed_in_a_row = 0
         self._pending: dict[str, asyncio.Future[Call | None]] = {}
         self.faults: dict[str, int] = {}
         """Why calls gave no verdict, with how often."""
@@ -211,18 +216,32 @@ class ServerJudge:
 
     async def _sent(self, client: ServerClient, request: dict[str, Any]) -> ServerReply:
         most = self.prices.cost(_prompt_tokens(request), request["max_tokens"])
-        if not self.budget.reserve(most):
-            raise Stopped(
-                f"the budget of {self.budget.limit:g} does not reach for the next call ({self.budget.spent:.4g} are spent); "
-                "every verdict so far is stored: raise --budget and give the same command to go on"
-            )
+        while not self.budget.reserve(most):
+            if not self._in_flight:
+                raise Stopped(
+                    f"the budget of {self.budget.limit:g} does not reach for the next call ({self.budget.spent:.4g} are "
+                    "spent); every verdict so far is stored: raise --budget and give the same command to go on"
+                )
+            await asyncio.sleep(_MOMENT)  # calls in flight cost less than the most that was set aside for them
         reply = None
+        self._in_flight += 1
         try:
             reply = await client.ask(request, OPTIONAL)
         finally:
+            self._in_flight -= 1
             # Without an answer nobody knows what was charged: the most is assumed.
             self.budget.settle(most, _cost(reply, self.prices) if reply is not None and reply.body else most)
+        self._require_alive(reply)
         return reply
+
+    def _require_alive(self, reply: ServerReply) -> None:
+        """Stop where a server has died: every further call would wait for its retries, and be unscored."""
+        self._failed_in_a_row = self._failed_in_a_row + 1 if reply.exhausted and not reply.refused else 0
+        if self._failed_in_a_row >= max(_DEAD, 2 * self.endpoint.concurrency):
+            raise Stopped(
+                f"{self.endpoint.host}: {self._failed_in_a_row} calls in a row failed after all retries ({reply.fault[:80]}); "
+                "every verdict so far is stored: give the same command to go on"
+            )
 
     def _fault(self, reply: ServerReply, one: AskedPair) -> str:
         if reply.choice.get("finish_reason") == "length":

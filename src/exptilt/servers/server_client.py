@@ -37,6 +37,8 @@ class ServerReply:
     """Empty where the body is a well-formed completion."""
     exhausted: bool = False
     """Whether the package has retried the fault already, so that asking once more is no use."""
+    refused: bool = False
+    """Whether the server is well and refuses this request, as one that is too long."""
 
     @property
     def choice(self) -> dict[str, Any]:
@@ -116,7 +118,8 @@ class ServerClient:
                     if self._learns(error, sent, optional):
                         continue
                     self._require_usable(error, sent)
-                    return ServerReply(sent, {}, time.monotonic() - started, self._said(error), exhausted=True)
+                    seconds, refused = time.monotonic() - started, _is_refusal(error)
+                    return ServerReply(sent, {}, seconds, self._said(error), exhausted=True, refused=refused)
                 except self._openai.APIError as error:
                     self._require_reachable(error)
                     return ServerReply(sent, {}, time.monotonic() - started, self._said(error), exhausted=True)
@@ -159,7 +162,7 @@ class ServerClient:
             raise ConfigError(
                 f"{host}: sends to another address ({status}), which is not followed; name that address"
             ) from None
-        self._refusals += status < 500 and status not in (408, 409, 429)
+        self._refusals += _is_refusal(error)
         if self._refusals >= _GIVE_UP and not self._answered:
             raise ConfigError(f"{host}: has refused every request so far: {self._said(error)}") from None
 
@@ -185,6 +188,10 @@ class ServerClient:
         turn = max(now, self._next)
         self._next = turn + 1 / self._endpoint.rate
         await asyncio.sleep(turn - now)
+
+
+def _is_refusal(error: Any) -> bool:
+    return error.status_code < 500 and error.status_code not in (408, 409, 429)
 
 
 def _words(error: Exception) -> str:

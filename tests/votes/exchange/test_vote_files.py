@@ -375,6 +375,28 @@ def test_a_file_of_another_form_is_one_line(tmp_path, name, rows, message):
     assert len(str(error.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("file", "row", "message"),
+    [
+        ("question.jsonl", {"x": 1}, "question.jsonl:1: a row without question_id"),
+        ("question.jsonl", {"question_id": 1}, "neither `turns` nor `prompt`"),
+        ("model_answer/x.jsonl", {"question_id": 1, "choices": [{}]}, "another shape .KeyError: 'turns'"),
+        ("model_answer/x.jsonl", {"question_id": 1}, "neither `choices` nor `messages`"),
+        (
+            "model_judgment/gpt-4_pair.jsonl",
+            {"model_1": "x", "model_2": "y", "g1_winner": "tie"},
+            "a row without question_id",
+        ),
+    ],
+)
+def test_a_folder_with_a_row_of_another_shape_is_one_line(tmp_path, file, row, message):
+    folder, _ = mt_bench(tmp_path)
+    lines(folder / file, [row])
+    with pytest.raises(DataError, match=message) as error:
+        votes([folder], tmp_path / "votes.db")
+    assert "\n" not in str(error.value)
+
+
 def test_nothing_is_replaced_and_half_a_request_is_refused(tmp_path):
     votes([lines(tmp_path / "arena.jsonl", ARENA)], tmp_path / "votes.db")
     with pytest.raises(DiskError, match="is there already"):

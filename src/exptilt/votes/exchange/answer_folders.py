@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from exptilt.data.problems import RowError
 from exptilt.data.read.files import read_file
@@ -21,6 +21,8 @@ from exptilt.errors import DataError
 from exptilt.preferences import Outcome
 from exptilt.votes.exchange.foreign_votes import ForeignVote, Row, UnfitError, text_of_turns
 from exptilt.votes.vote_records import Rater
+
+T = TypeVar("T")
 
 BASELINE = "gpt-4-0314"
 """Of Arena-Hard 0.1, whose rows do not name it."""
@@ -55,11 +57,11 @@ class AnswerFolder:
         Raises:
             DataError: a row that is neither, or no answers.
         """
-        questions = {_id(row): _asked(row) for row in _rows(path / "question.jsonl")}
+        questions = dict(_read_rows(path / "question.jsonl", lambda row: (_id(row), _asked(row))))
         answers: dict[str, dict[str, list[str]]] = defaultdict(dict)
         for file in sorted((path / "model_answer").glob("*.jsonl")):
-            for row in _rows(file):
-                answers[str(row.get("model_id") or row.get("model") or file.stem)][_id(row)] = _said(row)
+            for model, question, turns in _read_rows(file, lambda row: (_model(row), _id(row), _said(row))):
+                answers[model or file.stem][question] = turns
         if not answers:
             raise DataError(f"{path}: holds no answers; they are expected as model_answer/MODEL.jsonl")
         return cls(path, questions, dict(answers))
@@ -67,7 +69,7 @@ class AnswerFolder:
     def judgements(self) -> Iterator[Row]:
         """Rows of all judges."""
         for file in sorted((self.path / "model_judgment").rglob("*.jsonl")):
-            yield from _rows(file)
+            yield from _read_rows(file, lambda row: row)
 
     def pair(self, question: str, models: Sequence[str], turn: int = 1) -> tuple[str, tuple[str, str]]:
         """The first prompt, and what two models said up to a turn.
@@ -159,18 +161,29 @@ def arena_score(outcome: str, strength: str) -> str | None:
     return score if score is None or strength != "much" else score.replace(">", ">>")
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _read_rows(path: Path, read: Callable[[Row], T]) -> Iterator[T]:
     for place, row in read_file(path):
         if isinstance(row, RowError):
-            raise DataError(f"{place}: {row}")
-        yield row
+            raise DataError(f"{path.parent / place}: {row}")
+        try:
+            yield read(row)
+        except UnfitError as error:
+            raise DataError(f"{path.parent / place}: {error}") from None
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise DataError(
+                f"{path.parent / place}: a row of another shape ({type(error).__name__}: {error})"
+            ) from None
+
+
+def _model(row: Row) -> str:
+    return str(row.get("model_id") or row.get("model") or "")
 
 
 def _id(row: Row) -> str:
     for name in ("question_id", "uid"):
         if row.get(name) is not None:
             return str(row[name])
-    raise DataError("a row has neither question_id nor uid")
+    raise UnfitError("a row without question_id and uid")
 
 
 def _asked(row: Row) -> list[str]:
@@ -179,7 +192,7 @@ def _asked(row: Row) -> list[str]:
         return [str(turn["content"] if isinstance(turn, Mapping) else turn) for turn in turns]
     if isinstance(row.get("prompt"), str):
         return [str(row["prompt"])]
-    raise DataError(f"question {_id(row)}: has neither `turns` nor `prompt`")
+    raise UnfitError("a question with neither `turns` nor `prompt`")
 
 
 def _said(row: Row) -> list[str]:
@@ -188,7 +201,7 @@ def _said(row: Row) -> list[str]:
         return [_content(turn["content"] if isinstance(turn, Mapping) else turn) for turn in choices[0]["turns"]]
     if isinstance(messages, list):
         return [_content(turn["content"]) for turn in messages if turn.get("role") == "assistant"]
-    raise DataError(f"answer to {_id(row)}: has neither `choices` nor `messages`")
+    raise UnfitError("an answer with neither `choices` nor `messages`")
 
 
 def _content(value: Any) -> str:
