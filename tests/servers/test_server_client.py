@@ -1,6 +1,7 @@
 """The one client of servers: where texts go, what becomes of the key, how often it asks."""
 
 import asyncio
+import gc
 import json
 import threading
 import time
@@ -183,3 +184,13 @@ def test_an_address_that_is_none_or_holds_a_key_is_refused(url):
     assert "u:p" not in str(error.value)
     with pytest.raises(ConfigError):
         ServerConfig(url=url, model="m")
+
+
+def test_calls_that_are_given_up_leave_nothing_behind(service):
+    service.plan = [good()]
+    for _ in range(5):
+        with BackgroundCalls(Endpoint(base_url=service.url)) as calls:
+            futures = [calls.submit(REQUEST) for _ in range(40)]
+            futures[0].result(timeout=20)
+        assert all(future.done() for future in futures)
+        gc.collect()  # a coroutine that was never ended would be named here

@@ -13,6 +13,9 @@ from exptilt.servers.server_client import ServerClient, ServerReply
 
 T = TypeVar("T")
 
+_MOMENT = 0.05
+"""Seconds."""
+
 
 class BackgroundCalls:
     """Calls of one server on an event loop in a thread of its own; a context manager, which waits for none of them."""
@@ -37,11 +40,21 @@ class BackgroundCalls:
         return asyncio.run_coroutine_threadsafe(self._client.ask(request, optional), self._loop)
 
     async def _close(self) -> None:
-        running = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        self._client.begin_no_more()
+        await asyncio.sleep(
+            _MOMENT
+        )  # a connection that is cancelled before its first step is complained of when it is collected
+        await _cancel_all()
+        await self._client.__aexit__()
+        await self._loop.shutdown_asyncgens()
+
+
+async def _cancel_all() -> None:
+    """End all other tasks, and those that they begin while they end."""
+    while running := [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await self._client.__aexit__()
 
 
 def run_to_end(work: Coroutine[Any, Any, T]) -> T:

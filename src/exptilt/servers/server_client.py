@@ -91,12 +91,17 @@ class ServerClient:
         self._next = 0.0
         self._refused: set[str] = set()
         self._answered, self._refusals = False, 0
+        self._is_closing = False
 
     async def __aenter__(self) -> ServerClient:
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
         await self._client.close()
+
+    def begin_no_more(self) -> None:
+        """Calls that wait for their turn are cancelled when it comes."""
+        self._is_closing = True
 
     async def ask(self, request: dict[str, Any], optional: Sequence[str] = ()) -> ServerReply:
         """Send a request: to `chat/completions` if it has messages, to `completions` if it has a prompt.
@@ -110,6 +115,8 @@ class ServerClient:
         """
         async with self._free:
             while True:
+                if self._is_closing:
+                    raise asyncio.CancelledError
                 sent = as_refused(request, self._refused & set(optional))
                 started = time.monotonic()
                 try:
