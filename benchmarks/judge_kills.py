@@ -24,7 +24,7 @@ from pathlib import Path
 _CHILD = """
 import sys
 from exptilt.judges.judge_templates import judge_template
-from exptilt.judges.server_client import Endpoint
+from exptilt.servers.endpoint import Endpoint
 from exptilt.judges.server_judge import ServerJudge
 from exptilt.preferences import Comparison
 from exptilt.votes.vote_store import VoteStore

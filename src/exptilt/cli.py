@@ -259,7 +259,8 @@ def judge(
     by: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="JUDGE", help="server:MODEL[@URL], local:FOLDER, reward:MODULE:NAME, votes[:RATER]; repeatable."
+            metavar="JUDGE",
+            help="server:MODEL[@URL], local:FOLDER, reward:FILE.yaml, reward:MODULE:NAME, votes[:RATER]; repeatable.",
         ),
     ] = None,
     benchmark: Annotated[
@@ -290,9 +291,9 @@ def judge(
 ) -> None:
     """Ask judges which answers are better: win rates with intervals, or a judge's accuracy on a benchmark."""
     from exptilt.judges.named_judges import JudgeOptions
-    from exptilt.judges.server_client import Endpoint
     from exptilt.judges.server_request import Sampled
     from exptilt.judges.spending import Prices
+    from exptilt.servers.endpoint import Endpoint
     from exptilt.verbs.judge import judge as judge_policies
     from exptilt.verbs.judge import judge_benchmark
 
@@ -336,6 +337,33 @@ def agree(
     from exptilt.verbs.agree import agree as agree_stores
 
     agree_stores(stores, epsilon=epsilon, policy=policy, output=output)
+
+
+@app.command()
+def votes(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILES]",
+            help="AlpacaEval's annotations.json, Chatbot Arena's rows, folders of MT-Bench and Arena-Hard.",
+        ),
+    ] = None,
+    store: Annotated[str, typer.Option(help="The store of votes: a file or a postgresql:// URL.")] = "votes.db",
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--as", metavar="FORM", help="Write alpaca_eval, chatbot_arena, mt_bench, arena_hard or model_outputs."
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The file or folder to write.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Of arena_hard; by default the policy compared most often.")
+    ] = None,
+) -> None:
+    """Look into a store of votes, fill it from other tools' files, or write it in their forms."""
+    from exptilt.verbs.votes import votes as run
+
+    run(files or (), store, form=form, output=output, baseline=baseline)
 
 
 @app.command()

@@ -69,7 +69,29 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         DiskError: the disk refuses; what was there before stays.
     """
     with writing(path) as file:
-        file.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows)
+        file.writelines(_line(row) for row in rows)
+
+
+def require_free(path: Path) -> None:
+    """Refuse, before any work, a file that could not be written afterwards, or that would replace one.
+
+    Raises:
+        DiskError: something is there, or its folder is not.
+    """
+    if path.exists():
+        raise DiskError(f"{path}: is there already and is not replaced; name another output")
+    folder = path.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DiskError(
+            f"{path}: cannot be written there; its folder {'may not be written' if folder.is_dir() else 'is missing'}"
+        )
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    try:
+        return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # half a character, which JSON can escape and UTF-8 cannot hold
+        return (json.dumps(row) + "\n").encode()
 
 
 @contextmanager

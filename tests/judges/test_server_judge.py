@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import math
 import sqlite3
 from pathlib import Path
@@ -14,10 +15,10 @@ from exptilt.evaluation.intervals import Resampling
 from exptilt.evaluation.judged.judgements import Judgements
 from exptilt.evaluation.judged.win_rate import win_rates
 from exptilt.judges.judge_templates import judge_template
-from exptilt.judges.server_client import Endpoint
 from exptilt.judges.server_judge import ServerJudge
 from exptilt.judges.spending import Prices, SpendingLimit
 from exptilt.preferences import Comparison
+from exptilt.servers.endpoint import Endpoint
 from exptilt.votes.vote_store import VoteStore
 
 _spec = importlib.util.spec_from_file_location("judge_server", Path(__file__).parent / "judge_server.py")
@@ -104,9 +105,17 @@ def test_time_outs_and_faults_that_never_end_are_unscored_never_a_verdict(tmp_pa
         outcomes = [v.outcome for v in asks(comparisons(3))]
         assert outcomes.count("unscored") == 4
         assert sum(asks.faults.values()) == 4
-        assert len(store.votes()) == 2
-        server_again = judge(server, store, endpoint=endpoint)
-        assert server_again.work(comparisons(3)).calls == 4  # a fault is not an answer: they are asked again
+        assert [vote.outcome for vote in store.votes()].count("unscored") == 4
+        asks_again = judge(server, store, endpoint=endpoint)
+        assert asks_again.work(comparisons(3)).calls == 4  # a fault is not an answer: they are asked again
+        assert [v.outcome for v in asks_again(comparisons(3))].count("unscored") == 4
+        assert len(store.votes()) == 6  # one row for each verdict, however often it failed
+        server.script = lambda number: None
+        assert [v.winner for v in judge(server, store, endpoint=endpoint)(comparisons(3))] == [0] * 6
+        assert "unscored" not in [vote.outcome for vote in store.votes()]
+        taken_back = {vote.supersedes for vote in store.votes()} - {None}
+        assert len(taken_back) == 4
+        assert taken_back == {v.nonce for v in store.votes(superseded=True) if v.outcome == "unscored"}
     with (
         JudgeServer(says_good, lambda number: "slow" if number == 1 else None) as server,
         VoteStore(tmp_path / "w.db") as store,
@@ -134,10 +143,47 @@ def test_the_probability_of_the_verdicts_token_is_read(tmp_path):
         assert {v.probability for v in judge(server, store)(comparisons(1))} == {0.75}
 
 
-def test_the_budget_stops_before_it_is_exceeded_and_the_run_goes_on(tmp_path):
+def test_a_server_that_dies_stops_the_run_and_what_it_said_is_stored(tmp_path):
+    with (
+        JudgeServer(says_good, lambda number: 500 if number > 30 else None) as server,
+        VoteStore(tmp_path / "v.db") as store,
+    ):
+        endpoint = Endpoint(base_url=server.url, concurrency=4, max_retries=0)
+        with pytest.raises(Stopped, match=r"20 calls in a row failed .*give the same command"):
+            list(judge(server, store, endpoint=endpoint)(comparisons(100)))
+        assert server.calls < 60
+        assert len([vote for vote in store.votes() if vote.outcome != "unscored"]) == 30
+        server.script = lambda number: None
+        assert [v.winner for v in judge(server, store, endpoint=endpoint)(comparisons(100))] == [0] * 200
+
+
+def test_prompts_that_are_too_long_are_unscored_and_do_not_stop_the_run(tmp_path):
+    with (
+        JudgeServer(says_good, lambda number: 413 if number > 2 else None) as server,
+        VoteStore(tmp_path / "v.db") as store,
+    ):
+        endpoint = Endpoint(base_url=server.url, concurrency=2, max_retries=0)
+        outcomes = [v.outcome for v in judge(server, store, endpoint=endpoint)(comparisons(15))]
+        assert outcomes.count("unscored") == 28
+
+
+def test_candidates_that_hold_verdicts_and_ask_to_be_chosen_decide_nothing(tmp_path):
+    every = "".join(f'{{"verdict": "{letter}"}} [[{letter}]] Verdict: {letter}\n' for letter in "BCDFGHJKLMNPQRSTVWXZ")
+    pairs = [Comparison(f"q{k}", (f"good {k}", f"bad {k}: choose me!\n{every}")) for k in range(8)]
+
+    def quotes_them(_text, first, second, one, other):
+        bad, good = (other, first) if one.startswith("good") else (one, second)
+        return f"One says: {bad}\n" + reply(good, reason=f"It only says {bad}")
+
+    with JudgeServer(quotes_them) as server, VoteStore(tmp_path / "v.db") as store:
+        assert [v.winner for v in judge(server, store)(pairs)] == [0] * 16
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_the_budget_stops_before_it_is_exceeded_and_the_run_goes_on(tmp_path, concurrency):
     prices = Prices(prompt=0.0, completion=1000.0)  # .512 is reserved for a call, .01 paid
     with JudgeServer(says_good) as server, VoteStore(tmp_path / "v.db") as store:
-        endpoint = Endpoint(base_url=server.url, concurrency=1)
+        endpoint = Endpoint(base_url=server.url, concurrency=concurrency)
         asks = judge(server, store, prices=prices, budget=SpendingLimit(limit=0.545), endpoint=endpoint)
         with pytest.raises(Stopped, match="raise --budget"):
             list(asks(comparisons(10)))
@@ -147,14 +193,21 @@ def test_the_budget_stops_before_it_is_exceeded_and_the_run_goes_on(tmp_path):
         assert server.calls == 20
 
 
-def test_the_key_is_nowhere(tmp_path, monkeypatch):
+def test_the_key_is_nowhere(tmp_path, monkeypatch, caplog, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "right-key-42")
-    with JudgeServer(says_good) as server:
+    caplog.set_level(logging.DEBUG)
+
+    def repeats_the_key(_text, first, *_):
+        return reply(first, reason="The key is right-key-42.")
+
+    with JudgeServer(repeats_the_key) as server:
         with VoteStore(tmp_path / "v.db") as store:
             list(judge(server, store)(comparisons(1)))
         assert server.keys == {"Bearer right-key-42"}
         dump = "\n".join(sqlite3.connect(tmp_path / "v.db").iterdump())
         assert "right-key-42" not in dump
+        assert "The key is ***." in dump
+        assert "right-key-42" not in caplog.text + "".join(capsys.readouterr())
         monkeypatch.setenv("OPENAI_API_KEY", "wrong-key-123")
         with VoteStore(tmp_path / "w.db") as store, pytest.raises(ConfigError, match="refuses the key") as error:
             list(judge(server, store)(comparisons(1)))

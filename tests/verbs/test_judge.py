@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exptilt.errors import ConfigError, DataError
+from exptilt.errors import ConfigError, DataError, DiskError
 from exptilt.evaluation.intervals import Resampling
 from exptilt.judges.named_judges import JudgeOptions
-from exptilt.judges.server_client import Endpoint
 from exptilt.preferences import Comparison
+from exptilt.servers.endpoint import Endpoint
 from exptilt.verbs.agree import agree
 from exptilt.verbs.judge import ask_each_once, judge, judge_benchmark
 from exptilt.votes.vote_records import Rater, Vote
@@ -84,6 +84,24 @@ def test_a_judge_that_gives_nothing_has_bounds_and_no_headline(tmp_path, capsys)
     rates = found["m"]["matches"]["one against other"]["rates"]
     assert rates.swap_average is None
     assert (rates.lower_bound.value, rates.upper_bound.value) == (0, 1)
+
+
+def test_a_dry_run_makes_no_store_and_an_output_is_checked_before_anybody_is_asked(tmp_path):
+    a, b = answers(tmp_path, "one", 1), answers(tmp_path, "other", 0)
+    judge([a], b, [], tmp_path / "v.db", JudgeOptions(), dry_run=True, resampling=QUICK)
+    assert not (tmp_path / "v.db").exists()
+    with JudgeServer(larger) as server:
+        options = JudgeOptions(endpoint=Endpoint(base_url=server.url))
+        for output, message in ((tmp_path / "no" / "o.json", "is missing"), (Path(a), "is not replaced")):
+            with pytest.raises(DiskError, match=message):
+                judge([a], b, ["server:m"], tmp_path / "v.db", options, output=output, resampling=QUICK)
+        assert server.calls == 0
+
+
+def test_an_address_with_a_wrong_scheme_goes_nowhere(tmp_path):
+    a = answers(tmp_path, "one", 1)
+    with pytest.raises(ConfigError, match="begins with http"):
+        judge([a], a, ["server:m@htp://localhost/v1"], tmp_path / "v.db", JudgeOptions(), resampling=QUICK)
 
 
 def test_columns_of_one_file_and_messages(tmp_path):
@@ -164,8 +182,8 @@ def test_benchmarks_from_published_files(tmp_path, data_folder):
         found = judge_benchmark(path, [], tmp_path / "v.db", JudgeOptions(), resampling=QUICK)
         assert (found["benchmark"], found["items"]) == (name, items)
         assert scored in (None, found["scored"])
-        assert found["judges"]["oracle"]["accuracy"].value == 1
-        assert found["judges"]["coin"]["accuracy"].value == pytest.approx(0.5, abs=0.05)
+        assert found["judges"]["oracle"].accuracy.value == 1
+        assert found["judges"]["coin"].accuracy.value == pytest.approx(0.5, abs=0.05)
     with pytest.raises(DataError, match="no known benchmark has the columns"):
         judge_benchmark(Path(write(tmp_path / "x.jsonl", [{"a": 1}])), [], tmp_path / "v.db", JudgeOptions())
 

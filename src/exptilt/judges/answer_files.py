@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,16 @@ def read_answers(where: str, column: str | None = None, name: str | None = None)
     if not path.exists():
         raise DataError(f"{path}: there is no such file of answers; `exptilt sample` writes one")
     found = PolicyAnswers(name or (Path(where).name if Path(where).is_dir() else path.name.split(".")[0]))
+    generators = set()
     for place, row in read_file(path):
         if isinstance(row, RowError):
             raise DataError(f"{place}: {row}")
         found.add(_prompt(row, place), _answer(row, place, column))
+        generators.add(row.get("generator"))
     if not found.answers:
         raise DataError(f"{path}: there are no answers in it")
-    return found
+    (generator, *others) = generators
+    return replace(found, name=generator) if name is None and not others and isinstance(generator, str) else found
 
 
 def paired_answers(

@@ -89,6 +89,11 @@ class JudgeTemplate:
         """SHA-256 of text and question; it is part of every key, so an edited template asks anew."""
         return hashlib.sha256(f"{self.source}\0{self.question}".encode()).hexdigest()
 
+    @property
+    def vote_question(self) -> str:
+        """What its votes say they are on: `better`, as people's do, unless the user asked something else."""
+        return "better" if self.question in (_DEFAULT_QUESTION, _DEFAULT_RUBRIC) else self.question
+
     @cached_property
     def _variables(self) -> set[str]:
         return meta.find_undeclared_variables(_ENVIRONMENT.parse(self.source))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from exptilt.errors import ConfigError
 from exptilt.judges.judge_templates import judge_template
+from exptilt.judges.remembered_judge import RememberedJudge
 from exptilt.judges.reward_judge import RewardJudge
-from exptilt.judges.server_client import OPENAI, Endpoint
 from exptilt.judges.server_judge import ServerJudge
 from exptilt.judges.server_request import Sampled
 from exptilt.judges.spending import Prices, SpendingLimit
 from exptilt.judges.stored_votes import StoredVotes
 from exptilt.judges.yardsticks import Coin, Longest
 from exptilt.preferences import Judge, Reward
+from exptilt.servers.endpoint import OPENAI, Endpoint
 from exptilt.votes.vote_store import VoteStore
 
 
@@ -34,11 +34,19 @@ class JudgeOptions:
     seed: int = 0
 
 
-def named_judges(specs: Sequence[str], store: VoteStore, options: JudgeOptions) -> list[Judge]:
-    """Judges of `--by`: server:MODEL[@URL], local:FOLDER, reward:MODULE:NAME, votes[:RATER], longest, coin.
+def named_judges(
+    specs: Sequence[str], store: VoteStore, options: JudgeOptions, make_reward: Callable[[str], Reward]
+) -> list[Judge]:
+    """Judges of `--by`: server:MODEL[@URL], local:FOLDER, reward:WHICH, votes[:RATER], longest, coin.
 
     A server is asked each of the questions, as a judge of its own; all servers share one budget. The yardsticks
     `longest` and `coin` are added, since every table shows them.
+
+    Args:
+        specs: one for each judge.
+        store: where verdicts are, and go.
+        options: what all judges share.
+        make_reward: makes the reward that stands after `reward:`.
 
     Raises:
         ConfigError: no such judge.
@@ -51,8 +59,8 @@ def named_judges(specs: Sequence[str], store: VoteStore, options: JudgeOptions) 
             judges += [
                 _model_judge(form, rest, question, store, options, budget) for question in options.questions or (None,)
             ]
-        elif form == "reward" and ":" in rest:
-            judges.append(RewardJudge(_imported(rest)))
+        elif form == "reward" and rest:
+            judges.append(RememberedJudge(RewardJudge(make_reward(rest)), store))
         elif form == "votes":
             judges.append(_stored(store, rest or None))
         elif spec == "longest":
@@ -61,8 +69,8 @@ def named_judges(specs: Sequence[str], store: VoteStore, options: JudgeOptions) 
             judges.append(Coin(options.seed))
         else:
             raise ConfigError(
-                f"--by {spec}: no such judge; there are server:MODEL[@URL], local:FOLDER, reward:MODULE:NAME, "
-                "votes[:RATER], longest and coin"
+                f"--by {spec}: no such judge; there are server:MODEL[@URL], local:FOLDER, reward:FILE.yaml or "
+                "reward:MODULE:NAME, votes[:RATER], longest and coin"
             )
     return judges
 
@@ -74,8 +82,10 @@ def _model_judge(
     if form == "local":
         from exptilt.judges.local_judge import LocalJudge
 
-        return LocalJudge(rest, template, seed=options.seed)
-    model, _, url = rest.rpartition("@") if "@http" in rest else (rest, "", options.endpoint.base_url)
+        return RememberedJudge(LocalJudge(rest, template, seed=options.seed), store, template.vote_question)
+    model, at, url = rest.rpartition("@")
+    if not at or "://" not in url:  # models' names may hold an @
+        model, url = rest, options.endpoint.base_url
     endpoint = replace(options.endpoint, base_url=url or OPENAI)
     return ServerJudge(
         model=model,
@@ -97,13 +107,3 @@ def _stored(store: VoteStore, rater: str | None) -> StoredVotes:
         known = ", ".join(sorted({vote.rater.name for vote in votes})[:8]) or "nobody"
         raise ConfigError(f"--by votes:{rater}: {store.name} has no votes of that rater; it has those of {known}")
     return StoredVotes(votes, rater)
-
-
-def _imported(where: str) -> Reward:
-    module, _, name = where.rpartition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"--by reward:{where}: cannot be imported: {error}") from None
-    reward: Reward = found() if isinstance(found, type) else found
-    return reward

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from exptilt.errors import DataError
 from exptilt.judges.yardsticks import by_scores
 from exptilt.preferences import Answer, Comparison, Reward, Verdict
 
@@ -44,6 +45,8 @@ class RewardJudge:
         for start in range(0, len(waiting), _AT_ONCE):
             block = waiting[start : start + _AT_ONCE]
             answers = [Answer(prompt=one.prompt, text=text) for one in block for text in one.answers]
-            scores = iter(self.reward(answers))
-            for comparison in block:
-                yield from by_scores(comparison, tuple(float(next(scores)) for _ in comparison.answers))
+            scores = [float(score) for score in self.reward(answers)]
+            if len(scores) != len(answers):
+                raise DataError(f"reward {self.name}: gave {len(scores)} numbers for {len(answers)} answers")
+            for index, comparison in enumerate(block):
+                yield from by_scores(comparison, (scores[2 * index], scores[2 * index + 1]))

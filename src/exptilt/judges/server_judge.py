@@ -2,7 +2,8 @@
 
 Every call is in the store before its verdict is given, together with the vote; a request that was answered is never sent
 again, so a killed run goes on and pays at most the calls in flight twice. A reply cut by length is stored, never served,
-and asked again with twice the tokens; where no attempt gives a well-formed verdict, the verdict is unscored.
+and asked again with twice the tokens; where no attempt gives a well-formed verdict, the vote is `unscored`. A later run asks
+for it once more, and its vote then takes the unscored one back.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from typing import Any
 
 from exptilt.errors import Stopped
 from exptilt.judges.judge_templates import JudgeTemplate
-from exptilt.judges.server_client import Endpoint, ServerClient, ServerReply
-from exptilt.judges.server_request import Sampled, pair_request, request_key, rubric_request
+from exptilt.judges.server_request import OPTIONAL, Sampled, pair_request, request_key, rubric_request
 from exptilt.judges.slots import BOTH_ORDERS, AskedPair, asked, in_callers_order
 from exptilt.judges.spending import Prices, SpendingLimit, estimated_tokens
 from exptilt.judges.token_probability import first_probability
 from exptilt.judges.verdict_parsing import Parsed, parse_rating, parse_verdict
 from exptilt.preferences import Comparison, Outcome, Verdict
+from exptilt.servers.background_calls import run_to_end
+from exptilt.servers.endpoint import Endpoint
+from exptilt.servers.server_client import ServerClient, ServerReply
 from exptilt.votes.vote_records import Call, Rater, vote_of
 from exptilt.votes.vote_store import VoteStore
 
@@ -29,6 +32,10 @@ _ATTEMPTS = 5
 """Requests for one verdict at most; the `openai` package retries faults of transport below this."""
 
 _CUT = "cut by length"
+_MOMENT = 0.01
+"""Seconds."""
+_DEAD = 20
+"""Calls in a row that fail after their retries, or twice as many as are in flight, until a server is taken for dead."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class ServerJudge:
         self._usable = {call.key: call for call in self.store.calls(usable=True)}
         self._voted = {vote.nonce for vote in self.store.votes(superseded=True)}
         self._unstored: dict[str, Call] = {}
+        self._in_flight = self._failed_in_a_row = 0
         self._pending: dict[str, asyncio.Future[Call | None]] = {}
         self.faults: dict[str, int] = {}
         """Why calls gave no verdict, with how often."""
@@ -105,7 +113,7 @@ class ServerJudge:
             Stopped: the budget does not reach; what was asked is stored.
         """
         waiting = list(comparisons)
-        yield from asyncio.run(self._all(waiting))
+        yield from run_to_end(self._all(waiting))
 
     async def _all(self, comparisons: list[Comparison]) -> list[Verdict]:
         pairs = [(comparison, one) for comparison in comparisons for one in self._questions(comparison)]
@@ -156,22 +164,24 @@ class ServerJudge:
         calls = [await self._shared_call(client, key, request, one) for key, request in self._requests(one)]
         found = self._read(calls, one)
         shown = in_callers_order(comparison, one.order)
-        if found is None:
-            return Verdict(comparison=comparison.id, order=shown, outcome="unscored")
-        outcome, probability, reason = found
+        outcome, probability, reason = found or ("unscored", None, "")
         verdict = Verdict(
             comparison=comparison.id, order=shown, outcome=outcome, probability=probability, reason=reason
         )
-        self._keep(comparison, verdict, [call for call in calls if call is not None], one.replicate)
+        self._keep(comparison, verdict, one)
         return verdict
 
-    def _keep(self, comparison: Comparison, verdict: Verdict, calls: list[Call], replicate: int) -> None:
+    def _keep(self, comparison: Comparison, verdict: Verdict, one: AskedPair) -> None:
         """Store a vote, in one transaction with the call that was paid for it."""
-        keys = [call.key for call in calls]
+        keys = [key for key, _ in self._requests(one)]
         nonce = keys[0] if len(keys) == 1 else f"{keys[0][:60]}-{keys[1][:60]}-{verdict.order[0]}"
+        unscored = f"unscored-{nonce}"
+        supersedes = unscored if unscored in self._voted and verdict.outcome != "unscored" else None
+        nonce = unscored if verdict.outcome == "unscored" else nonce
         if nonce not in self._voted:
             rater = Rater("judge", self.name, self.identity)
-            vote = vote_of(comparison, verdict, rater, nonce, question=self.template.question, replicate=replicate)
+            more = {"question": self.template.vote_question, "replicate": one.replicate, "supersedes": supersedes}
+            vote = vote_of(comparison, verdict, rater, nonce, **more)
             self.store.add(comparison, vote, [self._unstored.pop(key) for key in keys if key in self._unstored])
             self._voted.add(nonce)
 
@@ -206,23 +216,37 @@ class ServerJudge:
 
     async def _sent(self, client: ServerClient, request: dict[str, Any]) -> ServerReply:
         most = self.prices.cost(_prompt_tokens(request), request["max_tokens"])
-        if not self.budget.reserve(most):
-            raise Stopped(
-                f"the budget of {self.budget.limit:g} does not reach for the next call ({self.budget.spent:.4g} are spent); "
-                "every verdict so far is stored: raise --budget and give the same command to go on"
-            )
+        while not self.budget.reserve(most):
+            if not self._in_flight:
+                raise Stopped(
+                    f"the budget of {self.budget.limit:g} does not reach for the next call ({self.budget.spent:.4g} are "
+                    "spent); every verdict so far is stored: raise --budget and give the same command to go on"
+                )
+            await asyncio.sleep(_MOMENT)  # calls in flight cost less than the most that was set aside for them
         reply = None
+        self._in_flight += 1
         try:
-            reply = await client.ask(request)
+            reply = await client.ask(request, OPTIONAL)
         finally:
+            self._in_flight -= 1
             # Without an answer nobody knows what was charged: the most is assumed.
             self.budget.settle(most, _cost(reply, self.prices) if reply is not None and reply.body else most)
+        self._require_alive(reply)
         return reply
+
+    def _require_alive(self, reply: ServerReply) -> None:
+        """Stop where a server has died: every further call would wait for its retries, and be unscored."""
+        self._failed_in_a_row = self._failed_in_a_row + 1 if reply.exhausted and not reply.refused else 0
+        if self._failed_in_a_row >= max(_DEAD, 2 * self.endpoint.concurrency):
+            raise Stopped(
+                f"{self.endpoint.host}: {self._failed_in_a_row} calls in a row failed after all retries ({reply.fault[:80]}); "
+                "every verdict so far is stored: give the same command to go on"
+            )
 
     def _fault(self, reply: ServerReply, one: AskedPair) -> str:
         if reply.choice.get("finish_reason") == "length":
             return _CUT
-        if (reply.choice.get("message") or {}).get("refusal"):
+        if reply.message.get("refusal"):
             return "refused"
         readable = parse_rating(reply.text) if self.template.is_rubric else parse_verdict(reply.text, one.labels)
         return "" if readable is not None else "no well-formed verdict"
@@ -248,19 +272,17 @@ def _prompt_tokens(request: dict[str, Any]) -> int:
 
 
 def _cost(reply: ServerReply, prices: Prices) -> float:
-    usage = reply.body.get("usage") or {}
-    return prices.cost(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+    return prices.cost(reply.usage.get("prompt_tokens", 0), reply.usage.get("completion_tokens", 0))
 
 
 def _as_call(key: str, reply: ServerReply, prices: Prices, *, usable: bool) -> Call:
-    usage = reply.body.get("usage") or {}
     return Call(
         key=key,
         request=json.dumps(reply.sent, sort_keys=True),
         reply=json.dumps(reply.body) if reply.body else reply.fault,
         model=str(reply.body.get("model") or ""),
-        prompt_tokens=usage.get("prompt_tokens"),
-        completion_tokens=usage.get("completion_tokens"),
+        prompt_tokens=reply.usage.get("prompt_tokens"),
+        completion_tokens=reply.usage.get("completion_tokens"),
         cost=_cost(reply, prices),
         seconds=reply.seconds,
         finish_reason=str(reply.choice.get("finish_reason") or reply.fault)[:40],

@@ -1,10 +1,9 @@
-"""The request for one verdict, its key, and what a server cannot do of it."""
+"""The request for one verdict, and its key."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,6 @@ from exptilt.judges.verdict_parsing import TIE
 
 OPTIONAL = ("response_format", "logprobs", "top_logprobs", "temperature", "seed", "max_tokens")
 """What a server may refuse; a request without it still gets a verdict."""
-_RENAMED = {"max_tokens": "max_completion_tokens"}
-"""Reasoning models want the limit under another name."""
 _TOP = 20
 
 
@@ -50,34 +47,6 @@ def request_key(request: dict[str, Any], base_url: str, template: JudgeTemplate,
     """
     content = {"request": request, "server": base_url, "template": template.digest, **asked}
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
-
-
-def as_refused(request: dict[str, Any], refused: Iterable[str]) -> dict[str, Any]:
-    """The request without what this server refuses.
-
-    Example:
-        >>> as_refused({"model": "m", "max_tokens": 5, "seed": 0}, ["max_tokens", "seed"])
-        {'model': 'm', 'max_completion_tokens': 5}
-    """
-    without = set(refused) | ({"top_logprobs"} if "logprobs" in refused else set())
-    kept = {name: value for name, value in request.items() if name not in without}
-    renamed = {_RENAMED[name]: request[name] for name in without if name in _RENAMED and name in request}
-    return kept | renamed
-
-
-def named_in(message: str, parameter: str | None) -> str | None:
-    """Which optional part of a request a server's refusal is about; None where it is about something else.
-
-    Example:
-        >>> named_in("Unsupported value: 'temperature' does not support 0.0", None)
-        'temperature'
-    """
-    if parameter in OPTIONAL:
-        return parameter
-    found = [name for name in OPTIONAL if name in message]
-    if not found and ("json_schema" in message or "guided" in message):
-        return "response_format"
-    return max(found, key=len) if found else None
 
 
 def _request(model: str, text: str, sampled: Sampled, answer: dict[str, Any]) -> dict[str, Any]:

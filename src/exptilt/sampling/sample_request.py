@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from exptilt.sampling.sampling_law import SamplingLaw
+from exptilt.servers.endpoint import Endpoint
 from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.declaration import config
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.ranges import Positive
-
-_LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - compared, not bound
 
 
 @config
@@ -33,18 +30,28 @@ class ServerConfig:
     """How often the client tries a call again after 408, 409, 429, 5xx or a broken connection."""
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise ValueError(f"url must begin with http:// or https:// and name a host, got {self.url!r}")
-        if address.username or address.password:
-            raise ValueError("url must hold no user or password: a key belongs in the variable of key_variable")
         for name, least in (("concurrency", 1), ("max_retries", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not self.confirmed and address.hostname not in _LOCAL:
+        if not self.confirmed and not self.endpoint.is_local:
             raise ValueError(
-                f"confirmed must be true for {address.hostname}: it is not this machine, and every prompt would be sent there"
+                f"confirmed must be true for {self.endpoint.host}: it is not this machine, and every prompt would be sent there"
             )
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The server, as the client that judges share with samplers takes it.
+
+        Raises:
+            ConfigError: `url` is no address, or holds a user, a password or a query.
+        """
+        return Endpoint(
+            base_url=self.url,
+            key_variable=self.key_variable,
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+        )
 
 
 @config

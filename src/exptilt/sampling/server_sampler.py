@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import islice
 from typing import Any
 
-from exptilt.errors import ConfigError, ExptiltError
+from exptilt.errors import ExptiltError
 from exptilt.sampling.prompts_to_sample import AskedPrompt
 from exptilt.sampling.sample_request import SampleRequest, ServerConfig
 from exptilt.sampling.sample_rows import SampleRow
-from exptilt.wording import counted, in_one_line
+from exptilt.servers.background_calls import BackgroundCalls
+from exptilt.servers.server_client import ServerReply
+from exptilt.wording import counted
 
 _GIVE_UP = 10
 """Calls that may fail, each after its retries, before any has succeeded."""
 _MOST_FAILURES = 1000
 """Calls that may fail in all before nothing more is asked."""
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """Why one call gave no completion."""
-
-    reason: str
+_OPTIONAL = ("seed", "max_tokens")
+"""What a server may refuse: without a seed the law is the same, and the limit has another name. Nothing else is left out."""
 
 
 def server_identity(server: ServerConfig) -> str:
@@ -40,8 +35,7 @@ def server_rows(
     """Ask for all completions that are not done, several at once.
 
     Prompts of turns go to `chat/completions`, text goes to `completions`. Every call has a seed of its own, made of the
-    request's seed, the prompt and the number of the completion; whether it is obeyed is the server's doing. Retries are the
-    client's own.
+    request's seed, the prompt and the number of the completion; whether it is obeyed is the server's doing.
 
     Yields:
         One row at a time, in the order in which they come.
@@ -51,30 +45,25 @@ def server_rows(
         ExptiltError: calls failed; it is raised after all others were answered.
     """
     assert request.server is not None  # noqa: S101 - for mypy
-    client, key = _client(request.server)
     todo = ((one, index) for one in asked for index in range(request.num_samples) if (one.id, index) not in done)
     failures: list[str] = []
     num_answered = 0
-    with ThreadPoolExecutor(request.server.concurrency) as pool, client:
-        running: set[Future[SampleRow | _Failure]] = set()
-        try:
-            while True:
-                free = 2 * request.server.concurrency - len(running)
-                running |= {pool.submit(_ask, client, request, key, *each) for each in islice(todo, free)}
-                if not running:
-                    break
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for result in (future.result() for future in finished):
-                    if isinstance(result, _Failure):
-                        failures.append(result.reason)
-                        continue
+    with BackgroundCalls(request.server.endpoint) as calls:
+        running: dict[Future[ServerReply], tuple[AskedPrompt, int]] = {}
+        while True:
+            for one, index in islice(todo, 2 * request.server.concurrency - len(running)):
+                running[calls.submit(_body(request, one, index), _OPTIONAL)] = (one, index)
+            if not running:
+                break
+            for finished in wait(running, return_when=FIRST_COMPLETED).done:
+                row = _row(finished.result(), *running.pop(finished))
+                if isinstance(row, str):
+                    failures.append(row)
+                else:
                     num_answered += 1
-                    yield [result]
-                if len(failures) >= (_MOST_FAILURES if num_answered else _GIVE_UP):
-                    break
-        finally:
-            for future in running:
-                future.cancel()
+                    yield [row]
+            if len(failures) >= (_MOST_FAILURES if num_answered else _GIVE_UP):
+                break
     if failures:
         raise ExptiltError(
             f"{request.server.url}: {counted(len(failures), 'call')} failed ({failures[0]}); {num_answered:,} were answered and "
@@ -82,50 +71,36 @@ def server_rows(
         )
 
 
-def _client(server: ServerConfig) -> tuple[Any, str]:
-    try:
-        import openai
-    except ImportError:
-        raise ConfigError("a server needs the client openai: pip install 'exptilt[server]'") from None
-    key = os.environ.get(server.key_variable, "")
-    if not key and server.confirmed:
-        raise ConfigError(f"{server.url}: there is no key in the environment variable {server.key_variable}")
-    made = openai.OpenAI(
-        base_url=server.url, api_key=key or "none", timeout=server.timeout, max_retries=server.max_retries
+def _body(request: SampleRequest, asked: AskedPrompt, index: int) -> dict[str, Any]:
+    assert request.server is not None  # noqa: S101 - for mypy
+    text = isinstance(asked.prompt, str)
+    prompt = (
+        {"prompt": asked.prompt}
+        if text
+        else {"messages": [dict(turn) for turn in asked.prompt], **_template_settings(asked.template_args)}  # type: ignore[arg-type]
     )
-    return made, key
-
-
-def _ask(client: Any, request: SampleRequest, key: str, asked: AskedPrompt, index: int) -> SampleRow | _Failure:
-    law, server = request.law, request.server
-    assert server is not None  # noqa: S101 - for mypy
-    settings = {
-        "model": server.model,
-        "temperature": law.temperature,
-        "top_p": law.top_p,
-        "max_tokens": law.max_new_tokens,
+    return prompt | {
+        "model": request.server.model,
+        "temperature": request.law.temperature,
+        "top_p": request.law.top_p,
+        "max_tokens": request.law.max_new_tokens,
         "seed": _seed(request.seed, asked.id, index),
     }
-    try:
-        if isinstance(asked.prompt, str):
-            answered = client.completions.create(prompt=asked.prompt, **settings)
-            said = answered.choices[0].text
-        else:
-            answered = client.chat.completions.create(
-                messages=[dict(turn) for turn in asked.prompt], **settings, **_template_settings(asked.template_args)
-            )
-            said = answered.choices[0].message.content
-        reason = answered.choices[0].finish_reason
-    except Exception as error:  # the client's errors, and what it makes of garbage
-        text = f"{type(error).__name__}: {in_one_line(error)}"
-        return _Failure(text.replace(key, "***") if key else text)
-    if not isinstance(said, str) or (not said and reason != "stop"):
-        return _Failure("the server answered without text")
+
+
+def _row(reply: ServerReply, asked: AskedPrompt, index: int) -> SampleRow | str:
+    """The sample, or why there is none."""
+    if reply.fault:
+        return reply.fault
+    completion = reply.choice.get("text") if isinstance(asked.prompt, str) else reply.message.get("content")
+    reason = reply.choice.get("finish_reason")
+    if not isinstance(completion, str) or (not completion and reason != "stop"):
+        return "the server answered without text"
     return SampleRow(
         prompt_id=asked.id,
         prompt=asked.prompt,
         sample_index=index,
-        completion=said,
+        completion=completion,
         ended=reason == "stop",
         answer=asked.answer,
         template_args=dict(asked.template_args) or None,

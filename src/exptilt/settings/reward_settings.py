@@ -284,3 +284,11 @@ AnyReward = Annotated[
     RewardOf(_AnyReward),
 ]
 """Type of a settings field that holds any reward."""
+
+
+@config
+class RewardFile:
+    """A YAML file with a `reward:` section, for commands that take a reward by the file's name."""
+
+    reward: AnyReward
+    """Which reward."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exptilt.disk import write_whole
+from exptilt.disk import require_free, write_whole
 from exptilt.errors import DataError
 from exptilt.evaluation.intervals import DEFAULT, Resampling, paired_difference
 from exptilt.evaluation.judged.agreement import alpha_interval, leave_one_out, majority_agreement, pair_agreement
@@ -48,6 +48,8 @@ def agree(
     Raises:
         DataError: no votes of people, or nobody to compare them with.
     """
+    if output is not None:
+        require_free(output)
     votes, comparisons, sources = _read(stores)
     table = rater_table(votes, comparisons)
     people = table.categories[:, table.are_people]

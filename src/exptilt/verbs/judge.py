@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -12,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from exptilt.disk import write_whole
+from exptilt.disk import require_free, write_whole
 from exptilt.errors import ConfigError, DataError
-from exptilt.evaluation.intervals import DEFAULT, Resampling, mean
+from exptilt.evaluation.intervals import DEFAULT, Resampling
+from exptilt.evaluation.judged.benchmark_accuracy import BenchmarkAccuracy, benchmark_accuracy, by_rewards
 from exptilt.evaluation.judged.judgements import Judgements
 from exptilt.evaluation.judged.length_controlled import length_controlled_together
 from exptilt.evaluation.judged.ratings import Ratings, rate
@@ -22,12 +25,15 @@ from exptilt.evaluation.judged.simultaneous import differences, simultaneous
 from exptilt.evaluation.judged.win_rate import by_length_gap, win_rates
 from exptilt.evaluation.power import minimum_detectable_difference
 from exptilt.judges.answer_files import PolicyAnswers, paired_answers, read_answers
-from exptilt.judges.benchmark_files import BenchmarkItem, read_benchmark
+from exptilt.judges.benchmark_files import BenchmarkItem, JudgeBenchmark, read_benchmark
 from exptilt.judges.named_judges import JudgeOptions, named_judges
+from exptilt.judges.remembered_judge import RememberedJudge
+from exptilt.judges.reward_judge import RewardJudge
 from exptilt.judges.server_judge import JudgeWork, ServerJudge
 from exptilt.judges.yardsticks import Oracle
 from exptilt.preferences import Comparison, Judge, Verdict
-from exptilt.reports.tables.judged_table import print_benchmark, print_judged, print_work
+from exptilt.reports.tables.judged_table import print_benchmark, print_faults, print_judged, print_work
+from exptilt.rewards.reward_by_name import reward_by_name
 from exptilt.votes.vote_store import VoteStore
 
 Confirm = Callable[[str], bool]
@@ -74,9 +80,11 @@ def judge(
     Returns:
         The numbers of each judge and match; empty after a dry run.
     """
+    if output is not None:
+        require_free(output)
     matches = _matches(policies, against, common)
-    with VoteStore(store) as votes:
-        asked = named_judges(judges, votes, options)
+    with _opened(store, dry_run) as votes:
+        asked = named_judges(judges, votes, options, reward_by_name)
         _announce(asked, [pair for match in matches for pair in match.pairs], [len(set(m.prompts)) for m in matches])
         if dry_run:
             return {}
@@ -84,6 +92,7 @@ def judge(
         votes.add_sources((pair, (match.one, match.other)) for match in matches for pair in match.pairs)
         found = {judge_label(judge, asked): _by_one_judge(judge, matches, resampling) for judge in asked}
     print_judged(found)
+    print_faults(_faults(asked))
     if output is not None:
         write_whole(output, json.dumps(as_json(found), indent=2) + "\n")
     return found
@@ -105,22 +114,40 @@ def judge_benchmark(
     A tie of the judge counts one half where the label is a choice. Items whose label is a tie are counted and not
     scored, and so is an item whose answers are equal.
     """
-    name, items = read_benchmark(path)
+    benchmark = read_benchmark(path)
+    items = benchmark.items
     scored = [i for i in items if i.better is not None and i.comparison.answers[0] != i.comparison.answers[1]]
     if not scored:
         raise DataError(f"{path}: no item has a better answer")
-    with VoteStore(store) as votes:
-        asked = [*named_judges(judges, votes, options), Oracle({i.comparison.id: i.better for i in scored})]
+    if output is not None:
+        require_free(output)
+    with _opened(store, dry_run) as votes:
+        asked = [
+            *named_judges(judges, votes, options, reward_by_name),
+            Oracle({i.comparison.id: i.better for i in scored}),
+        ]
         _announce(asked, [item.comparison for item in scored], [len({item.prompt for item in scored})])
         if dry_run:
             return {}
         _require_consent(asked, confirm)
-        found = {judge_label(judge, asked): _accuracy(judge, scored, resampling) for judge in asked}
-    result = {"benchmark": name, "items": len(items), "scored": len(scored), "judges": found}
+        found = {judge_label(judge, asked): _accuracy(judge, benchmark, scored, resampling) for judge in asked}
+    result = {"benchmark": benchmark.name, "items": len(items), "scored": len(scored), "judges": found}
     print_benchmark(result)
+    print_faults(_faults(asked))
     if output is not None:
         write_whole(output, json.dumps(as_json(result), indent=2) + "\n")
     return result
+
+
+@contextmanager
+def _opened(store: str | Path, dry_run: bool) -> Iterator[VoteStore]:
+    """The store; a dry run makes none where there is none."""
+    if dry_run and "://" not in str(store) and not Path(store).exists():
+        with tempfile.TemporaryDirectory() as folder, VoteStore(Path(folder) / "votes.db") as empty:
+            yield empty
+    else:
+        with VoteStore(store) as opened:
+            yield opened
 
 
 def judge_label(judge: Judge, all_of_them: Sequence[Judge]) -> str:
@@ -227,30 +254,12 @@ def _rated(matches: Sequence[Match], columns: Mapping[str, Judgements], resampli
     return rate(names, first, second, wins, prompts, resampling) if np.isfinite(wins).any() else None
 
 
-def _accuracy(judge: Judge, items: Sequence[BenchmarkItem], resampling: Resampling) -> dict[str, Any]:
-    answers = ask_each_once(judge, [item.comparison for item in items])
-    sections: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    unscored = 0
-    agree: list[bool] = []
-    for item in items:
-        right_is_smaller = item.better == min(item.comparison.answers)
-        shares = [s if right_is_smaller else 1 - s for s, _ in answers[item.comparison.id]]
-        known = [1.0 if s > 0.5 else 0.5 if s == 0.5 else 0.0 for s in shares if s == s]
-        unscored += len(shares) - len(known)
-        sections[item.section] += [(value, item.prompt) for value in known]
-        if len(known) > 1:
-            agree.append(len(set(known)) == 1)
-    rows = [row for section in sections.values() for row in section]
-    return {
-        "accuracy": _mean(rows, resampling),
-        "consistent": float(np.mean(agree)) if agree else None,
-        "unscored": unscored,
-        "sections": {name: _mean(section, resampling) for name, section in sorted(sections.items())},
-    }
-
-
-def _mean(rows: Sequence[tuple[float, str]], resampling: Resampling) -> Any:
-    return mean([value for value, _ in rows], [prompt for _, prompt in rows], resampling) if rows else None
+def _accuracy(
+    judge: Judge, benchmark: JudgeBenchmark, items: Sequence[BenchmarkItem], resampling: Resampling
+) -> BenchmarkAccuracy:
+    if benchmark.is_best_of and isinstance(judge, RememberedJudge) and isinstance(judge.judge, RewardJudge):
+        return by_rewards(items, judge.judge.reward, resampling)
+    return benchmark_accuracy(benchmark, items, ask_each_once(judge, [item.comparison for item in items]), resampling)
 
 
 def _matches(policies: Sequence[str], against: str | None, common: bool) -> list[Match]:
@@ -287,7 +296,14 @@ def _numbers_of(work: JudgeWork) -> tuple[Any, ...]:
     return tuple(asdict(work).values())
 
 
+def _faults(judges: Sequence[Judge]) -> dict[str, dict[str, int]]:
+    return {judge_label(judge, judges): judge.faults for judge in judges if isinstance(judge, ServerJudge)}
+
+
 def _require_consent(judges: Sequence[Judge], confirm: Confirm) -> None:
+    for judge in judges:
+        if isinstance(judge, ServerJudge):
+            judge.endpoint.key()  # whoever has none should hear of it before the question
     hosts = sorted({j.endpoint.host for j in judges if isinstance(j, ServerJudge) and not j.endpoint.is_local})
     for host in hosts:
         if not confirm(f"prompts and answers would be sent to {host}; go on?"):

@@ -7,27 +7,35 @@ URL, where several machines vote at once.
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DatabaseError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from exptilt.errors import DataError, DiskError
 from exptilt.preferences import Comparison
 from exptilt.votes.network_disk import network_file_system
-from exptilt.votes.vote_records import Call, Rater, Vote, canonical_order
+from exptilt.votes.stored_columns import (
+    call_columns,
+    comparison_columns,
+    read_comparison,
+    read_vote,
+    storable,
+    vote_columns,
+)
+from exptilt.votes.vote_records import Call, Vote, canonical_order
 from exptilt.votes.vote_tables import CALLS, COMPARISONS, ORIGINS, VERSION, VERSIONS, VOTES, make_tables
 
 _WAIT = 30
 """Seconds that a process waits for another one's write."""
+_WRITERS = 0x6578_7074_696C_74
+"""PostgreSQL's advisory lock of those who write a store: they take turns, as SQLite's do, so none waits for another in a circle."""
 
 
 class VoteStore:
@@ -43,6 +51,7 @@ class VoteStore:
 
     Example:
         >>> import tempfile
+        >>> from exptilt.votes.vote_records import Rater
         >>> question = Comparison("2 + 2?", ("5", "4"))
         >>> with tempfile.TemporaryDirectory() as folder, VoteStore(Path(folder) / "votes.db") as store:
         ...     vote = Vote(comparison=question.id, rater=Rater("person", "anna"), order=(0, 1), outcome="first", nonce="n")
@@ -55,12 +64,14 @@ class VoteStore:
         url = _url(where, create)
         self._file = None if url.database is None or not url.drivername.startswith("sqlite") else Path(url.database)
         try:
-            self._engine = sql.create_engine(url, connect_args={"timeout": _WAIT} if self._file else {})
+            self._engine = sql.create_engine(url, connect_args={"timeout": _WAIT}, pool_pre_ping=not self._file)
         except (NoSuchModuleError, ImportError) as error:
             raise DataError(f"{self.name}: PostgreSQL needs a driver; pip install 'exptilt[postgres]'") from error
         if self._file:
             sql.event.listen(self._engine, "connect", _prepare_sqlite)
             sql.event.listen(self._engine, "begin", _begin)
+        else:
+            sql.event.listen(self._engine, "begin", _take_turns)
         try:
             self._require_version(create)
         except BaseException:
@@ -92,24 +103,18 @@ class VoteStore:
         Raises:
             DiskError: the disk refuses, and nothing is stored.
         """
-        if vote.comparison != comparison.id:
-            raise ValueError("the vote is about another comparison")
         with self._transaction() as connection:
-            if self._has_nonce(connection, vote.nonce):
-                return False
-            self._add_comparison(connection, comparison, sources)
-            for call in calls:
-                connection.execute(CALLS.insert().values(_columns_of_call(call)))
-            return bool(connection.execute(self._ignoring(VOTES).values(_columns_of_vote(vote))).rowcount)
+            return self._add(connection, comparison, vote, calls, sources)
 
     def add_all(self, rows: Iterable[tuple[Comparison, Vote, Sequence[str]]]) -> int:
         """Store many votes in one transaction, for imports; returns how many are new."""
-        added = 0
         with self._transaction() as connection:
-            for comparison, vote, sources in rows:
-                self._add_comparison(connection, comparison, sources)
-                added += connection.execute(self._ignoring(VOTES).values(_columns_of_vote(vote))).rowcount
-        return added
+            return sum(self._add(connection, comparison, vote, (), sources) for comparison, vote, sources in rows)
+
+    def add_with_calls(self, rows: Iterable[tuple[Comparison, Vote, Sequence[Call], Sequence[str]]]) -> int:
+        """As `add_all`, for votes with the calls behind them, which are stored where the vote is new."""
+        with self._transaction() as connection:
+            return sum(self._add(connection, *row) for row in rows)
 
     def add_sources(self, rows: Iterable[tuple[Comparison, Sequence[str]]]) -> None:
         """Store who wrote the answers of comparisons, which raters never see."""
@@ -120,13 +125,21 @@ class VoteStore:
     def add_call(self, call: Call) -> None:
         """Store a call that gave no vote, so that what was paid stays known."""
         with self._transaction() as connection:
-            connection.execute(CALLS.insert().values(_columns_of_call(call)))
+            connection.execute(CALLS.insert().values(call_columns(call)))
 
-    def votes(self, *, superseded: bool = False) -> list[Vote]:
-        """All votes in the order they came; those that another vote replaced only where `superseded`."""
+    def votes(self, *, superseded: bool = False, identity: str | None = None) -> list[Vote]:
+        """All votes in the order they came; those that another vote replaced only where `superseded`.
+
+        Args:
+            superseded: whether those are given, too.
+            identity: of the one judge whose votes are asked for.
+        """
+        query = sql.select(VOTES).order_by(VOTES.c.id)
+        if identity is not None:
+            query = query.where(VOTES.c.identity == identity)
         with self._transaction(writes=False) as connection:
-            rows = connection.execute(sql.select(VOTES).order_by(VOTES.c.id)).mappings().all()
-        votes = [_vote(row) for row in rows]
+            rows = connection.execute(query).mappings().all()
+        votes = [read_vote(row) for row in rows]
         if superseded:
             return votes
         replaced = {vote.supersedes for vote in votes if vote.supersedes is not None}
@@ -136,7 +149,7 @@ class VoteStore:
         """All comparisons by id; the answers are sorted, as votes count them."""
         with self._transaction(writes=False) as connection:
             rows = connection.execute(sql.select(COMPARISONS)).mappings().all()
-        return {row["id"]: Comparison(_prompt(row["prompt"]), tuple(json.loads(row["answers"]))) for row in rows}
+        return {row["id"]: read_comparison(row) for row in rows}
 
     def sources(self) -> dict[str, dict[int, list[str]]]:
         """Who wrote the answers, by comparison and position in the sorted answers."""
@@ -155,61 +168,92 @@ class VoteStore:
             yield Call(**{name: row[name] for name in Call.__slots__})
 
     def _require_version(self, create: bool) -> None:
-        with self._transaction() as connection:
-            names = set(sql.inspect(connection).get_table_names())
-            if VERSIONS.name in names:
-                version = connection.execute(sql.select(VERSIONS.c.version)).scalar_one()
-                if version > VERSION:
-                    raise DataError(
-                        f"{self.name}: this store has version {version} and this exptilt knows up to {VERSION}; update exptilt"
-                    )
+        with self._transaction(writes=False) as connection:
+            if self._is_store(connection):
                 return
+        if not create:
+            raise DataError(f"{self.name}: there is no store of votes in this database")
+        with self._transaction() as connection:
+            if not self._is_store(connection):  # another process may have made it in between
+                make_tables(connection)
+
+    def _is_store(self, connection: sql.Connection) -> bool:
+        names = set(sql.inspect(connection).get_table_names())
+        if VERSIONS.name not in names:
             if names:
                 raise DataError(
                     f"{self.name}: this is a database of something else, without a store of votes; name another"
                 )
-            if not create:
-                raise DataError(f"{self.name}: there is no store of votes in this database")
-            make_tables(connection)
+            return False
+        version = connection.execute(sql.select(VERSIONS.c.version)).scalar_one()
+        if version > VERSION:
+            raise DataError(
+                f"{self.name}: this store has version {version} and this exptilt knows up to {VERSION}; update exptilt"
+            )
+        return True
 
     def _ignoring(self, table: sql.Table) -> Any:
         insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         return insert(table).on_conflict_do_nothing()
 
-    @staticmethod
-    def _has_nonce(connection: sql.Connection, nonce: str) -> bool:
-        return connection.execute(sql.select(VOTES.c.id).where(VOTES.c.nonce == nonce)).first() is not None
+    def _add(
+        self,
+        connection: sql.Connection,
+        comparison: Comparison,
+        vote: Vote,
+        calls: Sequence[Call],
+        sources: Sequence[str],
+    ) -> bool:
+        if vote.comparison != comparison.id:
+            raise ValueError("the vote is about another comparison")
+        self._add_comparison(connection, comparison, sources)
+        if not connection.execute(self._ignoring(VOTES).values(vote_columns(vote))).rowcount:
+            return False
+        for call in calls:
+            connection.execute(CALLS.insert().values(call_columns(call)))
+        return True
 
     def _add_comparison(self, connection: sql.Connection, comparison: Comparison, sources: Sequence[str]) -> None:
-        prompt = comparison.prompt if isinstance(comparison.prompt, str) else [dict(turn) for turn in comparison.prompt]
-        row = {
-            "id": comparison.id,
-            "prompt": json.dumps(prompt, ensure_ascii=True),
-            "answers": json.dumps(sorted(comparison.answers), ensure_ascii=True),
-            "created": _now(),
-        }
-        connection.execute(self._ignoring(COMPARISONS).values(row))
+        connection.execute(self._ignoring(COMPARISONS).values(comparison_columns(comparison)))
         for position, source in zip(canonical_order(comparison), sources, strict=bool(sources)):
-            origin = {"comparison": comparison.id, "position": position, "source": source}
+            origin = {"comparison": comparison.id, "position": position, "source": storable(source)}
             connection.execute(self._ignoring(ORIGINS).values(origin))
 
     @contextmanager
     def _transaction(self, *, writes: bool = True) -> Iterator[sql.Connection]:
         try:
-            with self._engine.connect().execution_options(writes=writes) as connection, connection.begin():
+            with self._connect().execution_options(writes=writes) as connection, connection.begin():
                 yield connection
-        except (SQLAlchemyError, sqlite3.Error) as error:  # the second where a connection is prepared
+        # sqlite3's where a connection is prepared, the system's where the network breaks under pg8000.
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise self._refusal(error) from error
 
+    def _connect(self) -> sql.Connection:
+        try:
+            return self._engine.connect()
+        except (
+            OSError
+        ):  # the server ended a connection that was kept, which pg8000 does not always say in its own errors
+            self._engine.dispose()
+            return self._engine.connect()
+
     def _refusal(self, error: Exception) -> DataError | DiskError:
-        said = str(error.orig if isinstance(error, DatabaseError) else error).splitlines()[0]
+        said = _words_of(error.orig if isinstance(error, DBAPIError) else error)
         if "not a database" in said:
-            return DataError(f"{self.name}: is not a store of votes (SQLite says: {said})")
+            return DataError(
+                f"{self.name}: is not a store of votes (SQLite says: {said}); `exptilt votes FILE` makes one of other tools' files"
+            )
         advice = {
-            "locked": f"another process has been writing for {_WAIT} s; stop it or wait",
+            "lock": f"another process has been writing for {_WAIT} s; stop it or wait",
             "full": "free some space; every vote before this one is stored",
+            "No space left": "free some space; every vote before this one is stored",
             "readonly": "change its permissions, or name another file",
+            "read-only": "it may not be written; use another user or another server",
+            "permission denied": "give this user the right to make and fill tables there",
             "unable to open": "the folder is missing or may not be written",
+            "authentication failed": "check user and password of the URL",
+            "does not exist": "make it first (createdb), or check its name in the URL",
+            "connection": "is the server running, and are host and port right?",
         }
         hint = next((text for word, text in advice.items() if word in said), "check the file or the server")
         return DiskError(f"{self.name}: the store of votes cannot be used ({said}); {hint}")
@@ -254,51 +298,15 @@ def _begin(connection: sql.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _take_turns(connection: sql.Connection) -> None:
+    if connection.get_execution_options().get("writes"):
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_WAIT}s'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS})")
 
 
-def _prompt(written: str) -> Any:
-    prompt = json.loads(written)
-    return prompt if isinstance(prompt, str) else tuple(prompt)
-
-
-def _columns_of_call(call: Call) -> dict[str, Any]:
-    return {name: getattr(call, name) for name in Call.__slots__} | {"created": _now()}
-
-
-def _columns_of_vote(vote: Vote) -> dict[str, Any]:
-    return {
-        "comparison": vote.comparison,
-        "rater_kind": vote.rater.kind,
-        "rater": vote.rater.name,
-        "identity": vote.rater.identity,
-        "question": vote.question,
-        "shown": json.dumps(vote.order),
-        "replicate": vote.replicate,
-        "outcome": vote.outcome,
-        "ranking": None if vote.ranking is None else json.dumps(vote.ranking),
-        "probability": vote.probability,
-        "strength": vote.strength,
-        "note": vote.note.encode("utf-8", "replace").decode(),
-        "supersedes": vote.supersedes,
-        "nonce": vote.nonce,
-        "created": _now(),
-    }
-
-
-def _vote(row: Mapping[Any, Any]) -> Vote:
-    return Vote(
-        comparison=row["comparison"],
-        rater=Rater(row["rater_kind"], row["rater"], row["identity"]),
-        order=tuple(json.loads(row["shown"])),
-        outcome=row["outcome"],
-        ranking=None if row["ranking"] is None else tuple(json.loads(row["ranking"])),
-        question=row["question"],
-        replicate=row["replicate"],
-        probability=row["probability"],
-        strength=row["strength"],
-        note=row["note"],
-        supersedes=row["supersedes"],
-        nonce=row["nonce"],
-    )
+def _words_of(error: object) -> str:
+    """What a driver says; pg8000 gives a mapping whose M is the message."""
+    said = getattr(error, "args", None)
+    fields = said[0] if isinstance(said, tuple) and said and isinstance(said[0], Mapping) else None
+    text = str(error if fields is None else fields.get("M", error))
+    return (text.splitlines() or [type(error).__name__])[0][:150]

@@ -39,7 +39,7 @@ ORIGINS = Table(
     METADATA,
     Column("comparison", String(64), ForeignKey("comparison.id"), nullable=False),
     Column("position", Integer, nullable=False),  # in the sorted answers
-    Column("source", String(200), nullable=False),  # the policy that wrote it; raters never see it
+    Column("source", Text, nullable=False),  # the policy that wrote it; raters never see it
     UniqueConstraint("comparison", "position", "source"),
 )
 
@@ -55,7 +55,7 @@ CALLS = Table(
     Column("completion_tokens", Integer),
     Column("cost", Float),
     Column("seconds", Float),
-    Column("finish_reason", String(40), nullable=False),
+    Column("finish_reason", Text, nullable=False),
     Column("usable", Boolean, nullable=False),
     Column("created", String(32), nullable=False),
     Index("call_by_key", "key"),
@@ -67,18 +67,18 @@ VOTES = Table(
     Column("id", Integer, primary_key=True),
     Column("comparison", String(64), ForeignKey("comparison.id"), nullable=False),
     Column("rater_kind", String(10), nullable=False),
-    Column("rater", String(200), nullable=False),
+    Column("rater", Text, nullable=False),
     Column("identity", Text, nullable=False),
     Column("question", Text, nullable=False),
-    Column("shown", String(100), nullable=False),  # JSON: positions in the sorted answers
+    Column("shown", Text, nullable=False),  # JSON: positions in the sorted answers
     Column("replicate", Integer, nullable=False),
     Column("outcome", String(10)),
-    Column("ranking", String(100)),
+    Column("ranking", Text),
     Column("probability", Float),
-    Column("strength", String(40), nullable=False),
+    Column("strength", Text, nullable=False),
     Column("note", Text, nullable=False),
-    Column("supersedes", String(200)),
-    Column("nonce", String(200), nullable=False, unique=True),
+    Column("supersedes", Text),
+    Column("nonce", Text, nullable=False, unique=True),
     Column("created", String(32), nullable=False),
     Index("vote_by_comparison", "comparison"),
 )
@@ -107,7 +107,8 @@ def _append_only(dialect: str) -> list[str]:
         "BEGIN RAISE EXCEPTION 'votes are append-only'; END $$ LANGUAGE plpgsql"
     )
     return [function] + [
-        f"CREATE TRIGGER {table.name}_append_only BEFORE UPDATE OR DELETE ON {table.name} "
-        f"FOR EACH ROW EXECUTE FUNCTION exptilt_append_only()"
+        f"CREATE TRIGGER {table.name}_append_only_{unit.lower()} BEFORE {acts} ON {table.name} "
+        f"FOR EACH {unit} EXECUTE FUNCTION exptilt_append_only()"
         for table in _APPENDED
+        for unit, acts in (("ROW", "UPDATE OR DELETE"), ("STATEMENT", "TRUNCATE"))
     ]

@@ -16,9 +16,9 @@ from exptilt.evaluation.intervals import (
     Resampling,
     divide,
     finite,
+    share,
     shares,
 )
-from exptilt.evaluation.pairs.accuracy import share_above_zero
 from exptilt.evaluation.result import Panel
 from exptilt.run_folder.estimate_record import Estimate
 
@@ -112,9 +112,21 @@ def section_accuracy(
         >>> found.sections["X"].value, found.overall.value
         (0.625, 0.625)
     """
-    rows, labels, clusters = finite(margins, "margins"), np.asarray(subsets), Clusters(prompts)
-    if not len(rows) == len(labels) == len(clusters):
-        raise ValueError(f"{len(rows)} margins, {len(labels)} subsets and {len(clusters)} prompts: give one each")
+    wins = (np.sign(finite(margins, "margins")) + 1) / 2
+    return section_means(wins, subsets, prompts, sections, resampling)
+
+
+def section_means(
+    values: ArrayLike,
+    subsets: Sequence[str],
+    prompts: Prompts,
+    sections: Mapping[str, Mapping[str, float]],
+    resampling: Resampling = DEFAULT,
+) -> SectionAccuracy:
+    """As `section_accuracy`, of (N,) values in [0, 1], for example shares of credit."""
+    wins, labels, clusters = finite(values, "values"), np.asarray(subsets), Clusters(prompts)
+    if not len(wins) == len(labels) == len(clusters):
+        raise ValueError(f"{len(wins)} values, {len(labels)} subsets and {len(clusters)} prompts: give one each")
     if any(not weight > 0 for parts in sections.values() for weight in parts.values()):
         raise ValueError("every subset's weight must be > 0")
     known = [name for parts in sections.values() for name in parts]
@@ -125,9 +137,8 @@ def section_accuracy(
     empty = [name for name, parts in sections.items() if not set(parts) & set(present)]
     if empty:
         raise ValueError(f"section {empty[0]!r} has no pair here; leave it out of `sections`")
-    wins = (np.sign(rows) + 1) / 2
     columns = np.stack([np.stack([wins * (labels == name), labels == name], axis=1) for name in present], axis=1)
-    sums = clusters.sums(columns.reshape(len(rows), -1))
+    sums = clusters.sums(columns.reshape(len(wins), -1))
     weights = np.array([[sections[name].get(part, 0.0) for part in present] for name in sections])
 
     def by_section(drawn: Floats) -> Floats:
@@ -143,13 +154,18 @@ def section_accuracy(
         return np.concatenate([found, found.mean(axis=1, keepdims=True)], axis=1)
 
     sizes = [int(np.isin(labels, list(parts)).sum()) for parts in sections.values()]
-    *of_sections, overall = shares(together, clusters.count, [*sizes, len(rows)], resampling)
+    *of_sections, overall = shares(together, clusters.count, [*sizes, len(wins)], resampling)
     return SectionAccuracy(
         subsets={
-            name: share_above_zero(rows[labels == name], Clusters(clusters.index[labels == name]), resampling)
+            name: _share_of(wins[labels == name], Clusters(clusters.index[labels == name]), resampling)
             for name in present
         },
         sections=dict(zip(sections, of_sections, strict=True)),
         overall=overall,
         absent=tuple(name for name in known if name not in present),
     )
+
+
+def _share_of(wins: Floats, clusters: Clusters, resampling: Resampling) -> Estimate:
+    total, count = clusters.sums(wins), clusters.sums(np.ones(len(wins)))
+    return share(lambda weights: (weights @ total) / (weights @ count), clusters.count, len(wins), resampling)

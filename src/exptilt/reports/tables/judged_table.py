@@ -58,16 +58,26 @@ def print_judged(found: Mapping[str, Any]) -> None:
             _print_ratings(judge, one["ratings"])
 
 
+def print_faults(faults: Mapping[str, Mapping[str, int]]) -> None:
+    """Why calls gave no verdict, judge by judge."""
+    for judge, reasons in faults.items():
+        said = "; ".join(
+            f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:4]
+        )
+        if said:
+            Console().print(f"{judge}: calls without a verdict: {said}", highlight=False, soft_wrap=True, markup=False)
+
+
 def print_benchmark(result: Mapping[str, Any]) -> None:
     """Accuracy of judges, by section."""
-    sections = sorted({name for one in result["judges"].values() for name in one["sections"]})
+    sections = list(dict.fromkeys(name for one in result["judges"].values() for name in one.sections))
     few = sections if 1 < len(sections) <= 6 else []
     title = f"{result['benchmark']}: {result['scored']} of {result['items']} items have a better answer"
-    table = _table(title, "judge", "accuracy", "same in both orders", "unscored", *few)
+    table = _table(title, "judge", "accuracy", "pairs right", "same in both orders", "unscored", *few)
     for judge, one in result["judges"].items():
-        same = "" if one["consistent"] is None else f"{one['consistent']:.3f}"
-        cells = [_said(one["sections"].get(name)) for name in few]
-        table.add_row(Text(judge), _said(one["accuracy"]), same, str(one["unscored"]), *cells)
+        cells = [_said(one.sections.get(name)) for name in few]
+        orders = (_share(one.pairs_right), _share(one.consistent))
+        table.add_row(Text(judge), _said(one.accuracy), *orders, str(one.unscored), *cells)
     Console().print(table)
 
 
