@@ -27,6 +27,8 @@ GUESSES = {
     "what `exptilt init` runs": "verbs/init.py::init",
     "what `exptilt judge` runs": "verbs/judge.py::judge",
     "where votes are stored": "votes/vote_store.py::VoteStore",
+    "what a person is shown next": "people/desk.py::Desk",
+    "who may open the page": "people/page_guard.py::PageGuard",
     "how a judge's reply is read": "judges/verdict_parsing.py::parse_verdict",
     "the reference": "policies/reference/references.py::TableReference",
     "where a model gets its device": "policies/device.py::model_on_device",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,11 +22,13 @@ from sqlalchemy.exc import DatabaseError, NoSuchModuleError, SQLAlchemyError
 from exptilt.errors import DataError, DiskError
 from exptilt.preferences import Comparison
 from exptilt.votes.network_disk import network_file_system
-from exptilt.votes.vote_records import Call, Rater, Vote, canonical_order
+from exptilt.votes.vote_records import Call, Rater, StoredVote, Vote, canonical_order
 from exptilt.votes.vote_tables import CALLS, COMPARISONS, ORIGINS, VERSION, VERSIONS, VOTES, make_tables
 
 _WAIT = 30
 """Seconds that a process waits for another one's write."""
+_LOCK = 7_319_042_116
+"""The advisory lock of PostgreSQL under which work is handed out and people's votes are stored."""
 
 
 class VoteStore:
@@ -52,6 +55,7 @@ class VoteStore:
         self.name = _without_password(str(where))
         url = _url(where, create)
         self._file = None if url.database is None or not url.drivername.startswith("sqlite") else Path(url.database)
+        self._turn = threading.Lock()
         try:
             self._engine = sql.create_engine(url, connect_args={"timeout": _WAIT} if self._file else {})
         except (NoSuchModuleError, ImportError) as error:
@@ -90,15 +94,34 @@ class VoteStore:
         Raises:
             DiskError: the disk refuses, and nothing is stored.
         """
+        with self._transaction() as connection:
+            return self.add_within(connection, comparison, vote, calls, sources)
+
+    def add_within(
+        self,
+        connection: sql.Connection,
+        comparison: Comparison,
+        vote: Vote,
+        calls: Sequence[Call] = (),
+        sources: Sequence[str] = (),
+    ) -> bool:
+        """As `add`, in a transaction of `exclusive`; on disk when that ends."""
         if vote.comparison != comparison.id:
             raise ValueError("the vote is about another comparison")
-        with self._transaction() as connection:
-            if self._has_nonce(connection, vote.nonce):
-                return False
-            self._add_comparison(connection, comparison, sources)
-            for call in calls:
-                connection.execute(CALLS.insert().values(_columns_of_call(call)))
-            return bool(connection.execute(self._ignoring(VOTES).values(_columns_of_vote(vote))).rowcount)
+        if self._has_nonce(connection, vote.nonce):
+            return False
+        self._add_comparison(connection, comparison, sources)
+        for call in calls:
+            connection.execute(CALLS.insert().values(_columns_of_call(call)))
+        return bool(connection.execute(self._ignoring(VOTES).values(_columns_of_vote(vote))).rowcount)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[sql.Connection]:
+        """A transaction that no other `exclusive` of any process on the store overlaps; all or nothing."""
+        with self._turn, self._transaction() as connection:  # threads queue here, where waiting is fair
+            if connection.dialect.name == "postgresql":
+                connection.execute(sql.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            yield connection
 
     def add_all(self, rows: Iterable[tuple[Comparison, Vote, Sequence[str]]]) -> int:
         """Store many votes in one transaction, for imports; returns how many are new."""
@@ -130,11 +153,36 @@ class VoteStore:
         replaced = {vote.supersedes for vote in votes if vote.supersedes is not None}
         return [vote for vote in votes if vote.nonce not in replaced]
 
+    def stored(
+        self, after: int = 0, connection: sql.Connection | None = None, comparison: str | None = None
+    ) -> list[StoredVote]:
+        """All rows of votes behind a row, superseded ones too, with their number and time.
+
+        Args:
+            after: the number of a row; 0 is before all.
+            connection: of `exclusive`, to read within it.
+            comparison: only votes on this one.
+        """
+        query = sql.select(VOTES).where(VOTES.c.id > after).order_by(VOTES.c.id)
+        if comparison is not None:
+            query = query.where(VOTES.c.comparison == comparison)
+        if connection is not None:
+            rows = connection.execute(query).mappings().all()
+        else:
+            with self._transaction(writes=False) as own:
+                rows = own.execute(query).mappings().all()
+        return [StoredVote(row["id"], row["created"], _vote(row)) for row in rows]
+
     def comparisons(self) -> dict[str, Comparison]:
         """All comparisons by id; the answers are sorted, as votes count them."""
         with self._transaction(writes=False) as connection:
             rows = connection.execute(sql.select(COMPARISONS)).mappings().all()
         return {row["id"]: Comparison(_prompt(row["prompt"]), tuple(json.loads(row["answers"]))) for row in rows}
+
+    def comparison(self, connection: sql.Connection, key: str) -> Comparison | None:
+        """One comparison by its id, within a transaction of `exclusive`; None where it is not there."""
+        row = connection.execute(sql.select(COMPARISONS).where(COMPARISONS.c.id == key)).mappings().first()
+        return None if row is None else Comparison(_prompt(row["prompt"]), tuple(json.loads(row["answers"])))
 
     def sources(self) -> dict[str, dict[int, list[str]]]:
         """Who wrote the answers, by comparison and position in the sorted answers."""
