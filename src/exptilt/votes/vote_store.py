@@ -22,7 +22,7 @@ from sqlalchemy.exc import DatabaseError, NoSuchModuleError, SQLAlchemyError
 from exptilt.errors import DataError, DiskError
 from exptilt.preferences import Comparison
 from exptilt.votes.network_disk import network_file_system
-from exptilt.votes.vote_records import Call, Rater, StoredVote, Vote, canonical_order
+from exptilt.votes.vote_records import Call, Rater, Vote, VoteRow, canonical_order
 from exptilt.votes.vote_tables import CALLS, COMPARISONS, ORIGINS, VERSION, VERSIONS, VOTES, make_tables
 
 _WAIT = 30
@@ -155,7 +155,7 @@ class VoteStore:
 
     def stored(
         self, after: int = 0, connection: sql.Connection | None = None, comparison: str | None = None
-    ) -> list[StoredVote]:
+    ) -> list[VoteRow]:
         """All rows of votes behind a row, superseded ones too, with their number and time.
 
         Args:
@@ -171,7 +171,7 @@ class VoteStore:
         else:
             with self._transaction(writes=False) as own:
                 rows = own.execute(query).mappings().all()
-        return [StoredVote(row["id"], row["created"], _vote(row)) for row in rows]
+        return [VoteRow(row["id"], row["created"], _vote(row)) for row in rows]
 
     def comparisons(self) -> dict[str, Comparison]:
         """All comparisons by id; the answers are sorted, as votes count them."""
