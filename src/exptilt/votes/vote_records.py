@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from exptilt.preferences import Comparison, Outcome, Verdict
 
+ADJUDICATOR = "adjudicator"
+"""Identity of the person who settles disputes: such a vote is none of the votes that disagree, and counts before them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rater:
@@ -90,6 +93,17 @@ class Vote:
         if self.probability is not None:
             return self.probability
         return {"first": 1.0, "second": 0.0}.get(str(self.outcome), 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRow:
+    """A vote as a row of the store."""
+
+    number: int
+    """Rows count up in the order in which they came."""
+    created: str
+    """ISO 8601, UTC."""
+    vote: Vote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
