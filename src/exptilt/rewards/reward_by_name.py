@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exptilt.preferences import Answer, Reward
-from exptilt.rewards.imported_reward import imported_reward
 from exptilt.rewards.reward_from_choice import build_reward
 from exptilt.rewards.scored_answers import rewards_of
 from exptilt.settings.load import load
@@ -51,8 +51,9 @@ def reward_by_name(which: str) -> Reward:
 
     Example:
         >>> reward_by_name("exptilt.rewards.length_reward:Length").name
-        'length'
+        'Length'
     """
     if Path(which).suffix in (".yaml", ".yml"):
         return CheckedReward(build_reward(load(RewardFile, which).reward))
-    return CheckedReward(imported_reward(which))
+    own = load(RewardFile, None, [f"reward={{import: {json.dumps(which)}}}"])
+    return CheckedReward(build_reward(own.reward))
