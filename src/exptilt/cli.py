@@ -194,6 +194,77 @@ def pair(
 
 
 @app.command()
+def label(
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE...", help="Pairs, rankings, samples, runs, or a store of votes.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Where votes go: a file or a postgresql:// URL. Default: votes.db.")
+    ] = None,
+    people: Annotated[
+        list[str] | None, typer.Option(metavar="NAME...", help="Who votes; each gets a link. Default: you.")
+    ] = None,
+    wanted: Annotated[int, typer.Option(min=1, help="People who vote on each comparison.")] = 1,
+    question: Annotated[list[str] | None, typer.Option(help="What is asked; repeatable.")] = None,
+    guide: Annotated[str | None, typer.Option(metavar="FILE", help="Guidelines, in Markdown.")] = None,
+    known: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Pairs whose chosen side is right, mixed in to measure people.")
+    ] = None,
+    rank: Annotated[bool, typer.Option("--rank", help="Rank samples of a prompt, up to seven at once.")] = False,
+    next_: Annotated[
+        str, typer.Option("--next", metavar="random|uncertain|disagree", help="Which comparison comes first.")
+    ] = "random",
+    repeats: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share that is silently asked again, reversed.")
+    ] = 0.07,
+    lease: Annotated[float, typer.Option(metavar="MINUTES", help="How long a comparison stays with a person.")] = 30.0,
+    host: Annotated[str, typer.Option(help="0.0.0.0 opens it to other machines; needs --people.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Default: the first free one from 8765.")] = None,
+    allow_host: Annotated[list[str] | None, typer.Option(help="A further name of this machine; repeatable.")] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of comparisons and sides.")] = 0,
+    import_: Annotated[
+        str | None,
+        typer.Option("--import", metavar="FILE", help="Add votes of Argilla, Label Studio or an arena, and end."),
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write all votes to a .jsonl or .csv file, and end.")
+    ] = None,
+    names: Annotated[bool, typer.Option("--names", help="Export people's names instead of pseudonyms.")] = False,
+) -> None:
+    """Open a page on which people say which answers are better; every vote is on disk before the page moves on."""
+    from exptilt.settings.label_settings import LabelRequest
+    from exptilt.settings.load import load
+    from exptilt.verbs.label import export_votes, import_votes, sources_and_people
+    from exptilt.verbs.label import label as run
+
+    if import_ is not None or export is not None:
+        if import_ is not None:
+            import_votes(import_, store or "votes.db")
+        if export is not None:
+            export_votes(store or "votes.db", export, names=names)
+        return
+    files, raters = sources_and_people(sources or (), people or ())
+    rules = {"wanted": wanted, "next": next_, "repeats": repeats, "lease_minutes": lease, "seed": seed}
+    stated = {
+        "sources": files,
+        "people": raters,
+        "store": store,
+        "guide": guide,
+        "known": known,
+        "rank": rank,
+        "host": host,
+        "port": port,
+        "allowed_hosts": allow_host or [],
+        "rules": rules | ({"questions": question} if question else {}),
+    }
+    run(
+        load(LabelRequest, None, [f"{key}={json.dumps(value)}" for key, value in stated.items() if value is not None]),
+        browser=browser,
+    )
+
+
+@app.command()
 def plan(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
     overrides: Overrides = None,

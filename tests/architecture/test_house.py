@@ -29,6 +29,8 @@ GUESSES = {
     "what `exptilt votes` runs": "verbs/votes.py::votes",
     "where votes are stored": "votes/vote_store.py::VoteStore",
     "how a server is asked": "servers/server_client.py::ServerClient",
+    "what a person is shown next": "people/desk.py::Desk",
+    "who may open the page": "people/page_guard.py::PageGuard",
     "how a judge's reply is read": "judges/verdict_parsing.py::parse_verdict",
     "the reference": "policies/reference/references.py::TableReference",
     "where a model gets its device": "policies/device.py::model_on_device",

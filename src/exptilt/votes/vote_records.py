@@ -92,6 +92,17 @@ class Vote:
         return {"first": 1.0, "second": 0.0}.get(str(self.outcome), 0.5)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredVote:
+    """A vote as a row of the store."""
+
+    number: int
+    """Rows count up in the order in which they came."""
+    created: str
+    """ISO 8601, UTC."""
+    vote: Vote
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One paid request, and what came back: nothing that was paid for is asked again or lost."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import os
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from exptilt.votes.stored_columns import (
     storable,
     vote_columns,
 )
-from exptilt.votes.vote_records import Call, Vote, canonical_order
+from exptilt.votes.vote_records import Call, Vote, StoredVote, canonical_order
 from exptilt.votes.vote_tables import CALLS, COMPARISONS, ORIGINS, VERSION, VERSIONS, VOTES, make_tables
 
 _WAIT = 30
@@ -63,6 +64,7 @@ class VoteStore:
         self.name = _without_password(str(where))
         url = _url(where, create)
         self._file = None if url.database is None or not url.drivername.startswith("sqlite") else Path(url.database)
+        self._turn = threading.Lock()
         try:
             self._engine = sql.create_engine(url, connect_args={"timeout": _WAIT}, pool_pre_ping=not self._file)
         except (NoSuchModuleError, ImportError) as error:
@@ -104,17 +106,23 @@ class VoteStore:
             DiskError: the disk refuses, and nothing is stored.
         """
         with self._transaction() as connection:
-            return self._add(connection, comparison, vote, calls, sources)
+            return self.add_within(connection, comparison, vote, calls, sources)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[sql.Connection]:
+        """A transaction that no other writer of any process overlaps; all or nothing."""
+        with self._turn, self._transaction() as connection:  # threads queue here, where waiting is fair
+            yield connection
 
     def add_all(self, rows: Iterable[tuple[Comparison, Vote, Sequence[str]]]) -> int:
         """Store many votes in one transaction, for imports; returns how many are new."""
         with self._transaction() as connection:
-            return sum(self._add(connection, comparison, vote, (), sources) for comparison, vote, sources in rows)
+            return sum(self.add_within(connection, comparison, vote, (), sources) for comparison, vote, sources in rows)
 
     def add_with_calls(self, rows: Iterable[tuple[Comparison, Vote, Sequence[Call], Sequence[str]]]) -> int:
         """As `add_all`, for votes with the calls behind them, which are stored where the vote is new."""
         with self._transaction() as connection:
-            return sum(self._add(connection, *row) for row in rows)
+            return sum(self.add_within(connection, *row) for row in rows)
 
     def add_sources(self, rows: Iterable[tuple[Comparison, Sequence[str]]]) -> None:
         """Store who wrote the answers of comparisons, which raters never see."""
@@ -144,6 +152,31 @@ class VoteStore:
             return votes
         replaced = {vote.supersedes for vote in votes if vote.supersedes is not None}
         return [vote for vote in votes if vote.nonce not in replaced]
+
+    def stored(
+        self, after: int = 0, connection: sql.Connection | None = None, comparison: str | None = None
+    ) -> list[StoredVote]:
+        """All rows of votes behind a row, superseded ones too, with their number and time.
+
+        Args:
+            after: the number of a row; 0 is before all.
+            connection: of `exclusive`, to read within it.
+            comparison: only votes on this one.
+        """
+        query = sql.select(VOTES).where(VOTES.c.id > after).order_by(VOTES.c.id)
+        if comparison is not None:
+            query = query.where(VOTES.c.comparison == comparison)
+        if connection is not None:
+            rows = connection.execute(query).mappings().all()
+        else:
+            with self._transaction(writes=False) as own:
+                rows = own.execute(query).mappings().all()
+        return [StoredVote(row["id"], row["created"], read_vote(row)) for row in rows]
+
+    def comparison(self, connection: sql.Connection, key: str) -> Comparison | None:
+        """One comparison by its id, within a transaction of `exclusive`; None where it is not there."""
+        row = connection.execute(sql.select(COMPARISONS).where(COMPARISONS.c.id == key)).mappings().first()
+        return None if row is None else read_comparison(row)
 
     def comparisons(self) -> dict[str, Comparison]:
         """All comparisons by id; the answers are sorted, as votes count them."""
@@ -196,14 +229,15 @@ class VoteStore:
         insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         return insert(table).on_conflict_do_nothing()
 
-    def _add(
+    def add_within(
         self,
         connection: sql.Connection,
         comparison: Comparison,
         vote: Vote,
-        calls: Sequence[Call],
-        sources: Sequence[str],
+        calls: Sequence[Call] = (),
+        sources: Sequence[str] = (),
     ) -> bool:
+        """As `add`, in a transaction of `exclusive`; on disk when that ends."""
         if vote.comparison != comparison.id:
             raise ValueError("the vote is about another comparison")
         self._add_comparison(connection, comparison, sources)

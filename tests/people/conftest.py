@@ -1,0 +1,185 @@
+"""Items, a desk with a clock of its own, and a real server on loopback, in a process without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from exptilt.people.desk import Desk
+from exptilt.people.items import Item
+from exptilt.preferences import Comparison
+from exptilt.settings.label_settings import LabelRules
+from exptilt.votes.vote_store import VoteStore
+
+BROWSERS = (os.environ.get("CHROMIUM", ""), "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
+
+
+def make_items(count: int, answers: int = 2) -> list[Item]:
+    return [
+        Item(
+            comparison=Comparison(f"Question {n}?", tuple(f"{'zyxwvut'[k]} answer {n}" for k in range(answers))),
+            sources=("chosen", "rejected") if answers == 2 else (),
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def items() -> Callable[..., list[Item]]:
+    """`items(count, answers=2)`; the first answer sorts behind the second."""
+    return make_items
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def make_desk(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Desk]]:
+    """`make_desk(items, wanted=1, repeats=0.0, ...)`, on the store votes.db of the test's folder."""
+    stores = []
+
+    def make(items: list[Item], **rules) -> Desk:
+        stores.append(VoteStore(tmp_path / "votes.db"))
+        return Desk(stores[-1], items, LabelRules(**({"repeats": 0.0} | rules)), clock)
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+@dataclass
+class Page:
+    """A server in a process of its own, as a person's browser meets it."""
+
+    process: subprocess.Popen
+    links: dict[str, str]
+    printed: list[str]
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return next(iter(self.links.values())).split("/?")[0]
+
+    def cookie(self, name: str) -> str:
+        port = urllib.parse.urlsplit(self.address).port
+        return f"exptilt-{port}={self.links[name].split('token=')[1]}"
+
+    def ask(self, path: str, name: str | None = None, form: dict | None = None, **headers: str) -> tuple[int, str]:
+        """Status and text; redirects are followed, as a browser does."""
+        status, _, text = self.answer(path, name, form, **headers)
+        return status, text
+
+    def answer(self, path: str, name: str | None = None, form: dict | None = None, **headers: str):
+        sent = {"Sec-Fetch-Site": "same-origin"} | {key.replace("_", "-"): value for key, value in headers.items()}
+        if name is not None:
+            sent["Cookie"] = self.cookie(name)
+        data = None if form is None else urllib.parse.urlencode(form).encode()
+        request = urllib.request.Request(self.address + path, data, {k: v for k, v in sent.items() if v})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return reply.status, dict(reply.headers), reply.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, dict(error.headers), error.read().decode()
+
+    def nonce(self, name: str) -> str:
+        return nonce_in(self.ask("/", name)[1])
+
+    def vote(self, name: str, outcome: str = "first", **fields: str) -> tuple[int, str]:
+        return self.ask("/vote", name, {"nonce": self.nonce(name), "outcome": outcome} | fields)
+
+    def stop(self, how: int = signal.SIGINT) -> str:
+        """End the process; what it printed afterwards."""
+        self.process.send_signal(how)
+        rest, errors = self.process.communicate(timeout=30)
+        return rest + errors
+
+
+def nonce_in(page: str) -> str:
+    return re.search(r'name="nonce" value="([^"]+)"', page).group(1)
+
+
+@pytest.fixture
+def open_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Page]]:
+    """`open_page("pairs.jsonl", "--people", "anna")`: runs `exptilt label` in the test's folder and reads its links."""
+    pages: list[Page] = []
+
+    def make(*arguments: str) -> Page:
+        command = [sys.executable, "-m", "exptilt", "label", *arguments, "--no-browser"]
+        if "--port" not in arguments:
+            command += ["--port", "0"]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        )
+        links, printed = {}, []
+        for line in process.stdout:
+            printed.append(line.rstrip("\n"))
+            if match := re.fullmatch(r"  (.+): (http://\S+)\n", line):
+                links[match.group(1)] = match.group(2)
+            if line.startswith("Ctrl-C"):
+                break
+        else:
+            rest = process.communicate(timeout=30)[1]
+            pytest.fail(f"the page did not open: {printed} {rest}")
+        pages.append(Page(process, links, printed))
+        return pages[-1]
+
+    yield make
+    for page in pages:
+        if page.process.poll() is None:
+            page.process.kill()
+        page.process.communicate(timeout=30)
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path) -> Callable[..., Path]:
+    """`pairs_file(count=3)`: pairs.jsonl with chosen and rejected answers."""
+
+    def make(count: int = 3, name: str = "pairs.jsonl") -> Path:
+        rows = [
+            {"prompt": f"Question {n}?", "chosen": f"good answer {n}", "rejected": f"bad answer {n}"}
+            for n in range(count)
+        ]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real Chromium without a head; skipped aloud where there is none."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install 'exptilt[dev]'"
+    )
+    path = next((path for path in BROWSERS if path and Path(path).exists()), None)
+    if path is None:
+        pytest.skip("no Chromium: install Debian's chromium, or name one in CHROMIUM")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
