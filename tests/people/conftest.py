@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import pytest
+import uvicorn
 
+from exptilt.cli import app
 from exptilt.people.desk import Desk
 from exptilt.people.items import Item
 from exptilt.preferences import Comparison
@@ -73,12 +78,13 @@ def make_desk(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Desk]]:
 
 @dataclass
 class Page:
-    """A server in a process of its own, as a person's browser meets it."""
+    """A running page, as a person's browser meets it."""
 
-    process: subprocess.Popen
+    stop: Callable[[], str]
+    """Ends it, and gives what it printed afterwards."""
     links: dict[str, str]
     printed: list[str]
-    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    process: subprocess.Popen | None = None
 
     @property
     def address(self) -> str:
@@ -112,47 +118,93 @@ class Page:
     def vote(self, name: str, outcome: str = "first", **fields: str) -> tuple[int, str]:
         return self.ask("/vote", name, {"nonce": self.nonce(name), "outcome": outcome} | fields)
 
-    def stop(self, how: int = signal.SIGINT) -> str:
-        """End the process; what it printed afterwards."""
-        self.process.send_signal(how)
-        rest, errors = self.process.communicate(timeout=30)
-        return rest + errors
-
 
 def nonce_in(page: str) -> str:
     return re.search(r'name="nonce" value="([^"]+)"', page).group(1)
 
 
+def links_in(lines: list[str]) -> dict[str, str]:
+    return dict(match.groups() for line in lines if (match := re.fullmatch(r"  (.+): (http://\S+)", line)))
+
+
+def run_in_thread(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Page:
+    """The whole command in a thread of this process, which starts in no time."""
+    output, failures, servers = io.StringIO(), [], []
+
+    class Stoppable(uvicorn.Server):
+        def __init__(self, config):
+            super().__init__(config)
+            servers.append(self)
+
+    def run() -> None:
+        try:
+            app(arguments, standalone_mode=False)
+        except BaseException as error:  # the test says so
+            failures.append(error)
+
+    monkeypatch.setattr("exptilt.people.page_server.uvicorn.Server", Stoppable)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", output)
+        thread = Thread(target=run, daemon=True)
+        thread.start()
+        while "Ctrl-C" not in output.getvalue() and thread.is_alive():
+            time.sleep(0.01)
+    printed = output.getvalue().splitlines()
+    assert not failures, (printed, failures)
+
+    def stop() -> str:
+        while not servers:
+            time.sleep(0.01)
+        servers[0].should_exit = True
+        thread.join(timeout=30)
+        return output.getvalue()
+
+    return Page(stop, links_in(printed), printed)
+
+
+def run_in_process(arguments: list[str], folder: Path) -> Page:
+    """The command as people start it; for what ends by a signal."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "exptilt", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    printed = []
+    for line in process.stdout:
+        printed.append(line.rstrip("\n"))
+        if line.startswith("Ctrl-C"):
+            break
+    else:
+        pytest.fail(f"the page did not open: {printed} {process.communicate(timeout=30)[1]}")
+
+    def stop() -> str:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        return "".join(process.communicate(timeout=30))
+
+    return Page(stop, links_in(printed), printed, process)
+
+
 @pytest.fixture
 def open_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Page]]:
-    """`open_page("pairs.jsonl", "--people", "anna")`: runs `exptilt label` in the test's folder and reads its links."""
+    """`open_page("pairs.jsonl", "--people", "anna", process=False)`: runs `exptilt label` in the test's folder."""
     pages: list[Page] = []
+    monkeypatch.chdir(tmp_path)
 
-    def make(*arguments: str) -> Page:
-        command = [sys.executable, "-m", "exptilt", "label", *arguments, "--no-browser"]
-        if "--port" not in arguments:
-            command += ["--port", "0"]
-        process = subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-        )
-        links, printed = {}, []
-        for line in process.stdout:
-            printed.append(line.rstrip("\n"))
-            if match := re.fullmatch(r"  (.+): (http://\S+)\n", line):
-                links[match.group(1)] = match.group(2)
-            if line.startswith("Ctrl-C"):
-                break
-        else:
-            rest = process.communicate(timeout=30)[1]
-            pytest.fail(f"the page did not open: {printed} {rest}")
-        pages.append(Page(process, links, printed))
+    def make(*arguments: str, process: bool = False) -> Page:
+        whole = ["label", *arguments, "--no-browser", *([] if "--port" in arguments else ["--port", "0"])]
+        pages.append(run_in_process(whole, tmp_path) if process else run_in_thread(whole, monkeypatch))
         return pages[-1]
 
     yield make
     for page in pages:
-        if page.process.poll() is None:
+        if page.process is None:
+            page.stop()
+        else:
             page.process.kill()
-        page.process.communicate(timeout=30)
+            page.process.communicate(timeout=30)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ document.addEventListener("keydown", (event) => {
   const at = event.target, key = event.key;
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   if (at.matches("textarea, select")) return key === "Escape" && at.blur();
+  if (key === "Enter" && at.matches("input")) return event.preventDefault();
   if ((keys && !keys.checked) || (key === "Enter" && at.matches("a, button, summary"))) return;
   const rank = ranks.find((one) => one.dataset.rank === key);
   const target = document.querySelector(`[data-key="${CSS.escape(key.length === 1 ? key.toLowerCase() : key)}"]`);
@@ -19,7 +20,10 @@ document.addEventListener("keydown", (event) => {
   if (rank) { if (!rank.value) { rank.value = Math.max(1, best() + (tied ? 0 : 1)); tied = false; } }
   else if (key === "=") tied = true;
   else if (key === "x") ranks.forEach((one) => { one.value = ""; });
-  else if (target.matches("details")) { target.open = !target.open; target.open && target.querySelector("textarea, summary").focus(); }
+  else if (target.matches("details")) {
+    target.open = !target.open;
+    if (target.open) (target.querySelector("textarea") || target.querySelector("summary")).focus();
+  }
   else if (target.matches("fieldset")) {
     const choices = [...target.querySelectorAll("input")];
     choices[(choices.findIndex((one) => one.checked) + 1) % choices.length].click();
