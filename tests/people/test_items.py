@@ -113,7 +113,7 @@ def test_a_run_meets_its_reference(tmp_path):
 
 def test_what_holds_no_comparison_is_refused_with_the_reasons(write_rows):
     rows = [{"prompt": "Q", "chosen": "c", "rejected": "c"}]
-    with pytest.raises(DataError, match="no two different answers.*1 with the same text on both sides"):
+    with pytest.raises(DataError, match=r"no two different answers.*1 with the same text on both sides"):
         read_items([str(write_rows("same.jsonl", rows))])
     single = write_rows("single.jsonl", [{"prompt": "Q", "completion": "c"}])
     with pytest.raises(DataError, match="known to be right"):

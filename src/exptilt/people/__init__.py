@@ -9,7 +9,7 @@ page_guard            who may ask: Host, origin, cookie, sizes, headers
 label_page            the routes of a rater        owner_page     the routes of the owner
 standings             the owner's numbers: progress, agreement, win rates, what is in dispute
 page_app, page_server the application, and the process it runs in
-foreign_votes         votes of other tools         raw_votes      the export
+tool_votes            votes of other tools         raw_votes      the export
 
 Never imports torch.
 """

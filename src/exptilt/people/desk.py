@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from exptilt.errors import ConfigError
 from exptilt.people.draw_order import Floats, draw_weights, fraction, order_shown, waiting_times
 from exptilt.people.items import Item
-from exptilt.people.vote_index import ADJUDICATOR, PersonState, VoteIndex
+from exptilt.people.vote_index import PersonState, VoteIndex
 from exptilt.preferences import Comparison, Outcome
 from exptilt.settings.label_settings import LabelRules
 from exptilt.votes.showings import Showing, Showings
-from exptilt.votes.vote_records import Rater, Vote
+from exptilt.votes.vote_records import ADJUDICATOR, Rater, Vote
 from exptilt.votes.vote_store import VoteStore
 
 REPEAT_AFTER = 10

@@ -21,7 +21,7 @@ from exptilt.people.page_frame import PageFrame, answers_of, turns_of
 from exptilt.people.page_guard import OWNERS, Person
 from exptilt.people.raw_votes import raw_rows
 from exptilt.people.standings import Dispute, StandingsBoard
-from exptilt.people.vote_index import ADJUDICATOR
+from exptilt.votes.vote_records import ADJUDICATOR
 
 MOST_DISPUTES = 50
 """Disputes that the page lists; the rest is counted."""

@@ -20,10 +20,9 @@ from exptilt.evaluation.judged.win_rate import win_rates
 from exptilt.people.desk import Desk
 from exptilt.people.draw_order import Floats, inclusion
 from exptilt.people.items import Item, prompts_of_items
-from exptilt.people.vote_index import ADJUDICATOR
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.votes.rater_table import RaterTable, rater_table
-from exptilt.votes.vote_records import Rater, StoredVote, Vote, canonical_order
+from exptilt.votes.vote_records import ADJUDICATOR, Rater, Vote, VoteRow, canonical_order
 
 PAUSE = 600.0
 """Seconds between two votes that are a pause, and no part of anybody's pace."""
@@ -135,7 +134,7 @@ class StandingsBoard:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._rows: list[StoredVote] = []
+        self._rows: list[VoteRow] = []
         self._last: dict[str, Standings] = {}
 
     def of(self, question: str) -> Standings:
@@ -148,7 +147,7 @@ class StandingsBoard:
         return known
 
 
-def standings(desk: Desk, rows: Sequence[StoredVote], question: str) -> Standings:
+def standings(desk: Desk, rows: Sequence[VoteRow], question: str) -> Standings:
     """Assignment out everything on the owner's page from the rows of a store.
 
     Args:
@@ -190,8 +189,8 @@ def _meet(people: Floats) -> bool:
     return bool(((~np.isnan(people)).sum(axis=1) > 1).any())
 
 
-def _raters(rows: Sequence[StoredVote], table: RaterTable, desk: Desk, missing: int) -> tuple[RaterStanding, ...]:
-    by: dict[Rater, list[StoredVote]] = defaultdict(list)
+def _raters(rows: Sequence[VoteRow], table: RaterTable, desk: Desk, missing: int) -> tuple[RaterStanding, ...]:
+    by: dict[Rater, list[VoteRow]] = defaultdict(list)
     for row in rows:
         if row.vote.rater.identity != ADJUDICATOR:
             by[row.vote.rater].append(row)
@@ -202,7 +201,7 @@ def _raters(rows: Sequence[StoredVote], table: RaterTable, desk: Desk, missing: 
     )
 
 
-def _rater(rater: Rater, rows: Sequence[StoredVote], table: RaterTable, desk: Desk, left: float) -> RaterStanding:
+def _rater(rater: Rater, rows: Sequence[VoteRow], table: RaterTable, desk: Desk, left: float) -> RaterStanding:
     votes = [row.vote for row in rows]
     person = rater.kind == "person"
     seconds = _seconds_per_vote(desk.index.person(rater.name).times) if person else None

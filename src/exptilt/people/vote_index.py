@@ -10,12 +10,9 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from exptilt.people.foreign_votes import IMPORTED
 from exptilt.people.items import Item
-from exptilt.votes.vote_records import StoredVote, Vote
-
-ADJUDICATOR = "adjudicator"
-"""Identity of the person who settles a dispute: such a vote is none of the votes that disagree."""
+from exptilt.people.tool_votes import IMPORTED
+from exptilt.votes.vote_records import ADJUDICATOR, Vote, VoteRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ class VoteIndex:
             self.people[name] = PersonState(none, np.zeros(self.num_tasks, dtype=np.int64), none.copy())
         return self.people[name]
 
-    def add(self, row: StoredVote) -> None:
+    def add(self, row: VoteRow) -> None:
         """Take in the next row of the store."""
         vote = row.vote
         self.last = row.number

@@ -11,7 +11,6 @@ from pathlib import Path
 from exptilt.disk import write_lines, write_whole
 from exptilt.errors import ConfigError, DataError
 from exptilt.people.desk import Desk
-from exptilt.people.foreign_votes import read_foreign_votes
 from exptilt.people.items import read_items
 from exptilt.people.label_page import label_routes
 from exptilt.people.owner_page import owner_routes
@@ -20,6 +19,7 @@ from exptilt.people.page_frame import PageFrame
 from exptilt.people.page_guard import people_of, secret_of
 from exptilt.people.page_server import bound_socket, links_of, names_of, serve_page
 from exptilt.people.raw_votes import as_csv, raw_rows
+from exptilt.people.tool_votes import read_tool_votes
 from exptilt.settings.label_settings import LabelRequest
 from exptilt.votes.vote_store import VoteStore
 from exptilt.wording import counted
@@ -64,7 +64,7 @@ def import_votes(source: str, store: str) -> int:
     Raises:
         DataError: the file holds no votes of a tool that is known.
     """
-    found = read_foreign_votes(source)
+    found = read_tool_votes(source)
     with VoteStore(store) as votes:
         added = votes.add_all(found.rows)
     print(

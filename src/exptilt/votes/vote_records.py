@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from exptilt.preferences import Comparison, Outcome, Verdict
 
+ADJUDICATOR = "adjudicator"
+"""Identity of the person who settles disputes: such a vote is none of the votes that disagree, and counts before them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rater:
@@ -93,7 +96,7 @@ class Vote:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredVote:
+class VoteRow:
     """A vote as a row of the store."""
 
     number: int

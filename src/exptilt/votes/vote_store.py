@@ -30,7 +30,7 @@ from exptilt.votes.stored_columns import (
     storable,
     vote_columns,
 )
-from exptilt.votes.vote_records import Call, Vote, StoredVote, canonical_order
+from exptilt.votes.vote_records import Call, Vote, VoteRow, canonical_order
 from exptilt.votes.vote_tables import CALLS, COMPARISONS, ORIGINS, VERSION, VERSIONS, VOTES, make_tables
 
 _WAIT = 30
@@ -155,7 +155,7 @@ class VoteStore:
 
     def stored(
         self, after: int = 0, connection: sql.Connection | None = None, comparison: str | None = None
-    ) -> list[StoredVote]:
+    ) -> list[VoteRow]:
         """All rows of votes behind a row, superseded ones too, with their number and time.
 
         Args:
@@ -171,7 +171,7 @@ class VoteStore:
         else:
             with self._transaction(writes=False) as own:
                 rows = own.execute(query).mappings().all()
-        return [StoredVote(row["id"], row["created"], read_vote(row)) for row in rows]
+        return [VoteRow(row["id"], row["created"], read_vote(row)) for row in rows]
 
     def comparison(self, connection: sql.Connection, key: str) -> Comparison | None:
         """One comparison by its id, within a transaction of `exclusive`; None where it is not there."""

@@ -53,7 +53,7 @@ class _NoVote(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignVotes:
+class ToolVotes:
     """Votes of a file, for `VoteStore.add_all`."""
 
     tool: str
@@ -61,20 +61,20 @@ class ForeignVotes:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def read_foreign_votes(source: str) -> ForeignVotes:
+def read_tool_votes(source: str) -> ToolVotes:
     """Read a file of votes; its tool is told by the first row's columns.
 
     Raises:
         DataError: the file cannot be read, or its rows are of none of the tools.
     """
-    found: ForeignVotes | None = None
+    found: ToolVotes | None = None
     read: Callable[[Row], Iterator[_Said]] | None = None
     for place, row in read_rows(source):
         if isinstance(row, RowError):
             raise DataError(f"{place}: {row}")
         if found is None or read is None:
             tool, read = _tool(row, place)
-            found = ForeignVotes(tool)
+            found = ToolVotes(tool)
         try:
             for said in read(row):
                 found.rows.append(_stored(found.tool, said))

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from exptilt.errors import DataError
-from exptilt.people.foreign_votes import read_foreign_votes
 from exptilt.people.raw_votes import raw_rows
+from exptilt.people.tool_votes import read_tool_votes
 from exptilt.preferences import Comparison, Verdict
 from exptilt.votes.vote_records import Rater, verdict_of, vote_of
 from exptilt.votes.vote_store import VoteStore
@@ -106,7 +106,7 @@ KAGGLE = {
     ],
 )
 def test_every_tools_votes_name_the_answer_that_won(write_rows, row, expected):
-    found = read_foreign_votes(str(write_rows("votes.jsonl", [row])))
+    found = read_tool_votes(str(write_rows("votes.jsonl", [row])))
     said = []
     for comparison, vote, _ in found.rows:
         assert (comparison.prompt, sorted(comparison.answers)) == ("2 + 2?", ["five", "four"])
@@ -122,8 +122,8 @@ def test_a_file_imported_twice_counts_once_and_models_are_kept(write_rows, tmp_p
         write_rows("votes.jsonl", [ARENA, ARENA | {"question_id": "r", "winner": "model_a"}, ARENA | {"winner": None}])
     )
     with VoteStore(tmp_path / "votes.db") as store:
-        assert store.add_all(read_foreign_votes(path).rows) == 2
-        assert store.add_all(read_foreign_votes(path).rows) == 0
+        assert store.add_all(read_tool_votes(path).rows) == 2
+        assert store.add_all(read_tool_votes(path).rows) == 0
         ((_, sources),) = store.sources().items()
     assert sources == {0: ["vicuna"], 1: ["alpaca"]}  # "five" sorts before "four"
 
@@ -135,17 +135,17 @@ def test_turns_that_both_sides_share_are_the_prompt(write_rows):
         "conversation_a": [*ARENA["conversation_a"], more, {"role": "assistant", "content": "yes"}],
         "conversation_b": [*ARENA["conversation_a"], more, {"role": "assistant", "content": "no"}],
     }
-    ((comparison, _, _),) = read_foreign_votes(str(write_rows("votes.jsonl", [row]))).rows
+    ((comparison, _, _),) = read_tool_votes(str(write_rows("votes.jsonl", [row]))).rows
     assert [turn["content"] for turn in comparison.prompt] == ["2 + 2?", "five", "Sure?"]
     assert comparison.answers == ("yes", "no")
 
 
 def test_what_is_no_vote_is_counted_or_refused(write_rows):
     rows = [ARENA, ARENA | {"winner": "?"}, ARENA | {"conversation_b": []}]
-    assert read_foreign_votes(str(write_rows("some.jsonl", rows))).left_out.total() == 2
+    assert read_tool_votes(str(write_rows("some.jsonl", rows))).left_out.total() == 2
     for row in ({"colour": "red"}, LABEL_STUDIO | {"annotations": []}):
         with pytest.raises(DataError, match="no vote"):
-            read_foreign_votes(str(write_rows("none.jsonl", [row])))
+            read_tool_votes(str(write_rows("none.jsonl", [row])))
 
 
 def test_the_export_names_nobody_and_comes_back(tmp_path):
@@ -161,6 +161,6 @@ def test_the_export_names_nobody_and_comes_back(tmp_path):
         assert rows[0]["sources"] == [["y"], ["x"]]
         assert [row["rater"] for row in raw_rows(store, names=True)] == ["anna", "ben", "anna"]
     (tmp_path / "raw.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read_foreign_votes(str(tmp_path / "raw.jsonl"))
+    found = read_tool_votes(str(tmp_path / "raw.jsonl"))
     winners = [verdict_of(asked, vote).winner for _, vote, _ in found.rows]
     assert winners == [1, 0, None]
