@@ -89,7 +89,7 @@ class Desk:
         self._clock = clock
         self._showings = Showings(store)
         self.items, self.weights, self.times = self._in_order(items)
-        self._by_id = {item.comparison.id: item for item in self.items}
+        self._by_id = {item.id: item for item in self.items}
         self.index = VoteIndex(self.items, rules.questions)
         self._known = np.repeat([item.right is not None for item in self.items], len(rules.questions))
         self._to_repeat: dict[str, NDArray[np.bool_]] = {}
@@ -159,7 +159,7 @@ class Desk:
             before = self._showings.of_nonce(connection, last.nonce)
             order = before.order if before else state.orders[last.task]
             taken_back = Vote(
-                comparison=item.comparison.id,
+                comparison=item.id,
                 rater=Rater("person", person),
                 order=order,
                 outcome="unscored",
@@ -175,7 +175,7 @@ class Desk:
                     self._showings.end(connection, one.nonce)
             again = Showing(
                 person=person,
-                comparison=item.comparison.id,
+                comparison=item.id,
                 question=question,
                 order=order,
                 replicate=last.replicate,
@@ -246,7 +246,7 @@ class Desk:
 
     def _repeat(self, person: str, state: PersonState, *, at_once: bool) -> int | None:
         if person not in self._to_repeat:
-            ids = [item.comparison.id for item in self.items for _ in self.rules.questions]
+            ids = [item.id for item in self.items for _ in self.rules.questions]
             chances = np.array([fraction("repeat", self.rules.seed, person, one) for one in ids])
             self._to_repeat[person] = (chances < self.rules.repeats) & ~self._known
         since = len(state.live) - state.voted_at
@@ -297,14 +297,14 @@ class Desk:
                 raise ConfigError(
                     f"{self.store.name}: was begun with --next {min(other)}; go on with it, or name another store"
                 )
-            new = [item for item in items if item.comparison.id not in drawn]
+            new = [item for item in items if item.id not in drawn]
             if new:
                 votes = [] if strategy == "random" else [row.vote for row in self.store.stored(connection=connection)]
                 weights = draw_weights(strategy, new, votes)
-                rows = [(item.comparison.id, strategy, float(w)) for item, w in zip(new, weights, strict=True)]
+                rows = [(item.id, strategy, float(w)) for item, w in zip(new, weights, strict=True)]
                 self._showings.add_draw_weights(connection, rows)
                 drawn |= {one: (how, weight) for one, how, weight in rows}
-        ids = [item.comparison.id for item in items]
+        ids = [item.id for item in items]
         all_weights = np.array([drawn[one][1] for one in ids])
         times = waiting_times(ids, all_weights, self.rules.seed)
         order = np.argsort(times, kind="stable")

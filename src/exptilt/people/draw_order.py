@@ -78,7 +78,7 @@ def draw_weights(strategy: Strategy, items: Sequence[Item], votes: Sequence[Vote
         return np.ones(len(items))
     shares = _shares(votes)
     if strategy == "disagree":
-        known = np.array([_disagreement(shares.get(item.comparison.id, ())) for item in items])
+        known = np.array([_disagreement(shares.get(item.id, ())) for item in items])
         advice = "two votes on some of these comparisons; ask judges first: `exptilt judge`"
     else:
         known = _uncertainty(items, shares)
@@ -106,7 +106,7 @@ def _disagreement(shares: Sequence[float]) -> float:
 
 def _uncertainty(items: Sequence[Item], shares: Mapping[str, Sequence[float]]) -> Floats:
     """1 for the smallest margin, FLOOR for the greatest, by rank; votes of judges go before margins of the file."""
-    given = [shares.get(item.comparison.id) for item in items]
+    given = [shares.get(item.id) for item in items]
     by_votes = np.array([np.nan if not one else abs(float(np.mean(one)) - 0.5) for one in given])
     by_margin = np.array([np.nan if item.margin is None else abs(item.margin) for item in items])
     by_margin[~np.isnan(by_votes)] = np.nan
@@ -139,6 +139,6 @@ def order_shown(item: Item, rank: int, person: str, seed: int) -> tuple[int, ...
         turned = (fraction("side", seed, person, rank // 2) < 0.5) != bool(rank % 2)
         shown: Sequence[int] = (1, 0) if turned else (0, 1)
     else:
-        shown = sorted(range(count), key=lambda at: fraction("side", seed, person, item.comparison.id, at))
+        shown = sorted(range(count), key=lambda at: fraction("side", seed, person, item.id, at))
     place = canonical_order(item.comparison)
     return tuple(place[at] for at in shown)

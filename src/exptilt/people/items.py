@@ -40,6 +40,11 @@ class Item:
     """Position of the answer that is known to be better."""
     folder: Path | None = None
     """Where pictures lie, for an item with pictures."""
+    id: str = field(init=False)
+    """The comparison's id, a digest that is taken once."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", self.comparison.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +71,9 @@ def read_items(sources: Sequence[str], known: str | None = None, *, rank: bool =
     left_out: Counter[str] = Counter()
     found: dict[str, Item] = {}
     for item in _known_items(known, left_out) if known else ():
-        found.setdefault(item.comparison.id, item)
+        found.setdefault(item.id, item)
     for item in _items(sources, rank, left_out):
-        key = item.comparison.id
+        key = item.id
         if len(set(item.comparison.answers)) < 2:
             left_out["the same text on both sides"] += 1
         elif len(item.comparison.answers) > MOST_ANSWERS:
@@ -219,7 +224,7 @@ def _is_samples(path: Path) -> bool:
 
 def prompts_of_items(items: Iterable[Item]) -> dict[str, str]:
     """The prompt of each comparison as a key, for intervals that take the prompt as the unit."""
-    return {item.comparison.id: prompt_key(item.comparison.prompt) for item in items}
+    return {item.id: prompt_key(item.comparison.prompt) for item in items}
 
 
 def is_chat(prompt: Text) -> bool:

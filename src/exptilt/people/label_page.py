@@ -102,7 +102,7 @@ def _shown(work: Assignment, view: str) -> dict[str, Any]:
         "turns": turns,
         "answers": answers_of(work.item, work.answers, pictures, view=view),
         "letters": "ABCDEFG",
-        "images": f"/image/{work.item.comparison.id}/",
+        "images": f"/image/{work.item.id}/",
         "base": 0 if in_prompt else None,
         "view": view,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
@@ -20,8 +20,10 @@ from exptilt.people.label_page import QUESTIONS, fields_of, marked_of
 from exptilt.people.page_frame import PageFrame, answers_of, turns_of
 from exptilt.people.page_guard import OWNERS, Person
 from exptilt.people.raw_votes import raw_rows
-from exptilt.people.standings import Dispute, StandingsBoard
 from exptilt.votes.vote_records import ADJUDICATOR
+
+if TYPE_CHECKING:
+    from exptilt.people.standings import Dispute, Standings, StandingsBoard
 
 MOST_DISPUTES = 50
 """Disputes that the page lists; the rest is counted."""
@@ -30,11 +32,20 @@ MOST_DISPUTES = 50
 def owner_routes(desk: Desk, frame: PageFrame) -> APIRouter:
     """Routes for the owner, all under `/results`, which the guard opens to nobody else."""
     routes = APIRouter(prefix=OWNERS)
-    board = StandingsBoard(desk)
+    boards: list[StandingsBoard] = []
+
+    def standings_of(question: str) -> Standings:
+        if not boards:
+            from exptilt.people.standings import StandingsBoard  # scipy: not before somebody looks
+
+            boards.append(StandingsBoard(desk))
+        return boards[0].of(question)
 
     @routes.get("")
     def results(request: Request, question: str = "", said: str = "") -> Response:
-        return _results(desk, frame, board, request.state.person, _asked(desk, question), "Settled." if said else "")
+        return _results(
+            desk, frame, standings_of(_asked(desk, question)), request.state.person, "Settled." if said else ""
+        )
 
     @routes.get("/dispute/{comparison}")
     def dispute(request: Request, comparison: str, question: str = "") -> Response:
@@ -42,7 +53,7 @@ def owner_routes(desk: Desk, frame: PageFrame) -> APIRouter:
         item, asked = desk.item(comparison), _asked(desk, question)
         if item is None:
             return frame.message(person, 404, "No such comparison", "It is not on this page; go on from the results.")
-        about = next((one for one in board.of(asked).disputes if one.item is item), None)
+        about = next((one for one in standings_of(asked).disputes if one.item is item), None)
         return frame.page("dispute.html", person, **_dispute_page(desk, item, asked, about))
 
     @routes.post("/settle")
@@ -62,15 +73,14 @@ def _asked(desk: Desk, question: str) -> str:
     return question if question in desk.rules.questions else desk.rules.questions[0]
 
 
-def _results(desk: Desk, frame: PageFrame, board: StandingsBoard, person: Person, question: str, said: str) -> Response:
-    found = board.of(question)
+def _results(desk: Desk, frame: PageFrame, found: Standings, person: Person, said: str) -> Response:
     shown = found.disputes[:MOST_DISPUTES]
     return frame.page(
         "results.html",
         person,
         standings=found,
         questions=[(one, QUESTIONS.get(one, one)) for one in desk.rules.questions],
-        title=QUESTIONS.get(question, question),
+        title=QUESTIONS.get(found.question, found.question),
         wanted=desk.rules.wanted,
         strategy=desk.rules.next,
         disputes=[(dispute, _preview(dispute.item), _says(dispute, desk)) for dispute in shown],
@@ -84,9 +94,7 @@ def _settle(desk: Desk, frame: PageFrame, person: Person, fields: Mapping[str, s
         return frame.message(person, 400, "Not stored", marked)
     item, question = desk.item(fields.get("comparison", "")), fields.get("question", "")
     try:
-        stored = item is not None and desk.adjudicate(
-            person.name, item.comparison.id, question, _order(desk, item), marked
-        )
+        stored = item is not None and desk.adjudicate(person.name, item.id, question, _order(desk, item), marked)
     except DiskError as error:
         return frame.message(person, 503, "The disk refuses", f"Your vote is NOT stored. {error}")
     if not stored:
@@ -105,10 +113,10 @@ def _dispute_page(desk: Desk, item: Item, question: str, about: Dispute | None) 
     return {
         "question": QUESTIONS.get(question, question),
         "asked": question,
-        "comparison": item.comparison.id,
+        "comparison": item.id,
         "turns": turns_of(item.comparison.prompt, as_raw=False),
         "answers": answers_of(item, [in_order[at] for at in order], pictures, view=""),
-        "images": f"/image/{item.comparison.id}/",
+        "images": f"/image/{item.id}/",
         "base": 0 if len(pictures) > len(in_order) else None,
         "letters": "ABCDEFG",
         "says": [(name, "ABCDEFG"[order.index(best)] if best >= 0 else "neither") for name, best in about.says]

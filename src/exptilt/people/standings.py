@@ -163,19 +163,19 @@ def standings(desk: Desk, rows: Sequence[VoteRow], question: str) -> Standings:
         if row.vote.outcome != "unscored"
     ]
     all_votes = [row.vote for row in mine]
-    known_ids = {item.comparison.id for item in desk.items if item.right is not None}
+    known_ids = {item.id for item in desk.items if item.right is not None}
     votes = [vote for vote in all_votes if not vote.replicate and vote.comparison not in known_ids]
     plain = [vote for vote in votes if vote.rater.identity != ADJUDICATOR]
-    table = rater_table(plain, {item.comparison.id: item.comparison for item in desk.items})
+    table = rater_table(plain, {item.id: item.comparison for item in desk.items})
     people = table.categories[:, table.are_people]
     counted = Counter(vote.comparison for vote in plain if vote.rater.kind == "person" and vote.outcome != "skip")
     to_ask = [item for item in desk.items if item.right is None]
-    missing = sum(max(0, desk.rules.wanted - counted[item.comparison.id]) for item in to_ask)
+    missing = sum(max(0, desk.rules.wanted - counted[item.id]) for item in to_ask)
     resampling = Resampling(num_resamples=200) if len(people) > _LARGE else Resampling()
     return Standings(
         question=question,
         comparisons=len(to_ask),
-        finished=sum(counted[item.comparison.id] >= desk.rules.wanted for item in to_ask),
+        finished=sum(counted[item.id] >= desk.rules.wanted for item in to_ask),
         missing=missing,
         raters=_raters(mine, table, desk, missing),
         alpha=alpha_interval(people, resampling) if people.shape[1] > 1 and _meet(people) else None,
@@ -304,12 +304,12 @@ def _matches(desk: Desk, votes: Sequence[Vote], resampling: Resampling) -> Itera
 def _chances(desk: Desk, votes: Sequence[Vote]) -> Mapping[str, float]:
     """How likely each comparison was to be asked by now."""
     if desk.rules.next == "random":
-        return dict.fromkeys((item.comparison.id for item in desk.items), 1.0)
+        return dict.fromkeys((item.id for item in desk.items), 1.0)
     voted = {vote.comparison for vote in votes if vote.rater.kind == "person"}
     rows = [at for at, item in enumerate(desk.items) if item.right is None]
     asked = [desk.items[at].comparison.id in voted for at in rows]
     chances = inclusion(desk.times[rows], desk.weights[rows], asked)
-    return {item.comparison.id: 1.0 for item in desk.items} | {
+    return {item.id: 1.0 for item in desk.items} | {
         desk.items[at].comparison.id: float(chance) for at, chance in zip(rows, chances, strict=True)
     }
 

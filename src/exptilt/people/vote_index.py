@@ -54,7 +54,7 @@ class VoteIndex:
     """
 
     def __init__(self, items: Sequence[Item], questions: Sequence[str]) -> None:
-        self._item_of = {item.comparison.id: at for at, item in enumerate(items)}
+        self._item_of = {item.id: at for at, item in enumerate(items)}
         self._question_of = {question: at for at, question in enumerate(questions)}
         self.num_tasks = len(items) * len(questions)
         self.counted = np.zeros(self.num_tasks, dtype=np.int64)
