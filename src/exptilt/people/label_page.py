@@ -19,6 +19,7 @@ from exptilt.people.page_guard import Person
 
 MOST_NOTE = 10_000
 QUESTIONS = {"better": "Which answer is better?"}
+_RANKED = {"better": "Rank the answers, the best first"}
 _VIEWS = ("raw", "diff")
 _OUTCOMES = ("first", "second", "tie", "both_bad", "skip")
 _SAID = {
@@ -97,7 +98,7 @@ def _shown(work: Assignment, view: str) -> dict[str, Any]:
     question = work.showing.question
     in_prompt = len(pictures) - len(work.answers)
     return {
-        "question": QUESTIONS.get(question, question),
+        "question": (QUESTIONS if len(work.answers) == 2 else _RANKED).get(question, question),
         "nonce": work.showing.nonce,
         "turns": turns,
         "answers": answers_of(work.item, work.answers, pictures, view=view),
