@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
@@ -81,6 +82,13 @@ def _root(
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(2)
+
+
+def require_installed(extra: str, *modules: str) -> None:
+    """Refuse, in one line, what needs an extra that is not installed."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"this needs {', '.join(missing)}: pip install 'exptilt[{extra}]'")
 
 
 @app.command()
@@ -235,6 +243,8 @@ def label(
     """Open a page on which people say which answers are better; every vote is on disk before the page moves on."""
     from exptilt.settings.label_settings import LabelRequest
     from exptilt.settings.load import load
+
+    require_installed("label", "fastapi", "uvicorn", "markdown_it", "nh3")
     from exptilt.verbs.label import export_votes, import_votes, sources_and_people
     from exptilt.verbs.label import label as run
 

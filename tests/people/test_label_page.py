@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import io
 import json
 import re
@@ -88,6 +89,8 @@ def test_who_may_ask(open_page, pairs_file):
     assert page.ask("/vote", "anna", {"nonce": nonce})[0] == 400
     assert page.ask("/results", "anna")[0] == 403
     assert page.ask("/", "results")[0] == 200  # the owner is not given work, and reads results
+    status, text = page.ask("/nowhere", "anna")
+    assert (status, "no such page" in text) == (404, True)
     # What was refused stored nothing; with an Origin of its own an old browser may vote.
     assert "<b>0</b> done" in page.ask("/", "anna")[1]
     origin = {"Sec_Fetch_Site": "", "Origin": page.address}
@@ -275,6 +278,12 @@ def test_what_cannot_be_opened_is_one_line(refusal, pairs_file, tmp_path):
     ):
         assert said in refusal(*arguments), arguments
     taken.close()
+
+
+def test_without_the_extra_it_says_what_to_install(refusal, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nh3" else find(name))
+    assert "needs nh3: pip install 'exptilt[label]'" in refusal("pairs.jsonl")
 
 
 def test_a_locked_and_a_read_only_store_are_one_line(pairs_file, tmp_path, monkeypatch):

@@ -96,18 +96,22 @@ class Desk:
         with store.exclusive() as connection:
             self._catch_up(connection)
 
-    def work(self, person: str) -> Assignment | None:
-        """The next piece of work, leased to the person; None where there is none now."""
+    def next(self, person: str) -> tuple[Assignment | None, PersonProgress]:
+        """The next piece of work, leased to the person, or None where there is none now; and how far the person is."""
         with self.store.exclusive() as connection:
             self._catch_up(connection)
             now = self._clock()
-            expires = now + 60 * self.rules.lease_minutes
             leased = [one for one in self._showings.leased(connection, now) if one.nonce not in self.index.nonces]
             mine = [one for one in leased if one.person == person and self._task_of(one) is not None]
-            if mine:
-                return self._work(self._showings.lease(connection, mine[-1], expires))
-            chosen = self._choose(person, [one for one in leased if one.person != person])
-            return None if chosen is None else self._work(self._showings.lease(connection, chosen, expires))
+            others = [one for one in leased if one.person != person]
+            chosen = mine[-1] if mine else self._choose(person, others)
+            if chosen is not None:
+                chosen = self._showings.lease(connection, chosen, now + 60 * self.rules.lease_minutes)
+        return None if chosen is None else self._assignment(chosen), self._progress(person, others)
+
+    def work(self, person: str) -> Assignment | None:
+        """The next piece of work alone."""
+        return self.next(person)[0]
 
     def item(self, comparison: str) -> Item | None:
         """The item of a comparison's id."""
@@ -212,15 +216,12 @@ class Desk:
             )
             return self.store.add_within(connection, item.comparison, vote, sources=item.sources)
 
-    def progress(self, person: str) -> PersonProgress:
-        """How far a person is, as of the last time work was handed out."""
+    def _progress(self, person: str, held: Sequence[Showing]) -> PersonProgress:
         state = self.index.person(person)
-        others = self._open(state)
-        with self.store.exclusive() as connection:
-            self._catch_up(connection)
-            leased = self._showings.leased(connection, self._clock())
-        held = sum(others[task] for one in leased if one.person != person and (task := self._task_of(one)) is not None)
-        return PersonProgress(int(state.voted.sum()), int(others.sum() + (self._known & ~state.voted).sum()), int(held))
+        left = self._open(state)
+        at_others = sum(left[task] for one in held if (task := self._task_of(one)) is not None)
+        known = self._known & ~state.voted
+        return PersonProgress(int(state.voted.sum()), int(left.sum() + known.sum()), int(at_others))
 
     def _choose(self, person: str, held: Sequence[Showing]) -> Showing | None:
         state = self.index.person(person)
@@ -279,9 +280,8 @@ class Desk:
     def _task_of(self, showing: Showing) -> int | None:
         return self.index.task(showing.comparison, showing.question)
 
-    def _work(self, showing: Showing) -> Assignment | None:
-        item = self._by_id.get(showing.comparison)
-        return None if item is None else Assignment(item, showing)
+    def _assignment(self, showing: Showing) -> Assignment:
+        return Assignment(self._by_id[showing.comparison], showing)
 
     def _catch_up(self, connection: sql.Connection) -> None:
         for row in self.store.stored(self.index.last, connection):

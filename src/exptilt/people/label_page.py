@@ -63,8 +63,7 @@ def _next(desk: Desk, frame: PageFrame, person: Person, view: str, said: str) ->
     if not person.rates:
         return RedirectResponse("/results", 303)
     try:
-        work = desk.work(person.name)
-        progress = desk.progress(person.name)
+        work, progress = desk.next(person.name)
     except DiskError as error:
         return frame.message(person, 503, "The disk refuses", f"Every vote so far is stored. ({error})")
     if work is None:

@@ -113,7 +113,9 @@ class PageGuard:
         if refusal is None:
             body = await _body(receive)
             if body is None:
-                refusal = _page(413, "Too much", "That was more than a page may send. Go back and shorten your note.")
+                refusal = plain_page(
+                    413, "Too much", "That was more than a page may send. Go back and shorten your note."
+                )
             else:
                 await self._app(scope, _replay(body, receive), _with_headers(send))
                 return
@@ -121,7 +123,7 @@ class PageGuard:
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> Response | None:
         if _host(headers.get("host", "")) not in self._hosts:
-            return _page(
+            return plain_page(
                 400, "Wrong address", "This page is not known under that name. Open the link that exptilt printed."
             )
         if scope["path"].startswith(_OPEN):
@@ -135,9 +137,11 @@ class PageGuard:
         if person is None:
             return _no_link()
         if scope["method"] not in ("GET", "HEAD") and not _is_own(headers):
-            return _page(403, "Not from this page", "That came from another site and was refused. Nothing was stored.")
+            return plain_page(
+                403, "Not from this page", "That came from another site and was refused. Nothing was stored."
+            )
         if scope["path"].startswith(OWNERS) and not person.owns:
-            return _page(
+            return plain_page(
                 403, "For the owner", "Results are shown to the owner alone.", more='<p><a href="/">Go on</a></p>'
             )
         scope.setdefault("state", {})["person"] = person
@@ -220,7 +224,7 @@ def _with_headers(send: Send) -> Send:
 def _welcome(person: Person, cookie: str) -> Response:
     """Set the cookie and go on. A redirect would not do: after a click on another site it comes without a strict cookie."""
     to = "/" if person.rates else "/results"
-    page = _page(
+    page = plain_page(
         200, "Welcome", "One moment.", f'<meta http-equiv="refresh" content="0;url={to}">', f'<a href="{to}">Begin</a>'
     )
     page.set_cookie(cookie, person.token, httponly=True, samesite="strict", path="/", max_age=30 * 86400)
@@ -228,12 +232,12 @@ def _welcome(person: Person, cookie: str) -> Response:
 
 
 def _no_link() -> Response:
-    return _page(
+    return plain_page(
         401, "This page needs your link", "Open the link that exptilt printed, or ask the person who sent it to you."
     )
 
 
-def _page(status: int, title: str, text: str, head: str = "", more: str = "") -> HTMLResponse:
+def plain_page(status: int, title: str, text: str, head: str = "", more: str = "") -> HTMLResponse:
     """A plain page of our own words."""
     return HTMLResponse(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>{head}'
