@@ -39,9 +39,14 @@ def test_a_showing_is_one_however_often_it_is_asked_for(where):
 def test_what_fails_inside_leaves_nothing(where):
     with VoteStore(where) as store:
         showings = Showings(store)
-        with pytest.raises(RuntimeError), store.exclusive() as connection:
-            showings.lease(connection, ONE, 100.0)
-            raise RuntimeError
+
+        def fail() -> None:
+            with store.exclusive() as connection:
+                showings.lease(connection, ONE, 100.0)
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            fail()
         with store.exclusive() as connection:
             assert showings.leased(connection, 0.0) == []
 
