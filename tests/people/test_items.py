@@ -86,8 +86,12 @@ def test_samples_of_two_policies_meet_and_their_names_are_kept(tmp_path):
 
 
 def test_completions_of_one_prompt_in_several_rows_meet(write_rows):
-    rows = [{"prompt": "Q", "completion": text} for text in ("a", "b")]
-    assert answers(read_items([str(write_rows("said.jsonl", rows))])) == [("a", "b")]
+    rows = [{"prompt": prompt, "completion": text} for prompt in ("Q", " ") for text in ("a", "b")]
+    found = read_items([str(write_rows("said.jsonl", rows))])
+    assert answers(found) == [("a", "b")]
+    assert found.left_out == {"empty prompt": 2}
+    with pytest.raises(DataError, match="2 with a text without a prompt"):
+        read_items([str(write_rows("texts.jsonl", [{"text": "a"}, {"text": "b"}]))])
 
 
 def test_a_store_is_a_source_and_a_known_file_is_mixed_in(write_rows, tmp_path):

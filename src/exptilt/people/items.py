@@ -132,6 +132,8 @@ def _records(source: str, alone: PolicyAnswers, left_out: Counter[str]) -> Itera
             answers = tuple(words_of(completion) for completion in record.completions)
             margin = record.scores[0] - record.scores[1] if record.scores and len(answers) == 2 else None
             yield Item(comparison=Comparison(record.prompt, answers), margin=margin)
+        elif not words_of(record.prompt).strip():
+            left_out["a text without a prompt"] += 1
         else:
             alone.add(record.prompt, words_of(record.completions[0]))
 

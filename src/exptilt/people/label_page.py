@@ -128,7 +128,7 @@ def _vote(desk: Desk, frame: PageFrame, person: Person, fields: Mapping[str, str
 
 def marked_of(fields: Mapping[str, str]) -> Marked | str:
     """What the form says, or what is wrong with it."""
-    note = fields.get("note", "").strip()
+    note = fields.get("note", "").replace("\x00", "").strip()  # which PostgreSQL does not store
     if len(note) > MOST_NOTE:
         return f"A note has at most {MOST_NOTE:,} characters; yours has {len(note):,}. Go back and shorten it."
     outcome, strength = fields.get("outcome", ""), fields.get("strength", "")
