@@ -10,7 +10,7 @@ import pytest
 from exptilt.errors import DataError
 from exptilt.preferences import Comparison
 from exptilt.votes.settled_votes import VoteRule
-from exptilt.votes.vote_records import Rater, Vote
+from exptilt.votes.vote_records import ADJUDICATOR, Rater, Vote
 
 TWO = Comparison("2 + 2?", ("4", "5"))
 THREE = Comparison("Capital?", ("Lyon", "Nice", "Paris"))
@@ -146,3 +146,19 @@ def test_what_cannot_be_chosen_is_one_line():
         settle(two)
     with pytest.raises(DataError, match=r"nobody was asked 'shortr'; did you mean 'shorter'\?"):
         settle(two, question="shortr")
+
+
+def test_a_vote_that_was_taken_back_is_one_replaced_vote():
+    first = vote(ANNA, "first", nonce="a")
+    back = vote(ANNA, "unscored", nonce="a-undo", supersedes="a")
+    settled, left_out = settle([first, back, vote(BEN, "second")])
+    assert settled[0].wins[0, 1] == 0.0
+    assert left_out == {"replaced by a later vote (votes)": 1}
+
+
+@pytest.mark.parametrize("rule", ["soft", "majority", "drop"])
+def test_a_settled_dispute_is_what_the_owner_said(rule):
+    owner = Rater("person", "root", ADJUDICATOR)
+    settled, _ = settle([*DISPUTED, vote(owner, "second")], on_dispute=rule, wanted=3)
+    assert settled[0].wins[0, 1] == 0.0
+    assert settled[0].num_raters == 1

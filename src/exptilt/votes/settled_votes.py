@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from exptilt.errors import DataError
 from exptilt.preferences import Comparison
-from exptilt.votes.vote_records import Rater, Vote
+from exptilt.votes.vote_records import ADJUDICATOR, Rater, Vote
 from exptilt.wording import did_you_mean
 
 Floats = NDArray[np.float64]
@@ -89,10 +89,11 @@ class VoteRule:
                 by_comparison[vote.comparison][vote.rater].append(vote)
         settled = []
         for name, by_rater in by_comparison.items():
+            owners = {rater: own for rater, own in by_rater.items() if rater.identity == ADJUDICATOR}
             if len(by_rater) < self.wanted:
                 left_out[f"fewer than {self.wanted} raters (comparisons)"] += 1
             else:
-                settled.append(self._settled(comparisons[name], by_rater))
+                settled.append(self._settled(comparisons[name], owners or by_rater))  # a settled dispute stays settled
         return settled
 
     def _of_raters(self, votes: Sequence[Vote], left_out: Counter[str]) -> list[Vote]:
@@ -170,7 +171,8 @@ def _current(votes: Sequence[Vote], left_out: Counter[str]) -> list[Vote]:
     current = [vote for vote in votes if vote.nonce not in replaced]
     if len(current) < len(votes):
         left_out["replaced by a later vote (votes)"] += len(votes) - len(current)
-    return current
+    # A row that only takes another one back says nothing itself.
+    return [vote for vote in current if vote.outcome != "unscored" or vote.supersedes is None]
 
 
 def _group_of(rater: Rater) -> str:
