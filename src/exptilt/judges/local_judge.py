@@ -34,19 +34,19 @@ class LocalJudge:
     def __init__(self, path: str, template: JudgeTemplate, *, seed: int = 0) -> None:
         if template.is_rubric:
             raise ConfigError(f"{template.name}: a local judge compares; a rubric needs a server")
-        self._path, self._template, self._seed = path, template, seed
+        self.path, self.template, self._seed = path, template, seed
 
     @property
     def name(self) -> str:
         """The folder's or the hub id's last part."""
-        return self._path.rstrip("/").rsplit("/", 1)[-1]
+        return self.path.rstrip("/").rsplit("/", 1)[-1]
 
     @cached_property
     def identity(self) -> str:
         """The weights, and the template."""
         from exptilt.policies.fingerprint import fingerprint
 
-        return f"local {fingerprint(self._loaded[0])} template {self._template.digest[:16]} seed {self._seed}"
+        return f"local {fingerprint(self._loaded[0])} template {self.template.digest[:16]} seed {self._seed}"
 
     def __call__(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
         """Verdicts in both orders, with probabilities."""
@@ -67,7 +67,7 @@ class LocalJudge:
         from exptilt.policies.models import load_model, load_tokenizer
         from exptilt.settings.model_settings import ModelConfig
 
-        settings = ModelConfig(path=self._path)
+        settings = ModelConfig(path=self.path)
         tokenizer = load_tokenizer(settings)
         return model_on_device(load_model(settings, tokenizer)).eval(), tokenizer
 
@@ -80,7 +80,7 @@ class LocalJudge:
         return [float(chance) for chance in 1 / (1 + np.exp(second - first))]
 
     def _group(self, one: AskedPair, tokenizer: Any) -> Group:
-        text = self._template.pair(one.comparison.prompt, one.first, one.second, one.labels, tie=False)
+        text = self.template.pair(one.comparison.prompt, one.first, one.second, one.labels, tie=False)
         if getattr(tokenizer, "chat_template", None):
             turns = [{"role": "user", "content": text}]
             text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
