@@ -17,7 +17,7 @@ from exptilt.disk import require_free, write_whole
 from exptilt.errors import ConfigError, DataError
 from exptilt.evaluation.intervals import DEFAULT, Resampling
 from exptilt.evaluation.judged.benchmark_accuracy import BenchmarkAccuracy, benchmark_accuracy, by_rewards
-from exptilt.evaluation.judged.judged_columns import Place, PlacedMatch, judged_record
+from exptilt.evaluation.judged.judged_columns import Place, PlacedMatch, by_policy_alone, judged_record
 from exptilt.evaluation.judged.judgements import Judgements
 from exptilt.evaluation.judged.matches import JudgedMatches, Match, ask_each_once, judged_matches, verdict_columns
 from exptilt.evaluation.judged.named_matches import named_matches
@@ -192,11 +192,9 @@ def _judge_cells(grid: JudgedGrid, cells: Sequence[CellAnswers], asking: Asking,
         )
         for one in cells
     ]
-    matches = [one.match for one in placed]
     judges, columns = _asked_in_parts(_by_template(grid, placed, asking))
-    names = policy_names(grid)
-    writers = names | {one.match.one: names[one.place.policy] for one in placed}
-    kin = kinships(columns, matches, _real(judges), writers, asking.resampling)
+    together, policies = by_policy_alone(columns, placed)
+    kin = kinships(together, policies, _real(judges), policy_names(grid), asking.resampling)
     return judged_record(grid.folder.name, judges, columns, placed, kin, asking.resampling, command)
 
 
@@ -212,7 +210,7 @@ def judge_benchmark(path: Path, asking: Asking, *, output: Path | None = None) -
     if not scored:
         raise DataError(f"{path}: no item has a better answer")
     _require_free(output)
-    with _opened(asking) as votes:
+    with _opened(asking) as votes, _borrowed(asking):
         named = named_judges(asking.judges, votes, asking.options, reward_by_name)
         asked = [*named, Oracle({i.comparison.id: i.better for i in scored})]
         _announce(asked, [item.comparison for item in scored], {item.prompt for item in scored}, policies=1)
@@ -236,6 +234,18 @@ def _require_free(*files: Path | None) -> None:
 
 
 @contextmanager
+def _borrowed(asking: Asking) -> Iterator[None]:
+    """The process given back as it was, where a judge or a reward loads a model into it."""
+    if any(spec.startswith(("local:", "reward:")) for spec in asking.judges) and not asking.dry_run:
+        from exptilt.processes.surroundings import left_as_found
+
+        with left_as_found():
+            yield
+    else:
+        yield
+
+
+@contextmanager
 def _opened(asking: Asking) -> Iterator[VoteStore]:
     """The store; a dry run makes none where there is none."""
     if asking.dry_run and "://" not in str(asking.store) and not Path(asking.store).exists():
@@ -249,7 +259,7 @@ def _opened(asking: Asking) -> Iterator[VoteStore]:
 @contextmanager
 def _asked(asking: Asking, matches: Sequence[Match]) -> Iterator[dict[str, Judge]]:
     """The judges by label, after what they will do was said and allowed; none after a dry run."""
-    with _opened(asking) as votes:
+    with _opened(asking) as votes, _borrowed(asking):
         named = named_judges(asking.judges, votes, asking.options, reward_by_name)
         pairs = [pair for match in matches for pair in match.pairs]
         prompts = min(({*match.prompts} for match in matches), key=len)

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from exptilt.evaluation.intervals import Resampling
-from exptilt.evaluation.judged.judged_columns import Place, PlacedMatch, best_temperatures, judged_cells, policy_gaps
+from exptilt.evaluation.judged.judged_columns import (
+    Place,
+    PlacedMatch,
+    best_temperatures,
+    by_policy_alone,
+    judged_cells,
+    policy_gaps,
+)
 from exptilt.evaluation.judged.judgements import Judgements
 from exptilt.evaluation.judged.matches import Match
 from exptilt.preferences import Comparison
@@ -61,6 +68,17 @@ def test_a_hidden_temperature_is_never_the_best_and_has_bounds_alone():
     wins = columns[shown.title].wins.reshape(-1, 2).mean(axis=1)
     reach = (shown.together.high - shown.together.low) / 2
     assert reach > 2.1 * wins.std(ddof=1) / np.sqrt(len(wins))  # two at once ask for more than 1.96 errors
+
+
+def test_all_cells_of_a_policy_are_one_match_of_one_prompt_each():
+    columns, placed = sweep({"a": {0.0: 0.8, 1.0: 0.4}, "b": {1.0: 0.5}}, 3, prompts=16)
+    together, matches = by_policy_alone({"m": columns}, placed)
+    assert [match.title for match in matches] == ["a against x", "b against x"]
+    whole = together["m"]["a against x"]
+    assert (len(whole.wins), whole.clusters.count) == (64, 16)
+    assert whole.wins.mean() == pytest.approx(
+        np.mean([columns["a T=0.0 against x"].wins, columns["a T=1.0 against x"].wins])
+    )
 
 
 def test_one_temperature_is_compared_on_all_prompts():

@@ -44,6 +44,32 @@ class PlacedMatch:
     match: Match
 
 
+def by_policy_alone(
+    columns: Mapping[str, Mapping[str, Judgements]], placed: Sequence[PlacedMatch]
+) -> tuple[dict[str, dict[str, Judgements]], list[Match]]:
+    """Verdicts and matches of policies, whatever the temperature, the step and the data set: all cells of one as one match."""
+    cells: dict[tuple[str, str], list[Match]] = {}
+    for one in placed:
+        cells.setdefault((one.place.policy, one.match.other), []).append(one.match)
+    matches = [
+        Match(
+            policy,
+            other,
+            [key for part in parts for key in part.prompts],
+            [pair for part in parts for pair in part.pairs],
+        )
+        for (policy, other), parts in cells.items()
+    ]
+    together = {
+        judge: {
+            whole.title: Judgements.joined([of_judge[part.title] for part in parts])
+            for whole, parts in zip(matches, cells.values(), strict=True)
+        }
+        for judge, of_judge in columns.items()
+    }
+    return together, matches
+
+
 def judged_record(
     title: str,
     judges: Mapping[str, Judge],

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from exptilt.reports.tables.judged_table import new_table, told
+from exptilt.reports.tables.judged_table import new_table, say, told
 from exptilt.wording import counted
 
 _SEVERAL = 0.05
@@ -19,16 +19,14 @@ def print_agreement(found: Mapping[str, Any]) -> None:
     """Judges and people: agreement beside chance, each person left out in turn, and win rates by both."""
     _print_raters(found)
     if found["alpha"] is not None:
-        Console().print(f"Krippendorff's alpha of the people: {found['alpha']}", highlight=False)
+        say(f"Krippendorff's alpha of the people: {found['alpha']}")
     for name in found["without_people"]:
-        Console().print(f"{name}: has no item in common with people", highlight=False)
+        say(f"{name}: has no item in common with people")
     for name, one in found["raters"].items():
         counts = one["counts"]
         if counts is not None and counts.unscored > _SEVERAL * (counts.votes + counts.unscored):
             share = f"{counts.unscored} of {counts.votes + counts.unscored}"
-            Console().print(
-                f"{name}: {share} verdicts are unscored; its numbers are those of the rest", highlight=False
-            )
+            say(f"{name}: {share} verdicts are unscored; its numbers are those of the rest")
     if found["leave_one_out"]:
         _print_leave_one_out(found["leave_one_out"])
     if found["policies"]:
@@ -76,10 +74,10 @@ def _print_policies(found: Mapping[str, Any]) -> None:
     )  # fmt: skip
     for policy, by_judge in found.items():
         for judge, one in by_judge.items():
-            powered = "" if one.powered is None else told(one.powered.win_rate)
+            powered = told(None if one.powered is None else one.powered.win_rate)
             table.add_row(Text(policy), Text(judge), told(one.people), told(one.judge), told(one.bias), powered)
     Console().print(table)
     for policy, by_judge in found.items():
         for judge, one in by_judge.items():
             if one.powered is not None:
-                Console().print(f"{policy} by {judge}: {one.powered.sentence}", highlight=False, soft_wrap=True)
+                say(f"{policy} by {judge}: {one.powered.sentence}")

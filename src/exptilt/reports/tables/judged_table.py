@@ -28,22 +28,22 @@ def print_work(
         several: whether policies will be compared with each other, and not only with one half.
         unpriced: whether a server elsewhere is called without prices.
     """
-    _say(f"{counted(pairs, 'comparison')}, each in both orders")
+    say(f"{counted(pairs, 'comparison')}, each in both orders")
     for name, one in work.items():
-        _say(
+        say(
             f"{name}: {one.calls} calls for {one.verdicts} verdicts ({one.stored} are stored), about "
             f"{one.prompt_tokens} prompt tokens and at most {one.completion_tokens} of replies; at most {one.cost:.4g} "
             "at the prices given"
         )
     if len(work) > 1:
-        _say(f"all together: {total.calls} calls, at most {total.cost:.4g}")
+        say(f"all together: {total.calls} calls, at most {total.cost:.4g}")
     if unpriced:
-        _say("no prices were given: --price-in and --price-out, per million tokens, say what it costs")
+        say("no prices were given: --price-in and --price-out, per million tokens, say what it costs")
     from_half = minimum_detectable_difference(prompts, sd=0.5, correlation=0.5)  # sqrt(2 (1 - 1/2)) = 1: one mean alone
-    _say(f"smallest distance from one half that {counted(prompts, 'prompt')} can show (80 % power): {from_half:.3f}")
+    say(f"smallest distance from one half that {counted(prompts, 'prompt')} can show (80 % power): {from_half:.3f}")
     if several:
         between = minimum_detectable_difference(prompts, sd=0.5, correlation=_CORRELATION)
-        _say(f"smallest difference between two policies on the same prompts: {between:.3f}")
+        say(f"smallest difference between two policies on the same prompts: {between:.3f}")
 
 
 _CORRELATION = 0.27
@@ -72,12 +72,12 @@ def print_judged(found: Mapping[str, Any], kin: Sequence[Any] = ()) -> None:
         Console().print(table)
         equal = next(iter(found.values())).matches[name].equal_answers
         if equal:
-            _say(f"{counted(equal, 'comparison')} of two equal answers: ties that nobody was asked about")
+            say(f"{counted(equal, 'comparison')} of two equal answers: ties that nobody was asked about")
         for judge, one in found.items():
             for doubt in one.matches[name].doubts:
-                _say(f"{judge}: {doubt}")
+                say(f"{judge}: {doubt}")
     for note in kin:
-        _say(kin_sentence(note.judge, note.match, note.base, note.more_than_others))
+        say(kin_sentence(note.judge, note.match, note.base, note.more_than_others))
     for judge, one in found.items():
         _print_differences(judge, one)
         if one.ratings is not None:
@@ -108,9 +108,9 @@ def print_grid(record: Judged) -> None:
         _print_chosen(judge)
         for cell in judge.cells:
             for doubt in cell.doubts:
-                _say(f"{judge.name}, {cell.title}: {doubt}")
+                say(f"{judge.name}, {cell.title}: {doubt}")
         for note in judge.kin:
-            _say(kin_sentence(judge.name, note.title, note.base, note.more_than_others))
+            say(kin_sentence(judge.name, note.title, note.base, note.more_than_others))
 
 
 def headline(rate: Estimate | None, lower: Estimate, upper: Estimate) -> str:
@@ -165,7 +165,7 @@ def print_faults(faults: Mapping[str, Mapping[str, int]]) -> None:
             f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:4]
         )
         if said:
-            _say(f"{judge}: calls without a verdict: {said}")
+            say(f"{judge}: calls without a verdict: {said}")
 
 
 def print_benchmark(result: Mapping[str, Any]) -> None:
@@ -204,12 +204,13 @@ def _print_ratings(judge: str, ratings: Any) -> None:
     Console().print(table)
     if ratings.ratings is None:
         groups = "; ".join(", ".join(group) for group in ratings.groups)
-        Console().print(f"no scale: these do not beat each other both ways: {groups}", highlight=False)
+        say(f"no scale: these do not beat each other both ways: {groups}")
     if ratings.triples:
-        Console().print(f"{ratings.cycles} of {ratings.triples} triples are cycles", highlight=False)
+        say(f"{ratings.cycles} of {ratings.triples} triples are cycles")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """One line, whose brackets are no markup."""
     Console().print(text, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -221,9 +222,9 @@ def new_table(title: str, *headings: str) -> Table:
     return table
 
 
-def told(estimate: Estimate | None) -> str:
-    """An estimate as text; empty where there is none."""
-    return "" if estimate is None else str(estimate)
+def told(estimate: Estimate | None) -> Text:
+    """An estimate as text, whose brackets are no markup; empty where there is none."""
+    return Text("" if estimate is None else str(estimate))
 
 
 def _share(estimate: Estimate | None) -> str:
