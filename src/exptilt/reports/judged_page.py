@@ -30,8 +30,7 @@ class JudgedSection:
     details: list[tuple[str, Rows]]
     """Everything a judge's cells hold, by judge."""
     best: list[tuple[str, Rows]]
-    gaps: list[tuple[str, str, Rows]]
-    """Judge, where the gaps were measured, and the rows."""
+    gaps: list[tuple[str, Rows]]
     remarks: list[str]
 
 
@@ -60,7 +59,7 @@ def judged_section(record: Judged) -> JudgedSection:
             (judge.name, [(_label(c), _variable(colours[c.policy]), _detail(c)) for c in judge.cells]) for judge in real
         ],
         best=[(judge.name, _best(judge, colours)) for judge in real if judge.best],
-        gaps=[(judge.name, judge.gaps[0].where, _gaps(judge)) for judge in real if judge.gaps],
+        gaps=[(judge.name, _gaps(judge)) for judge in real if judge.gaps],
         remarks=_remarks(record),
     )
 
@@ -142,13 +141,10 @@ def _best(judge: JudgeColumn, colours: dict[str, str]) -> Rows:
 
 def _gaps(judge: JudgeColumn) -> Rows:
     return [
-        (
-            f"{gap.first} minus {gap.second}{f', {gap.data}' if gap.data else ''}",
-            "",
-            [estimate(gap.value, percent=True)],
-        )
+        (", ".join(part for part in (f"{gap.first} minus {gap.second}", gap.data) if part), "",
+         [estimate(gap.value, percent=True), gap.where])
         for gap in judge.gaps
-    ]
+    ]  # fmt: skip
 
 
 def _remarks(record: Judged) -> list[str]:

@@ -81,6 +81,20 @@ def test_all_cells_of_a_policy_are_one_match_of_one_prompt_each():
     )
 
 
+def test_several_opponents_are_no_temperatures():
+    columns, placed = sweep({"a": {1.0: 0.7}, "b": {1.0: 0.5}}, 4)
+    plain = []
+    for one in placed:
+        for other in ("x", "y"):
+            match = Match(one.place.policy, other, one.match.prompts, one.match.pairs)
+            columns[match.title] = columns[one.match.title]
+            plain.append(PlacedMatch(Place(one.place.policy), match))
+    assert best_temperatures(columns, plain, QUICK) == ()
+    gaps = policy_gaps(columns, plain, QUICK)
+    assert [(gap.first, gap.second, gap.where) for gap in gaps] == [("a", "b", "against x"), ("a", "b", "against y")]
+    assert all(gap.value.n == 64 for gap in gaps)
+
+
 def test_one_temperature_is_compared_on_all_prompts():
     columns, placed = sweep({"a": {1.0: 0.7}, "b": {1.0: 0.5}}, 2)
     (gap,) = policy_gaps(columns, placed, QUICK)

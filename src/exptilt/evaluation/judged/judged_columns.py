@@ -8,11 +8,11 @@ from itertools import combinations
 
 import numpy as np
 
-from exptilt.evaluation.intervals import DEFAULT, Floats, Resampling, paired_difference
+from exptilt.evaluation.intervals import DEFAULT, Resampling, paired_difference
 from exptilt.evaluation.judged.judgements import Judgements
 from exptilt.evaluation.judged.matches import Match, MatchNumbers, numbers_of, prompt_means
 from exptilt.evaluation.judged.self_preference import Kinship
-from exptilt.evaluation.judged.simultaneous import Chosen, best_on_dev_half, optimism_of_the_maximum, simultaneous
+from exptilt.evaluation.judged.simultaneous import best_on_dev_half, optimism_of_the_maximum, simultaneous
 from exptilt.evaluation.judged.win_rate import TOLERATED_UNSCORED
 from exptilt.judges.yardsticks import YARDSTICKS
 from exptilt.preferences import Judge
@@ -120,15 +120,15 @@ def best_temperatures(
 ) -> tuple[BestTemperature, ...]:
     """For each policy, step and data set with several temperatures: the best on one half, measured on the other."""
     found = []
-    for (policy, data, step, final), sweep in _sweeps(placed).items():
+    for sweep in _sweeps(placed):
         names, table = prompt_means(_shown(columns, [one.match.title for one in sweep]))
-        warmth = {one.match.title: one.place.temperature for one in sweep}
-        if len(names) < 2 or len(table) < _FEWEST:
+        warmth = {one.match.title: one.place.temperature for one in sweep if one.place.temperature is not None}
+        if len(names) < 2 or len(table) < _FEWEST or len(warmth) < len(sweep):
             continue
-        chosen = _chosen(table, resampling)
+        chosen, at = best_on_dev_half(table, list(range(len(table))), resampling), sweep[0].place
         found.append(
             BestTemperature(
-                policy=policy, data=data, step=step, final=final, temperature=float(warmth[names[chosen.index]] or 0.0),
+                policy=at.policy, data=at.data, step=at.step, final=at.final, temperature=warmth[names[chosen.index]],
                 win_rate=chosen.rate, on_choosing_half=chosen.on_choosing_half,
                 optimism=optimism_of_the_maximum(table, resampling),
             )
@@ -139,33 +139,49 @@ def best_temperatures(
 def policy_gaps(
     columns: Mapping[str, Judgements], placed: Sequence[PlacedMatch], resampling: Resampling
 ) -> tuple[JudgedGap, ...]:
-    """Paired differences of policies at the end of training on the prompts both have a verdict on.
+    """Paired differences of policies against one opponent at the end of training, on the prompts all have a verdict on.
 
     With several temperatures each policy stands at the one that is best on half of the prompts, and the gap is measured on
     the other half, the same for all.
     """
-    ends = {key: sweep for key, sweep in _sweeps(placed).items() if key[3]}
-    gaps = []
-    for data in dict.fromkeys(key[1] for key in ends):
-        sweeps = {key[0]: sweep for key, sweep in ends.items() if key[1] == data}
-        shown = {name: _shown(columns, [one.match.title for one in sweep]) for name, sweep in sweeps.items()}
-        names, table = prompt_means({title: asked for one in shown.values() for title, asked in one.items()})
-        dev, test = _halves(len(table), resampling)
-        several = any(len(sweep) > 1 for sweep in shown.values())
-        if several and len(table) < _FEWEST:
-            continue
-        at = {
-            name: max((names.index(title) for title in one), key=lambda k: float(table[dev, k].mean())) if several
-            else names.index(next(iter(one)))
-            for name, one in shown.items() if one
-        }  # fmt: skip
-        rows = test if several else np.arange(len(table))
-        for one, other in combinations(at, 2):
-            if len(rows) > 1:
-                gap = paired_difference(table[rows, at[one]], table[rows, at[other]], rows, resampling, most=1.0)
-                where = "each at its best temperature of one half, on the other half" if several else ""
-                gaps.append(JudgedGap(first=one, second=other, data=data, where=where, value=gap))
-    return tuple(gaps)
+    ends = [sweep for sweep in _sweeps(placed) if sweep[0].place.final]
+    fields: dict[tuple[str, str], list[list[PlacedMatch]]] = {}
+    for sweep in ends:
+        fields.setdefault((sweep[0].place.data, sweep[0].match.other), []).append(sweep)
+    opponents = {other for _, other in fields}
+    return tuple(
+        gap.updated(
+            where=", ".join(part for part in (f"against {other}" if len(opponents) > 1 else "", gap.where) if part)
+        )
+        for (data, other), sweeps in fields.items()
+        for gap in _gaps_of(columns, sweeps, data, resampling)
+    )
+
+
+def _gaps_of(
+    columns: Mapping[str, Judgements], sweeps: Sequence[Sequence[PlacedMatch]], data: str, resampling: Resampling
+) -> list[JudgedGap]:
+    """The gaps of policies that met one opponent on one data set."""
+    shown = {sweep[0].place.policy: _shown(columns, [one.match.title for one in sweep]) for sweep in sweeps}
+    shown = {policy: by_title for policy, by_title in shown.items() if by_title}
+    names, table = prompt_means({title: asked for one in shown.values() for title, asked in one.items()})
+    several = any(len(one) > 1 for one in shown.values())
+    if len(table) < (_FEWEST if several else 2):
+        return []
+    order = np.random.default_rng(resampling.seed).permutation(len(table))  # as `best_on_dev_half` halves them
+    dev, rows = (order[: len(order) // 2], order[len(order) // 2 :]) if several else (order, np.arange(len(table)))
+    where = "each at its best temperature of one half, on the other half" if several else ""
+    at = {
+        policy: max((names.index(title) for title in by_title), key=lambda k: float(table[dev, k].mean()))
+        for policy, by_title in shown.items()
+    }
+    return [
+        JudgedGap(
+            first=one, second=other, data=data, where=where,
+            value=paired_difference(table[rows, at[one]], table[rows, at[other]], rows, resampling, most=1.0),
+        )
+        for one, other in combinations(at, 2)
+    ]  # fmt: skip
 
 
 def _shown(columns: Mapping[str, Judgements], titles: Sequence[str]) -> dict[str, Judgements]:
@@ -173,22 +189,13 @@ def _shown(columns: Mapping[str, Judgements], titles: Sequence[str]) -> dict[str
     return {title: columns[title] for title in titles if columns[title].share_unscored <= TOLERATED_UNSCORED}
 
 
-def _sweeps(placed: Sequence[PlacedMatch]) -> dict[tuple[str, str, int | None, bool], list[PlacedMatch]]:
-    """Matches that differ in their temperature alone, by policy, data set, step and whether that is the end."""
-    sweeps: dict[tuple[str, str, int | None, bool], list[PlacedMatch]] = {}
+def _sweeps(placed: Sequence[PlacedMatch]) -> list[list[PlacedMatch]]:
+    """Matches that differ in their temperature alone."""
+    sweeps: dict[tuple[str, str, str, int | None, bool], list[PlacedMatch]] = {}
     for one in placed:
         at = one.place
-        sweeps.setdefault((at.policy, at.data, at.step, at.final), []).append(one)
-    return sweeps
-
-
-def _chosen(table: Floats, resampling: Resampling) -> Chosen:
-    return best_on_dev_half(table, list(range(len(table))), resampling)
-
-
-def _halves(count: int, resampling: Resampling) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], ...]:
-    order = np.random.default_rng(resampling.seed).permutation(count)
-    return order[: count // 2], order[count // 2 :]
+        sweeps.setdefault((at.policy, one.match.other, at.data, at.step, at.final), []).append(one)
+    return list(sweeps.values())
 
 
 def _cell(one: PlacedMatch, numbers: MatchNumbers, together: Estimate | None) -> JudgedCell:

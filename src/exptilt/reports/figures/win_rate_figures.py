@@ -194,7 +194,8 @@ def _paint_kl(axes: Axes, *, points: Sequence[JudgedCell], colours: dict[str, st
                 [_kl(cell)], [_rate(cell)], marker="o", color=colour, markersize=size, markeredgecolor=SURFACE, zorder=5
             )
     axes.set(xlabel="KL(policy ‖ reference), nats per reply", ylabel="win rate")
-    axes.set_xlim(0.0, 1.2 * max(_kl(cell) for cell in points) or 1.0)  # room for names
+    ends = [cell.kl.high or _kl(cell) for cell in points if cell.kl is not None]
+    axes.set_xlim(0.0, 1.12 * max(ends) or 1.0)  # room for names
     axes.margins(y=0.12)
     canvas = axes.get_figure(root=True)
     if canvas is not None:

@@ -150,11 +150,9 @@ def _print_chosen(judge: JudgeColumn) -> None:
             )
         Console().print(table)
     if judge.gaps:
-        where = judge.gaps[0].where
-        title = f"{judge.name}: paired differences on the same prompts{f', {where}' if where else ''}"
-        table = new_table(title, "data", "difference", "value")
+        table = new_table(f"{judge.name}: paired differences on the same prompts", "data", "difference", "value", "")
         for gap in judge.gaps:
-            table.add_row(Text(gap.data), Text(f"{gap.first} minus {gap.second}"), told(gap.value))
+            table.add_row(Text(gap.data), Text(f"{gap.first} minus {gap.second}"), told(gap.value), Text(gap.where))
         Console().print(table)
 
 
