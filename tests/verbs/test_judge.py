@@ -333,3 +333,12 @@ def test_people_asked_two_questions_are_not_mixed(tmp_path):
         agree([str(tmp_path / "v.db")], question="best", resampling=QUICK)
     found = agree([str(tmp_path / "v.db")], question="short", resampling=QUICK)
     assert found["raters"]["longest"]["pair"].agreement.value == 1
+
+
+def test_a_reward_of_ones_own_judges(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def brevity(answers):\n    return [-len(answer.text) for answer in answers]\n")
+    monkeypatch.chdir(tmp_path)
+    a = write(tmp_path / "a.jsonl", [{"prompt": f"p{k}", "completion": "x" * (k + 2)} for k in range(5)])
+    b = write(tmp_path / "b.jsonl", [{"prompt": f"p{k}", "completion": "x"} for k in range(5)])
+    found = judge([a], b, asking(["reward:mine:brevity"], tmp_path))
+    assert found["brevity"].matches["a against b"].rates.swap_average.value == 0

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exptilt.preferences import Answer, Reward
-from exptilt.rewards.imported_reward import imported_reward
 from exptilt.rewards.reward_from_choice import build_reward
 from exptilt.rewards.scored_answers import rewards_of
 from exptilt.settings.load import load
-from exptilt.settings.reward_settings import RewardFile
+from exptilt.settings.reward_settings import OwnReward, RewardFile
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ def reward_by_name(which: str) -> Reward:
 
     Example:
         >>> reward_by_name("exptilt.rewards.length_reward:Length").name
-        'length'
+        'Length'
     """
     if Path(which).suffix in (".yaml", ".yml"):
         return CheckedReward(build_reward(load(RewardFile, which).reward))
-    return CheckedReward(imported_reward(which))
+    return CheckedReward(build_reward(OwnReward.read({"import": which})))
