@@ -27,6 +27,11 @@ def test_it_loads_and_says_how_to_run_it(path):
 
         assert load(GridRecipe, path).methods
         assert f"exptilt frontier recipes/{path.name}" in text
+    elif "policies" in yaml.safe_load(text):
+        from exptilt.studies.judged_grid_settings import JudgedGrid
+
+        assert len(load(JudgedGrid, path).policies) == 4
+        assert f"exptilt judge recipes/{path.name}" in text
     else:
         assert load(Recipe, path).output.startswith("runs/")
         assert f"exptilt train recipes/{path.name}" in text

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from exptilt import __version__
+from exptilt import cli_options as asked
 from exptilt.errors import ConfigError, ExptiltError, Stopped
 from exptilt.processes.allocator import set_torch_defaults
 from exptilt.usage import is_usage_error, read_as_meant, usage_line
@@ -332,77 +333,52 @@ def frontier(
 
 @app.command()
 def judge(
-    policies: Annotated[list[str] | None, typer.Argument(help="Files of answers, or run folders.")] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(help="A file, a run folder, `reference` or `chosen`; without it all pairs are compared."),
-    ] = None,
-    by: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="JUDGE",
-            help="server:MODEL[@URL], local:FOLDER, reward:FILE.yaml, reward:MODULE:NAME, votes[:RATER]; repeatable.",
-        ),
-    ] = None,
-    benchmark: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Measure the judges on labelled pairs.")
-    ] = None,
-    store: Annotated[str, typer.Option(help="The store of votes: a file or a postgresql:// URL.")] = "votes.db",
-    template: Annotated[
-        str, typer.Option(help="better, summary, concise-summary, dialogue, rubric, or a Jinja2 file.")
-    ] = "better",
-    question: Annotated[list[str] | None, typer.Option(help="What is asked; repeatable.")] = None,
-    base_url: Annotated[str, typer.Option(help="Of the server.")] = "https://api.openai.com/v1",
-    temperature: Annotated[float, typer.Option(help="Of the judge.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of a judge's reply.")] = 512,
-    replicates: Annotated[int, typer.Option(min=1, help="Times each order is asked.")] = 1,
-    ties: Annotated[bool, typer.Option("--ties/--no-ties", help="Whether a judge may call a tie.")] = True,
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls in flight.")] = 32,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Calls a second at most.")] = None,
-    budget: Annotated[
-        float | None, typer.Option(min=0, help="Money that may be spent, in the prices' currency.")
-    ] = None,
-    price_in: Annotated[float, typer.Option(min=0, help="Of a million prompt tokens.")] = 0.0,
-    price_out: Annotated[float, typer.Option(min=0, help="Of a million reply tokens.")] = 0.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would do and cost, and end there.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Send texts to a host that is not this machine.")] = False,
-    common: Annotated[bool, typer.Option("--common", help="Compare on the prompts both sides have.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of labels, and of the coin.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="Write the numbers to a JSON file.")] = None,
+    policies: asked.Policies = None,
+    against: asked.Against = None,
+    by: asked.By = None,
+    benchmark: asked.Benchmark = None,
+    store: asked.Store = "votes.db",
+    template: asked.Template = "better",
+    question: asked.Question = None,
+    base_url: asked.BaseUrl = "https://api.openai.com/v1",
+    temperature: asked.Temperature = 0.0,
+    max_tokens: asked.MaxTokens = 512,
+    replicates: asked.Replicates = 1,
+    ties: asked.Ties = True,
+    concurrency: asked.Concurrency = 32,
+    rate: asked.Rate = None,
+    budget: asked.Budget = None,
+    price_in: asked.PriceIn = 0.0,
+    price_out: asked.PriceOut = 0.0,
+    dry_run: asked.DryRun = False,
+    yes: asked.Yes = False,
+    common: asked.Common = False,
+    seed: asked.Seed = 0,
+    output: asked.Output = None,
+    html: asked.Html = None,
 ) -> None:
     """Ask judges which answers are better: win rates with intervals, or a judge's accuracy on a benchmark."""
     from exptilt.judges.named_judges import JudgeOptions
     from exptilt.judges.server_request import Sampled
     from exptilt.judges.spending import Prices
     from exptilt.servers.endpoint import Endpoint
-    from exptilt.verbs.judge import judge as judge_policies
-    from exptilt.verbs.judge import judge_benchmark
+    from exptilt.verbs.judge import Asking, judge_as_told
 
     if budget is not None and price_in == price_out == 0:
         raise ConfigError("--budget needs the prices: --price-in and --price-out, per million tokens")
+    endpoint = Endpoint(base_url=base_url, concurrency=concurrency, rate=rate)
     options = JudgeOptions(
-        template=template,
-        questions=question or (),
-        endpoint=Endpoint(base_url=base_url, concurrency=concurrency, rate=rate),
-        sampled=Sampled(temperature, max_tokens, seed),
-        prices=Prices(prompt=price_in, completion=price_out),
-        budget=budget,
-        replicates=replicates,
-        ties=ties,
-        seed=seed,
-    )
+        template=template, questions=question or (), endpoint=endpoint, budget=budget, replicates=replicates, ties=ties,
+        sampled=Sampled(temperature, max_tokens, seed), prices=Prices(prompt=price_in, completion=price_out), seed=seed,
+    )  # fmt: skip
 
     def confirm(text: str) -> bool:
         return yes or (sys.stdin.isatty() and typer.confirm(text))
 
-    if benchmark is not None:
-        judge_benchmark(benchmark, by or (), store, options, dry_run=dry_run, confirm=confirm, output=output)
-    elif policies:
-        judge_policies(
-            policies, against, by or (), store, options, dry_run=dry_run, common=common, confirm=confirm, output=output
-        )
-    else:
-        raise ConfigError("name the answers to judge, or --benchmark FILE")
+    asking = Asking(judges=by or (), store=store, options=options, dry_run=dry_run, confirm=confirm)
+    judge_as_told(
+        policies or (), against, benchmark, asking, common=common, output=output, html=html, command=_this_command()
+    )
 
 
 @app.command()
@@ -411,35 +387,25 @@ def agree(
     epsilon: Annotated[
         float, typer.Option(min=0, max=0.999, help="Of the Alt-Test: what a person's time is worth.")
     ] = 0.1,
-    policy: Annotated[str | None, typer.Option(help="Whose win rate people and judges are combined for.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Whose win rate people and judges are combined for; by default every known one.")
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="Which question, where people were asked several.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the numbers to a JSON file.")] = None,
 ) -> None:
     """Show how well judges agree with people, beside chance, and what their labels are worth."""
     from exptilt.verbs.agree import agree as agree_stores
 
-    agree_stores(stores, epsilon=epsilon, policy=policy, output=output)
+    agree_stores(stores, epsilon=epsilon, policy=policy, question=question, output=output)
 
 
 @app.command()
 def votes(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[FILES]",
-            help="AlpacaEval's annotations.json, Chatbot Arena's rows, folders of MT-Bench and Arena-Hard.",
-        ),
-    ] = None,
-    store: Annotated[str, typer.Option(help="The store of votes: a file or a postgresql:// URL.")] = "votes.db",
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--as", metavar="FORM", help="Write alpaca_eval, chatbot_arena, mt_bench, arena_hard or model_outputs."
-        ),
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="The file or folder to write.")] = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="Of arena_hard; by default the policy compared most often.")
-    ] = None,
+    files: asked.VoteFiles = None,
+    store: asked.Store = "votes.db",
+    form: asked.Form = None,
+    output: asked.VotesOutput = None,
+    baseline: asked.Baseline = None,
 ) -> None:
     """Look into a store of votes, fill it from other tools' files, or write it in their forms."""
     from exptilt.verbs.votes import votes as run

@@ -71,6 +71,7 @@ class Comparison:
 
     prompt: Text
     answers: tuple[str, ...]
+    _id: str | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.answers) < 2:
@@ -79,8 +80,12 @@ class Comparison:
     @property
     def id(self) -> str:
         """SHA-256 of the prompt and the unordered answers, so that both orders are one comparison."""
-        content = json.dumps([_plain_text(self.prompt), sorted(self.answers)], ensure_ascii=False, sort_keys=True)
-        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+        if self._id is None:  # asked for many times
+            content = json.dumps([_plain_text(self.prompt), sorted(self.answers)], ensure_ascii=False, sort_keys=True)
+            digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+            object.__setattr__(self, "_id", digest)
+            return digest
+        return self._id
 
 
 def _plain_text(text: Text) -> Any:

@@ -47,3 +47,12 @@ def test_probabilities_are_the_models_own(folder):
         assert verdict.probability == pytest.approx(expected, abs=1e-5)
         assert verdict.outcome == ("first" if expected > 0.5 else "second")
     assert len({round(v.probability, 6) for v in verdicts}) == 4
+
+
+def test_a_question_that_does_not_fit_is_unscored_and_the_others_are_as_before(folder):
+    asks = LocalJudge(str(folder), judge_template("better"))
+    short, long = Comparison("one two", ("three", "four")), Comparison("one two", ("three " * 1200, "four"))
+    alone = list(asks([short]))
+    both = list(asks([short, long]))
+    assert both[:2] == alone
+    assert [verdict.outcome for verdict in both[2:]] == ["unscored", "unscored"]

@@ -376,18 +376,34 @@ def shares(
     return found
 
 
+def expanded_tail(level: float, num_prompts: int) -> float:
+    """Share of resamples to leave out on each side of a percentile interval, so that few prompts do not make it too narrow.
+
+        Phi(-sqrt(n / (n - 1)) t_{(1+level)/2, n-1})
+
+    Source: Hesterberg (2015), What Teachers Should Know About the Bootstrap, section 5.3.
+
+    Example:
+        >>> round(expanded_tail(0.95, 10), 4), round(expanded_tail(0.95, 10_000), 4)
+        (0.0086, 0.025)
+    """
+    n = max(num_prompts, 2)
+    return float(norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf((1 + level) / 2, n - 1)))
+
+
 def divide(above: Floats, below: Floats) -> Floats:
     """Above / below, NaN where below is 0."""
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
 
 
-def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
+def wilson(successes: float, n: float, level: float = 0.95, quantile: float | None = None) -> Estimate:
     """Wilson's interval of a proportion of n independent units; does not collapse at 0 or 1.
 
     Args:
         successes: how many, in [0, n]; ties may count one half.
-        n: >= 1.
+        n: >= 1; an effective number need not be whole.
         level: in (0, 1).
+        quantile: instead of the normal one.
 
     Example:
         >>> print(wilson(10, 10))
@@ -395,8 +411,9 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"successes must be in [0, n] and n >= 1, got {successes} of {n}")
-    low, high = _wilson_ends(successes / n, n, float(norm.ppf((1 + level) / 2)))
-    return Estimate(value=successes / n, low=low, high=high, level=level, n=n)
+    z = float(norm.ppf((1 + level) / 2)) if quantile is None else quantile
+    low, high = _wilson_ends(successes / n, n, z)
+    return Estimate(value=successes / n, low=low, high=high, level=level, n=int(n))
 
 
 def _wilson_ends(value: float, n: float, z: float) -> tuple[float, float]:

@@ -98,6 +98,11 @@ class JudgeTemplate:
     def _variables(self) -> set[str]:
         return meta.find_undeclared_variables(_ENVIRONMENT.parse(self.source))
 
+    @cached_property
+    def _compiled(self) -> jinja2.Template:
+        """Compiled once: that takes longer than filling it in."""
+        return _ENVIRONMENT.from_string(self.source)
+
     def pair(self, prompt: Text, first: str, second: str, labels: tuple[str, str], *, tie: bool) -> str:
         """The text that asks about two answers."""
         return self._render(
@@ -130,7 +135,7 @@ class JudgeTemplate:
 
     def _render(self, **values: Any) -> str:
         try:
-            return _ENVIRONMENT.from_string(self.source).render(question=self.question, **values)
+            return self._compiled.render(question=self.question, **values)
         except Exception as error:  # a sandbox refuses, a filter fails: whatever a user's template does
             raise ConfigError(f"{self.name}: the template cannot be filled in: {error}") from error
 

@@ -7,6 +7,7 @@ No text is generated. The question ends with the assistant's turn begun, and the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
@@ -34,29 +35,33 @@ class LocalJudge:
     def __init__(self, path: str, template: JudgeTemplate, *, seed: int = 0) -> None:
         if template.is_rubric:
             raise ConfigError(f"{template.name}: a local judge compares; a rubric needs a server")
-        self._path, self._template, self._seed = path, template, seed
+        self.path, self.template, self._seed = path, template, seed
 
     @property
     def name(self) -> str:
         """The folder's or the hub id's last part."""
-        return self._path.rstrip("/").rsplit("/", 1)[-1]
+        return self.path.rstrip("/").rsplit("/", 1)[-1]
 
     @cached_property
     def identity(self) -> str:
         """The weights, and the template."""
         from exptilt.policies.fingerprint import fingerprint
 
-        return f"local {fingerprint(self._loaded[0])} template {self._template.digest[:16]} seed {self._seed}"
+        return f"local {fingerprint(self._loaded[0])} template {self.template.digest[:16]} seed {self._seed}"
 
     def __call__(self, comparisons: Iterable[Comparison]) -> Iterator[Verdict]:
-        """Verdicts in both orders, with probabilities."""
+        """Verdicts in both orders, with probabilities; a question longer than the model's context is unscored."""
         waiting = [(c, asked(c, order, 0, self._seed)) for c in comparisons for order in BOTH_ORDERS]
         for start in range(0, len(waiting), _AT_ONCE):
             block = waiting[start : start + _AT_ONCE]
             for (comparison, one), chance in zip(block, self._chances([one for _, one in block]), strict=True):
+                shown = in_callers_order(comparison, one.order)
+                if chance is None:
+                    yield Verdict(comparison=comparison.id, order=shown, outcome="unscored")
+                    continue
                 yield Verdict(
                     comparison=comparison.id,
-                    order=in_callers_order(comparison, one.order),
+                    order=shown,
                     outcome="first" if chance > 0.5 else "second" if chance < 0.5 else "tie",
                     probability=chance,
                 )
@@ -67,20 +72,28 @@ class LocalJudge:
         from exptilt.policies.models import load_model, load_tokenizer
         from exptilt.settings.model_settings import ModelConfig
 
-        settings = ModelConfig(path=self._path)
+        settings = ModelConfig(path=self.path)
         tokenizer = load_tokenizer(settings)
         return model_on_device(load_model(settings, tokenizer)).eval(), tokenizer
 
-    def _chances(self, block: list[AskedPair]) -> list[float]:
+    def _chances(self, block: list[AskedPair]) -> list[float | None]:
+        """Of each question; None where it does not fit."""
+        from exptilt.policies.engine.forward import context_length
         from exptilt.policies.scoring import score_all
 
         model, tokenizer = self._loaded
-        scored = score_all(model, [self._group(one, tokenizer) for one in block])
-        first, second = np.array([one.sum().double().numpy() for one in scored]).T
-        return [float(chance) for chance in 1 / (1 + np.exp(second - first))]
+        context = context_length(model) or math.inf
+        groups = [self._group(one, tokenizer) for one in block]
+        fits = [len(group.prompt) + max(len(one.ids) for one in group.completions) <= context for group in groups]
+        scored = iter(score_all(model, [group for group, fit in zip(groups, fits, strict=True) if fit]))
+        chances: list[float | None] = []
+        for fit in fits:
+            first, second = next(scored).sum().double().tolist() if fit else (0.0, 0.0)
+            chances.append(1 / (1 + math.exp(min(second - first, 700.0))) if fit else None)
+        return chances
 
     def _group(self, one: AskedPair, tokenizer: Any) -> Group:
-        text = self._template.pair(one.comparison.prompt, one.first, one.second, one.labels, tie=False)
+        text = self.template.pair(one.comparison.prompt, one.first, one.second, one.labels, tie=False)
         if getattr(tokenizer, "chat_template", None):
             turns = [{"role": "user", "content": text}]
             text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from exptilt.judges.slots import BOTH_ORDERS, asked, in_callers_order
 from exptilt.preferences import Comparison, Outcome, Verdict
 
+YARDSTICKS = ("longest", "coin", "oracle")
+"""Names of the judges that every real one is compared with."""
+
 
 @dataclass(frozen=True)
 class Longest:

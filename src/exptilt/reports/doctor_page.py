@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exptilt.reports.page import environment, require_reports, write_files
+from exptilt.reports.page_files import environment, require_reports, write_files
 from exptilt.reports.tables.data_facts import facts, named
 from exptilt.run_folder.data_record import DataReport, Finding
 

@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from exptilt.disk import refusals, write_whole
-from exptilt.errors import CheckpointError, DiskError
 from exptilt.reports.displacement_section import DISPLACEMENT, is_this_normal
 from exptilt.reports.figures.curves import HEALTH, LEARNING, LEARNING_OF_SCORES, LIKELIHOOD, curve
 from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, frontier_figure
 from exptilt.reports.figures.held_out_figures import calibration, margin_histogram, score_histogram
 from exptilt.reports.figures.proxy_figure import proxy_figure, proxy_rows
 from exptilt.reports.figures.svg import SERIES, Figure
-from exptilt.reports.numbers import duration, estimate, factor, number, plain, prose, stacked, visible
+from exptilt.reports.judged_page import judged_section, write_judged_page
+from exptilt.reports.page_files import environment, require_reports, write_files
 from exptilt.reports.report_inputs import Inputs, read_inputs
 from exptilt.reports.tables import page_sections
 from exptilt.reports.tables.data_facts import data_groups
@@ -42,9 +37,6 @@ from exptilt.run_folder.report_record import (
 from exptilt.run_folder.run_contents import RunContents
 from exptilt.run_folder.run_record import RunRecord
 
-_TITLE = re.compile(r": exptilt (data )?report</title>")
-"""The title that identifies a page written by exptilt."""
-
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """Read run folders and write report.html, with report.json beside it.
@@ -62,6 +54,8 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """
     inputs = read_inputs([Path(run) for run in runs])
     page = _target([Path(run) for run in runs], out)
+    if inputs.judged is not None and not inputs.runs:
+        return write_judged_page(inputs.judged, page, "--output")  # its numbers are in judged.json
     require_reports((page, page.with_suffix(".json")), "--output")
     conclusion = conclusion_of(inputs)
     html, content = render(inputs, conclusion), everything(inputs, conclusion).as_dict()
@@ -73,88 +67,6 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 def render(inputs: Inputs, conclusion: Conclusion) -> str:
     """Render the page as text; equal inputs give equal bytes."""
     return environment().get_template("template.html").render(context(inputs, conclusion))
-
-
-def environment() -> Environment:
-    """Jinja environment of this folder's templates: inserted values are escaped, and control characters spelled out."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: (
-            value if isinstance(value, Markup) or not isinstance(value, str) else visible(value, 100_000)
-        ),
-    )
-    templates.filters |= {
-        "number": number,
-        "estimate": estimate,
-        "plain": plain,
-        "duration": duration,
-        "prose": prose,
-        "visible": visible,
-        "factor": factor,
-        "stacked": stacked,
-    }
-    return templates
-
-
-def write_files(files: Mapping[Path, str], option: str) -> None:
-    """Write each file whole, after `require_reports` has accepted them.
-
-    Args:
-        files: texts by path.
-        option: option of the command line that names another path.
-
-    Raises:
-        CheckpointError: a file cannot be written.
-    """
-    for path, text in files.items():
-        try:
-            with refusals(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, text)
-        except DiskError as error:
-            raise CheckpointError(f"{error}; name another place for the report with {option}") from None
-
-
-def require_reports(paths: Iterable[Path], option: str) -> None:
-    """Refuse to write a report over a file that is no report.
-
-    Args:
-        paths: absent, empty, or pages and numbers that exptilt has written.
-        option: option of the command line that names another path.
-
-    Raises:
-        CheckpointError: a file is in the way; the message names it.
-    """
-    for path in paths:
-        if path.is_dir():
-            raise CheckpointError(f"{path}: the report cannot be written: this is a folder; name a file with {option}")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            continue
-        except NotADirectoryError:
-            raise CheckpointError(
-                f"{path}: the report cannot be written: a file is in its way; name another place with {option}"
-            ) from None
-        except (OSError, UnicodeDecodeError):
-            text = "unreadable"
-        if text and not _is_report(text):
-            raise CheckpointError(
-                f"{path}: is no report of exptilt and would be replaced; name another place with {option}"
-            )
-
-
-def _is_report(text: str) -> bool:
-    if text.startswith("{"):
-        try:
-            return bool(json.loads(text).keys() >= {"title", "runs", "missing", "paired"})
-        except ValueError:
-            return False
-    return _TITLE.search(text, 0, 100_000) is not None
 
 
 def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
@@ -186,6 +98,7 @@ def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
         "colours": {run.name: _variable(token) for run, token in zip(inputs.runs, colours, strict=True)},
         "num_drawn": len(drawn),
         "figures": figures,
+        "judged": judged_section(inputs.judged) if inputs.judged else None,
         "frontier": inputs.frontier,
         "frontier_rows": page_sections.frontier_rows(inputs.frontier),
         "spread_rows": page_sections.spread_rows(inputs.frontier),
@@ -231,6 +144,7 @@ def everything(inputs: Inputs, conclusion: Conclusion) -> ReportRecord:
         verdict=_conclusion(conclusion),
         runs=tuple(_numbers(run, inputs) for run in inputs.runs),
         frontier=inputs.frontier.known() if inputs.frontier else None,
+        judged=inputs.judged.known() if inputs.judged else None,
         paired=tuple(
             ReportedDifference(
                 **vars(row)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exptilt.errors import CheckpointError
-from exptilt.run_folder.file_names import CONFIG, FRONTIER, SAMPLES, STUDY_RUNS
+from exptilt.run_folder.file_names import CONFIG, FRONTIER, JUDGED, SAMPLES, STUDY_RUNS
 from exptilt.run_folder.frontier_record import Frontier
+from exptilt.run_folder.judged_record import Judged
 from exptilt.run_folder.record_reader import RecordReader
 from exptilt.run_folder.run_contents import RunContents, read_run
 from exptilt.run_folder.samples_record import SideBySide
@@ -20,6 +21,8 @@ class Inputs:
 
     runs: tuple[RunContents, ...]
     frontier: Frontier | None = None
+    judged: Judged | None = None
+    """Win rates by judges."""
     samples: tuple[tuple[str, tuple[SideBySide, ...]], ...] = ()
     """Side-by-sides by the name of what they come from."""
     notices: tuple[str, ...] = ()
@@ -27,7 +30,7 @@ class Inputs:
 
 
 def read_inputs(folders: Sequence[Path]) -> Inputs:
-    """Read run folders and frontier folders (frontier.json plus `runs/*/`) into the inputs of one report.
+    """Read run folders, frontier folders (frontier.json plus `runs/*/`) and judged.json into the inputs of one report.
 
     Raises:
         CheckpointError: if a folder is neither, a file is broken, or two frontiers would share one figure.
@@ -40,9 +43,13 @@ def read_inputs(folders: Sequence[Path]) -> Inputs:
         raise CheckpointError(
             "two of the folders hold a frontier.json; their rewards may differ, so make one report for each"
         )
+    judged = [part.judged for part in parts if part.judged is not None]
+    if len(judged) > 1:
+        raise CheckpointError("two of the folders hold a judged.json; make one report for each")
     return Inputs(
         runs=_distinct(tuple(run for part in parts for run in part.runs)),
         frontier=frontiers[0] if frontiers else None,
+        judged=judged[0] if judged else None,
         samples=tuple(pair for part in parts for pair in part.samples),
         notices=tuple(notice for part in parts for notice in part.notices),
         title=", ".join(part.title for part in parts),
@@ -50,6 +57,10 @@ def read_inputs(folders: Sequence[Path]) -> Inputs:
 
 
 def _read_folder(folder: Path) -> Inputs:
+    if (folder / JUDGED).is_file() and not (folder / CONFIG).is_file():
+        reader = RecordReader(folder)
+        judged = reader.record(Judged, JUDGED)
+        return Inputs(runs=(), judged=judged, notices=reader.all_notices(), title=folder.resolve().name)
     if (folder / FRONTIER).is_file() and not (folder / CONFIG).is_file():
         reader = RecordReader(folder)
         frontier = reader.record(Frontier, FRONTIER)

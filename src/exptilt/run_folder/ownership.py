@@ -1,6 +1,6 @@
 """Which folders may be written into: those that are new, empty or exptilt's own, and lie apart from everything precious.
 
-A folder of ours holds `.exptilt-owner.json`, which says what the folder is: a run, a study, an evaluation, a demo, samples.
+A folder of ours holds `.exptilt-owner.json`, which says what the folder is: a run, a study, an evaluation, a demo, samples, win rates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from exptilt.disk import reason, write_whole
 from exptilt.errors import CheckpointError
 
-Kind = Literal["run", "study", "evaluation", "demo", "samples"]
+Kind = Literal["run", "study", "evaluation", "demo", "samples", "judged"]
 
 _CALLED: dict[Kind, str] = {
     "run": "a run",
@@ -24,6 +24,7 @@ _CALLED: dict[Kind, str] = {
     "evaluation": "an evaluation",
     "demo": "a demo",
     "samples": "samples",
+    "judged": "win rates",
 }
 
 OWNER_FILE = ".exptilt-owner.json"

@@ -71,6 +71,8 @@ class ReportRecord(FileRecord):
     """What the page concludes of all runs; the key is as old as the file."""
     runs: tuple[ReportedRun, ...] = ()
     frontier: dict[str, Any] | None = None
+    judged: dict[str, Any] | None = None
+    """Win rates by judges."""
     """`Frontier`."""
     paired: tuple[ReportedDifference, ...] = ()
     cautions: tuple[RemarkRecord, ...] = ()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from exptilt.data.conversions import record_to_prompt
 from exptilt.data.records import Prompt, Record, TemplateArgs, Text, words_of
-from exptilt.data.splits import read_splits
+from exptilt.data.splits import Split, read_splits
 from exptilt.data.stage_account import Decisions
 from exptilt.errors import DataError
 from exptilt.sampling.sample_rows import prompt_id
@@ -43,6 +43,15 @@ def prompts_of(data: DataConfig) -> AskedPrompts:
     Raises:
         DataError: rows cannot be read and `data.on_invalid` does not say to drop them, or no row has a prompt.
     """
+    return distinct_prompts(readable_rows(data), data.train)
+
+
+def readable_rows(data: DataConfig) -> Split:
+    """The rows of `data.train`.
+
+    Raises:
+        DataError: rows cannot be read and `data.on_invalid` does not say to drop them.
+    """
     decisions = Decisions(data.decisions)
     train, _ = read_splits(data, decisions)
     refusing = [finding for finding in train.account.findings(decisions) if finding.severity == "error"]
@@ -51,10 +60,23 @@ def prompts_of(data: DataConfig) -> AskedPrompts:
         raise DataError(
             f"{data.train}: {counted(worst.count or 0, 'row')} cannot be read: {worst.message}; {worst.fix}"
         )
-    left_out = Counter(dict(train.account.left_out))
-    distinct = _distinct(train.records, left_out)
+    return train
+
+
+def distinct_prompts(rows: Split, source: str) -> AskedPrompts:
+    """As `prompts_of`, of rows that are read already.
+
+    Args:
+        rows: the rows.
+        source: their name, for the message.
+
+    Raises:
+        DataError: no row has a prompt.
+    """
+    left_out = Counter(dict(rows.account.left_out))
+    distinct = _distinct(rows.records, left_out)
     if not distinct:
-        raise DataError(f"{data.train}: no row has a prompt to sample from")
+        raise DataError(f"{source}: no row has a prompt to sample from")
     return AskedPrompts(distinct, left_out)
 
 

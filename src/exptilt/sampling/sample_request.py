@@ -5,9 +5,10 @@ from __future__ import annotations
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.servers.endpoint import Endpoint
 from exptilt.settings.data_settings import DataConfig
-from exptilt.settings.declaration import config
+from exptilt.settings.declaration import as_dict, config
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.ranges import Positive
+from exptilt.settings.yaml_source import to_yaml
 
 
 @config
@@ -86,3 +87,19 @@ class SampleRequest:
             if bent or self.law.eos_ids is not None:
                 name = sorted(bent | ({"eos_ids"} if self.law.eos_ids is not None else set()))[0]
                 raise ValueError(f"law.{name} is not part of the protocol that servers share; leave it out")
+
+    def identified(self, identity: str) -> str:
+        """Everything that decides what is drawn of one prompt, as YAML: more prompts, more samples or other batches are
+        the same request.
+
+        Args:
+            identity: of the weights or the server.
+        """  # noqa: D205
+        stated = as_dict(self)
+        free = ("output", "num_samples", "batch_size")
+        kept = {name: value for name, value in stated.items() if name not in free and value is not None}
+        rendering = ("template", "chat_template", "template_args", "fold_system")
+        kept["data"] = {name: stated["data"][name] for name in rendering if stated["data"].get(name)}
+        if self.server is not None:
+            kept["server"] = {"url": self.server.url, "model": self.server.model}
+        return to_yaml({"identity": identity, **kept})

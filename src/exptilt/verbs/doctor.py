@@ -53,7 +53,7 @@ def doctor(
         0, or 1 if a run would refuse this data.
     """
     if html is not None:  # before the work, not after it
-        from exptilt.reports.page import require_reports
+        from exptilt.reports.page_files import require_reports
 
         require_reports([html], "--html")
     subject = _subject(source, overrides, model)

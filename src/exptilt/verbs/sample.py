@@ -17,10 +17,8 @@ from exptilt.run_folder.lock import claimed
 from exptilt.sampling.prompts_to_sample import AskedPrompt, prompts_of
 from exptilt.sampling.sample_request import SampleRequest
 from exptilt.sampling.sample_rows import SampleFolder, SampleRow
-from exptilt.settings.declaration import as_dict
 from exptilt.settings.evaluated_recipe import is_run
 from exptilt.settings.load import load
-from exptilt.settings.yaml_source import to_yaml
 from exptilt.wording import counted
 
 
@@ -70,7 +68,7 @@ def sample(request: SampleRequest) -> Path:
 
 def _sampled(request: SampleRequest, asked: Sequence[AskedPrompt], folder: Path, console: Console) -> Path:
     with _source(request, asked) as (identity, rows):
-        kept = SampleFolder(folder, _identified(request, identity))
+        kept = SampleFolder(folder, request.identified(identity))
         wanted = {(one.id, index) for one in asked for index in range(request.num_samples)}
         total, before = len(wanted), len(wanted & kept.done)
         if before:
@@ -116,15 +114,3 @@ def _source(request: SampleRequest, asked: Sequence[AskedPrompt]) -> Iterator[tu
             return local_rows(model, tokenizer, asked, request, done)
 
         yield fingerprint(model), rows
-
-
-def _identified(request: SampleRequest, identity: str) -> str:
-    """Everything that decides what is drawn of one prompt; more prompts, more samples or other batches are the same request."""
-    stated = as_dict(request)
-    free = ("output", "num_samples", "batch_size")
-    kept = {name: value for name, value in stated.items() if name not in free and value is not None}
-    rendering = ("template", "chat_template", "template_args", "fold_system")
-    kept["data"] = {name: stated["data"][name] for name in rendering if stated["data"].get(name)}
-    if request.server is not None:
-        kept["server"] = {"url": request.server.url, "model": request.server.model}
-    return to_yaml({"identity": identity, **kept})

@@ -87,3 +87,27 @@ def test_by_length_gap():
 def test_a_rate_outside_its_range_is_refused(wins):
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         Judgements(["p"], wins, [True])
+
+
+def test_probabilities_are_worth_more_than_coins_and_their_intervals_still_hold():
+    rng, held, widths, errors = np.random.default_rng(9), 0, [], []
+    draws = np.random.default_rng(0).normal(0.4, 0.5, 400_000)
+    truth = (sigma(draws + 0.6).mean() + sigma(draws - 0.6).mean()) / 2
+    for _ in range(300):
+        first = np.tile([True, False], 60)
+        wins = sigma(np.repeat(rng.normal(0.4, 0.5, 60), 2) + np.where(first, 0.6, -0.6))
+        rate = win_rates(Judgements(np.repeat(np.arange(60), 2), wins, first), QUICK).swap_average
+        held += rate.low <= truth <= rate.high
+        widths.append(rate.high - rate.low)
+        errors.append(rate.value)
+    assert held / 300 == pytest.approx(0.95, abs=0.035)
+    assert np.mean(widths) == pytest.approx(
+        2 * 2.0 * np.std(errors), rel=0.1
+    )  # as coins they would be four times as wide
+
+
+def test_hard_verdicts_are_never_worth_more_than_their_number():
+    first = np.tile([True, False], 10)
+    rate = win_rates(Judgements(np.repeat(np.arange(10), 2), first.astype(float), first), QUICK).swap_average
+    assert (rate.low, rate.high) != (0.5, 0.5)
+    assert rate.high - rate.low > 0.3  # a judge that always takes the first has seen ten prompts, no more

@@ -1,7 +1,7 @@
 """Do raters agree? Raw agreement means little without its chance level: the paper's 86 % is 75 % chance.
 
 Votes stand in a table of items by raters; an entry is a category (0, 1, 2, ...) or NaN where the rater did not vote.
-Intervals draw items and raters anew, both, since neither is fixed.
+Intervals are clustered by item and by rater, since neither is fixed; see `two_way`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exptilt.evaluation.intervals import DEFAULT, Floats, Resampling
+from exptilt.evaluation.intervals import DEFAULT, Floats, Resampling, paired_difference
+from exptilt.evaluation.judged.two_way import ENOUGH_RATERS, jackknife_error, jackknife_variance, two_way_error
 from exptilt.evaluation.result import Panel
 from exptilt.run_folder.estimate_record import Estimate
 
@@ -52,8 +53,11 @@ def cohens_kappa(first: ArrayLike, second: ArrayLike) -> float:
         >>> cohens_kappa([0, 0, 1, 1], [0, 1, 1, 1])
         0.5
     """
-    agreement, chance = _agreement_and_chance(np.asarray(first), np.asarray(second), np.ones(len(np.asarray(first))))
-    return float((agreement - chance) / (1 - chance)) if chance < 1 else float("nan")
+    one, other = np.asarray(first), np.asarray(second)
+    categories = np.unique(np.concatenate([one, other]))
+    shares = [(votes[:, None] == categories).mean(axis=0) for votes in (one, other)]
+    chance = float(shares[0] @ shares[1])
+    return float((np.mean(one == other) - chance) / (1 - chance)) if chance < 1 else float("nan")
 
 
 def krippendorff_alpha(votes: ArrayLike) -> float:
@@ -69,27 +73,48 @@ def krippendorff_alpha(votes: ArrayLike) -> float:
         0.4444444444444444
     """
     counts = _counts(np.asarray(votes, dtype=np.float64))
-    return float(_alpha(counts, np.ones((1, len(counts))))[0])
+    return float(_alpha(_differing(counts).sum(), counts.sum(axis=0)))
 
 
 def alpha_interval(votes: ArrayLike, resampling: Resampling = DEFAULT) -> Estimate:
-    """Krippendorff's alpha with an interval that draws items anew; raters too where there are at least 5."""
+    """Krippendorff's alpha with an interval clustered by item and, where there are at least 5 raters, by rater.
+
+    Both errors are the jackknife's. The variance over raters holds that of items as well: it is measured by giving every
+    item's votes to raters at random, and what is above it is added.
+    """
     table = np.asarray(votes, dtype=np.float64)
     value = krippendorff_alpha(table)
-    rng = np.random.default_rng(resampling.seed)
-    drawn = []
-    for _ in range(resampling.num_resamples):
-        rows = table[rng.integers(len(table), size=len(table))]
-        if table.shape[1] >= _ENOUGH_RATERS:
-            chosen = rng.integers(table.shape[1], size=table.shape[1])
-            # The same rater twice would agree with itself: each counts once, by how often it was drawn.
-            rows = rows[:, np.unique(chosen)]
-        drawn.append(krippendorff_alpha(rows))
-    return _interval(value, np.array(drawn), len(table), resampling)
+    dealt = np.random.default_rng(resampling.seed)
+    by_chance = (
+        np.mean([jackknife_variance(_alpha_without_raters(_dealt(table, dealt))) for _ in range(_DEALS)])
+        if table.shape[1] >= ENOUGH_RATERS
+        else 0.0
+    )
+    error = jackknife_error(_alpha_without_items(_counts(table)), _alpha_without_raters(table), float(by_chance))
+    return error.symmetric(value, resampling, within=(-1.0, 1.0))
 
 
-_ENOUGH_RATERS = 5
-"""Fewer raters say nothing about raters in general; intervals are then about these raters alone."""
+_DEALS = 20
+
+
+def _dealt(table: Floats, rng: np.random.Generator) -> Floats:
+    """Every item's votes given to raters at random, busy raters more often, so that raters do not differ."""
+    voted = ~np.isnan(table)
+    busy = np.maximum(voted.sum(axis=0), 1e-9)
+    raters = np.argsort(-(rng.random(table.shape) ** (1 / busy)), axis=1)  # drawn by weight, without replacement
+    votes = np.take_along_axis(table, np.argsort(~voted, axis=1, kind="stable"), axis=1)  # of each item, first
+    dealt = np.empty_like(table)
+    np.put_along_axis(dealt, raters, votes, axis=1)
+    return dealt
+
+
+def _alpha_without_items(counts: Floats) -> Floats:
+    differing, totals = _differing(counts), counts.sum(axis=0)
+    return _alpha(differing.sum() - differing, totals - counts)
+
+
+def _alpha_without_raters(table: Floats) -> Floats:
+    return np.array([krippendorff_alpha(np.delete(table, k, axis=1)) for k in range(table.shape[1])])
 
 
 def pair_agreement(first: ArrayLike, second: ArrayLike, resampling: Resampling = DEFAULT) -> PairAgreement:
@@ -97,9 +122,8 @@ def pair_agreement(first: ArrayLike, second: ArrayLike, resampling: Resampling =
 
     Args:
         first: (I,) categories of one rater, NaN where it did not vote.
-        second: (I,) or (I, R) categories of one or several others; all their votes are compared, and an item counts
-            once in the bootstrap however many voted on it.
-        resampling: bootstrap over items.
+        second: (I,) or (I, R) categories of one or several others; all their votes are compared.
+        resampling: level of the intervals, which are clustered by item and rater.
 
     Raises:
         ValueError: if no item has votes of both.
@@ -110,20 +134,18 @@ def pair_agreement(first: ArrayLike, second: ArrayLike, resampling: Resampling =
     if not len(item):
         raise ValueError("the raters have no item in common")
     a, b = one[item], others[item, rater]
-    present, index = np.unique(item, return_inverse=True)
-    agreement, chance = _agreement_and_chance(a, b, np.ones(len(a)))
-    rng = np.random.default_rng(resampling.seed)
-    shares = np.empty((resampling.num_resamples, 2))
-    for k in range(resampling.num_resamples):
-        drawn = np.bincount(rng.integers(len(present), size=len(present)), minlength=len(present)).astype(np.float64)
-        shares[k] = _agreement_and_chance(a, b, drawn[index])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        kappas = (shares[:, 0] - shares[:, 1]) / (1 - shares[:, 1])
-        kappa = (agreement - chance) / (1 - chance) if chance < 1 else float("nan")
+    categories = np.unique(np.concatenate([a, b]))
+    mine, theirs = ((votes[:, None] == categories).mean(axis=0) for votes in (a, b))
+    agreement, chance = float(np.mean(a == b)), float(mine @ theirs)
+    kappa = (agreement - chance) / (1 - chance) if chance < 1 else float("nan")
+    of_agreement = (a == b) - agreement
+    of_chance = theirs[np.searchsorted(categories, a)] + mine[np.searchsorted(categories, b)] - 2 * chance
+    error = two_way_error(of_agreement, item, rater)
+    spread = (of_agreement - (1 - kappa) * of_chance) / (1 - chance) if chance < 1 else np.zeros(len(a))
     return PairAgreement(
-        agreement=_interval(agreement, shares[:, 0], len(present), resampling),
-        chance=float(chance),
-        kappa=_interval(kappa, kappas, len(present), resampling),
+        agreement=error.share(agreement, len(a), resampling),
+        chance=chance,
+        kappa=two_way_error(spread, item, rater).symmetric(kappa, resampling, within=(-1.0, 1.0)),
         votes=len(a),
     )
 
@@ -142,6 +164,33 @@ def leave_one_out(votes: ArrayLike) -> dict[int, float]:
     return {r: majority_agreement(table[:, r], np.delete(table, r, axis=1)) for r in range(table.shape[1])}
 
 
+def in_their_stead(judge: ArrayLike, people: ArrayLike, resampling: Resampling = DEFAULT) -> dict[int, Estimate]:
+    """For each person left out: how much oftener the judge agrees with the majority of the others than the person does,
+    on the items that both voted on. A judge as good as people is about 0 everywhere.
+
+    Args:
+        judge: (I,) categories.
+        people: (I, R) theirs.
+        resampling: bootstrap over items.
+
+    Example:
+        >>> found = in_their_stead([0, 1, 1], [[1, 0, 0], [1, 1, 1], [1, 1, 1]])
+        >>> {person: round(gain.value, 2) for person, gain in found.items()}
+        {0: 0.33, 1: 0.0, 2: 0.0}
+    """  # noqa: D205
+    one, table = np.asarray(judge, dtype=np.float64), np.asarray(people, dtype=np.float64)
+    gains = {}
+    for r in range(table.shape[1]):
+        others = np.delete(table, r, axis=1)
+        both = ~np.isnan(one) & ~np.isnan(table[:, r]) & (~np.isnan(others)).any(axis=1)
+        if both.any():
+            rest = others[both]
+            gains[r] = paired_difference(
+                _hits(one[both], rest), _hits(table[both, r], rest), np.flatnonzero(both), resampling, most=1.0
+            )
+    return gains
+
+
 def majority_agreement(first: ArrayLike, others: ArrayLike) -> float:
     """How often one rater's vote is the majority of the others'; a tie among them counts by its share. NaN: no item.
 
@@ -151,19 +200,16 @@ def majority_agreement(first: ArrayLike, others: ArrayLike) -> float:
     """
     one, table = np.asarray(first, dtype=np.float64), np.asarray(others, dtype=np.float64)
     rows = ~np.isnan(one) & (~np.isnan(table)).any(axis=1)
-    hits = []
-    for vote, row in zip(one[rows], table[rows], strict=True):
-        category, count = np.unique(row[~np.isnan(row)], return_counts=True)
-        top = category[count == count.max()]
-        hits.append(float(vote in top) / len(top))
-    return float(np.mean(hits)) if hits else float("nan")
+    return float(_hits(one[rows], table[rows]).mean()) if rows.any() else float("nan")
 
 
-def _agreement_and_chance(first: Floats, second: Floats, weights: Floats) -> tuple[float, float]:
-    total = weights.sum()
-    categories = np.unique(np.concatenate([first, second]))
-    shares = [(weights @ (votes[:, None] == categories)) / total for votes in (first, second)]
-    return float(weights @ (first == second) / total), float(shares[0] @ shares[1])
+def _hits(votes: Floats, others: Floats) -> Floats:
+    """(I,) 1 where a vote is the majority of the others', its share where they are even."""
+    categories = np.unique(np.concatenate([votes, others[~np.isnan(others)]]))
+    counts = (others[:, :, None] == categories).sum(axis=1)
+    top = counts == counts.max(axis=1, keepdims=True)
+    mine = np.searchsorted(categories, votes)
+    return np.asarray(top[np.arange(len(votes)), mine] / top.sum(axis=1))
 
 
 def _counts(votes: Floats) -> Floats:
@@ -173,21 +219,15 @@ def _counts(votes: Floats) -> Floats:
     return np.asarray(counts[counts.sum(axis=1) >= 2])
 
 
-def _alpha(counts: Floats, weights: Floats) -> Floats:
-    if not len(counts):
-        return np.array([np.nan])
+def _differing(counts: Floats) -> Floats:
+    """(I,) pairs of votes on each item that differ, each vote counting once."""
     number = counts.sum(axis=1)
-    differing = (number**2 - (counts**2).sum(axis=1)) / (number - 1)
-    totals = weights @ counts
-    all_votes = totals.sum(axis=1)
-    expected = (all_votes**2 - (totals**2).sum(axis=1)) / (all_votes - 1)
+    return np.asarray((number**2 - (counts**2).sum(axis=1)) / (number - 1))
+
+
+def _alpha(differing: Floats, totals: Floats) -> Floats:
+    """Alpha from (S,) sums of differing pairs and (S, K) how often each category was given."""
+    all_votes = totals.sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(expected > 0, 1 - weights @ differing / expected, np.nan))
-
-
-def _interval(value: float, drawn: Floats, count: int, resampling: Resampling) -> Estimate:
-    known = drawn[np.isfinite(drawn)]
-    if count < 2 or len(known) < 0.95 * len(drawn):
-        return Estimate(value=float(value), level=resampling.level, n=count)
-    low, high = np.quantile(known, [(1 - resampling.level) / 2, (1 + resampling.level) / 2])
-    return Estimate(value=float(value), low=float(low), high=float(high), level=resampling.level, n=count)
+        expected = (all_votes**2 - (totals**2).sum(axis=-1)) / (all_votes - 1)
+        return np.asarray(np.where(expected > 0, 1 - differing / expected, np.nan))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,11 @@ class Judgements:
         return np.asarray(~np.isnan(np.asarray(self.wins)))
 
     @property
+    def is_soft(self) -> bool:
+        """Whether some verdicts are probabilities, and not won, lost or tied."""
+        return bool((self.scored & ~np.isin(np.asarray(self.wins), (0.0, 0.5, 1.0))).any())
+
+    @property
     def share_unscored(self) -> float:
         """Share of rows without a verdict."""
         return float(1 - self.scored.mean())
@@ -69,6 +75,17 @@ class Judgements:
         labels: NDArray[Any] = np.asarray(self.prompts)
         gap = None if self.gap is None else np.asarray(self.gap)[rows]
         return Judgements(labels[rows], np.asarray(self.wins)[rows], np.asarray(self.shown_first)[rows], gap)
+
+    @staticmethod
+    def joined(parts: Sequence[Judgements]) -> Judgements:
+        """Verdicts of several columns as one; a prompt that several have is one prompt."""
+        gaps = [np.asarray(part.gap) for part in parts if part.gap is not None]
+        return Judgements(
+            np.concatenate([np.asarray(part.prompts) for part in parts]),
+            np.concatenate([np.asarray(part.wins) for part in parts]),
+            np.concatenate([np.asarray(part.shown_first) for part in parts]),
+            np.concatenate(gaps) if len(gaps) == len(parts) else None,
+        )
 
     def by_slot(self, values: Floats) -> tuple[Floats, Floats]:
         """(C,) sums of row values over each prompt, of rows that show A first, and of the others."""

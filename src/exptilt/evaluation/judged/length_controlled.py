@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
-from exptilt.evaluation.intervals import DEFAULT, Floats, Resampling, resampled_weights
+from exptilt.evaluation.intervals import DEFAULT, Floats, Resampling, expanded_tail, resampled_weights
 from exptilt.evaluation.judged.judgements import Judgements
 from exptilt.evaluation.result import Panel
 from exptilt.run_folder.estimate_record import Estimate
@@ -28,7 +29,7 @@ _WEAK = 1 / 5**2
 _POOL = 1.0
 """Precision of the prior of a policy's slope about the mean slope, where several policies are fitted."""
 _ITERATIONS = 60
-_CLOSE = 1e-8
+_CLOSE = 1e-7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +67,12 @@ def length_controlled(
     if design is None:
         return None
     found = design.fit(np.ones((1, design.prompts)), pooled)[0]
-    drawn = np.concatenate([design.fit(weights, pooled) for weights in resampled_weights(design.prompts, resampling)])
+    coarse = _Design.of(asked, _MOST_GAPS) or design
+    draws = resampled_weights(design.prompts, resampling)
+    drawn = np.concatenate([coarse.fit(weights, pooled, found) for weights in draws])
 
     def estimate(values: Floats, resampled: Floats) -> Estimate:
-        tail = (1 - resampling.level) / 2
+        tail = expanded_tail(resampling.level, design.prompts)
         low, high = np.quantile(resampled, [tail, 1 - tail])
         return Estimate(value=float(values), low=float(low), high=float(high), level=resampling.level, n=design.prompts)
 
@@ -99,45 +102,98 @@ def rate_of(coefficients: Floats) -> Floats:
     return np.asarray((_sigmoid(theta + slot) + _sigmoid(theta - slot)) / 2)
 
 
+_MOST_GAPS = 256
+"""Different gaps a resample is fitted with; more are put together with their neighbours. What is reported is fitted with all."""
+
+
 @dataclass(frozen=True)
 class _Design:
-    cluster: np.ndarray[tuple[int], np.dtype[np.int64]]
-    wins: Floats
+    """Verdicts added up over rows of one slot and one gap: the likelihood sees no more of them."""
+
+    shown: csr_array
+    """(C, K) how many verdicts each prompt has in each of K cells."""
+    won: csr_array
+    """(C, K) how many of them A won."""
     side: Floats
+    """(K,) +1 where A was shown first, -1 where second."""
     gap: Floats
-    prompts: int
+    """(K,) the mean gap of a cell."""
+    squares: Floats
+    """(C,) sums of the squared gaps of each prompt's verdicts."""
+
+    @property
+    def prompts(self) -> int:
+        return len(self.squares)
 
     @classmethod
-    def of(cls, asked: Judgements) -> _Design | None:
+    def of(cls, asked: Judgements, most_gaps: int | None = None) -> _Design | None:
+        """The cells of verdicts; None where all gaps are one.
+
+        Args:
+            asked: verdicts with a gap.
+            most_gaps: different gaps to keep apart; None keeps all.
+        """
         if asked.gap is None:
             raise ValueError("the lengths of the answers are not known")
         rows = asked.scored
         gap = np.asarray(asked.gap)[rows]
         if not rows.any() or np.ptp(gap) == 0:
             return None
-        clusters = asked.where(rows).clusters
-        side = np.where(np.asarray(asked.shown_first)[rows], 1.0, -1.0)
-        return cls(clusters.index, np.asarray(asked.wins)[rows], side, gap, clusters.count)
+        known = asked.where(rows)
+        clusters, first = known.clusters, np.asarray(known.shown_first)
+        _, place = np.unique(gap, return_inverse=True)
+        if most_gaps is not None and place.max() >= most_gaps:
+            order = np.argsort(np.argsort(gap, kind="stable"))
+            place = order * most_gaps // len(gap)
+        _, cell = np.unique(2 * place + first, return_inverse=True)
+        count = np.bincount(cell)
+        at, shape = (clusters.index, cell), (clusters.count, len(count))
+        return cls(
+            csr_array((np.ones(len(gap)), at), shape),
+            csr_array((np.asarray(known.wins), at), shape),
+            np.where(np.bincount(cell, first) > 0, 1.0, -1.0),
+            np.bincount(cell, gap) / count,
+            clusters.sums(gap**2),
+        )
 
-    def fit(self, weights: Floats, pooled: float | None) -> Floats:
-        """(S, 3) theta, slot and slope for (S, C) weights of prompts: Newton's method on all resamples at once."""
-        rows = weights[:, self.cluster]
-        spread = np.sqrt((rows @ self.gap**2) / rows.sum(axis=1))
-        features = np.empty((*rows.shape, 3))
-        features[..., 0], features[..., 1] = 1.0, self.side
-        features[..., 2] = np.tanh(self.gap / np.where(spread > 0, spread, 1.0)[:, None])
+    def fit(self, weights: Floats, pooled: float | None, start: Floats | None = None) -> Floats:
+        """(S, 3) theta, slot and slope for (S, C) weights of prompts: Newton's method on all resamples at once.
+
+        Args:
+            weights: how often each prompt counts.
+            pooled: see `length_controlled`.
+            start: (3,) coefficients to begin with.
+        """
+        shown, won = (np.asarray((part.T @ weights.T).T) for part in (self.shown, self.won))
+        spread = np.sqrt(weights @ self.squares / shown.sum(axis=1))
+        bent = np.tanh(self.gap / np.where(spread > 0, spread, 1.0)[:, None])
         precision = np.array([_WEAK, _WEAK, _WEAK if pooled is None else _POOL])
         centre = np.array([0.0, 0.0, pooled or 0.0])
-        found = np.zeros((len(weights), 3))
+        found = np.tile(np.zeros(3) if start is None else start, (len(weights), 1))
+        both = np.stack([np.ones(len(self.side)), self.side], axis=1)
         for _ in range(_ITERATIONS):
-            chance = _sigmoid(np.einsum("snk,sk->sn", features, found))
-            gradient = np.einsum("snk,sn->sk", features, rows * (self.wins - chance)) - precision * (found - centre)
-            curvature = np.einsum("snk,sn,snl->skl", features, rows * chance * (1 - chance), features, optimize=True)
-            step = np.linalg.solve(curvature + np.diag(precision), gradient[..., None])[..., 0]
+            chance = _sigmoid(found[:, :2] @ both.T + found[:, 2:] * bent)
+            residual = won - shown * chance
+            gradient = np.concatenate([residual @ both, (residual * bent).sum(axis=1, keepdims=True)], axis=1)
+            step = _solved(
+                shown * chance * (1 - chance), bent, both, precision, gradient - precision * (found - centre)
+            )
             found += step / np.maximum(1.0, np.abs(step).max(axis=1, keepdims=True) / 2)
             if np.abs(step).max() < _CLOSE:
                 break
         return found
+
+
+def _solved(spread: Floats, bent: Floats, both: Floats, precision: Floats, gradient: Floats) -> Floats:
+    """(S, 3) Newton steps: the curvature's six sums, since the slot's square is 1."""
+    curved = spread * bent
+    plain, mixed = spread @ both, curved @ both
+    curvature = np.empty((len(spread), 3, 3))
+    curvature[:, 0, 0] = curvature[:, 1, 1] = plain[:, 0]
+    curvature[:, 0, 1] = curvature[:, 1, 0] = plain[:, 1]
+    curvature[:, 2, :2] = curvature[:, :2, 2] = mixed
+    curvature[:, 2, 2] = (curved * bent).sum(axis=1)
+    return np.asarray(np.linalg.solve(curvature + np.diag(precision), gradient[..., None])[..., 0])
 
 
 def _sigmoid(values: Floats) -> Floats:

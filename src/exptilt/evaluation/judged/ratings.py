@@ -19,7 +19,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linprog
 from scipy.sparse.csgraph import connected_components
 
-from exptilt.evaluation.intervals import DEFAULT, Clusters, Floats, Prompts, Resampling, divide, resampled_weights
+from exptilt.evaluation.intervals import (
+    DEFAULT,
+    Clusters,
+    Floats,
+    Prompts,
+    Resampling,
+    divide,
+    expanded_tail,
+    resampled_weights,
+)
 from exptilt.evaluation.result import Panel
 from exptilt.run_folder.estimate_record import Estimate
 
@@ -203,7 +212,7 @@ def _bootstrapped(table: _Verdicts, resampling: Resampling) -> list[Estimate]:
     value = table.fit(np.ones((1, count)))[0]
     drawn = np.concatenate([table.fit(weights) for weights in resampled_weights(count, resampling)])
     drawn = np.where(np.abs(drawn) > _FAR, np.copysign(np.inf, drawn), drawn)  # an end there is not known
-    tail = (1 - resampling.level) / 2
+    tail = expanded_tail(resampling.level, count)
     low = np.quantile(drawn, tail, axis=0, method="lower")
     high = np.quantile(drawn, 1 - tail, axis=0, method="higher")
     return [

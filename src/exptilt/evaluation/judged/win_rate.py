@@ -62,19 +62,19 @@ def win_rates(asked: Judgements, resampling: Resampling = DEFAULT) -> WinRates:
     tie = np.where(scored, wins == 0.5, 0.0)
     counts, sums = asked.by_slot(scored.astype(np.float64)), asked.by_slot(np.where(scored, wins, 0.0))
     hidden = asked.share_unscored > TOLERATED_UNSCORED
-    count = asked.clusters.count
+    count, soft = asked.clusters.count, asked.is_soft
 
     def rate(above: Floats, below: Floats) -> Estimate | None:
         return (
-            share(lambda w: divide(w @ above, w @ below), count, round(below.sum()), resampling)
+            share(lambda w: divide(w @ above, w @ below), count, _number(below.sum(), soft), resampling)
             if below.any()
             else None
         )
 
     same, both, won = _consistency(sums, counts)
     return WinRates(
-        swap_average=None if hidden else _swap_average(sums, counts, resampling),
-        slot_corrected=None if hidden else _slot_corrected(sums, counts, resampling),
+        swap_average=None if hidden else _swap_average(sums, counts, resampling, soft),
+        slot_corrected=None if hidden else _slot_corrected(sums, counts, resampling, soft),
         shown_first=None if hidden else rate(sums[0], counts[0]),
         shown_second=None if hidden else rate(sums[1], counts[1]),
         consistent=rate(same, both),
@@ -109,7 +109,17 @@ def by_length_gap(
     ]
 
 
-def _swap_average(sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], resampling: Resampling) -> Estimate:
+def _number(verdicts: float, soft: bool) -> int:
+    """How many coins at most the verdicts are worth: their number, but a probability may be worth more than a coin."""
+    return _WITHOUT_BOUND if soft else round(verdicts)
+
+
+_WITHOUT_BOUND = 10**9
+
+
+def _swap_average(
+    sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], resampling: Resampling, soft: bool
+) -> Estimate:
     def statistic(weights: Floats) -> Floats:
         first, second = (divide(weights @ s, weights @ n) for s, n in zip(sums, counts, strict=True))
         first, second = np.where(np.isnan(first), second, first), np.where(np.isnan(second), first, second)
@@ -117,12 +127,12 @@ def _swap_average(sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], re
 
     if not (counts[0].any() and counts[1].any()):
         total, number = sums[0] + sums[1], counts[0] + counts[1]
-        return share(lambda w: divide(w @ total, w @ number), len(total), round(number.sum()), resampling)
-    return share(statistic, len(counts[0]), round(counts[0].sum() + counts[1].sum()), resampling)
+        return share(lambda w: divide(w @ total, w @ number), len(total), _number(number.sum(), soft), resampling)
+    return share(statistic, len(counts[0]), _number(counts[0].sum() + counts[1].sum(), soft), resampling)
 
 
 def _slot_corrected(
-    sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], resampling: Resampling
+    sums: tuple[Floats, Floats], counts: tuple[Floats, Floats], resampling: Resampling, soft: bool
 ) -> Estimate | None:
     if not (counts[0].any() and counts[1].any()):
         return None
@@ -131,7 +141,7 @@ def _slot_corrected(
         odds = [_log_odds(weights @ s, weights @ n) for s, n in zip(sums, counts, strict=True)]
         return np.asarray(1 / (1 + np.exp(-(odds[0] + odds[1]) / 2)))
 
-    return share(statistic, len(counts[0]), round(counts[0].sum() + counts[1].sum()), resampling)
+    return share(statistic, len(counts[0]), _number(counts[0].sum() + counts[1].sum(), soft), resampling)
 
 
 def _log_odds(won: Floats, asked: Floats) -> Floats:
@@ -152,4 +162,4 @@ def _consistency(sums: tuple[Floats, Floats], counts: tuple[Floats, Floats]) -> 
 def _bound(asked: Judgements, missing: float, resampling: Resampling) -> Estimate:
     wins = np.where(asked.scored, np.asarray(asked.wins), missing)
     ones = np.ones(len(wins))
-    return _swap_average(asked.by_slot(wins), asked.by_slot(ones), resampling)
+    return _swap_average(asked.by_slot(wins), asked.by_slot(ones), resampling, asked.is_soft)
