@@ -30,6 +30,7 @@ from exptilt.run_folder.evaluation_record import (
 )
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.frontier_record import (
+    BestOfNByReward,
     BestOfNPoint,
     Components,
     Frontier,
@@ -130,6 +131,12 @@ FULL = {
             ),
         ),
         best_of_n=(BestOfNPoint(n=2, kl=0.2, kl_is="upper bound", kl_bound=0.2, reward=E),),
+        best_of_n_by=(
+            BestOfNByReward(
+                name="length", is_true=False, kl=(0.0, 0.2), kl_is="plug-in estimate", kl_bound=(0.0, 0.2), chosen_by=(1.0, 2.0),
+                chosen_by_sd=0.5, gold=(0.5, 0.25), low=(0.0, 0.0), high=(1.0, 1.0), best_n=1, best=E, end=E, fall=E,
+            ),
+        ),
     ),
     "report.json": ReportRecord(
         title="dpo", verdict=CONCLUSION, frontier=None, missing=("curves",),
@@ -263,6 +270,7 @@ FRONTIER_KEYS = [
     "proxies",
     "points",
     "best_of_n",
+    "best_of_n_by",
     "command",
     "facts",
     "format",

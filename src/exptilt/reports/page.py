@@ -16,6 +16,7 @@ from markupsafe import Markup
 from exptilt.disk import refusals, write_whole
 from exptilt.errors import CheckpointError, DiskError
 from exptilt.reports.displacement_section import DISPLACEMENT, is_this_normal
+from exptilt.reports.figures.best_of_n_figure import best_of_n_figure, best_of_n_rows
 from exptilt.reports.figures.curves import HEALTH, LEARNING, LEARNING_OF_SCORES, LIKELIHOOD, curve
 from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, frontier_figure
 from exptilt.reports.figures.held_out_figures import calibration, margin_histogram, score_histogram
@@ -175,6 +176,7 @@ def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
         "health": _present(curve(spec, drawn, tokens) for spec in HEALTH),
         "frontier": _present([frontier_figure(inputs.frontier)] if inputs.frontier else []),
         "proxies": _present([proxy_figure(inputs.frontier)] if inputs.frontier else []),
+        "best_of_n": _present([best_of_n_figure(inputs.frontier)] if inputs.frontier else []),
     }
     return {
         "title": inputs.title,
@@ -191,6 +193,7 @@ def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
         "spread_rows": page_sections.spread_rows(inputs.frontier),
         "diversity_rows": page_sections.diversity_rows(inputs.frontier),
         "proxy_rows": proxy_rows(inputs.frontier),
+        "best_of_n_rows": best_of_n_rows(inputs.frontier),
         "alarms": alarms(inputs),
         "same": [(name, values[0]) for name, values in cards if len(set(values)) == 1],
         "varying": [(name, values) for name, values in cards if len(set(values)) > 1],

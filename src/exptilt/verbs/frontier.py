@@ -32,7 +32,7 @@ from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.turn_ends import turn_ends
 from exptilt.processes.surroundings import left_as_found
 from exptilt.reports.page import write_report
-from exptilt.reports.report_terminal import frontier_table
+from exptilt.reports.report_terminal import best_of_n_table, frontier_table
 from exptilt.run_folder.file_names import (
     FRONTIER,
     SAMPLES,
@@ -98,7 +98,9 @@ def _study(recipe: GridRecipe, folder: RunFolder, console: Console) -> dict[str,
     folder.write(FRONTIER, frontier)
     folder.write_lines(SAMPLES, study.side_by_side())
     page = write_report([folder.path])
-    console.print(frontier_table(frontier))
+    if frontier.points:
+        console.print(frontier_table(frontier))
+    console.print(best_of_n_table(frontier))
     console.print(f"report: {page}", highlight=False)
     return frontier.as_dict()
 
@@ -189,9 +191,9 @@ class Grid:
         implicit = {} if proposals is None else proposals.implicit_rewards()
         proxies = {f"implicit reward of {name}": values for name, values in implicit.items()}
         if self.recipe.measure.proxy is not None:
-            values = self.yardstick.rewards(self.pool.draws(self.yardstick), rewarding(self.recipe.measure.proxy))
-            name = self.recipe.measure.proxy.partition(":")[2] or Path(self.recipe.measure.proxy).name
-            proxies[name] = values.reshape(self.pool.rewards.shape)
+            proxy = rewarding(self.recipe.measure.proxy)
+            values = self.yardstick.rewards(self.pool.draws(self.yardstick), proxy)
+            proxies[proxy.name] = values.reshape(self.pool.rewards.shape)
         return proxies
 
     def _measurement_of(self, entry: GridRun, weights: Path) -> MeasuredSamples:
