@@ -27,6 +27,7 @@ from exptilt.reports.report_inputs import Inputs, read_inputs
 from exptilt.reports.tables import page_sections
 from exptilt.reports.tables.data_facts import data_groups
 from exptilt.reports.tables.paired import paired_differences
+from exptilt.reports.tables.rounds_table import round_rows
 from exptilt.reports.tone import Conclusion, PageAnswer
 from exptilt.reports.words.conclusion import conclusion_of, run_conclusion
 from exptilt.reports.words.frontier_words import point_of
@@ -193,6 +194,7 @@ def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
         "spread_rows": page_sections.spread_rows(inputs.frontier),
         "diversity_rows": page_sections.diversity_rows(inputs.frontier),
         "proxy_rows": proxy_rows(inputs.frontier),
+        "round_rows": round_rows(inputs.rounds) if inputs.rounds else [],
         "best_of_n_rows": best_of_n_rows(inputs.frontier),
         "alarms": alarms(inputs),
         "same": [(name, values[0]) for name, values in cards if len(set(values)) == 1],

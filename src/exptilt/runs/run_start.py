@@ -16,9 +16,14 @@ from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.load import dump, load
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
+from exptilt.settings.rounds_settings import RoundsConfig
 
 _REASON = 2000
 """Most characters of an error that are kept in run.json."""
+
+
+_FILES = ("path", "policy", "reference")
+"""Settings of a reward that name a file, folder or hub id."""
 
 
 @contextmanager
@@ -44,7 +49,15 @@ def started(recipe: Recipe, folder: RunFolder, processes: int, console: Console)
 def inputs_of(recipe: Recipe) -> dict[str, str]:
     """Every path that a run reads and must not overwrite, by its key."""
     named = {"reference.model": recipe.reference.model, "adapter.path": recipe.adapter and recipe.adapter.path}
+    named |= {} if recipe.rounds is None else _inputs_of_rounds(recipe.rounds)
     return model_inputs(recipe.model) | data_inputs(recipe.data) | {key: path for key, path in named.items() if path}
+
+
+def _inputs_of_rounds(rounds: RoundsConfig) -> dict[str, str | None]:
+    """Paths that `rounds:` names, by key."""
+    reward = rounds.reward
+    files = {} if reward is None or reward.kind == "import" else {name: getattr(reward, name, None) for name in _FILES}
+    return {"rounds.prompts": rounds.prompts} | {f"rounds.reward.{name}": path for name, path in files.items()}
 
 
 def model_inputs(model: ModelConfig, prefix: str = "model") -> dict[str, str]:
