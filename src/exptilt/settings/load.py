@@ -113,7 +113,6 @@ def _bare_key_spelled(cls: type[Any], key: str, value: Any) -> tuple[str, Any]:
     return (f"{key}.{inner}", value) if inner is not None and _is_bare(value) else (key, value)
 
 
-
 def _as_meant(source: Source, problems: Sequence[Any]) -> Any:
     """The values as they were meant, where YAML or brevity wrote them otherwise.
 

@@ -108,17 +108,17 @@ class TextRounds:
         self.note(self.record(number).updated(status="trained", run=self._files(number).run.name))
 
     def finish(self, num_rounds: int) -> None:
-        """Sample the last model as the next round would, and take its reward; without a reward there is nothing to take."""
-        reward = rounds_of(self.recipe).reward
-        if reward is None:
-            return
-        files = self._files(num_rounds + 1)
-        self._draw(num_rounds + 1, self._asked(num_rounds + 1))
-        request = PairRequest(
-            samples=(str(files.samples),), output=str(files.rows), reward=reward, rows="rating", threshold=0.0
-        )
-        after = self._measured(num_rounds + 1)
-        self.note_end(after.updated(reward=_mean_reward(paired_rows(request).rewards, self._resampling)))
+        """Sample the last model as the next round would, and measure it; its reward too, where a reward labels."""
+        following, reward = num_rounds + 1, rounds_of(self.recipe).reward
+        self._draw(following, self._asked(following))
+        after = self._measured(following)
+        if reward is not None:
+            files = self._files(following)
+            request = PairRequest(
+                samples=(str(files.samples),), output=str(files.rows), reward=reward, rows="rating", threshold=0.0
+            )
+            after = after.updated(reward=_mean_reward(paired_rows(request).rewards, self._resampling))
+        self.note_end(after)
 
     def _files(self, number: int) -> RoundFiles:
         return RoundFiles(self.recipe.folder, number)
