@@ -8,14 +8,16 @@ rounds: {num_rounds: 2, judge: {by: "server:my-judge@http://localhost:8000/v1"}}
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import NonNegative, Positive, Range
 from exptilt.settings.reward_settings import AnyReward
 
 LabelledBy = Literal["reward", "judge", "people"]
-_OF_REWARDS = ("best_worst", "all", "adjacent", "first_rest")
+_LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - compared, not bound
 _OF_VOTES = ("neighbours", "all", "first_rest")
+"""Pairs that can be told before anybody has said how good a completion is."""
 
 
 @config
@@ -44,6 +46,18 @@ class RoundJudge:
     """What is asked. Default: the template's own."""
     confirmed: bool = False
     """Whether prompts and completions may leave this machine; needed for a server that is not local."""
+
+    def __post_init__(self) -> None:
+        form, _, rest = self.by.partition(":")
+        if self.by not in ("longest", "coin") and not (form in ("server", "local", "reward") and rest):
+            raise ValueError(
+                f"by must be server:MODEL[@URL], local:FOLDER, reward:MODULE:NAME, longest or coin, got {self.by!r}"
+            )
+        host = urlsplit(rest.rpartition("@")[2]).hostname if "@http" in rest else "api.openai.com"
+        if form == "server" and host not in _LOCAL and not self.confirmed:
+            raise ValueError(
+                f"confirmed must be true for {host}: it is not this machine, and prompts and completions would be sent there"
+            )
 
 
 @config
@@ -74,8 +88,8 @@ class RoundsConfig:
     judge: RoundJudge | None = None
     """Says which of two completions is better."""
     pairs: Literal["auto", "best_worst", "all", "adjacent", "first_rest", "neighbours"] = "auto"
-    """Which two completions of a prompt make a row. By a reward: best_worst (auto), all, adjacent in rank, first_rest. By a judge or
-    people: neighbours (auto: the first with the second, the third with the fourth), all, first_rest."""
+    """Which two completions of a prompt make a row; auto: best_worst by a reward; neighbours (the first with the second, the third
+    with the fourth) by a judge or people, who can also have all and first_rest. adjacent: in the order of rewards."""
     decide: Literal["greater", "coin", "soft"] = "greater"
     """By a reward. greater: the greater one is preferred; coin: with probability sigmoid(scale * difference); soft: that
     probability is p_chosen."""
@@ -104,10 +118,9 @@ class RoundsConfig:
             raise ValueError(f"{self.label} is missing: label={self.label} needs one")
         if given and self.label not in ("auto", given[0]):
             raise ValueError(f"{given[0]} is not asked with label={self.label}; leave one of them out")
-        allowed = _OF_REWARDS if self.labelled_by == "reward" else _OF_VOTES
-        if self.pairs not in ("auto", *allowed):
+        if self.labelled_by != "reward" and self.pairs not in ("auto", *_OF_VOTES):
             raise ValueError(
-                f"pairs must be auto, {', '.join(allowed)} with labels by {self.labelled_by}, got {self.pairs}"
+                f"pairs must be auto, {', '.join(_OF_VOTES)} with labels by {self.labelled_by}, got {self.pairs}"
             )
         if self.labelled_by != "reward" and (self.decide != "greater" or self.min_margin):
             raise ValueError("decide and min_margin belong to a reward; votes say themselves what is better")

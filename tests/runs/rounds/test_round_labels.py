@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from exptilt.errors import ConfigError, DataError, Waiting
+from exptilt.errors import DataError, Waiting
 from exptilt.run_folder.round_files import RoundFiles
 from exptilt.runs.rounds.round_labels import RoundLabels, comparisons_of
 from exptilt.sampling.sample_rows import SampleFolder, SampleRow, prompt_id
@@ -122,12 +122,16 @@ def test_a_judge_is_asked_once_whatever_interrupts(files, monkeypatch):
     assert rows == sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
 
 
-def test_texts_leave_this_machine_only_with_consent(files):
-    settings = RoundsConfig(num_rounds=1, judge=RoundJudge(by="server:judge@https://example.org/v1"))
-    with pytest.raises(ConfigError, match=r"rounds\.judge\.confirmed must be true for example\.org"):
-        RoundLabels(settings, files, seed=0).rows()
-
-
-def test_a_judge_that_is_none_is_named(files):
-    with pytest.raises(ConfigError, match="no such judge"):
-        RoundLabels(RoundsConfig(num_rounds=1, judge=RoundJudge(by="nobody")), files, seed=0).rows()
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        ({"by": "server:judge@https://example.org/v1"}, r"confirmed must be true for example\.org"),
+        ({"by": "server:gpt"}, r"confirmed must be true for api\.openai\.com"),
+        ({"by": "nobody"}, "by must be server:MODEL"),
+        ({"by": "local:"}, "by must be server:MODEL"),
+    ],
+)
+def test_a_judge_that_cannot_be_asked_is_refused_before_anything_is_sampled(judge, message):
+    with pytest.raises(ValueError, match=message):
+        RoundJudge(**judge)
+    assert RoundJudge(by="server:judge@http://localhost:8000/v1").confirmed is False

@@ -103,7 +103,7 @@ def test_more_rounds_are_the_same_recipe_and_another_reward_is_not(rounds_recipe
         ({"label": "people", "reward": {"kind": "length"}}, "reward is not asked with label=people"),
         ({"reward": {"kind": "length"}, "judge": {"by": "longest"}}, "give one of them"),
         ({"pairs": "best_worst"}, "with labels by people"),
-        ({"reward": {"kind": "length"}, "pairs": "neighbours"}, "with labels by reward"),
+        ({"judge": {"by": "longest"}, "pairs": "adjacent"}, "with labels by judge"),
         ({"decide": "coin"}, "belong to a reward"),
         ({"least_labelled": 0}, "least_labelled"),
     ],

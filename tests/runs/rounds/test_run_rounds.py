@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import subprocess
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ import os, signal
 import torch
 
 torch.set_num_threads(1)
+os.environ["EXPTILT_CACHE"] = CACHE
 from rich.console import Console
 from exptilt.runs.rounds import text_rounds
 from exptilt.runs.rounds.run_rounds import run_rounds
@@ -82,19 +85,27 @@ def rounds_of(folder: Path) -> tuple[dict, dict]:
     return content["rounds"], content["after_rounds"]
 
 
+@pytest.fixture
+def forks() -> Any:
+    """Starts processes that have imported what they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["exptilt.runs.rounds.run_rounds", "peft"])
+    return context
+
+
 @pytest.mark.slow
-def test_killed_in_every_step_the_rounds_end_bitwise_the_same(rounds_recipe, tmp_path):
+def test_killed_in_every_step_the_rounds_end_bitwise_the_same(rounds_recipe, tmp_path, forks):
     recipe = rounds_recipe("whole")
     run_rounds(recipe, QUIET)
     cut = rounds_recipe("cut")
     written = tmp_path / "cut.yaml"
     written.write_text(dump(cut))
     for place in ("sampling", "labelling", "training"):
-        script = f"PLACE = {place!r}\nRECIPE = {str(written)!r}\n{KILLED}"
-        died = subprocess.run(
-            [sys.executable, "-c", script], env=os.environ, check=False, capture_output=True, text=True
-        )
-        assert died.returncode == -9, died.stderr
+        script = f"PLACE, RECIPE, CACHE = {(place, str(written), os.environ['EXPTILT_CACHE'])!r}\n{KILLED}"
+        process = forks.Process(target=exec, args=(script,))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     outcome = run_rounds(cut, QUIET, page=False)
     assert outcome.finished
     assert files_of(cut.folder) == files_of(recipe.folder)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from exptilt.errors import ConfigError, DataError, Waiting
+from exptilt.errors import DataError, Waiting
 from exptilt.judges.named_judges import JudgeOptions, named_judges
 from exptilt.judges.server_judge import ServerJudge
 from exptilt.preferences import Comparison, Judge
@@ -144,18 +144,13 @@ def ask_judge(settings: RoundJudge, comparisons: Sequence[Comparison], store: Vo
     """Ask a judge about all comparisons it has not judged yet; its votes are in the store when this returns.
 
     Raises:
-        ConfigError: there is no such judge, or texts would leave this machine without consent.
+        ConfigError: there is no such judge.
     """
     questions = () if settings.question is None else (settings.question,)
     judge = named_judges(
         [settings.by], store, JudgeOptions(template=settings.template, questions=questions, seed=seed)
     )[0]
     if isinstance(judge, ServerJudge):
-        if not judge.endpoint.is_local and not settings.confirmed:
-            raise ConfigError(
-                f"rounds.judge.confirmed must be true for {judge.endpoint.host}: it is not this machine, and prompts and "
-                "completions would be sent there"
-            )
         for _ in judge(comparisons):  # it stores its own votes with what was paid for them
             pass
         return

@@ -1,10 +1,83 @@
-"""What rounds will do, in lines for a person, before they begin."""
+"""What rounds will do, and what would keep them from it, before they begin."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exptilt.data.encode.tokens import encode_prompts
+from exptilt.errors import ExptiltError
+from exptilt.policies.architecture import declared_context
+from exptilt.rewards.reward_from_choice import build_reward
+from exptilt.runs.rounds.round_recipe import prompt_data, rounds_of
+from exptilt.sampling.prompts_to_sample import AskedPrompt, prompts_of
 from exptilt.settings.recipe import Recipe
+from exptilt.settings.reward_settings import ImplicitConfig, RewardModelConfig
 from exptilt.settings.rounds_settings import RoundsConfig
 from exptilt.wording import counted
+
+
+@dataclass(frozen=True)
+class RoundsCheck:
+    """What can be said of rounds before they begin."""
+
+    lines: tuple[str, ...]
+    """What they will do, for a person."""
+    num_prompts: int
+    """Prompts that there are."""
+    num_samples: int
+    """Completions of a round."""
+    most_pairs: int
+    """Pairs of a round, at most."""
+    longest_prompt: int | None = None
+    """Tokens; None without a tokenizer."""
+    refusal: str = ""
+    """Why a run would stop; empty where nothing is known against it."""
+
+
+def check_rounds(recipe: Recipe, tokenizer: Any) -> RoundsCheck:
+    """Check the prompts, their room in the model's context, and the reward.
+
+    Args:
+        recipe: has `rounds`.
+        tokenizer: of the model; None limits the check to text.
+
+    Raises:
+        DataError: prompts cannot be read.
+    """
+    rounds = rounds_of(recipe)
+    asked = prompts_of(prompt_data(recipe))
+    of_a_round = min(len(asked), rounds.prompts_per_round or len(asked))
+    longest = None if tokenizer is None else max(len(ids) for ids in prompt_ids(recipe, tokenizer, asked))
+    refusals = [_room(recipe, tokenizer, longest), refused_reward(rounds)]
+    return RoundsCheck(
+        lines=tuple(work_of(rounds, recipe, len(asked))),
+        num_prompts=len(asked),
+        num_samples=of_a_round * rounds.num_samples,
+        most_pairs=of_a_round * rounds.pairs_of_a_prompt,
+        longest_prompt=longest,
+        refusal="; ".join(reason for reason in refusals if reason),
+    )
+
+
+def prompt_ids(recipe: Recipe, tokenizer: Any, asked: Sequence[AskedPrompt]) -> list[Any]:
+    """(N,) token ids of each prompt, as the rounds will render it."""
+    template_args = [one.template_args for one in asked]
+    return list(encode_prompts(tokenizer, [one.prompt for one in asked], recipe.data.template, template_args))
+
+
+def refused_reward(rounds: RoundsConfig) -> str:
+    """Why the reward cannot be used, as far as that is known without loading a model; empty where nothing is."""
+    if rounds.reward is None or isinstance(rounds.reward, RewardModelConfig | ImplicitConfig):
+        return ""
+    try:
+        reward = build_reward(rounds.reward)
+    except ExptiltError as error:
+        return str(error)
+    if hasattr(reward, "close"):
+        reward.close()
+    return ""
 
 
 def work_of(rounds: RoundsConfig, recipe: Recipe, num_prompts: int) -> list[str]:
@@ -31,3 +104,14 @@ def work_of(rounds: RoundsConfig, recipe: Recipe, num_prompts: int) -> list[str]
         f"  train   {recipe.loss.name} on them{' and on those of earlier rounds' if rounds.keep_earlier_rows else ''}, "
         f"against {reference}",
     ]
+
+
+def _room(recipe: Recipe, tokenizer: Any, longest: int | None) -> str:
+    context = None if longest is None else declared_context(recipe.model, tokenizer)
+    new = rounds_of(recipe).law.max_new_tokens
+    if longest is None or context is None or longest + new <= context:
+        return ""
+    return (
+        f"the longest prompt has {longest} tokens and leaves no room for rounds.law.max_new_tokens={new} in the model's "
+        f"context of {context}"
+    )

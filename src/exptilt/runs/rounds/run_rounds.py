@@ -17,7 +17,7 @@ from exptilt.run_folder.round_files import RoundFiles
 from exptilt.run_folder.run_record import RoundRecord, SampledPolicy
 from exptilt.runs.rounds.round_recipe import prompt_data, rounds_of
 from exptilt.runs.rounds.round_steps import follow
-from exptilt.runs.rounds.round_work import work_of
+from exptilt.runs.rounds.round_work import refused_reward, work_of
 from exptilt.runs.rounds.text_rounds import TextRounds
 from exptilt.runs.run_recipe import Outcome
 from exptilt.runs.run_start import started
@@ -51,7 +51,10 @@ def run_rounds(recipe: Recipe, console: Console | None = None, *, page: bool = T
     if recipe.train.resume != "never" and folder.is_finished_run_of(dump(recipe)):
         console.print(f"{folder.path}: these rounds are finished; the model is in {folder.model}", soft_wrap=True)
         return Outcome(folder, folder.run.steps or 0, finished=True)
-    num_prompts = len(prompts_of(prompt_data(recipe)))  # before a folder is made
+    num_prompts = len(prompts_of(prompt_data(recipe)))  # before a folder is made, and before anything is sampled
+    refusal = refused_reward(rounds)
+    if refusal:
+        raise ConfigError(f"rounds.reward: {refusal}")
     with left_as_found(), started(recipe, folder, 1, console):
         console.print("\n".join(work_of(rounds, recipe, num_prompts)), soft_wrap=True, highlight=False)
         notes = RoundNotes(folder)
