@@ -83,11 +83,21 @@ def doctor(
 
         write_doctor_page(report, html)
     if not as_json:
-        verdict = _verdict(subject.kind, refusal)
-        console.print(verdict, style="bold red" if refusal else "green")
-        if html is not None:
-            console.print(str(html), markup=False, highlight=False, soft_wrap=True)
+        _print_verdict(_verdict(subject.kind, refusal), bool(refusal), html, console)
     return int(bool(refusal))
+
+
+def _print_verdict(verdict: str, is_refused: bool, html: Path | None, console: Console) -> None:
+    console.print(verdict, style="bold red" if is_refused else "green")
+    if html is not None:
+        console.print(str(html), markup=False, highlight=False, soft_wrap=True)
+
+
+def _verdict(kind: Kind, refusal: str) -> str:
+    if not kind.is_trained:
+        taken = "these are prompts alone: `exptilt sample` draws completions of them, and there is nothing to train on"
+        return f"`exptilt sample` would refuse these prompts: {refusal}" if refusal else taken
+    return f"a run would refuse these data: {refusal}" if refusal else "a run would take these data"
 
 
 def _require_reference(subject: _Subject) -> None:
@@ -101,13 +111,6 @@ def _require_reference(subject: _Subject) -> None:
             "--reference-check needs a model: name one with --model, or give a recipe with model.path "
             "or with model.config and model.tokenizer"
         )
-
-
-def _verdict(kind: Kind, refusal: str) -> str:
-    if not kind.is_trained:
-        taken = "these are prompts alone: `exptilt sample` draws completions of them, and there is nothing to train on"
-        return f"`exptilt sample` would refuse these prompts: {refusal}" if refusal else taken
-    return f"a run would refuse these data: {refusal}" if refusal else "a run would take these data"
 
 
 def _doctor_rounds(subject: _Subject, as_json: bool) -> int:

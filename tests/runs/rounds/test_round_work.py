@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -62,7 +63,7 @@ def test_the_verbs_know_rounds(rounds_recipe, tmp_path, capsys):
 def test_a_plan_is_that_of_a_round_with_as_many_and_as_long_rows_as_it_can_have(rounds_recipe, capsys):
     recipe = rounds_recipe()
     with planned_round(recipe) as one:
-        rows = [json.loads(line) for line in open(one.data.train, encoding="utf-8")]  # noqa: SIM115
+        rows = [json.loads(line) for line in Path(one.data.train).read_text("utf-8").splitlines()]
         assert len(rows) == 12
         assert {len(row[side]) for row in rows for side in ("chosen_ids", "rejected_ids")} == {6}
     assert plan(recipe, "cpu", True) == 0
