@@ -21,7 +21,9 @@ def rounds_table(run: RunRecord) -> Table:
 
 def round_rows(run: RunRecord) -> list[tuple[str, ...]]:
     """The cells of that table, for terminal and page."""
-    rows = [(_name(one.number - 1), *_cells(one.start, one.number == 1), _rows_of(one)) for one in run.rounds]
+    rows: list[tuple[str, ...]] = []
+    for one in run.rounds:
+        rows.append((_name(one.number - 1), *_cells(one.start, one.number == 1), _rows_of(one)))
     if run.after_rounds is not None and run.rounds:
         rows.append((_name(run.rounds[-1].number), *_cells(run.after_rounds, False), ""))
     return rows

@@ -86,7 +86,7 @@ def _data_of(recipe: Recipe, number: int) -> DataConfig:
     earlier = files[:-1] if rounds_of(recipe).keep_earlier_rows else []
     decisions: dict[str, Any] = {name: value for name, value in _SAMPLED.items() if getattr(data, name) == "error"}
     sources = _read_anyhow(files[-1]) | {"mixture": tuple(SourceConfig(path=path) for path in earlier)}
-    test = {} if held_out is None else {"test": held_out.path, "test_split": held_out.split}
+    test: dict[str, Any] = {} if held_out is None else {"test": held_out.path, "test_split": held_out.split}
     return replace(data, **sources, **test, **decisions)
 
 

@@ -59,7 +59,8 @@ class NamedReward:
 
     function: Reward
     name: str
-    identity: str
+    identity: str | None
+    """Equal where the numbers are equal; None where the source of a function cannot be read."""
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> ArrayLike:
         """(N,) rewards of N completions."""
