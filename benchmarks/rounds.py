@@ -30,8 +30,9 @@ from exptilt.settings.evaluation_settings import EvaluateConfig
 from exptilt.settings.grid_settings import WorldTask
 from exptilt.settings.loss_choice import LossChoice
 from exptilt.settings.model_settings import ModelConfig
+from exptilt.settings.own_parts import source_digest
 from exptilt.settings.recipe import Recipe
-from exptilt.settings.reward_settings import ImportedRewardConfig
+from exptilt.settings.reward_settings import OwnReward
 from exptilt.settings.rounds_settings import RoundLaw, RoundsConfig
 from exptilt.settings.training_settings import OptimConfig, TrainConfig
 from exptilt.studies.bench import Yardstick
@@ -105,7 +106,7 @@ def methods(
     for beta in arguments.betas:
         one = RoundsConfig(
             num_rounds=1, num_samples=arguments.samples * arguments.rounds, law=RoundLaw(max_new_tokens=LENGTH),
-            reward=ImportedRewardConfig(path="rounds:sentiment"), pairs="neighbours", decide="coin", scale=2.0,
+            reward=OwnReward(path="rounds:sentiment", source=source_digest(sentiment)), pairs="neighbours", decide="coin", scale=2.0,
         )  # fmt: skip
         several = replace(one, num_rounds=arguments.rounds, num_samples=arguments.samples)
         for name, rounds in (

@@ -14,8 +14,8 @@ import numpy as np
 from exptilt.data.written_rows import Candidate, preference_row
 from exptilt.disk import write_lines
 from exptilt.runs.rounds.round_recipe import begun_with, prompt_data, recipe_of_round, rounds_of
-from exptilt.runs.rounds.round_work import prompt_ids
 from exptilt.runs.run_tokenizer import find_tokenizer
+from exptilt.sampling.local_sampler import ids_of_prompts
 from exptilt.sampling.prompts_to_sample import AskedPrompt, prompts_of
 from exptilt.settings.recipe import Recipe
 
@@ -29,7 +29,7 @@ def planned_round(recipe: Recipe) -> Iterator[Recipe]:
     """
     rounds = rounds_of(recipe)
     tokenizer = find_tokenizer(recipe.model, recipe.data)
-    asked = prompts_of(prompt_data(recipe))[: rounds.prompts_per_round]
+    asked = prompts_of(prompt_data(recipe)).prompts[: rounds.prompts_per_round]
     with TemporaryDirectory(prefix="exptilt-plan-") as folder:
         rows = Path(folder) / "rows.jsonl"
         write_lines(rows, _stand_in_rows(recipe, tokenizer, asked))
@@ -49,7 +49,7 @@ def _stand_in_rows(recipe: Recipe, tokenizer: Any, asked: Sequence[AskedPrompt])
     rounds, rng = rounds_of(recipe), np.random.default_rng(0)
     special = set(tokenizer.all_special_ids)
     plain = np.array([token for token in range(len(tokenizer)) if token not in special])
-    for one, ids in zip(asked, prompt_ids(recipe, tokenizer, asked), strict=True):
+    for one, ids in zip(asked, ids_of_prompts(tokenizer, asked, prompt_data(recipe)), strict=True):
         for _ in range(rounds.pairs_of_a_prompt):
             sides = rng.choice(plain, size=(2, rounds.law.max_new_tokens))
             chosen, rejected = (

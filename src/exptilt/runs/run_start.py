@@ -15,6 +15,7 @@ from exptilt.runs.identity import changed_keys
 from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.load import dump, load
 from exptilt.settings.model_settings import ModelConfig
+from exptilt.settings.own_parts import OwnPart
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.rounds_settings import RoundsConfig
 
@@ -56,7 +57,9 @@ def inputs_of(recipe: Recipe) -> dict[str, str]:
 def _inputs_of_rounds(rounds: RoundsConfig) -> dict[str, str | None]:
     """Paths that `rounds:` names, by key."""
     reward = rounds.reward
-    files = {} if reward is None or reward.kind == "import" else {name: getattr(reward, name, None) for name in _FILES}
+    files = (
+        {} if reward is None or isinstance(reward, OwnPart) else {name: getattr(reward, name, None) for name in _FILES}
+    )
     return {"rounds.prompts": rounds.prompts} | {f"rounds.reward.{name}": path for name, path in files.items()}
 
 

@@ -48,7 +48,7 @@ def _plan_rounds(recipe: Recipe, gpus: str | None, as_json: bool) -> int:
     rounds = rounds_of(recipe)
     with planned_round(recipe) as one:
         plan = Planner(one, parse_fleet(gpus)).plan()
-    num_prompts = len(prompts_of(prompt_data(recipe)))
+    num_prompts = len(prompts_of(prompt_data(recipe)).prompts)
     if as_json:
         print(
             json.dumps(

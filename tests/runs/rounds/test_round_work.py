@@ -39,9 +39,9 @@ def test_prompts_and_reward_are_checked_before_anything_is_sampled(rounds_recipe
     assert (good.num_prompts, good.num_samples, good.most_pairs, good.refusal) == (12, 48, 12, "")
     long = rounds_recipe(rounds={"reward": {"kind": "length"}, "law": {"max_new_tokens": 30}})
     assert f"has {good.longest_prompt} tokens and leaves no room" in check_rounds(long, tokenizer).refusal
-    absent = rounds_recipe(rounds={"reward": {"kind": "import", "path": "no_such_module:reward"}})
-    assert "cannot be imported" in check_rounds(absent, None).refusal
-    with pytest.raises(ConfigError, match=r"rounds\.reward: .*cannot be imported"):
+    absent = rounds_recipe(rounds={"reward": {"kind": "classifier", "path": "no-such.npz"}})
+    assert "is no file of a text classifier" in check_rounds(absent, None).refusal
+    with pytest.raises(ConfigError, match=r"rounds\.reward: no-such\.npz: is no file"):
         run_rounds(absent, Console(quiet=True))
     assert not absent.folder.exists()
 

@@ -211,7 +211,7 @@ def test_people_vote_between_the_rounds_by_the_same_command(rounds_recipe, tmp_p
 def test_a_reward_that_prefers_nothing_stops_with_one_line_and_samples_stay(rounds_recipe, tmp_path, monkeypatch):
     (tmp_path / "flat.py").write_text("def flat(answers):\n    return [1.0] * len(answers)\n")
     monkeypatch.chdir(tmp_path)
-    recipe = rounds_recipe("flat", rounds={"num_rounds": 1, "reward": {"kind": "import", "path": "flat:flat"}})
+    recipe = rounds_recipe("flat", rounds={"num_rounds": 1, "reward": {"import": "flat:flat"}})
     with pytest.raises(DataError, match=r"^round 1: reward flat: gives 1 to all 48 answers"):
         run_rounds(recipe, QUIET, page=False)
     state = json.loads((recipe.folder / "run.json").read_text())

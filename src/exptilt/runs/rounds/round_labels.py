@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -175,7 +175,7 @@ def _nonce(rater: Rater, comparison: Comparison, order: Iterable[int]) -> str:
 def _in_one_order(paired: PairedRows) -> PairedRows:
     """The rows in an order that does not depend on who voted when, so that training does not either."""
     rows = sorted(paired.rows, key=lambda row: json.dumps(row, sort_keys=True))
-    return PairedRows(rows, paired.num_asked, paired.left_out, paired.notes)
+    return replace(paired, rows=rows)
 
 
 def _why(paired: PairedRows) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exptilt.data.encode.tokens import encode_prompts
 from exptilt.errors import ExptiltError
 from exptilt.policies.architecture import declared_context
 from exptilt.rewards.reward_from_choice import build_reward
 from exptilt.runs.rounds.round_recipe import prompt_data, rounds_of
-from exptilt.sampling.prompts_to_sample import AskedPrompt, prompts_of
+from exptilt.sampling.local_sampler import ids_of_prompts
+from exptilt.sampling.prompts_to_sample import prompts_of
 from exptilt.settings.recipe import Recipe
-from exptilt.settings.reward_settings import ImplicitConfig, RewardModelConfig
+from exptilt.settings.reward_settings import ImplicitConfig, OwnReward, RewardModelConfig
 from exptilt.settings.rounds_settings import RoundsConfig
 from exptilt.wording import counted
 
@@ -47,9 +46,10 @@ def check_rounds(recipe: Recipe, tokenizer: Any) -> RoundsCheck:
         DataError: prompts cannot be read.
     """
     rounds = rounds_of(recipe)
-    asked = prompts_of(prompt_data(recipe))
+    data = prompt_data(recipe)
+    asked = prompts_of(data).prompts
     of_a_round = min(len(asked), rounds.prompts_per_round or len(asked))
-    longest = None if tokenizer is None else max(len(ids) for ids in prompt_ids(recipe, tokenizer, asked))
+    longest = None if tokenizer is None else max(len(ids) for ids in ids_of_prompts(tokenizer, asked, data))
     refusals = [_room(recipe, tokenizer, longest), refused_reward(rounds)]
     return RoundsCheck(
         lines=tuple(work_of(rounds, recipe, len(asked))),
@@ -59,12 +59,6 @@ def check_rounds(recipe: Recipe, tokenizer: Any) -> RoundsCheck:
         longest_prompt=longest,
         refusal="; ".join(reason for reason in refusals if reason),
     )
-
-
-def prompt_ids(recipe: Recipe, tokenizer: Any, asked: Sequence[AskedPrompt]) -> list[Any]:
-    """(N,) token ids of each prompt, as the rounds will render it."""
-    template_args = [one.template_args for one in asked]
-    return list(encode_prompts(tokenizer, [one.prompt for one in asked], recipe.data.template, template_args))
 
 
 def refused_reward(rounds: RoundsConfig) -> str:
@@ -91,7 +85,7 @@ def work_of(rounds: RoundsConfig, recipe: Recipe, num_prompts: int) -> list[str]
     asked = min(num_prompts, rounds.prompts_per_round or num_prompts)
     samples, pairs = asked * rounds.num_samples, asked * rounds.pairs_of_a_prompt
     by = {
-        "reward": f"a reward ({'' if rounds.reward is None else rounds.reward.kind}) prefers",
+        "reward": f"a reward ({_name_of(rounds)}) prefers",
         "judge": f"a judge ({'' if rounds.judge is None else rounds.judge.by}) compares",
         "people": f"people compare ({counted(rounds.wanted, 'vote')} each)",
     }[rounds.labelled_by]
@@ -104,6 +98,10 @@ def work_of(rounds: RoundsConfig, recipe: Recipe, num_prompts: int) -> list[str]
         f"  train   {recipe.loss.name} on them{' and on those of earlier rounds' if rounds.keep_earlier_rows else ''}, "
         f"against {reference}",
     ]
+
+
+def _name_of(rounds: RoundsConfig) -> str:
+    return rounds.reward.title if isinstance(rounds.reward, OwnReward) else getattr(rounds.reward, "kind", "")
 
 
 def _room(recipe: Recipe, tokenizer: Any, longest: int | None) -> str:

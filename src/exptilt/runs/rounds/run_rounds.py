@@ -24,6 +24,7 @@ from exptilt.runs.run_start import started
 from exptilt.sampling.prompts_to_sample import prompts_of
 from exptilt.settings.load import dump
 from exptilt.settings.recipe import Recipe
+from exptilt.wording import counted
 
 
 def run_rounds(recipe: Recipe, console: Console | None = None, *, page: bool = True) -> Outcome:
@@ -51,12 +52,14 @@ def run_rounds(recipe: Recipe, console: Console | None = None, *, page: bool = T
     if recipe.train.resume != "never" and folder.is_finished_run_of(dump(recipe)):
         console.print(f"{folder.path}: these rounds are finished; the model is in {folder.model}", soft_wrap=True)
         return Outcome(folder, folder.run.steps or 0, finished=True)
-    num_prompts = len(prompts_of(prompt_data(recipe)))  # before a folder is made, and before anything is sampled
+    asked, left_out = prompts_of(prompt_data(recipe))  # before a folder is made, and before anything is sampled
     refusal = refused_reward(rounds)
     if refusal:
         raise ConfigError(f"rounds.reward: {refusal}")
     with left_as_found(), started(recipe, folder, 1, console):
-        console.print("\n".join(work_of(rounds, recipe, num_prompts)), soft_wrap=True, highlight=False)
+        console.print("\n".join(work_of(rounds, recipe, len(asked))), soft_wrap=True, highlight=False)
+        for reason, count in left_out.items():
+            console.print(f"left out: {counted(count, 'row')} with {reason}", soft_wrap=True, highlight=False)
         notes = RoundNotes(folder)
         steps = TextRounds(recipe, notes.record, notes.note, notes.note_end, console)
         try:

@@ -129,7 +129,7 @@ class TextRounds:
 
     def _asked(self, number: int) -> list[AskedPrompt]:
         """The prompts that a round answers."""
-        asked, each = prompts_of(prompt_data(self.recipe)), rounds_of(self.recipe).prompts_per_round
+        asked, each = prompts_of(prompt_data(self.recipe)).prompts, rounds_of(self.recipe).prompts_per_round
         if each is None or each >= len(asked):
             return asked
         return [asked[at % len(asked)] for at in range((number - 1) * each, number * each)]
