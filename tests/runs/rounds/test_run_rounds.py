@@ -102,7 +102,7 @@ def test_killed_in_every_step_the_rounds_end_bitwise_the_same(rounds_recipe, tmp
     written.write_text(dump(cut))
     for place in ("sampling", "labelling", "training"):
         script = f"PLACE, RECIPE, CACHE = {(place, str(written), os.environ['EXPTILT_CACHE'])!r}\n{KILLED}"
-        process = forks.Process(target=exec, args=(script,))
+        process = forks.Process(target=exec, args=(script, {}))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL

@@ -61,7 +61,7 @@ def run_rounds(recipe: Recipe, console: Console | None = None, *, page: bool = T
         for reason, count in left_out.items():
             console.print(f"left out: {counted(count, 'row')} with {reason}", soft_wrap=True, highlight=False)
         notes = RoundNotes(folder)
-        steps = TextRounds(recipe, notes.record, notes.note, notes.note_end, console)
+        steps = TextRounds(recipe, notes.record, notes.note, notes.note_end, console, page)
         try:
             follow(steps, rounds.num_rounds)
         except Waiting as waiting:

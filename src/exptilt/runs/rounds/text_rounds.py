@@ -50,11 +50,13 @@ class TextRounds:
     note_end: Callable[[SampledPolicy], None]
     """Writes what is known of the last model."""
     console: Console
+    page: bool = True
+    """Whether every run writes its report."""
 
     def begin(self) -> None:
         """Train the supervised phase, where the recipe has one."""
         if self.recipe.sft is not None:
-            _finished(self.recipe.sft_recipe(), self.console, "in the supervised phase")
+            self._train(self.recipe.sft_recipe(), "in the supervised phase")
 
     def sample(self, number: int) -> None:
         """Draw the completions of a round."""
@@ -104,7 +106,7 @@ class TextRounds:
 
     def train(self, number: int) -> None:
         """Train on the rows of a round."""
-        _finished(recipe_of_round(self.recipe, number), self.console, f"in round {number}")
+        self._train(recipe_of_round(self.recipe, number), f"in round {number}")
         self.note(self.record(number).updated(status="trained", run=self._files(number).run.name))
 
     def finish(self, num_rounds: int) -> None:
@@ -119,6 +121,16 @@ class TextRounds:
             )
             after = after.updated(reward=_mean_reward(paired_rows(request).rewards, self._resampling))
         self.note_end(after)
+
+    def _train(self, recipe: Recipe, where: str) -> None:
+        """Train one run to its end.
+
+        Raises:
+            Stopped: it was asked to stop before.
+        """
+        outcome = run_recipe(recipe, self.console, page=self.page)
+        if not outcome.finished:
+            raise Stopped(f"stopped {where} at step {outcome.step}; give the same command again to go on")
 
     def _files(self, number: int) -> RoundFiles:
         return RoundFiles(self.recipe.folder, number)
@@ -183,17 +195,6 @@ def _group(row: SampleRow) -> Group:
         prompt=np.array(row.prompt_ids, dtype=np.int32),
         completions=(completion,),
     )
-
-
-def _finished(recipe: Recipe, console: Console, where: str) -> None:
-    """Train one run to its end.
-
-    Raises:
-        Stopped: it was asked to stop before.
-    """
-    outcome = run_recipe(recipe, console)
-    if not outcome.finished:
-        raise Stopped(f"stopped {where} at step {outcome.step}; give the same command again to go on")
 
 
 def _mean_reward(rewards: Sequence[Any], resampling: Resampling) -> Estimate:
