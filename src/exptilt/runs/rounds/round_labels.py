@@ -101,7 +101,7 @@ class RoundLabels:
             raise Waiting(
                 f"round {self.files.number} waits for people: {done:,} of {counted(needed, 'comparison')} have "
                 f"{counted(self.settings.wanted, 'vote')} in {self.files.votes}; open the page with "
-                f"`exptilt label {self.files.votes}`, and then give the same command again"
+                f"`exptilt label {self.files.votes} --store {self.files.votes}`, and then give the same command again"
             )
 
 
