@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from exptilt.errors import ConfigError
+from exptilt.errors import CheckpointError, ConfigError
 from exptilt.planning.planned_rounds import planned_round
 from exptilt.policies.models import load_tokenizer
 from exptilt.runs.rounds.round_recipe import rounds_of
 from exptilt.runs.rounds.round_work import check_rounds, work_of
 from exptilt.runs.rounds.run_rounds import run_rounds
 from exptilt.runs.run_recipe import run_recipe
+from exptilt.settings.evaluated_recipe import recipe_of_run
 from exptilt.settings.load import dump
 from exptilt.verbs.doctor import doctor
 from exptilt.verbs.plan import plan
@@ -57,6 +58,11 @@ def test_the_verbs_know_rounds(rounds_recipe, tmp_path, capsys):
         prepare(rounds_recipe())
     with pytest.raises(ConfigError, match="several runs"):
         run_recipe(rounds_recipe())
+    folder = tmp_path / "finished"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(dump(rounds_recipe()))
+    with pytest.raises(CheckpointError, match=r"holds 2 rounds.*finished/round-2"):
+        recipe_of_run(folder, [])
 
 
 @pytest.mark.slow
