@@ -177,8 +177,8 @@ def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: PlannedRows,
 def _sampling(rounds: RoundsConfig, costs: Costs, num_rows: int) -> float:
     """Seconds to draw the completions that make so many rows, each to its greatest length."""
     count = num_rows // max(1, rounds.pairs_of_a_prompt) * rounds.num_samples
-    batches = math.ceil(count / rounds.batch_size)
-    return batches * costs.drawing(min(count, rounds.batch_size), rounds.law.max_new_tokens)
+    batches = math.ceil(count / rounds.samples_at_once)
+    return batches * costs.drawing(min(count, rounds.samples_at_once), rounds.law.max_new_tokens)
 
 
 def checks_reference(recipe: Recipe) -> bool:

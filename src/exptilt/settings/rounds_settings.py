@@ -79,7 +79,7 @@ class RoundsConfig:
     """Completions of each prompt."""
     law: RoundLaw = RoundLaw()
     """How they are drawn."""
-    batch_size: Annotated[int, Range(ge=1)] = 256
+    samples_at_once: Annotated[int, Range(ge=1)] = 256
     """Completions drawn at a time; it changes nothing beyond rounding."""
     label: Literal["auto", "reward", "judge", "people"] = "auto"
     """Who says which completion is better; auto: the reward or the judge, if one is given, else people, for whose votes the round waits."""

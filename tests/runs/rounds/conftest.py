@@ -37,7 +37,7 @@ def rounds_recipe(speaker: Path, tmp_path: Path) -> Callable[..., Recipe]:
     """A recipe of two quick rounds; keyword arguments lay sections over it."""
 
     def make(output: str = "run", rounds: dict[str, Any] | None = None, **sections: Any) -> Recipe:
-        of_rounds = {"num_rounds": 2, "num_samples": 4, "law": {"max_new_tokens": 6}, "batch_size": 4}
+        of_rounds = {"num_rounds": 2, "num_samples": 4, "law": {"max_new_tokens": 6}, "samples_at_once": 4}
         values = {
             "output": str(tmp_path / output),
             "model": {"path": str(speaker / "model")},

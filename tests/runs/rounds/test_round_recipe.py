@@ -111,3 +111,8 @@ def test_more_rounds_are_the_same_recipe_and_another_reward_is_not(rounds_recipe
 def test_settings_that_mean_nothing_are_refused(rounds_recipe, rounds, message):
     with pytest.raises(ConfigError, match=message):
         rounds_recipe(rounds=rounds)
+
+
+def test_a_reward_model_is_not_trained_in_rounds(rounds_recipe):
+    with pytest.raises(ConfigError, match="rounds belongs to policies"):
+        rounds_recipe(loss="bradley_terry")

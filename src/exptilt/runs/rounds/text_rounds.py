@@ -155,7 +155,7 @@ class TextRounds:
             num_samples=rounds.num_samples,
             law=SamplingLaw(**as_dict(rounds.law)),
             seed=seed_of(self.recipe, number),
-            batch_size=rounds.batch_size,
+            batch_size=rounds.samples_at_once,
         )
         with claimed(files.samples, "samples", {}):
             draw_into(files.samples, request, asked, self.console)
