@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -21,10 +23,6 @@ from exptilt.settings.rounds_settings import RoundsConfig
 
 _REASON = 2000
 """Most characters of an error that are kept in run.json."""
-
-
-_FILES = ("path", "policy", "reference")
-"""Settings of a reward that name a file, folder or hub id."""
 
 
 @contextmanager
@@ -56,11 +54,17 @@ def inputs_of(recipe: Recipe) -> dict[str, str]:
 
 def _inputs_of_rounds(rounds: RoundsConfig) -> dict[str, str | None]:
     """Paths that `rounds:` names, by key."""
-    reward = rounds.reward
-    files = (
-        {} if reward is None or isinstance(reward, OwnPart) else {name: getattr(reward, name, None) for name in _FILES}
-    )
-    return {"rounds.prompts": rounds.prompts} | {f"rounds.reward.{name}": path for name, path in files.items()}
+    return {"rounds.prompts": rounds.prompts, **reward_inputs(rounds.reward, "rounds.reward")}
+
+
+def reward_inputs(reward: Any, prefix: str) -> dict[str, str]:
+    """Paths that settings of a reward name, by key; of a name alone, the folder it is."""
+    if isinstance(reward, str):
+        return {prefix: reward} if Path(reward).expanduser().is_dir() else {}
+    if reward is None or isinstance(reward, OwnPart):
+        return {}
+    named = {f"{prefix}.{name}": getattr(reward, name, None) for name in ("path", "policy", "reference")}
+    return {key: path for key, path in named.items() if path}
 
 
 def model_inputs(model: ModelConfig, prefix: str = "model") -> dict[str, str]:

@@ -45,7 +45,7 @@ from exptilt.run_folder.file_names import (
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.study_record import MeasuredSamples, ReferenceSamples
-from exptilt.runs.run_start import data_inputs, model_inputs
+from exptilt.runs.run_start import data_inputs, model_inputs, reward_inputs
 from exptilt.settings.declaration import as_dict
 from exptilt.settings.grid_settings import GridRecipe, GridRun, OwnTask
 from exptilt.settings.load import dump, load
@@ -234,8 +234,7 @@ class Grid:
 
 def _inputs_of(recipe: GridRecipe) -> dict[str, str]:
     """Every path that a study reads and must not overwrite, by its key."""
-    task, proxy = recipe.task, recipe.measure.proxy
-    read = {"measure.proxy": proxy} if proxy is not None and Path(proxy).expanduser().is_dir() else {}
+    task, read = recipe.task, reward_inputs(recipe.measure.proxy, "measure.proxy")
     if isinstance(task, OwnTask):
         return read | model_inputs(task.model, "task.model") | data_inputs(task.data, "task.data")
     data = getattr(task, "data", None)
