@@ -51,7 +51,16 @@ from exptilt.run_folder.report_record import (
     ReportedRun,
     ReportRecord,
 )
-from exptilt.run_folder.run_record import Caution, KeptWeights, ModelFacts, ReferenceIdentity, RunRecord, TokenBudget
+from exptilt.run_folder.run_record import (
+    Caution,
+    KeptWeights,
+    ModelFacts,
+    ReferenceIdentity,
+    RoundRecord,
+    RunRecord,
+    SampledPolicy,
+    TokenBudget,
+)
 from exptilt.run_folder.samples_record import PairMargin, SideBySide, StepSample
 from exptilt.run_folder.study_record import MeasuredSamples, ReferenceSamples, StudyFacts
 
@@ -70,6 +79,13 @@ FULL = {
         reference=ReferenceIdentity(identity="3f2a", source="the start"), model=ModelFacts(name="m", parameters=9),
         warnings=(Caution(step=1, name="drift", message="far", advice="raise beta", value=1.5, limit=1.0, alarm=True),),
         kept=KeptWeights(step=2, metric="eval/loss", value=0.5),
+        rounds=(
+            RoundRecord(
+                number=1, status="trained", prompts="3f", num_comparisons=4, num_rows=3, left_out={"ties": 1}, run="round-1",
+                start=SampledPolicy(num_prompts=2, num_samples=8, reward=E, kl=E, length=E, ended=E),
+            ),
+        ),
+        after_rounds=SampledPolicy(num_prompts=2, num_samples=8, reward=E, kl=E, length=E, ended=E),
     ),
     "data.json": DataReport(
         source=None, kind="pair", test=None,

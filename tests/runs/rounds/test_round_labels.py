@@ -100,19 +100,16 @@ def test_a_share_of_the_comparisons_may_be_enough_and_more_votes_may_be_wanted(f
 def test_a_judge_is_asked_once_whatever_interrupts(files, monkeypatch):
     settings = RoundsConfig(num_rounds=1, judge=RoundJudge(by="longest"), pairs="all")
     labels = RoundLabels(settings, files, seed=0)
-    add, count = VoteStore.add, 0
+    add_all = VoteStore.add_all
 
-    def dies(self, *args, **kwargs):
-        nonlocal count
-        count += 1
-        if count == 6:
-            raise KeyboardInterrupt
-        return add(self, *args, **kwargs)
+    def dies(self, rows):
+        add_all(self, rows[:7])
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(VoteStore, "add", dies)
+    monkeypatch.setattr(VoteStore, "add_all", dies)
     with pytest.raises(KeyboardInterrupt):
         labels.rows()
-    monkeypatch.setattr(VoteStore, "add", add)
+    monkeypatch.setattr(VoteStore, "add_all", add_all)
     rows = labels.rows().rows
     with VoteStore(files.votes) as store:
         assert len(store.votes()) == 2 * 9  # both orders of nine comparisons, each once

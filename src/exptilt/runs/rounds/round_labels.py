@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 from exptilt.errors import DataError, Waiting
 from exptilt.judges.named_judges import JudgeOptions, named_judges
+from exptilt.judges.remembered_judge import RememberedJudge
 from exptilt.judges.server_judge import ServerJudge
-from exptilt.preferences import Comparison, Judge
+from exptilt.preferences import Comparison
+from exptilt.rewards.reward_by_name import reward_by_name
 from exptilt.run_folder.round_files import RoundFiles
 from exptilt.runs.paired_rows import PairedRows, paired_rows
 from exptilt.sampling.sample_rows import SampleRow, read_samples
 from exptilt.settings.pair_settings import PairRequest, VotesConfig
 from exptilt.settings.rounds_settings import RoundJudge, RoundsConfig
-from exptilt.votes.vote_records import Rater, vote_of
 from exptilt.votes.vote_store import VoteStore
 from exptilt.wording import counted
 
@@ -147,29 +147,12 @@ def ask_judge(settings: RoundJudge, comparisons: Sequence[Comparison], store: Vo
         ConfigError: there is no such judge.
     """
     questions = () if settings.question is None else (settings.question,)
-    judge = named_judges(
-        [settings.by], store, JudgeOptions(template=settings.template, questions=questions, seed=seed)
-    )[0]
-    if isinstance(judge, ServerJudge):
-        for _ in judge(comparisons):  # it stores its own votes with what was paid for them
-            pass
-        return
-    _store_verdicts(judge, comparisons, store)
-
-
-def _store_verdicts(judge: Judge, comparisons: Sequence[Comparison], store: VoteStore) -> None:
-    rater = Rater("judge", judge.name, judge.identity)
-    voted = {vote.nonce for vote in store.votes(superseded=True)}
-    waiting = [one for one in comparisons if not {_nonce(rater, one, order) for order in ((0, 1), (1, 0))} <= voted]
-    by_id = {one.id: one for one in waiting}
-    for verdict in judge(waiting):
-        comparison = by_id[verdict.comparison]
-        store.add(comparison, vote_of(comparison, verdict, rater, _nonce(rater, comparison, verdict.order)))
-
-
-def _nonce(rater: Rater, comparison: Comparison, order: Iterable[int]) -> str:
-    """Known before the verdict is, so that a verdict given again after an interruption is stored once."""
-    return hashlib.sha256(json.dumps([rater.identity, comparison.id, list(order)]).encode()).hexdigest()
+    options = JudgeOptions(template=settings.template, questions=questions, seed=seed)
+    judge = named_judges([settings.by], store, options, reward_by_name)[0]
+    if not isinstance(judge, ServerJudge | RememberedJudge):  # these keep their own votes
+        judge = RememberedJudge(judge, store)
+    for _ in judge(comparisons):
+        pass
 
 
 def _in_one_order(paired: PairedRows) -> PairedRows:
