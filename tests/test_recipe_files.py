@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from exptilt.run_folder.folder import RunFolder
+from exptilt.runs.rounds.run_rounds import run_rounds
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.settings.load import load
 from exptilt.settings.recipe import Recipe
@@ -85,3 +86,26 @@ def test_a_reward_model_is_trained_on_the_first_rows(tmp_path):
     accuracy = evaluation["accuracy"]["reward_model"]["score"]
     assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
     assert evaluation["num_pairs"] == folder.read("data.json")["test"]["kept"]
+
+
+@pytest.mark.slow
+def test_rounds_run_on_a_few_prompts(tmp_path):
+    if not HARMLESS.is_file():
+        pytest.skip(f"no real data at {DATA}; set EXPTILT_DATA")
+    small = [
+        f"output={tmp_path / 'run'}",
+        f"data.train={HARMLESS}",
+        "data.limit=40",
+        "model.config={hidden_size: 32, num_layers: 1, num_heads: 2, vocab_size: 400, max_positions: 1536}",
+        "sft.train.epochs=0.2",
+        "rounds.prompts_per_round=6",
+        "rounds.law.max_new_tokens=8",
+        "evaluate.num_prompts=4",
+    ]
+    outcome = run_rounds(load(Recipe, ROOT / "recipes" / "rounds.yaml", small))
+    first, second = outcome.folder.run.rounds
+    assert (first.status, second.status) == ("trained", "trained")
+    assert first.prompts != second.prompts  # the next ones
+    assert first.start.num_samples == second.start.num_samples == 24
+    assert outcome.folder.run.after_rounds.kl.value > 0
+    assert (outcome.folder.model / "model.safetensors").is_file()

@@ -7,6 +7,7 @@
     |- CheckpointError          a run folder that cannot be resumed or read
     |- DiskError                a disk that refuses: full, read-only, failing
     |- Stopped                  no fault: somebody asked to stop, and the same command goes on
+    |  `- Waiting               no fault: people are to vote first, and then the same command goes on
     `- TrainingError            the run itself: step 0 is not zero, a loss is not finite
        `- NonFiniteError        names the rows of the step that was stopped before weights moved
 
@@ -46,6 +47,10 @@ class DiskError(ExptiltError):
 
 class Stopped(ExptiltError):
     """Somebody asked to stop; what was done is kept, and the same command goes on from there."""
+
+
+class Waiting(Stopped):
+    """People are to do something first; the message names what and where, and then the same command goes on."""
 
 
 class TrainingError(ExptiltError):

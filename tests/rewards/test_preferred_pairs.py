@@ -23,6 +23,7 @@ def found(rule: PairRule, rewards=REWARDS, sides=None, seed=0):
         ("all", [(1, 0), (3, 0), (4, 0), (1, 3), (4, 3)], 1),
         ("adjacent", [(4, 3), (3, 0)], 1),
         ("first_rest", [(1, 0), (3, 0), (4, 0)], 0),
+        ("neighbours", [(1, 0)], 0),  # the third is unscored, so the fourth has nobody, and the fifth is alone
     ],
 )
 def test_who_is_compared(which, expected, ties):

@@ -30,6 +30,7 @@ from exptilt.run_folder.evaluation_record import (
 )
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.frontier_record import (
+    BestOfNByReward,
     BestOfNPoint,
     Components,
     Frontier,
@@ -50,7 +51,16 @@ from exptilt.run_folder.report_record import (
     ReportedRun,
     ReportRecord,
 )
-from exptilt.run_folder.run_record import Caution, KeptWeights, ModelFacts, ReferenceIdentity, RunRecord, TokenBudget
+from exptilt.run_folder.run_record import (
+    Caution,
+    KeptWeights,
+    ModelFacts,
+    ReferenceIdentity,
+    RoundRecord,
+    RunRecord,
+    SampledPolicy,
+    TokenBudget,
+)
 from exptilt.run_folder.samples_record import PairMargin, SideBySide, StepSample
 from exptilt.run_folder.study_record import MeasuredSamples, ReferenceSamples, StudyFacts
 
@@ -69,6 +79,13 @@ FULL = {
         reference=ReferenceIdentity(identity="3f2a", source="the start"), model=ModelFacts(name="m", parameters=9),
         warnings=(Caution(step=1, name="drift", message="far", advice="raise beta", value=1.5, limit=1.0, alarm=True),),
         kept=KeptWeights(step=2, metric="eval/loss", value=0.5),
+        rounds=(
+            RoundRecord(
+                number=1, status="trained", prompts="3f", num_comparisons=4, num_rows=3, left_out={"ties": 1}, run="round-1",
+                start=SampledPolicy(num_prompts=2, num_samples=8, reward=E, kl=E, length=E, ended=E),
+            ),
+        ),
+        after_rounds=SampledPolicy(num_prompts=2, num_samples=8, reward=E, kl=E, length=E, ended=E),
     ),
     "data.json": DataReport(
         source=None, kind="pair", test=None,
@@ -130,6 +147,12 @@ FULL = {
             ),
         ),
         best_of_n=(BestOfNPoint(n=2, kl=0.2, kl_is="upper bound", kl_bound=0.2, reward=E),),
+        best_of_n_by=(
+            BestOfNByReward(
+                name="length", is_true=False, kl=(0.0, 0.2), kl_is="plug-in estimate", kl_bound=(0.0, 0.2), chosen_by=(1.0, 2.0),
+                chosen_by_sd=0.5, gold=(0.5, 0.25), low=(0.0, 0.0), high=(1.0, 1.0), best_n=1, best=E, end=E, fall=E,
+            ),
+        ),
     ),
     "report.json": ReportRecord(
         title="dpo", verdict=CONCLUSION, frontier=None, missing=("curves",),
@@ -263,6 +286,7 @@ FRONTIER_KEYS = [
     "proxies",
     "points",
     "best_of_n",
+    "best_of_n_by",
     "command",
     "facts",
     "format",

@@ -26,6 +26,7 @@ from exptilt.settings.declaration import as_dict
 from exptilt.settings.grid_settings import GridRecipe, MeasureConfig, Method, OwnTask, WorldTask
 from exptilt.settings.load import build, load
 from exptilt.settings.model_settings import ModelConfig
+from exptilt.settings.reward_settings import LengthConfig
 from exptilt.settings.yaml_source import Source
 from exptilt.studies.study import FrontierStudy, PolicyPoint
 from exptilt.studies.tasks.own_task import find_function
@@ -127,6 +128,26 @@ def test_best_of_n_has_its_own_kl_below_the_bound(study):
         assert 0 < best["kl"] <= best["kl_bound"] == kl_bound(best["n"])
 
 
+def test_the_best_of_n_is_told_for_every_n_by_the_true_reward_and_by_each_proxy(study):
+    recipe, content = study
+    true, *others = content["best_of_n_by"]
+    assert true["is_true"]
+    assert [one["name"] for one in others] == [one["name"] for one in content["proxies"]]
+    assert {len(one[column]) for one in content["best_of_n_by"] for column in ("gold", "kl", "chosen_by")} == {16}
+    assert true["gold"] == pytest.approx(true["chosen_by"])
+    assert [true["gold"][best["n"] - 1] for best in content["best_of_n"]] == pytest.approx(
+        [best["reward"]["value"] for best in content["best_of_n"]]
+    )
+    pool = np.array(json.loads((recipe.folder / "reference.json").read_text())["rewards"])
+    implicit = Grid(recipe)._proposals().implicit_rewards()
+    for one in others:
+        picks = implicit[one["name"].removeprefix("implicit reward of ")]
+        assert one["gold"][0] == pytest.approx(pool.mean())
+        # The best of all sixteen is the one with the highest proxy; equal ones share.
+        at_top = picks == picks.max(axis=1, keepdims=True)
+        assert one["gold"][-1] == pytest.approx(((pool * at_top).sum(axis=1) / at_top.sum(axis=1)).mean())
+
+
 def test_a_second_call_only_reads_and_a_lost_measurement_is_made_again_the_same(study, monkeypatch):
     recipe, content = study
     lost = recipe.folder / "points" / "preferred-ft-seed-0-step-00000003.json"
@@ -220,6 +241,14 @@ def test_your_own_model_pairs_and_reward(study, tmp_path, monkeypatch):
     )  # the shortest have fewest words
     with pytest.raises(DataError, match="proxy 'flat': the reward does not vary within any prompt"):
         frontier(replace(own, measure=replace(own.measure, proxy="my_reward:flat", proposals=0)), QUIET)
+    alone = replace(own, output=str(tmp_path / "alone"), methods=[])  # no training at all: what samples show
+    alone = replace(alone, measure=replace(own.measure, proxy=LengthConfig(unit="characters")))
+    shown = frontier(alone, QUIET)
+    assert "points" not in shown or not shown["points"]
+    assert [one["name"] for one in shown["best_of_n_by"]] == ["goodness", "length"]
+    assert shown["best_of_n_by"][1]["gold"][-1] > shown["best_of_n_by"][1]["gold"][0]  # more characters, more words
+    by_kind = replace(alone, output=str(tmp_path / "kind"), task=replace(task, reward=LengthConfig(unit="words")))
+    assert frontier(by_kind, QUIET)["reference_reward"]["value"] == shown["reference_reward"]["value"]
     assert content["reward_name"] == "goodness"
     assert len(content["points"]) == 1
     assert 0 < content["reference_reward"]["value"] <= 6
@@ -252,7 +281,7 @@ def test_titles_and_folders_follow_from_the_objective():
     ("changes", "message"),
     [
         ({"jobs": 0}, "jobs"),
-        ({"methods": []}, "methods"),
+        ({"seeds": []}, "seeds"),
         ({"measure": {"pool": 1}}, "pool"),
         ({"seeds": [1, 1]}, "seeds"),
     ],

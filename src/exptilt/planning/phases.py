@@ -19,6 +19,7 @@ from exptilt.policies.scorer import MicroBatches
 from exptilt.runs.checks.familiarity import NUM_PROMPTS
 from exptilt.runs.run_batches import steps_in
 from exptilt.settings.recipe import Recipe
+from exptilt.settings.rounds_settings import RoundsConfig
 
 SHARE = 0.95
 """Of a device's memory that a plan may fill."""
@@ -147,6 +148,8 @@ def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: PlannedRows,
         load: of one step.
     """
     spent, at_once = {"training": training}, recipe.batch.at_once
+    if recipe.rounds is not None:
+        spent["samples of the round (roughly)"] = _sampling(recipe.rounds, costs, rows.num_train)
     some = rows.test[:_LOOKED_AT]
     held_out = Load.of(some).times(rows.num_test / len(some)) if len(some) else Load(0, 0, 0, 0)
     if build_loss(recipe.loss).needs_reference and not recipe.reference.move_every:
@@ -169,6 +172,13 @@ def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: PlannedRows,
     if drawn:
         spent["samples (roughly)"] = drawn
     return spent
+
+
+def _sampling(rounds: RoundsConfig, costs: Costs, num_rows: int) -> float:
+    """Seconds to draw the completions that make so many rows, each to its greatest length."""
+    count = num_rows // max(1, rounds.pairs_of_a_prompt) * rounds.num_samples
+    batches = math.ceil(count / rounds.samples_at_once)
+    return batches * costs.drawing(min(count, rounds.samples_at_once), rounds.law.max_new_tokens)
 
 
 def checks_reference(recipe: Recipe) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from exptilt.reports.displacement_section import DISPLACEMENT, is_this_normal
+from exptilt.reports.figures.best_of_n_figure import best_of_n_figure, best_of_n_rows
 from exptilt.reports.figures.curves import HEALTH, LEARNING, LEARNING_OF_SCORES, LIKELIHOOD, curve
 from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, frontier_figure
 from exptilt.reports.figures.held_out_figures import calibration, margin_histogram, score_histogram
@@ -21,6 +22,7 @@ from exptilt.reports.report_inputs import Inputs, read_inputs
 from exptilt.reports.tables import page_sections
 from exptilt.reports.tables.data_facts import data_groups
 from exptilt.reports.tables.paired import paired_differences
+from exptilt.reports.tables.rounds_table import round_rows
 from exptilt.reports.tone import Conclusion, PageAnswer
 from exptilt.reports.words.conclusion import conclusion_of, run_conclusion
 from exptilt.reports.words.frontier_words import point_of
@@ -87,6 +89,7 @@ def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
         "health": _present(curve(spec, drawn, tokens) for spec in HEALTH),
         "frontier": _present([frontier_figure(inputs.frontier)] if inputs.frontier else []),
         "proxies": _present([proxy_figure(inputs.frontier)] if inputs.frontier else []),
+        "best_of_n": _present([best_of_n_figure(inputs.frontier)] if inputs.frontier else []),
     }
     return {
         "title": inputs.title,
@@ -104,6 +107,8 @@ def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
         "spread_rows": page_sections.spread_rows(inputs.frontier),
         "diversity_rows": page_sections.diversity_rows(inputs.frontier),
         "proxy_rows": proxy_rows(inputs.frontier),
+        "round_rows": round_rows(inputs.rounds) if inputs.rounds else [],
+        "best_of_n_rows": best_of_n_rows(inputs.frontier),
         "alarms": alarms(inputs),
         "same": [(name, values[0]) for name, values in cards if len(set(values)) == 1],
         "varying": [(name, values) for name, values in cards if len(set(values)) > 1],

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exptilt.errors import CheckpointError
-from exptilt.run_folder.file_names import CONFIG, FRONTIER, JUDGED, SAMPLES, STUDY_RUNS
+from exptilt.run_folder.file_names import CONFIG, FRONTIER, JUDGED, RUN, SAMPLES, STUDY_RUNS
 from exptilt.run_folder.frontier_record import Frontier
 from exptilt.run_folder.judged_record import Judged
 from exptilt.run_folder.record_reader import RecordReader
+from exptilt.run_folder.round_files import RoundFiles
 from exptilt.run_folder.run_contents import RunContents, read_run
+from exptilt.run_folder.run_record import RunRecord
 from exptilt.run_folder.samples_record import SideBySide
 
 
@@ -27,6 +29,8 @@ class Inputs:
     """Side-by-sides by the name of what they come from."""
     notices: tuple[str, ...] = ()
     title: str = ""
+    rounds: RunRecord | None = None
+    """run.json of a folder of rounds; `runs` are then the runs of its rounds."""
 
 
 def read_inputs(folders: Sequence[Path]) -> Inputs:
@@ -53,6 +57,7 @@ def read_inputs(folders: Sequence[Path]) -> Inputs:
         samples=tuple(pair for part in parts for pair in part.samples),
         notices=tuple(notice for part in parts for notice in part.notices),
         title=", ".join(part.title for part in parts),
+        rounds=next((part.rounds for part in parts if part.rounds is not None), None),
     )
 
 
@@ -77,7 +82,23 @@ def _read_folder(folder: Path) -> Inputs:
             notices=tuple(notice for part in parts for notice in part.notices),
             title=title,
         )
+    rounds = RecordReader(folder).record(RunRecord, RUN)
+    if rounds is not None and rounds.rounds:
+        return _of_rounds(folder, rounds)
     return _of_run(read_run(folder))
+
+
+def _of_rounds(folder: Path, rounds: RunRecord) -> Inputs:
+    """The runs of rounds that have begun to train, in order."""
+    runs = [RoundFiles(folder, one.number).run for one in rounds.rounds]
+    parts = [_of_run(read_run(run)) for run in runs if (run / CONFIG).is_file()]
+    return Inputs(
+        runs=tuple(run for part in parts for run in part.runs),
+        samples=tuple(pair for part in parts for pair in part.samples),
+        notices=tuple(notice for part in parts for notice in part.notices),
+        title=folder.resolve().name,
+        rounds=rounds,
+    )
 
 
 def _of_run(run: RunContents) -> Inputs:

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from exptilt.reports.figures.best_of_n_figure import best_of_n_rows
 from exptilt.reports.report_inputs import read_inputs
 from exptilt.reports.tables.page_sections import frontier_rows
 from exptilt.reports.words.conclusion import conclusion_of
@@ -29,6 +30,18 @@ def frontier_table(frontier: Frontier) -> Table:
     if any(cell.endswith("*") for row in rows for cell in row.cells):
         told += "\n* few samples carry the optimum there: the interval spans two corrections"
     table.caption = told
+    return table
+
+
+def best_of_n_table(frontier: Frontier) -> Table:
+    """The best of n samples of the reference by each reward, judged by the true one, in 80 columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("best of n by", min_width=12)
+    for name in (f"{frontier.reward_name} at best", "n", "all", "falls?"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in best_of_n_rows(frontier):
+        best, n, _kl, end, fell = row.cells  # what fits in 80 columns; the page has all of it
+        table.add_row(Text(row.name), Text(best), Text(n), Text(end.split(" at n")[0]), Text(fell.split(",")[0]))
     return table
 
 

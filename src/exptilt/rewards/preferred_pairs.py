@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-Which = Literal["best_worst", "all", "adjacent", "first_rest", "across"]
+Which = Literal["best_worst", "all", "adjacent", "first_rest", "neighbours", "across"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ def compared_positions(
 
     Args:
         which: best_worst: the greatest and the smallest; all: each with each; adjacent: neighbours in the order of
-            rewards; first_rest: the first with every other; across: the k-th of one side with the k-th of the other.
+            rewards; first_rest: the first with every other; neighbours: the first with the second, the third with the fourth,
+            which makes independent pairs; across: the k-th of one side with the k-th of the other.
         rewards: (K,) NaN where a completion is unscored; it is in no pair. Of equal ones the first stands first.
         sides: (K,) 0 or 1, whose completion each is, for `across`.
 
@@ -97,6 +98,8 @@ def compared_positions(
         return [both for both in zip(*of_side, strict=False) if not np.isnan(rewards[list(both)]).any()]
     if which == "first_rest":
         return [(0, place) for place in scored if place] if 0 in scored else []
+    if which == "neighbours":
+        return [(at, at + 1) for at in range(0, len(rewards) - 1, 2) if at in scored and at + 1 in scored]
     if which == "all":
         return list(combinations(scored, 2))
     ranked = sorted(scored, key=lambda place: -rewards[place])

@@ -7,6 +7,7 @@ metrics.jsonl     one line per logged step
 checkpoints/      complete ones only
 model/            what `from_pretrained` loads
 evaluation.json   held-out measurements;  samples.jsonl  side by sides;  report.html  the page
+round-1/          of a recipe with `rounds`: the run of the first round, with its samples, votes and rows beside it
 earlier/          runs that `train.resume=never` has moved aside, by date
 
 Which folder may become one, and that one process at a time works in it: `ownership` and `lock`.
@@ -30,6 +31,7 @@ from exptilt.errors import CheckpointError
 from exptilt.run_folder.file_names import CHECKPOINTS, CONFIG, MODEL, RUN
 from exptilt.run_folder.record import FilePart, FileRecord
 from exptilt.run_folder.record_reader import checked
+from exptilt.run_folder.round_files import RoundFiles
 from exptilt.run_folder.run_record import RunRecord
 
 R = TypeVar("R", bound=FileRecord)
@@ -38,7 +40,7 @@ _VERSIONS = ("exptilt", "torch", "transformers", "peft", "tokenizers", "datasets
 _OF_A_RUN = (
     *("config.yaml", "run.json", "data.json", "metrics.jsonl", "checkpoints", "model", "best", "samples"),
     *("samples.jsonl", "evaluation*.json", "evaluation*.jsonl", "report.html", "report.json", "sft", "tokenizer"),
-    *("weights", "merged", "tensorboard", "wandb", "trackio", "mlruns"),
+    *("weights", "merged", "tensorboard", "wandb", "trackio", "mlruns", "round-[0-9]*"),
 )
 """What a run and the verbs that follow it write into its folder."""
 
@@ -69,7 +71,8 @@ class RunFolder:
 
     def has_results(self) -> bool:
         """Whether a run has left something that training made."""
-        return any((self.path / name).is_dir() for name in (CHECKPOINTS, MODEL))
+        trained = any((self.path / name).is_dir() for name in (CHECKPOINTS, MODEL))
+        return trained or RoundFiles(self.path, 1).samples.is_dir()
 
     def set_aside(self) -> Path | None:
         """Move all files of an earlier run into `earlier/DATE`, a run folder of its own, so that a new run starts in none.

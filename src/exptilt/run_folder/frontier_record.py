@@ -104,6 +104,43 @@ class BestOfNPoint(FilePart):
     reward: Estimate
 
 
+class BestOfNByReward(FilePart):
+    """Best of n reference samples for n = 1, ..., N, chosen by one reward and judged by the true one."""
+
+    name: str
+    """The reward that chooses."""
+    is_true: bool = False
+    """Whether that is the true reward itself."""
+    kl: tuple[float, ...]
+    """(N,) KL(best-of-n || reference), nats."""
+    kl_is: str = ""
+    """`upper bound`, `plug-in estimate`, or empty where the KL is exact."""
+    kl_bound: tuple[float, ...]
+    """(N,) log n - (n - 1) / n."""
+    chosen_by: tuple[float, ...]
+    """(N,) mean of the reward that chooses."""
+    chosen_by_sd: float
+    """Standard deviation of that reward over the pool, within prompts: the unit the figure draws it in."""
+    gold: tuple[float, ...]
+    """(N,) mean true reward."""
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+    best_n: int
+    """The n with the highest true reward."""
+    best: Estimate
+    end: Estimate
+    """True reward at N."""
+    fall: Estimate | None = None
+    """True reward at N less that at the best n of other prompts; an interval below 0 says that it fell."""
+
+    @model_validator(mode="after")
+    def _aligned(self) -> BestOfNByReward:
+        columns = [self.kl_bound, self.chosen_by, self.gold, self.low, self.high]
+        if not self.kl or any(column is not None and len(column) != len(self.kl) for column in columns):
+            raise ValueError("kl, kl_bound, chosen_by, gold, low and high must have one length, at least 1")
+        return self
+
+
 class Proxy(FilePart):
     """What optimising another reward would do to the true one, predicted from samples of the reference."""
 
@@ -155,6 +192,8 @@ class Frontier(FileRecord):
     """Of objectives trained with several seeds."""
     reference_diversity: Diversity | None = None
     best_of_n: tuple[BestOfNPoint, ...] = ()
+    best_of_n_by: tuple[BestOfNByReward, ...] = ()
+    """Chosen by the true reward and by every proxy, for all n; the true one first."""
     command: str | None = None
     facts: dict[str, Any] = Field(default_factory=dict)
     """Numbers about the study itself, such as the accuracy of the classifier that gives the reward."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.record import FilePart, FileRecord
 
 
@@ -69,6 +70,41 @@ class TokenBudget(FilePart):
     processes: int | None = None
 
 
+class SampledPolicy(FilePart):
+    """What the samples of a policy say of it."""
+
+    num_prompts: int | None = None
+    num_samples: int | None = None
+    """Of all prompts together."""
+    reward: Estimate | None = None
+    """Of the reward that labels; None where votes do."""
+    kl: Estimate | None = None
+    """KL(policy || the first model), nats per completion, by the mean log-ratio of its samples."""
+    length: Estimate | None = None
+    """Tokens, the end token included."""
+    ended: Estimate | None = None
+    """Share of samples that ended by themselves."""
+
+
+class RoundRecord(FilePart):
+    """One round of sampling, labelling and training."""
+
+    number: int
+    status: str = ""
+    """sampled, waiting, labelled or trained."""
+    prompts: str | None = None
+    """Digest of the prompts it answers."""
+    start: SampledPolicy = SampledPolicy()
+    """The policy that it begins with, measured on the round's own samples."""
+    num_comparisons: int | None = None
+    """That a judge or people were asked about."""
+    num_rows: int | None = None
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """What is in no row, by reason."""
+    run: str | None = None
+    """Folder of its run, in the folder of all rounds."""
+
+
 class RunRecord(FileRecord):
     """run.json."""
 
@@ -79,9 +115,9 @@ class RunRecord(FileRecord):
     """Time in ISO 8601, UTC."""
     finished: str | None = None
     status: str | None = None
-    """running, stopped, done, measured or failed."""
+    """running, stopped, waiting, done, measured or failed."""
     reason: str | None = None
-    """Why it failed or was stopped."""
+    """Why it failed or was stopped, or what it waits for."""
     seed: int | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     """By package."""
@@ -98,3 +134,7 @@ class RunRecord(FileRecord):
     model: ModelFacts = ModelFacts()
     command: str | None = None
     """The command that makes these numbers again."""
+    rounds: tuple[RoundRecord, ...] = ()
+    """Of a recipe with rounds, in order; each has a run folder of its own."""
+    after_rounds: SampledPolicy | None = None
+    """The policy that the last round trained."""

@@ -10,7 +10,8 @@ from exptilt.settings.recipe import Recipe
 
 _NO_EFFECT = ("output", "evaluate.", "train.log_", "train.report_", "train.eval_", "train.save_", "train.keep_",
               "train.resume", "train.stop_", "train.best", "train.patience", "train.compile", "train.gradient_",
-              "parallel.", "reference.cache", "batch.tokens", "data.workers")  # fmt: skip
+              "parallel.", "reference.cache", "batch.tokens", "data.workers", "rounds.num_rounds",
+              "rounds.samples_at_once", "rounds.least_labelled")  # fmt: skip
 """Keys that may change between an interruption and its resume: no step depends on them beyond rounding."""
 
 
@@ -20,7 +21,7 @@ def identity(recipe: Recipe, **content: str) -> dict[str, str]:
     start = Path(recipe.model.path or "")
     if start.is_relative_to(recipe.folder):  # the supervised phase's model moves with the run
         flat["model.path"] = json.dumps(str(start.relative_to(recipe.folder)))
-    return {key: value for key, value in flat.items() if not key.startswith((*_NO_EFFECT, "sft"))} | content
+    return {key: value for key, value in flat.items() if not key.startswith((*_NO_EFFECT, "sft", "rounds"))} | content
 
 
 def changed_keys(old: Recipe, new: Recipe) -> list[str]:

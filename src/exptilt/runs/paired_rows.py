@@ -41,6 +41,8 @@ class PairedRows:
     """What is in no row, by reason."""
     notes: tuple[str, ...] = ()
     """Worth knowing about the rows."""
+    rewards: tuple[NDArray[np.float64], ...] = ()
+    """Of every prompt, rewards of its completions (K,), NaN where one is unscored; empty where no reward was asked."""
 
 
 def paired_rows(request: PairRequest) -> PairedRows:
@@ -54,10 +56,12 @@ def paired_rows(request: PairRequest) -> PairedRows:
     pools = _pools(request.samples)
     left_out: Counter[str] = Counter()
     if request.label == "source":
-        rows = [row for pool in pools for row in _by_source(pool, left_out)]
-    else:
-        rows = list(_by_reward(request, pools, left_out))
-    return PairedRows(rows, request.samples[0], len(pools), left_out, tuple(_note_of_ties(rows)))
+        by_source = [row for pool in pools for row in _by_source(pool, left_out)]
+        return PairedRows(by_source, request.samples[0], len(pools), left_out, tuple(_note_of_ties(by_source)))
+    rewards = _rewards(request, pools, left_out)
+    rows = list(_by_reward(request, pools, rewards, left_out))
+    notes = tuple(_note_of_ties(rows))
+    return PairedRows(rows, request.samples[0], len(pools), left_out, notes, rewards=tuple(rewards))
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,9 @@ def _by_source(pool: _Pool, left_out: Counter[str]) -> Iterator[Row]:
         yield from _different(pool, PreferredPair(chosen, rejected, None), left_out)
 
 
-def _by_reward(request: PairRequest, pools: Sequence[_Pool], left_out: Counter[str]) -> Iterator[Row]:
-    each = _rewards(request, pools, left_out)
+def _by_reward(
+    request: PairRequest, pools: Sequence[_Pool], each: Sequence[NDArray[np.float64]], left_out: Counter[str]
+) -> Iterator[Row]:
     if request.rows in (None, "preference"):
         yield from _preferences(request, pools, each, left_out)
         return

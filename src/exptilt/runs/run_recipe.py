@@ -11,6 +11,7 @@ from functools import partial
 from rich.console import Console
 
 from exptilt.data.prepared import refused
+from exptilt.errors import ConfigError
 from exptilt.evaluation.held_out import Wanted, detectable_line, measure_policy
 from exptilt.evaluation.held_out_scores import measure_reward_model
 from exptilt.policies.device import model_on_device
@@ -60,6 +61,8 @@ def run_recipe(
     Raises:
         ExptiltError: data cannot be used, the model is no model, or a loss is not finite; the message is for a person.
     """
+    if recipe.rounds is not None:
+        raise ConfigError("rounds: this recipe is several runs; `exptilt train` or run_rounds runs them")
     with left_as_found(), ExitStack() as held:
         # The folder stays ours until the report is written, when the other processes have left.
         with joined(recipe.parallel) as world, losing_no_process(world):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -15,7 +17,9 @@ from exptilt.runs.identity import changed_keys
 from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.load import dump, load
 from exptilt.settings.model_settings import ModelConfig
+from exptilt.settings.own_parts import OwnPart
 from exptilt.settings.recipe import Recipe
+from exptilt.settings.rounds_settings import RoundsConfig
 
 _REASON = 2000
 """Most characters of an error that are kept in run.json."""
@@ -44,7 +48,23 @@ def started(recipe: Recipe, folder: RunFolder, processes: int, console: Console)
 def inputs_of(recipe: Recipe) -> dict[str, str]:
     """Every path that a run reads and must not overwrite, by its key."""
     named = {"reference.model": recipe.reference.model, "adapter.path": recipe.adapter and recipe.adapter.path}
+    named |= {} if recipe.rounds is None else _inputs_of_rounds(recipe.rounds)
     return model_inputs(recipe.model) | data_inputs(recipe.data) | {key: path for key, path in named.items() if path}
+
+
+def _inputs_of_rounds(rounds: RoundsConfig) -> dict[str, str | None]:
+    """Paths that `rounds:` names, by key."""
+    return {"rounds.prompts": rounds.prompts, **reward_inputs(rounds.reward, "rounds.reward")}
+
+
+def reward_inputs(reward: Any, prefix: str) -> dict[str, str]:
+    """Paths that settings of a reward name, by key; of a name alone, the folder it is."""
+    if isinstance(reward, str):
+        return {prefix: reward} if Path(reward).expanduser().is_dir() else {}
+    if reward is None or isinstance(reward, OwnPart):
+        return {}
+    named = {f"{prefix}.{name}": getattr(reward, name, None) for name in ("path", "policy", "reference")}
+    return {key: path for key, path in named.items() if path}
 
 
 def model_inputs(model: ModelConfig, prefix: str = "model") -> dict[str, str]:

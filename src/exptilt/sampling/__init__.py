@@ -10,6 +10,7 @@ draws        completions beside a reference, in columns
 
 sample_request    its settings
 sample_rows       one completion as a row, and the folder that rows are appended to
+drawn_folder      the folder filled
 prompts_to_sample the prompts of a data source, each once
 local_sampler     rows from a model in this process
 server_sampler    rows from an OpenAI-compatible server

@@ -14,6 +14,7 @@ from exptilt.sampling.generate import Sample, sample
 from exptilt.sampling.prompts_to_sample import AskedPrompt
 from exptilt.sampling.sample_request import SampleRequest
 from exptilt.sampling.sample_rows import SampleRow
+from exptilt.settings.data_settings import DataConfig
 
 _BATCHES = 4
 """Batches that are drawn together, so that prompts of like length share one; what is drawn together is written together."""
@@ -40,14 +41,7 @@ def local_rows(
     Raises:
         DataError: a prompt does not fit the context with the completion.
     """
-    ids = encode_prompts(
-        with_chat_template(tokenizer, request.data.chat_template),
-        [one.prompt for one in asked],
-        request.data.template,
-        [one.template_args for one in asked],
-        template_args_of_all=request.data.template_args,
-        fold_system=request.data.fold_system,
-    )
+    ids = ids_of_prompts(tokenizer, asked, request.data)
     _require_room(model, asked, ids, request.law.max_new_tokens)
     size = max(1, _BATCHES * request.batch_size // request.num_samples)
     for start in range(0, len(asked), size):
@@ -67,6 +61,18 @@ def local_rows(
             with_logps=True,
         )
         yield [_row(part[one.prompt_index], one, tokenizer) for one in drawn]
+
+
+def ids_of_prompts(tokenizer: Any, asked: Sequence[AskedPrompt], data: DataConfig) -> list[TokenIds]:
+    """(N,) token ids of each prompt, as the settings of the data render it."""
+    return encode_prompts(
+        with_chat_template(tokenizer, data.chat_template),
+        [one.prompt for one in asked],
+        data.template,
+        [one.template_args for one in asked],
+        template_args_of_all=data.template_args,
+        fold_system=data.fold_system,
+    )
 
 
 def _row(asked: AskedPrompt, drawn: Sample, tokenizer: Any) -> SampleRow:

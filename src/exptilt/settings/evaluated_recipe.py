@@ -27,12 +27,19 @@ def recipe_of_run(run: Path, overrides: Sequence[str]) -> Recipe:
     """A run's recipe with `key=value` laid over it.
 
     Raises:
-        CheckpointError: there is no run.
+        CheckpointError: there is no run, or there are several.
         ConfigError: an override is wrong.
     """
     if not is_run(str(run)):
         raise CheckpointError(f"{run}: is not a run folder (it has no config.yaml)")
-    return replace(load(Recipe, run / "config.yaml", _instead(overrides)), output=str(run))
+    recipe = load(Recipe, run / "config.yaml", _instead(overrides))
+    if recipe.rounds is not None:
+        last = run / f"round-{recipe.rounds.num_rounds}"
+        raise CheckpointError(
+            f"{run}: holds {recipe.rounds.num_rounds} rounds, each a run of its own; name one of them, such as {last} (and "
+            "--reference with the first model, to compare with that)"
+        )
+    return replace(recipe, output=str(run))
 
 
 def recipe_of_model(what: str, overrides: Sequence[str], output: Path | None) -> Recipe:

@@ -19,6 +19,7 @@ from exptilt.settings.loss_choice import AnyLossChoice, OwnLoss, choice_of
 from exptilt.settings.model_settings import ModelConfig, SmallModel
 from exptilt.settings.ranges import Positive
 from exptilt.settings.recipe import Recipe
+from exptilt.settings.reward_settings import AnyReward
 from exptilt.settings.training_settings import OptimConfig, TrainConfig
 
 
@@ -93,8 +94,9 @@ class OwnTask:
     """The reference; every run starts from it."""
     data: DataConfig
     """Preferences to train on; the prompts of the held-out part are the ones measured on."""
-    reward: str
-    """`module:function`, called as function(prompt, completion) -> float; the module may lie in the current folder."""
+    reward: AnyReward | str
+    """Any reward (`{kind: model, path: my-rm}`), or `module:function`, called as function(prompt, completion) -> float; the
+    module may lie in the current folder."""
 
 
 @config
@@ -155,9 +157,10 @@ class MeasureConfig:
     proposals: int = 4
     """Trained policies, those that end with the highest rewards, whose samples join the reference's so that the optimum
     is known at larger KLs; together they give half as many as the reference. 0 uses the reference's alone."""
-    proxy: str | None = None
-    """Another reward, `module:function` called as function(prompt, completion), or the folder of a reward model or of its run:
-    what would optimising it do to the true one? The implicit rewards of the proposals are always asked so."""
+    proxy: AnyReward | str | None = None
+    """Another reward, such as `{kind: model, path: my-rm}`, the folder of a reward model or of its run, or `module:function` called
+    as function(prompt, completion): what would optimising it, or choosing the best of n by it, do to the true one? Implicit
+    rewards of the proposals are asked too."""
 
     def __post_init__(self) -> None:
         least = {"every": 0, "num_prompts": 2, "num_samples": 1, "pool": 4, "max_new_tokens": 1, "proposals": 0}
@@ -184,7 +187,8 @@ class GridRecipe:
     task: AnyTask
     """Where reference, preferences, prompts and reward come from: world, imdb or own."""
     methods: list[Method]
-    """The objectives; every one starts from the reference."""
+    """The objectives; every one starts from the reference. Empty: what the reference's samples alone show, the optimum and
+    best-of-n, without any training."""
     seeds: list[int] = dataclasses.field(default_factory=lambda: [0])
     """Every objective is trained once with each."""
     batch: BatchConfig = BatchConfig()
@@ -201,8 +205,8 @@ class GridRecipe:
     def __post_init__(self) -> None:
         if self.jobs < 1:
             raise ValueError(f"jobs must be >= 1, got {self.jobs}")
-        if not self.methods or not self.seeds:
-            raise ValueError("methods and seeds must name at least one each")
+        if not self.seeds:
+            raise ValueError("seeds must name at least one")
         titles = [method.title for method in self.methods]
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice or len(set(self.seeds)) < len(self.seeds):

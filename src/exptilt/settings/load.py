@@ -35,7 +35,8 @@ def load(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -
         ConfigError: a line per problem: where it stands (file and line, or the command line), what is wrong, what was meant.
     """
     source = read_yaml(path) if path is not None else Source(label="defaults")
-    source.lay_over([read_override(override) for override in overrides])
+    source.values = _with_bare_keys_spelled(cls, source.values)
+    source.lay_over([_bare_key_spelled(cls, *read_override(override)) for override in overrides])
     return build(cls, source)
 
 
@@ -82,7 +83,7 @@ def _expand_shorthands(cls: type[Any], values: Mapping[str, Any]) -> dict[str, A
 
     A part of your own, `loss: {import: ...}`, is left as it is.
     """
-    expanded = dict(values)
+    expanded = _with_bare_keys_spelled(cls, values)
     for field in dataclasses.fields(cls):
         given = expanded.get(field.name)
         if isinstance(given, Mapping) and "import" in given:
@@ -91,6 +92,25 @@ def _expand_shorthands(cls: type[Any], values: Mapping[str, Any]) -> dict[str, A
             written = {"name": given} if isinstance(given, str) else given
             expanded[field.name] = {"name": field.default.name, **written}
     return expanded
+
+
+def _with_bare_keys_spelled(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`rounds: 3` means `rounds: {num_rounds: 3}`, as `bare_keys` of the class says."""
+    spelled = dict(values)
+    for section, key in getattr(cls, "bare_keys", {}).items():
+        if _is_bare(spelled.get(section)):
+            spelled[section] = {key: spelled[section]}
+    return spelled
+
+
+def _is_bare(value: Any) -> bool:
+    return value is not None and not isinstance(value, Mapping)
+
+
+def _bare_key_spelled(cls: type[Any], key: str, value: Any) -> tuple[str, Any]:
+    """`rounds=3` changes the number, and nothing else of what the file says of rounds."""
+    inner = getattr(cls, "bare_keys", {}).get(key)
+    return (f"{key}.{inner}", value) if inner is not None and _is_bare(value) else (key, value)
 
 
 def _as_meant(source: Source, problems: Sequence[Any]) -> Any:

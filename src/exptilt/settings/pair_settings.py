@@ -48,9 +48,9 @@ class PairRequest:
     written as p_chosen; source: what the first of the samples said is preferred to what the second said."""
     scale: Positive = 1.0
     """Multiplies differences of rewards for coin and soft (Bradley-Terry)."""
-    pairs: Literal["best_worst", "all", "adjacent", "first_rest", "across"] = "best_worst"
-    """Which two completions of a prompt are compared; first_rest: the first with every other; across: the k-th of the
-    first samples with the k-th of the second."""
+    pairs: Literal["best_worst", "all", "adjacent", "first_rest", "neighbours", "across"] = "best_worst"
+    """Which two completions of a prompt are compared; first_rest: the first with every other; neighbours: the first with the second,
+    the third with the fourth; across: the k-th of the first samples with the k-th of the second."""
     rows: Literal["preference", "ranking", "rating"] | None = None
     """What is written; rating is for KTO. By default preferences, and rankings where people ranked more than two answers."""
     threshold: Finite | None = None

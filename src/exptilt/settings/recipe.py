@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 from exptilt.settings.declaration import config
 from exptilt.settings.evaluation_settings import EvaluateConfig
 from exptilt.settings.loss_choice import AnyLossChoice, LossChoice, choice_of
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig, ReferenceConfig
+from exptilt.settings.rounds_settings import RoundsConfig
 from exptilt.settings.training_settings import OptimConfig, ParallelConfig, TrainConfig
 
 
@@ -55,6 +58,10 @@ class Recipe:
     """What the policy is measured against."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """What is measured at the end."""
+    rounds: RoundsConfig | None = None
+    """Sample, label and train several times, each time from the model just trained; none: train once on data.train."""
+    bare_keys: ClassVar[Mapping[str, str]] = {"rounds": "num_rounds"}
+    """Sections that may be one bare value, and the key it is short for."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -63,6 +70,8 @@ class Recipe:
         self._check_weights()
         if self.loss.kind.scores:
             self._check_reward_model()
+        if self.rounds is not None:
+            self._check_rounds(self.rounds)
 
     def _check_weights(self) -> None:
         if self.adapter is not None and self.model.path is None and self.sft is None:
@@ -85,6 +94,7 @@ class Recipe:
         """Refuse keys that mean something for a policy alone."""
         meaningless = {
             "sft": self.sft is not None,
+            "rounds": self.rounds is not None,
             "reference": self.reference != ReferenceConfig(),
             "train.eval_samples": self.train.eval_samples > 0,
             "data.drop_highest_ches": self.data.drop_highest_ches > 0,
@@ -95,6 +105,15 @@ class Recipe:
                     f"{key} belongs to policies, and loss {self.loss.name} trains a reward model, which has no reference "
                     "and writes no text; leave it out"
                 )
+
+    def _check_rounds(self, rounds: RoundsConfig) -> None:
+        if self.model.path is None and self.sft is None:
+            raise ValueError("rounds needs model.path or sft: completions of random weights are not worth comparing")
+        if self.reference.model is not None and rounds.fresh_reference:
+            raise ValueError(
+                "rounds takes the model each round begins with as its reference; leave out reference.model, or set "
+                "rounds.fresh_reference=false to keep one reference for all rounds"
+            )
 
     @property
     def folder(self) -> Path:
@@ -116,6 +135,7 @@ class Recipe:
             self,
             output=str(self.folder / "sft"),
             sft=None,
+            rounds=None,
             adapter=None if self.model.path is None else self.adapter,  # a model from scratch is trained whole first
             data=replace(self.data, drop_highest_ches=0.0),  # of preferences, not of completions to imitate
             loss=LossChoice.of("sft"),

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exptilt.errors import DataError
 from exptilt.evaluation.diversity import diversity
 from exptilt.evaluation.frontier.best_of_n import best_of_n
 from exptilt.evaluation.frontier.comparable import Provenance
 from exptilt.evaluation.frontier.optimum import OptimalFrontier
-from exptilt.evaluation.frontier.proxy import proxy_curve
 from exptilt.evaluation.intervals import Clusters, mean, paired_difference, ratio
 from exptilt.evaluation.kl import estimate_kl
 from exptilt.evaluation.pairs.accuracy import share_above_zero
@@ -29,7 +27,6 @@ from exptilt.run_folder.frontier_record import (
     Optimum,
     Point,
     Pooled,
-    Proxy,
     SeedSpread,
 )
 from exptilt.run_folder.samples_record import SideBySide
@@ -37,6 +34,7 @@ from exptilt.run_folder.study_record import MeasuredSamples, ReferenceSamples
 from exptilt.sampling.draws import Draws
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.studies.bench import SHOWN, Yardstick
+from exptilt.studies.other_rewards import band, best_of_n_record, proxy_record
 from exptilt.studies.proposals import Proposals
 from exptilt.types import LogProbs
 
@@ -215,7 +213,7 @@ class FrontierStudy:
             points=tuple(self.points),
             spreads=self._spreads(),
             reference_diversity=self._reference_diversity(),
-            proxies=tuple(self._proxy(name, values) for name, values in self.proxies.items()),
+            proxies=tuple(proxy_record(name, values, rewards) for name, values in self.proxies.items()),
             best_of_n=tuple(
                 BestOfNPoint(
                     n=best.n,
@@ -226,21 +224,22 @@ class FrontierStudy:
                 )
                 for best in kinds
             ),
+            best_of_n_by=tuple(
+                best_of_n_record(name, values, rewards, self.pool.log_probs)
+                for name, values in {self.reward_name: rewards, **self.proxies}.items()
+            ),
             **study,
         )
 
     def _optimum(self) -> Optimum:
         """The optimum at the KLs that the samples show, in rising order."""
         kl, rewards = self.optimum.drawn()
-        values = [float(np.nan if one.value is None else one.value) for one in rewards]
-        ends = [one.interval for one in rewards]
-        known = [end for end in ends if end is not None]
-        band = known if len(known) == len(ends) else None
+        values, low, high = band(rewards)
         return Optimum(
             kl=tuple(kl.tolist()),
             reward=tuple(np.maximum.accumulate(values).tolist()),
-            low=None if band is None else tuple(low for low, _ in band),
-            high=None if band is None else tuple(high for _, high in band),
+            low=low,
+            high=high,
             trusted=tuple((kl <= self.optimum.solid_kl).tolist()),
         )
 
@@ -274,33 +273,6 @@ class FrontierStudy:
         if self.proposals is None:
             return None
         return Pooled(policies=tuple(self.proposals.names), samples_each=self.proposals.num_samples)
-
-    def _proxy(self, name: str, values: NDArray[np.float64]) -> Proxy:
-        """The course of the true reward if this proxy were optimised.
-
-        Raises:
-            DataError: the proxy says the same of all samples.
-        """
-        try:
-            curve = proxy_curve(values, self.pool.rewards)
-        except ValueError as error:
-            raise DataError(f"proxy {name!r}: {error}") from None
-        gold = [float(np.nan if point.value is None else point.value) for point in curve.gold]
-        ends = [point.interval for point in curve.gold]
-        known = [end for end in ends if end is not None]
-        band = known if len(known) == len(ends) else None
-        return Proxy(
-            name=name,
-            kl=tuple(curve.kl.tolist()),
-            proxy=tuple(curve.proxy.tolist()),
-            gold=tuple(gold),
-            low=None if band is None else tuple(low for low, _ in band),
-            high=None if band is None else tuple(high for _, high in band),
-            solid_kl=float(curve.solid_kl),
-            best_kl=curve.best_kl,
-            best=curve.gold[int(np.argmax(gold))],
-            end=curve.gold[-1],
-        )
 
     def side_by_side(self) -> tuple[SideBySide, ...]:
         """First samples of the reference and of the policy with the highest final reward, with their rewards."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ def doctor(
 
         require_reports([html], "--html")
     subject = _subject(source, overrides, model)
+    if subject.recipe is not None and subject.recipe.rounds is not None:
+        return _doctor_rounds(subject, as_json)
     if reference_check:
         _require_reference(subject)
     *earlier, (_, prepared) = subject.phases()
@@ -81,11 +83,21 @@ def doctor(
 
         write_doctor_page(report, html)
     if not as_json:
-        verdict = _verdict(subject.kind, refusal)
-        console.print(verdict, style="bold red" if refusal else "green")
-        if html is not None:
-            console.print(str(html), markup=False, highlight=False, soft_wrap=True)
+        _print_verdict(_verdict(subject.kind, refusal), bool(refusal), html, console)
     return int(bool(refusal))
+
+
+def _print_verdict(verdict: str, is_refused: bool, html: Path | None, console: Console) -> None:
+    console.print(verdict, style="bold red" if is_refused else "green")
+    if html is not None:
+        console.print(str(html), markup=False, highlight=False, soft_wrap=True)
+
+
+def _verdict(kind: Kind, refusal: str) -> str:
+    if not kind.is_trained:
+        taken = "these are prompts alone: `exptilt sample` draws completions of them, and there is nothing to train on"
+        return f"`exptilt sample` would refuse these prompts: {refusal}" if refusal else taken
+    return f"a run would refuse these data: {refusal}" if refusal else "a run would take these data"
 
 
 def _require_reference(subject: _Subject) -> None:
@@ -101,11 +113,22 @@ def _require_reference(subject: _Subject) -> None:
         )
 
 
-def _verdict(kind: Kind, refusal: str) -> str:
-    if not kind.is_trained:
-        taken = "these are prompts alone: `exptilt sample` draws completions of them, and there is nothing to train on"
-        return f"`exptilt sample` would refuse these prompts: {refusal}" if refusal else taken
-    return f"a run would refuse these data: {refusal}" if refusal else "a run would take these data"
+def _doctor_rounds(subject: _Subject, as_json: bool) -> int:
+    """Check what a recipe with rounds begins with; the rows it trains on do not exist yet."""
+    from exptilt.runs.rounds.round_work import check_rounds
+
+    checked = check_rounds(subject.recipe, subject.tokenizer)
+    if as_json:
+        print(json.dumps(asdict(checked), indent=1))
+        return int(bool(checked.refusal))
+    console = Console()
+    longest = "" if checked.longest_prompt is None else f", the longest of {checked.longest_prompt:,} tokens"
+    console.print(f"{checked.num_prompts:,} different prompts{longest}", highlight=False)
+    console.print("\n".join(checked.lines), highlight=False, soft_wrap=True)
+    refusal = checked.refusal
+    verdict = f"these rounds would stop: {refusal}" if refusal else "a run would begin with these prompts"
+    console.print(verdict, style="bold red" if refusal else "green", soft_wrap=True)
+    return int(bool(refusal))
 
 
 @config

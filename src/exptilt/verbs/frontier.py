@@ -32,7 +32,7 @@ from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.turn_ends import turn_ends
 from exptilt.processes.surroundings import left_as_found
 from exptilt.reports.page import write_report
-from exptilt.reports.report_terminal import frontier_table
+from exptilt.reports.report_terminal import best_of_n_table, frontier_table
 from exptilt.run_folder.file_names import (
     FRONTIER,
     SAMPLES,
@@ -45,7 +45,7 @@ from exptilt.run_folder.file_names import (
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.study_record import MeasuredSamples, ReferenceSamples
-from exptilt.runs.run_start import data_inputs, model_inputs
+from exptilt.runs.run_start import data_inputs, model_inputs, reward_inputs
 from exptilt.settings.declaration import as_dict
 from exptilt.settings.grid_settings import GridRecipe, GridRun, OwnTask
 from exptilt.settings.load import dump, load
@@ -98,7 +98,9 @@ def _study(recipe: GridRecipe, folder: RunFolder, console: Console) -> dict[str,
     folder.write(FRONTIER, frontier)
     folder.write_lines(SAMPLES, study.side_by_side())
     page = write_report([folder.path])
-    console.print(frontier_table(frontier))
+    if frontier.points:
+        console.print(frontier_table(frontier))
+    console.print(best_of_n_table(frontier))
     console.print(f"report: {page}", highlight=False)
     return frontier.as_dict()
 
@@ -189,9 +191,9 @@ class Grid:
         implicit = {} if proposals is None else proposals.implicit_rewards()
         proxies = {f"implicit reward of {name}": values for name, values in implicit.items()}
         if self.recipe.measure.proxy is not None:
-            values = self.yardstick.rewards(self.pool.draws(self.yardstick), rewarding(self.recipe.measure.proxy))
-            name = self.recipe.measure.proxy.partition(":")[2] or Path(self.recipe.measure.proxy).name
-            proxies[name] = values.reshape(self.pool.rewards.shape)
+            proxy = rewarding(self.recipe.measure.proxy)
+            values = self.yardstick.rewards(self.pool.draws(self.yardstick), proxy)
+            proxies[proxy.name] = values.reshape(self.pool.rewards.shape)
         return proxies
 
     def _measurement_of(self, entry: GridRun, weights: Path) -> MeasuredSamples:
@@ -232,8 +234,7 @@ class Grid:
 
 def _inputs_of(recipe: GridRecipe) -> dict[str, str]:
     """Every path that a study reads and must not overwrite, by its key."""
-    task, proxy = recipe.task, recipe.measure.proxy
-    read = {"measure.proxy": proxy} if proxy is not None and Path(proxy).expanduser().is_dir() else {}
+    task, read = recipe.task, reward_inputs(recipe.measure.proxy, "measure.proxy")
     if isinstance(task, OwnTask):
         return read | model_inputs(task.model, "task.model") | data_inputs(task.data, "task.data")
     data = getattr(task, "data", None)

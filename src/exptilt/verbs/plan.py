@@ -11,9 +11,14 @@ from rich.table import Table
 
 from exptilt.planning.devices import parse_fleet
 from exptilt.planning.phases import Plan
+from exptilt.planning.planned_rounds import planned_round
 from exptilt.planning.planner import Planner
 from exptilt.processes.surroundings import left_as_found
+from exptilt.runs.rounds.round_recipe import prompt_data, rounds_of
+from exptilt.runs.rounds.round_work import work_of
+from exptilt.sampling.prompts_to_sample import prompts_of
 from exptilt.settings.recipe import Recipe
+from exptilt.wording import counted
 
 
 @left_as_found()
@@ -28,11 +33,44 @@ def plan(recipe: Recipe, gpus: str | None, as_json: bool) -> int:
     Returns:
         0, or 1 if it would not fit.
     """
+    if recipe.rounds is not None:
+        return _plan_rounds(recipe, gpus, as_json)
     plan = Planner(recipe, parse_fleet(gpus)).plan()
     if as_json:
         print(plan_json(plan))
     else:
         print_plan(plan, Console())
+    return int(not plan.fits)
+
+
+def _plan_rounds(recipe: Recipe, gpus: str | None, as_json: bool) -> int:
+    """Plan one round, whose rows are the most there can be; the others take as long. The supervised phase is planned by itself."""
+    rounds = rounds_of(recipe)
+    with planned_round(recipe) as one:
+        plan = Planner(one, parse_fleet(gpus)).plan()
+    num_prompts = len(prompts_of(prompt_data(recipe)).prompts)
+    if as_json:
+        print(
+            json.dumps(
+                json.loads(plan_json(plan)) | {"num_rounds": rounds.num_rounds, "num_prompts": num_prompts}, indent=1
+            )
+        )
+        return int(not plan.fits)
+    console = Console()
+    for line in work_of(rounds, recipe, num_prompts):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print("\nOne round, if every completion has the greatest length and every pair makes a row:")
+    print_plan(plan, console)
+    console.print(
+        f"all {counted(rounds.num_rounds, 'round')}: at most {_duration(rounds.num_rounds * plan.seconds)}, and what the "
+        f"{rounds.labelled_by} {'take' if rounds.labelled_by == 'people' else 'takes'} to label",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if recipe.sft is not None:
+        console.print(
+            "the supervised phase comes before that: `exptilt plan` with rounds=null tells its time", soft_wrap=True
+        )
     return int(not plan.fits)
 
 

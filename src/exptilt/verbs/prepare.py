@@ -11,6 +11,7 @@ from exptilt.data.account.data_terminal import print_report
 from exptilt.data.cache import LEAST_GROUPS, DataCache
 from exptilt.data.prepared import Prepared, refused
 from exptilt.data.prepared import prepare as prepare_data
+from exptilt.errors import ConfigError
 from exptilt.policies.architecture import declared_context
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.settings.recipe import Recipe
@@ -36,9 +37,12 @@ def prepare(recipe: Recipe, console: Console | None = None) -> tuple[PreparedPha
         console: where the account of the rows is printed.
 
     Raises:
+        ConfigError: the recipe has rounds, whose rows do not exist yet.
         DataError: rows are wrong and no setting says what to do, or nothing is left; as `train` would say.
         ModelError: the recipe names no model, or its tokenizer cannot be read.
     """
+    if recipe.rounds is not None:
+        raise ConfigError("rounds: the rows of a round are sampled when it begins, so there are none to prepare")
     console = console or Console()
     tokenizer = find_tokenizer(recipe.model, recipe.data)
     context = declared_context(recipe.model, tokenizer)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from rich.console import Console
+
 from exptilt.reports.tables.evaluation_table import print_summary
+from exptilt.reports.tables.rounds_table import rounds_table
+from exptilt.runs.rounds.run_rounds import run_rounds
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.settings.recipe import Recipe
 
@@ -13,7 +17,14 @@ def train(recipe: Recipe, command: str) -> None:
     Args:
         recipe: recipe of the run.
         command: the command the user typed, to be repeated after a stop.
+
+    A recipe with `rounds` samples, labels and trains that often; see `run_rounds`.
     """
+    if recipe.rounds is not None:
+        outcome = run_rounds(recipe)
+        Console().print(rounds_table(outcome.folder.run))
+        print(f"model: {outcome.folder.model}")
+        return
     outcome = run_recipe(recipe)
     if not outcome.folder.writes:  # another process of the run prints
         return

@@ -6,14 +6,17 @@ import pytest
 
 from exptilt.evaluation.frontier.best_of_n import (
     best_of_n,
+    best_of_n_curve,
     best_of_n_law,
     exact_kl,
     kl_bound,
     order_weights,
     plug_in_kl,
+    ranked_by,
 )
 from exptilt.evaluation.frontier.optimum import OptimalFrontier
 from exptilt.evaluation.intervals import Resampling
+from exptilt.testbed import MarkovWorld
 
 PEAKED, REWARDS = np.array([0.6, 0.3, 0.1]), np.array([0.0, 1.0, 2.0])
 
@@ -111,3 +114,74 @@ def test_what_cannot_be_is_refused():
         best_of_n_law(PEAKED, REWARDS, 0)
     with pytest.raises(ValueError, match="probabilities that sum to 1"):
         best_of_n_law([0.5, 0.1], [1.0, 2.0], 2)
+
+
+def test_a_proxy_picks_and_the_true_reward_judges_as_in_an_enumeration_of_all_subsets():
+    rng = np.random.default_rng(4)
+    proxy, gold = rng.integers(0, 3, size=(2, 6)).astype(float), rng.normal(size=(2, 6))  # proxies with many ties
+    curve = best_of_n_curve(proxy, gold)
+    for n in range(1, 7):
+        picked, judged = [], []
+        for picks, truths in zip(proxy, gold, strict=True):
+            for chosen in map(list, itertools.combinations(range(6), n)):
+                best = picks[chosen].max()
+                picked.append(best)
+                judged.append(truths[chosen][picks[chosen] == best].mean())  # a fair draw among equals
+        assert curve.chosen_by[n - 1] == pytest.approx(np.mean(picked), abs=1e-12)
+        assert curve.gold[n - 1].value == pytest.approx(np.mean(judged), abs=1e-12)
+
+
+def test_an_over_optimised_proxy_rises_while_the_true_reward_turns_and_falls():
+    # Proxy p standard normal, gold p - 0.4 p^2: with E[max] = m and E[max^2] = v, gold is m - 0.4 v.
+    rng = np.random.default_rng(5)
+    proxy = rng.normal(size=(600, 64))
+    curve = best_of_n_curve(proxy, proxy - 0.4 * proxy**2, resampling=Resampling(num_resamples=200))
+    assert (np.diff(curve.chosen_by) > 0).all()
+    moments = {1: (0.0, 1.0), 2: (0.5642, 1.0), 4: (1.0294, 1.5513), 64: (2.3437, 5.6704)}  # of the largest of n
+    for n, (first, second) in moments.items():
+        assert curve.gold[n - 1].value == pytest.approx(first - 0.4 * second, abs=0.05)
+    assert 6 <= curve.best_n <= 12
+    assert curve.fall.high < 0
+    same = best_of_n_curve(proxy, proxy, resampling=Resampling(num_resamples=200))
+    assert same.best_n == 64
+    assert same.fall.value == 0
+    assert [point.value for point in same.gold] == pytest.approx(same.chosen_by)
+
+
+def test_no_fall_is_seen_where_there_is_none():
+    """The best n is picked on other prompts: noise alone does not make a fall, as its own highest point would."""
+    rng = np.random.default_rng(6)
+    falls = []
+    for _ in range(40):
+        proxy, gold = rng.normal(size=(60, 16)), rng.normal(size=(60, 16))
+        falls.append(best_of_n_curve(proxy, gold, resampling=Resampling(num_resamples=100)).fall.value)
+    assert abs(np.mean(falls)) < 2.5 * np.std(falls) / np.sqrt(40)
+
+
+def test_the_curve_and_its_kl_are_those_of_an_exact_world():
+    world = MarkovWorld(length=6).at(0)
+    law = world.reward_law(world.reference)
+    drawn = world.sample(256 * 300, np.random.default_rng(7))
+    pool = world.rewards(drawn.tokens).reshape(300, 256)
+    curve = best_of_n_curve(pool, pool, resampling=Resampling(num_resamples=200, level=0.999))
+    for n in (1, 2, 8, 32):
+        assert not curve.gold[n - 1].excludes(law.best_of(n).mean)
+        # Best-of-n of the rewards' levels: the exact KL is below the bound, and the two ways to compute it agree.
+        assert law.best_of_kl(n) == pytest.approx(exact_kl(law.probabilities, law.rewards, n), abs=1e-12)
+        assert law.best_of_kl(n) <= curve.bound[n - 1] + 1e-12
+        assert curve.kl[n - 1] == pytest.approx(curve.bound[n - 1])  # no log-probabilities were given
+
+
+def test_log_probabilities_of_equal_rewards_are_averaged_whatever_their_order():
+    logs = np.log([[0.5, 0.3, 0.2]])
+    forwards = best_of_n_curve([[1.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]], logs)
+    backwards = best_of_n_curve([[1.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]], logs[:, ::-1])
+    assert forwards.kl == pytest.approx(backwards.kl, abs=1e-15)
+    assert forwards.kl[1] == pytest.approx(plug_in_kl(logs, 2).mean())
+    assert forwards.fall is None
+    assert ranked_by(np.zeros((1, 3)), np.array([[1.0, 2.0, 6.0]])).tolist() == [[3.0, 3.0, 3.0]]
+
+
+def test_a_curve_of_two_shapes_is_refused():
+    with pytest.raises(ValueError, match="gold must have the shape of chosen_by"):
+        best_of_n_curve(np.eye(3), np.eye(4))

@@ -60,7 +60,7 @@ def proxy_rows(frontier: Frontier | None) -> list[ProxyRow]:
     """The rows of all proxies: the peak and the end of the true reward along each."""
     if frontier is None:
         return []
-    colours = _colours(frontier, frontier.proxies)
+    colours = proxy_colours(frontier, [proxy.name for proxy in frontier.proxies])
     return [
         ProxyRow(
             name=proxy.name,
@@ -85,10 +85,10 @@ def _turns_down(proxy: Proxy) -> str:
     return "not distinguishable"
 
 
-def _colours(frontier: Frontier, proxies: Sequence[Proxy]) -> list[int]:
+def proxy_colours(frontier: Frontier, names: Sequence[str]) -> list[int]:
     """The colour index of each proxy: that of the policy whose implicit reward it is, else the next free one."""
     keys = colour_keys(frontier)
-    named = [next((index for key, index in keys.items() if proxy.name.endswith(f" {key}")), None) for proxy in proxies]
+    named = [next((index for key, index in keys.items() if name.endswith(f" {key}")), None) for name in names]
     free = iter([index for index in range(len(SERIES)) if index not in named] * (1 + len(named)))
     return [next(free, 0) if index is None else index for index in named]
 
@@ -99,7 +99,7 @@ def _paint(axes: Axes, *, frontier: Frontier, proxies: Sequence[Proxy]) -> None:
         inside = [at for at, kl in enumerate(frontier.optimum.kl) if kl <= 1.02 * end]
         kl, reward = ([column[at] for at in inside] for column in (frontier.optimum.kl, frontier.optimum.reward))
         axes.plot(kl, reward, color=MUTED, linewidth=1.4, zorder=2)
-    for proxy, index in zip(proxies, _colours(frontier, proxies), strict=True):
+    for proxy, index in zip(proxies, proxy_colours(frontier, [proxy.name for proxy in proxies]), strict=True):
         colour = SERIES[index]
         solid = sum(kl <= proxy.solid_kl for kl in proxy.kl)
         if proxy.low is not None and proxy.high is not None:
@@ -125,7 +125,7 @@ def _label(axes: Axes, frontier: Frontier, proxies: Sequence[Proxy], end: float)
     """Write names at the ends of the lines."""
     ends = [
         (proxy.gold[-1], proxy.name.removeprefix("implicit reward of "), SERIES[index])
-        for proxy, index in zip(proxies, _colours(frontier, proxies), strict=True)
+        for proxy, index in zip(proxies, proxy_colours(frontier, [proxy.name for proxy in proxies]), strict=True)
     ]
     best = frontier.optimum
     if best is not None:

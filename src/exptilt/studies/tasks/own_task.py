@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from exptilt.data.prepared import prepare
 from exptilt.errors import ConfigError, DataError
@@ -11,20 +15,21 @@ from exptilt.kinds import PAIR
 from exptilt.policies.engine.forward import context_length
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.preferences import Answer
-from exptilt.rewards.model_reward import ModelReward
+from exptilt.rewards.reward_from_choice import build_reward
+from exptilt.rewards.scored_answers import rewards_of
 from exptilt.run_folder.file_names import MODEL
 from exptilt.sampling.draws import distinct_prompts
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.grid_settings import OwnTask
 from exptilt.settings.own_parts import import_object, source_digest
-from exptilt.settings.reward_settings import RewardModelConfig
+from exptilt.settings.reward_settings import AnyReward, RewardModelConfig
 from exptilt.studies.bench import Reward
 from exptilt.studies.labels_by_reward import Bench
 
 
 def prepare_own(task: OwnTask, law: SamplingLaw, num_prompts: int) -> Bench:
     """Read the held-out prompts and find the reward."""
-    function = find_function(task.reward)
+    reward = rewarding(task.reward)
     tokenizer = load_tokenizer(task.model)
     context = context_length(load_model(task.model, tokenizer))
     rows = prepare(task.data, tokenizer, PAIR, context).test
@@ -38,43 +43,60 @@ def prepare_own(task: OwnTask, law: SamplingLaw, num_prompts: int) -> Bench:
             f"in the model's context of {context}; lower measure.max_new_tokens or measure.num_prompts"
         )
 
-    name = function.__name__.replace("_", " ")
     return Bench(
         task.model,
         task.data,
         fitting[:num_prompts],
-        rewarding(task.reward),
-        name,
-        {"reward's source": source_digest(function)},
+        reward,
+        reward.name,
+        {"reward's source": reward.identity},
     )
 
 
-def rewarding(name: str) -> Reward:
-    """Make a reward of many completions from the function that `module:function` names, or from a reward model's folder.
+@dataclass(frozen=True)
+class NamedReward:
+    """A reward of texts, with its name."""
+
+    function: Reward
+    name: str
+    identity: str | None
+    """Equal where the numbers are equal; None where the source of a function cannot be read."""
+
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> ArrayLike:
+        """(N,) rewards of N completions."""
+        return self.function(prompts, completions)
+
+
+def rewarding(choice: AnyReward | str) -> NamedReward:
+    """A reward of a recipe, of a reward model's folder or run, or of the function that `module:function` names, for many texts.
 
     Raises:
-        ConfigError: saying which part is wrong.
-        ModelError: the folder holds no reward model.
+        ExptiltError: saying which part is wrong.
+
+    Example:
+        >>> from exptilt.settings.reward_settings import LengthConfig
+        >>> reward = rewarding(LengthConfig(unit="words"))
+        >>> reward.name, reward(["Well?"], ["no one knows"]).tolist()
+        ('length', [3.0])
     """
-    if Path(name).expanduser().is_dir():
-        return _of_model(Path(name).expanduser())
-    function = find_function(name)
+    folder = Path(choice).expanduser() if isinstance(choice, str) else None
+    if folder is not None and folder.is_dir():
+        model = RewardModelConfig(path=str(folder / MODEL if (folder / MODEL).is_dir() else folder))
+        return replace(rewarding(model), name=folder.name)
+    if isinstance(choice, str):
+        function = find_function(choice)
 
-    def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-        return [float(function(prompt, completion)) for prompt, completion in zip(prompts, completions, strict=True)]
+        def by_function(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+            return [float(function(*both)) for both in zip(prompts, completions, strict=True)]
 
-    return reward
+        return NamedReward(by_function, function.__name__.replace("_", " "), source_digest(function))
+    reward = build_reward(choice)
 
+    def by_reward(prompts: Sequence[str], completions: Sequence[str]) -> NDArray[np.float64]:
+        asked = [Answer(prompt=prompt, text=text) for prompt, text in zip(prompts, completions, strict=True)]
+        return rewards_of(reward, asked)
 
-def _of_model(folder: Path) -> Reward:
-    """The reward of a run's reward model, or of a model's folder."""
-    model = ModelReward.load(RewardModelConfig(path=str(folder / MODEL if (folder / MODEL).is_dir() else folder)))
-
-    def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-        answers = [Answer(prompt=prompt, text=text) for prompt, text in zip(prompts, completions, strict=True)]
-        return [float(score) for score in model(answers)]
-
-    return reward
+    return NamedReward(by_reward, reward.name, reward.identity)
 
 
 def find_function(name: str) -> Callable[[str, str], float]:
