@@ -113,7 +113,7 @@ def test_the_model_is_a_plain_folder_with_the_scores_that_were_measured(recipe_o
     assert (model.config.num_labels, model.config.pad_token_id) == (1, tokenizer.pad_token_id)
     rows = {row["prompt"]: row for row in pair_rows()}
     answers = [Answer(prompt=prompt, text=row["chosen"]) for prompt, row in rows.items()]
-    reward = ModelReward.load(RewardModelConfig(path=str(recipe.folder / "model")))
+    reward = ModelReward.load(RewardModelConfig(path=str(recipe.folder)))
     by_hand = scores_by_hand(model, tokenizer, [(one.prompt, one.text) for one in answers])
     np.testing.assert_allclose(reward(answers), by_hand, atol=1e-5)
     margins = [

@@ -12,7 +12,6 @@ from exptilt.policies.engine.forward import context_length
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.preferences import Answer
 from exptilt.rewards.model_reward import ModelReward
-from exptilt.run_folder.file_names import MODEL
 from exptilt.sampling.draws import distinct_prompts
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.grid_settings import OwnTask
@@ -68,7 +67,7 @@ def rewarding(name: str) -> Reward:
 
 def _of_model(folder: Path) -> Reward:
     """The reward of a run's reward model, or of a model's folder."""
-    model = ModelReward.load(RewardModelConfig(path=str(folder / MODEL if (folder / MODEL).is_dir() else folder)))
+    model = ModelReward.load(RewardModelConfig(path=str(folder)))
 
     def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
         answers = [Answer(prompt=prompt, text=text) for prompt, text in zip(prompts, completions, strict=True)]
