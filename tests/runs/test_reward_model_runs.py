@@ -22,6 +22,7 @@ from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.preferences import Answer
 from exptilt.rewards.model_reward import ModelReward
+from exptilt.reports.tables.evaluation_table import print_summary
 from exptilt.run_folder.evaluation_record import Evaluation
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.run_recipe import run_recipe
@@ -288,6 +289,10 @@ def test_evaluate_measures_a_run_and_any_reward_model(recipe_of, base, tmp_path,
     assert "Is it more than length?" in page
     assert 'id="score-histogram' in page or "Scores on held-out completions" in page
     assert "the policy" not in page.split("<main>")[0]
+    print_summary(RunFolder(recipe.folder))
+    summary = capsys.readouterr().out
+    assert "accuracy reward model, score" in summary
+    assert "log loss of a pair" in summary
     during = RunFolder(recipe.folder).read("evaluation.json")
     again = evaluate(str(recipe.folder), [])
     assert again["accuracy"] == during["accuracy"]

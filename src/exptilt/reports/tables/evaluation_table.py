@@ -17,8 +17,14 @@ _GAINERS = 3
 def print_summary(folder: RunFolder) -> None:
     """Print the few numbers that judge a finished run; nothing is printed without measurements."""
     evaluation = folder.record(Evaluation, EVALUATION) or Evaluation()
-    accuracy = {family: {"sum": forms["sum"]} for family, forms in evaluation.accuracy.items() if "sum" in forms}
-    brief = Evaluation(accuracy=accuracy, longest_wins=evaluation.longest_wins, kl=evaluation.kl)
+    accuracy = {
+        family: shown
+        for family, forms in evaluation.accuracy.items()
+        if (shown := {form: forms[form] for form in ("sum", "score") if form in forms})
+    }
+    brief = Evaluation(
+        accuracy=accuracy, longest_wins=evaluation.longest_wins, kl=evaluation.kl, log_loss=evaluation.log_loss
+    )
     table = evaluation_table(brief)
     if table.row_count:
         Console().print(table)
