@@ -21,8 +21,8 @@ from exptilt.policies.models import load_model
 from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.preferences import Answer
-from exptilt.rewards.model_reward import ModelReward
 from exptilt.reports.tables.evaluation_table import print_summary
+from exptilt.rewards.model_reward import ModelReward
 from exptilt.run_folder.evaluation_record import Evaluation
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.run_recipe import run_recipe
