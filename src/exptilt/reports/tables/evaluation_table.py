@@ -17,7 +17,7 @@ _GAINERS = 3
 def print_summary(folder: RunFolder) -> None:
     """Print the few numbers that judge a finished run; nothing is printed without measurements."""
     evaluation = folder.record(Evaluation, EVALUATION) or Evaluation()
-    accuracy = {
+    accuracy: dict[str, dict[str, Estimate]] = {
         family: shown
         for family, forms in evaluation.accuracy.items()
         if (shown := {form: forms[form] for form in ("sum", "score") if form in forms})
