@@ -12,15 +12,17 @@ from exptilt.run_folder.file_names import EVALUATION
 from exptilt.run_folder.folder import RunFolder
 
 _GAINERS = 3
+_BRIEF = {"sum", "score"}
+"""Forms of accuracy that judge a policy, and a reward model."""
 
 
 def print_summary(folder: RunFolder) -> None:
     """Print the few numbers that judge a finished run; nothing is printed without measurements."""
     evaluation = folder.record(Evaluation, EVALUATION) or Evaluation()
-    accuracy: dict[str, dict[str, Estimate]] = {
-        family: shown
+    accuracy = {
+        family: {form: value for form, value in forms.items() if form in _BRIEF}
         for family, forms in evaluation.accuracy.items()
-        if (shown := {form: forms[form] for form in ("sum", "score") if form in forms})
+        if _BRIEF & forms.keys()
     }
     brief = Evaluation(
         accuracy=accuracy, longest_wins=evaluation.longest_wins, kl=evaluation.kl, log_loss=evaluation.log_loss
