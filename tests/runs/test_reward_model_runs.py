@@ -21,6 +21,7 @@ from exptilt.policies.models import load_model
 from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.preferences import Answer
+from exptilt.reports.tables.evaluation_table import print_summary
 from exptilt.rewards.model_reward import ModelReward
 from exptilt.run_folder.evaluation_record import Evaluation
 from exptilt.run_folder.folder import RunFolder
@@ -113,7 +114,7 @@ def test_the_model_is_a_plain_folder_with_the_scores_that_were_measured(recipe_o
     assert (model.config.num_labels, model.config.pad_token_id) == (1, tokenizer.pad_token_id)
     rows = {row["prompt"]: row for row in pair_rows()}
     answers = [Answer(prompt=prompt, text=row["chosen"]) for prompt, row in rows.items()]
-    reward = ModelReward.load(RewardModelConfig(path=str(recipe.folder / "model")))
+    reward = ModelReward.load(RewardModelConfig(path=str(recipe.folder)))
     by_hand = scores_by_hand(model, tokenizer, [(one.prompt, one.text) for one in answers])
     np.testing.assert_allclose(reward(answers), by_hand, atol=1e-5)
     margins = [
@@ -288,6 +289,10 @@ def test_evaluate_measures_a_run_and_any_reward_model(recipe_of, base, tmp_path,
     assert "Is it more than length?" in page
     assert 'id="score-histogram' in page or "Scores on held-out completions" in page
     assert "the policy" not in page.split("<main>")[0]
+    print_summary(RunFolder(recipe.folder))
+    summary = capsys.readouterr().out
+    assert "accuracy reward model, score" in summary
+    assert "log loss of a pair" in summary
     during = RunFolder(recipe.folder).read("evaluation.json")
     again = evaluate(str(recipe.folder), [])
     assert again["accuracy"] == during["accuracy"]

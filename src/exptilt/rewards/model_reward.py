@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from exptilt.policies.reward_scorer import scores_of_groups
 from exptilt.policies.start import identity_of
 from exptilt.preferences import Answer
 from exptilt.rewards.answer_groups import groups_of
+from exptilt.run_folder.file_names import CONFIG, MODEL
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.reward_settings import RewardModelConfig
 
@@ -44,13 +46,15 @@ class ModelReward:
 
     @classmethod
     def load(cls, settings: RewardModelConfig) -> ModelReward:
-        """Load a reward model, or its adapter with the base, and its tokenizer.
+        """Load a reward model, its adapter with the base, or that of a run, and its tokenizer.
 
         Raises:
             ModelError: there is none, it has another number of labels than one, or its head is missing.
         """
+        run = Path(settings.path).expanduser()
+        path = str(run / MODEL) if (run / CONFIG).is_file() else settings.path
         where = ModelConfig(
-            path=settings.path,
+            path=path,
             revision=settings.revision,
             tokenizer=settings.tokenizer,
             dtype=settings.dtype,

@@ -97,7 +97,7 @@ class RewardModelConfig:
 
     kind: Literal["model"] = "model"
     path: str
-    """A folder saved by transformers, or a hub id."""
+    """The folder of a reward model's run, one saved by transformers or peft, or a hub id."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     tokenizer: str | None = None

@@ -12,13 +12,21 @@ from exptilt.run_folder.file_names import EVALUATION
 from exptilt.run_folder.folder import RunFolder
 
 _GAINERS = 3
+_BRIEF = {"sum", "score"}
+"""Forms of accuracy that judge a policy, and a reward model."""
 
 
 def print_summary(folder: RunFolder) -> None:
     """Print the few numbers that judge a finished run; nothing is printed without measurements."""
     evaluation = folder.record(Evaluation, EVALUATION) or Evaluation()
-    accuracy = {family: {"sum": forms["sum"]} for family, forms in evaluation.accuracy.items() if "sum" in forms}
-    brief = Evaluation(accuracy=accuracy, longest_wins=evaluation.longest_wins, kl=evaluation.kl)
+    accuracy = {
+        family: {form: value for form, value in forms.items() if form in _BRIEF}
+        for family, forms in evaluation.accuracy.items()
+        if _BRIEF & forms.keys()
+    }
+    brief = Evaluation(
+        accuracy=accuracy, longest_wins=evaluation.longest_wins, kl=evaluation.kl, log_loss=evaluation.log_loss
+    )
     table = evaluation_table(brief)
     if table.row_count:
         Console().print(table)
