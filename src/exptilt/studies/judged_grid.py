@@ -28,7 +28,7 @@ from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.data_settings import DataConfig
 from exptilt.studies.judged_grid_settings import ROW_ANSWERS, JudgedGrid, slug
 from exptilt.studies.prompted import examples_of, row_answers, until_separator, with_examples
-from exptilt.studies.sampled_policies import LocalPolicy, SampledPolicy, sampled_policies
+from exptilt.studies.sampled_policies import LocalPolicy, GridPolicy, sampled_policies
 from exptilt.wording import counted
 
 Say = Callable[[str], None]
@@ -141,7 +141,7 @@ class _CellWork:
     """What there is to do for one cell: draw, read, measure."""
 
     grid: JudgedGrid
-    policy: SampledPolicy
+    policy: GridPolicy
     data: DataSet
     cell: Cell
     temperature: float

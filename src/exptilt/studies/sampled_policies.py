@@ -31,7 +31,7 @@ from exptilt.studies.judged_grid_settings import JudgedGrid, PolicyConfig, slug
 _KNOWN_WEIGHTS = "weights.json"
 
 
-class SampledPolicy(Protocol):
+class GridPolicy(Protocol):
     """A policy at one step of its training."""
 
     title: str
@@ -140,14 +140,14 @@ class LocalPolicy:
         return None if self.recipe is None else reference_model(self.recipe, self.tokenizer)
 
 
-def sampled_policies(grid: JudgedGrid) -> list[SampledPolicy]:
+def sampled_policies(grid: JudgedGrid) -> list[GridPolicy]:
     """All policies of a grid that are asked for answers, checkpoints before the end of their run.
 
     Raises:
         ConfigError: checkpoints of something that is no run.
         CheckpointError: a checkpoint that is not there.
     """
-    found: list[SampledPolicy] = []
+    found: list[GridPolicy] = []
     for policy in grid.policies:
         folder = grid.folder / "samples" / slug(policy.title)
         if policy.server is not None:
@@ -157,7 +157,7 @@ def sampled_policies(grid: JudgedGrid) -> list[SampledPolicy]:
     return found
 
 
-def _local(policy: PolicyConfig, model: ModelConfig, folder: Path) -> list[SampledPolicy]:
+def _local(policy: PolicyConfig, model: ModelConfig, folder: Path) -> list[GridPolicy]:
     run = Path(str(model.path)).expanduser()
     if not is_run(str(run)):
         if policy.checkpoints is not None:
@@ -168,7 +168,7 @@ def _local(policy: PolicyConfig, model: ModelConfig, folder: Path) -> list[Sampl
     steps = {} if policy.checkpoints is None else checkpoints_at(run, policy.checkpoints)
     known = RunFolder(run).run
     end = known.steps if known.kept is None else known.kept.step
-    way: list[SampledPolicy] = [
+    way: list[GridPolicy] = [
         LocalPolicy(policy.title, folder / f"step-{step}", policy, settings, recipe, path, step, final=False)
         for step, path in steps.items()
         if step != end  # the run's model is that one
