@@ -25,6 +25,7 @@ from exptilt.run_folder.evaluation_record import (
     LawRecord,
     LengthSlope,
     Margins,
+    Scores,
     Sections,
     Slice,
 )
@@ -40,6 +41,7 @@ from exptilt.run_folder.frontier_record import (
     Proxy,
     SeedSpread,
 )
+from exptilt.run_folder.judged_record import BestTemperature, JudgeColumn, Judged, JudgedCell, JudgedGap, KinNote
 from exptilt.run_folder.metrics_file import MetricsFile, MetricsLine
 from exptilt.run_folder.record import FORMAT
 from exptilt.run_folder.record_reader import RecordReader
@@ -107,7 +109,8 @@ FULL = {
         by_longer=(Slice(name="chosen", accuracy=E, num_pairs=4),), by_length_gap=(Slice(name="0-1", accuracy=E),),
         calibration=Calibration(ece=0.5, error=E, bins=(Bin(low=0.5, high=0.6, predicted=0.5, observed=1.0, count=2),)),
         num_pairs=4, num_prompts=3, lengths={"chosen": E}, length_difference=E, length_change=E,
-        detectable_difference=0.1, margins=Margins(edges=(0.0, 1.0), counts=(4,)),
+        detectable_difference=0.1, margins=Margins(edges=(0.0, 1.0), counts=(4,)), log_loss=E, num_ties=1,
+        scores=Scores(edges=(0.0, 1.0), chosen=(1,), rejected=(2,), spread=0.5),
         reward_on_length={"data": LengthSlope(slope=E, r_squared=E), "samples": None},
         sections=Sections(
             subsets={"a": E}, sections={"A": E}, overall=E, absent=("b",), weights={"A": {"a": 1.0}}, num_pairs=4,
@@ -155,7 +158,7 @@ FULL = {
         ),
     ),
     "report.json": ReportRecord(
-        title="dpo", verdict=CONCLUSION, frontier=None, missing=("curves",),
+        title="dpo", verdict=CONCLUSION, frontier=None, judged={"judges": []}, missing=("curves",),
         runs=(
             ReportedRun(
                 name="dpo", config={"seed": 0}, run={}, data={}, metrics={"step": [1.0], "train/loss": [None]},
@@ -170,6 +173,30 @@ FULL = {
         ),
         cautions=(RemarkRecord(number="W1", message="m", fix="f"),),
     ),
+    "judged.json": Judged(
+        title="win-rates", command="exptilt judge win-rates.yaml",
+        judges=(
+            JudgeColumn(
+                name="m", identity="server m", is_yardstick=False,
+                cells=(
+                    JudgedCell(
+                        title="DPO T=1, test against chosen", policy="DPO", against="chosen", data="test", temperature=1.0,
+                        step=20, final=True, kl=E, win_rate=E, together=E, slot_corrected=E, length_controlled=E,
+                        consistent=E, ties=E, lower_bound=E, upper_bound=E, unscored=1, verdicts=24, equal_answers=2,
+                        doubts=("calls 96 % of its comparisons a tie",),
+                    ),
+                ),
+                best=(
+                    BestTemperature(
+                        policy="DPO", data="test", step=20, final=True, temperature=0.5, win_rate=E, on_choosing_half=0.5,
+                        optimism=0.25,
+                    ),
+                ),
+                gaps=(JudgedGap(first="DPO", second="SFT", data="test", where="against chosen", value=E),),
+                kin=(KinNote(title="DPO against chosen", base="org/base", more_than_others=E),),
+            ),
+        ),
+    ),
     "points/dpo.json": MeasuredSamples(
         measured_with="ab", num_prompts=1, kl=(0.5,), k1=(0.25,), reward=(1.0,), length=(3,), ended=(1.0,), logps=(-2.0,), distinct=(1,),
         texts=("t",),
@@ -183,7 +210,7 @@ FULL = {
 LINES = {
     "samples.jsonl": SideBySide(prompt="é", policy="a", reference="b", policy_score=1.0, reference_score=0.5),
     "samples/step-000020.jsonl": StepSample(prompt="p", completion="c", tokens=3, ended=True, kl=0.5),
-    "evaluation-margins.jsonl": PairMargin(pair="ab", prompt="cd", log_ratio=0.5, likelihood=-0.25),
+    "evaluation-margins.jsonl": PairMargin(pair="ab", prompt="cd", log_ratio=0.5, likelihood=-0.25, score=1.5),
 }
 
 
