@@ -241,7 +241,8 @@ def test_the_owner_settles_a_dispute(open_page, pairs_file, visit, tmp_path):
     tab = visit(page.links["results"])
     assert "3 open" in tab.content()
     assert "chosen against rejected" in tab.content()
-    tab.locator(".disputes a").first.click()
+    with tab.expect_navigation():
+        tab.locator(".disputes a").first.click()
     assert "anna" in tab.locator("main").inner_text()
     good = tab.locator("section.answer", has_text="good answer").locator("h2").inner_text()[-1]
     press(tab, {"A": "1", "B": "3"}[good])
