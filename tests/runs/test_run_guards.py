@@ -123,3 +123,23 @@ def test_best_names_the_step_whose_weights_are_judged(trained, write_rows, pairs
     assert f"the model has the weights of step {best} of 6" in shown
     assert run.series_of_model("eval/logps/chosen")[1][-1] == max(values)
     assert f"{best} (best by eval/logps/chosen)" in write_report([run.path]).read_text()
+
+
+def test_an_alarm_of_the_supervised_phase_reaches_the_conclusion_the_page_and_run_json(trained):
+    """The preferences change little afterwards: without the first phase's alarm the run would look well."""
+    run, _ = trained("sft={optim: {learning_rate: 5}, batch: {size: 8}, train: {epochs: 5}}", "train.max_steps=3")
+    inner = RunFolder(run.path / "sft").run
+    first = inner.alarms[0]
+    assert [(one.phase, one.step, one.name) for one in run.info.alarms][0] == ("sft", first.step, first.name)
+    assert [one.phase for one in run.info.warnings[: len(inner.warnings)]] == ["sft"] * len(inner.warnings)
+    answer = run_conclusion(run).answers[0]
+    assert (answer.answer, answer.tone) == ("No, do not use it", "bad")
+    assert answer.detail.startswith(f"At step {first.step} of the sft phase {first.message}")
+    assert f"alarm, sft step {first.step}, {first.name}" in write_report([run.path]).read_text()
+
+
+def test_a_supervised_phase_that_its_alarm_ends_leaves_the_alarm_in_the_run(make_recipe):
+    recipe = make_recipe("sft={optim: {learning_rate: 5}, batch: {size: 8}, train: {epochs: 5, stop_if: [alarm]}}")
+    with pytest.raises(TrainingError, match="train.stop_if has 'alarm'"):
+        run_recipe(recipe, page=False)
+    assert [alarm.phase for alarm in RunFolder(recipe.folder).run.alarms] == ["sft"]

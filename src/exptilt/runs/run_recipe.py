@@ -85,7 +85,10 @@ def _run(
     world.first_alone(lambda: held.enter_context(started(recipe, folder, world.size, console)))
     if recipe.sft is not None:
         world.first_alone(partial(_refuse_phases, recipe), patient=True)
-        first, session = _run(recipe.sft_recipe(), console, world, held)
+        try:
+            first, session = _run(recipe.sft_recipe(), console, world, held)
+        finally:
+            _take_over_warnings(recipe, folder)
         if not first.finished:
             folder.update_manifest(status="stopped")
             return Outcome(folder, 0, finished=False), None
@@ -95,6 +98,12 @@ def _run(
     session = open_session(recipe, folder, console, world, callbacks)
     progress = session.train()
     return Outcome(folder, progress.step, finished=progress.is_last), session
+
+
+def _take_over_warnings(recipe: Recipe, folder: RunFolder) -> None:
+    """Put the warnings of the supervised phase into the run's own record: its model is the start and the reference."""
+    of_phase = RunFolder(recipe.sft_recipe().folder, writes=False).run
+    folder.update_manifest(warnings=folder.run.warnings_with_phase("sft", of_phase))
 
 
 def _refuse_phases(recipe: Recipe) -> None:
