@@ -23,6 +23,7 @@ from exptilt.reports.model_card import write_card
 from exptilt.reports.page import write_report
 from exptilt.run_folder.file_names import EVALUATION, SAMPLES, margins_of
 from exptilt.run_folder.folder import RunFolder
+from exptilt.runs.merged_base import write_base_if_needed
 from exptilt.runs.run_models import TRAINED, reference_model
 from exptilt.runs.run_rows import check_phases
 from exptilt.runs.run_start import started
@@ -83,6 +84,7 @@ def _run(
         console.print(f"{folder.path}: this run is finished; its model is in {folder.model}")
         return Outcome(folder, folder.run.steps or 0, finished=True), None
     world.first_alone(lambda: held.enter_context(started(recipe, folder, world.size, console)))
+    recipe = write_base_if_needed(recipe, world, console)
     if recipe.sft is not None:
         world.first_alone(partial(_refuse_phases, recipe), patient=True)
         try:
