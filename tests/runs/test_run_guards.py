@@ -130,7 +130,8 @@ def test_an_alarm_of_the_supervised_phase_reaches_the_conclusion_the_page_and_ru
     run, _ = trained("sft={optim: {learning_rate: 5}, batch: {size: 8}, train: {epochs: 5}}", "train.max_steps=3")
     inner = RunFolder(run.path / "sft").run
     first = inner.alarms[0]
-    assert [(one.phase, one.step, one.name) for one in run.info.alarms][0] == ("sft", first.step, first.name)
+    alarm = run.info.alarms[0]
+    assert (alarm.phase, alarm.step, alarm.name) == ("sft", first.step, first.name)
     assert [one.phase for one in run.info.warnings[: len(inner.warnings)]] == ["sft"] * len(inner.warnings)
     answer = run_conclusion(run).answers[0]
     assert (answer.answer, answer.tone) == ("No, do not use it", "bad")
@@ -140,6 +141,6 @@ def test_an_alarm_of_the_supervised_phase_reaches_the_conclusion_the_page_and_ru
 
 def test_a_supervised_phase_that_its_alarm_ends_leaves_the_alarm_in_the_run(make_recipe):
     recipe = make_recipe("sft={optim: {learning_rate: 5}, batch: {size: 8}, train: {epochs: 5, stop_if: [alarm]}}")
-    with pytest.raises(TrainingError, match="train.stop_if has 'alarm'"):
+    with pytest.raises(TrainingError, match=r"train\.stop_if has 'alarm'"):
         run_recipe(recipe, page=False)
     assert [alarm.phase for alarm in RunFolder(recipe.folder).run.alarms] == ["sft"]
