@@ -82,7 +82,7 @@ def load_start(
         _require_one_base(adapter.path, incoming.path)
         return Start(model, dtype, incoming.revision)
     _require_trainable(model, adapter, settings, head)
-    model = load_adapter(model, folder, name=START).eval()
+    model = load_adapter(model, folder, name=START, ignore_unexpected=settings.ignore_unexpected).eval()
     return Start(model if adapter is not None else merge(model).model, dtype, incoming.revision)
 
 
