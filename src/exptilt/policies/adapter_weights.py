@@ -29,8 +29,8 @@ def require_same_weights(model: Any, folder: Path, name: str) -> None:
     stored, known = _stored(folder), _known(model, name)
     if not stored or model.peft_config[name].is_prompt_learning:
         return
-    base = _names_of_base(model)
-    missing = sorted(key for key in known - stored if _bare(key) not in base)
+    base = names_of_base(model)
+    missing = sorted(key for key in known - stored if bare_name(key) not in base)
     unread = sorted(key for key in stored - known if "lora_" in key)
     if unread or missing:
         what = f"lacks {missing[0]}" if missing else f"holds {unread[0]}, which the base has no place for"
@@ -53,8 +53,8 @@ def require_no_head(model: Any, folder: Path, name: str, *, left: tuple[str, ...
     Raises:
         ModelError: the message names the first such weight.
     """
-    settings, base = model.peft_config[name], _names_of_base(model)
-    unread = {key: _bare(key) for key in _stored(folder) - _known(model, name)}
+    settings, base = model.peft_config[name], names_of_base(model)
+    unread = {key: bare_name(key) for key in _stored(folder) - _known(model, name)}
     heads = sorted(key for key, bare in unread.items() if bare not in base and not bare.startswith(left))
     if heads and not settings.is_prompt_learning:
         task = str(getattr(settings.task_type, "value", settings.task_type))
@@ -80,10 +80,14 @@ def _known(model: Any, name: str) -> set[str]:
     return set(get_peft_model_state_dict(model, adapter_name=name))
 
 
-def _names_of_base(model: Any) -> set[str]:
-    """Names of the base's own weights, which an adapter may replace: embeddings that grew, layers trained whole."""
-    return {_PEFT_PARTS.sub("", weight) for weight, _ in model.get_base_model().named_parameters()}
+def names_of_base(model: Any) -> dict[str, Any]:
+    """The base's own weights by name, which an adapter may replace: embeddings that grew, layers trained whole."""
+    return {
+        _PEFT_PARTS.sub("", name): weight
+        for name, weight in model.get_base_model().named_parameters(remove_duplicate=False)
+    }
 
 
-def _bare(key: str) -> str:
+def bare_name(key: str) -> str:
+    """The name that a weight in an adapter's file has in the base, if it is one of the base's own."""
     return _PEFT_PARTS.sub("", key.removeprefix("base_model.model."))
