@@ -68,7 +68,8 @@ def test_too_large_a_beta_is_blamed_while_there_is_time(trained):
 def test_one_pair_for_twenty_epochs(trained, write_rows, pairs):
     data = write_rows("one.jsonl", pairs(1))
     held_out = write_rows("others.jsonl", pairs(4, topic="this"))
-    run, _ = trained(f"data={{train: {data}, test: {held_out}}}", "train.epochs=20", "batch.size=1")
+    rows = (f"data.train={data}", f"data.test={held_out}", "data.test_fraction=0")
+    run, _ = trained(*rows, "train.epochs=20", "batch.size=1")
     assert (said(run)["repetition"].step, said(run)["repetition"].advice) == (1, "lower train.epochs, now 20")
 
 

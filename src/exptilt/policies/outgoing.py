@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from exptilt.errors import ModelError
+from exptilt.disk import is_refusal, reason
+from exptilt.errors import DiskError, ModelError
 from exptilt.policies.adapter_weights import bare_name, names_of_base
 from exptilt.policies.adapters import has_adapter
 from exptilt.policies.engine.forward import causal_lm
@@ -48,6 +49,8 @@ def check_outgoing(model: Any, tokenizer: Any = None, *, trust_remote_code: bool
         except ModelError:
             raise
         except Exception as error:  # whatever fails here would fail at the end of the run
+            if is_refusal(error):
+                raise DiskError(f"{folder}: cannot be written: {reason(error, folder)}") from error
             raise ModelError(f"what this run would save cannot be loaded again ({in_one_line(error)})") from error
 
 
