@@ -59,12 +59,13 @@ def main() -> None:
         print(f"exptilt: {where}{reason(error)}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as leaving:
-        if leaving.code == _INTERRUPTED:
+        if leaving.code in _INTERRUPTED:
             print(f"exptilt: interrupted; to go on from what is done: {_this_command()}", file=sys.stderr)
         raise
 
 
-_INTERRUPTED = 130
+_INTERRUPTED = (130, 143)
+"""Exit statuses after SIGINT and SIGTERM."""
 
 
 def _this_command() -> str:

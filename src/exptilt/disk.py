@@ -252,6 +252,11 @@ def is_refusal(error: BaseException) -> bool:
     return errno_of(error) in _ADVICE
 
 
+def cache_folder(name: str) -> Path:
+    """A folder of what can be made again: under `EXPTILT_CACHE` if that variable is set, else under `~/.cache/exptilt`."""
+    return Path(os.environ.get("EXPTILT_CACHE") or Path.home() / ".cache" / "exptilt") / name
+
+
 def free_space(path: Path) -> int | None:
     """Free bytes of the file system a path lies in or would lie in; None where it does not say."""
     while not path.exists() and path != path.parent:

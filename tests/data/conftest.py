@@ -9,7 +9,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from exptilt.data.read import hub
+from exptilt.data.read import hub, hub_files
 
 sys.path.insert(0, str(Path(__file__).parent))  # for what test files share
 CHATML = (
@@ -162,6 +162,7 @@ def all_tokenizers() -> list[PreTrainedTokenizerFast]:
 def _another_process():
     """A data set of the hub is asked for once a process; every test is one of its own."""
     hub.data_set.cache_clear()
+    hub_files.files_on_hub.cache_clear()
 
 
 @pytest.fixture

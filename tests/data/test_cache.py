@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import datasets
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from exptilt.data import cache
 from exptilt.data import prepared as module
 from exptilt.data.prepared import prepare
-from exptilt.data.read import hub
+from exptilt.data.read import hub, hub_files
 from exptilt.errors import DataError
 from exptilt.settings.data_settings import DataConfig
 
@@ -98,10 +99,12 @@ def on_hub(tmp_path, monkeypatch):
         made = datasets.DatasetDict({split: datasets.Dataset.from_list(some) for split, some in splits.items()})
         made.save_to_disk(tmp_path / f"{name}-{subset}-{revision}")
         hub.data_set.cache_clear()
+        hub_files.files_on_hub.cache_clear()
 
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(datasets, "load_dataset_builder", None)
+    monkeypatch.setattr(hub_files, "_listed", lambda *asked: None)
     return put
 
 
@@ -133,7 +136,31 @@ def test_name_configuration_revision_and_split_each_have_a_place_of_their_own(ke
 
 
 def test_hub_rows_without_files_are_made_every_time(kept, base_tokenizer, monkeypatch):
+    monkeypatch.setattr(hub, "is_reachable", lambda: False)
     monkeypatch.setattr(hub, "data_set", lambda *asked: datasets.Dataset.from_list(ROWS))
     for _ in range(2):
         prepare(DataConfig(train="own/er"), base_tokenizer, "pair")
     assert len(kept) == 2
+
+
+def test_a_listed_hub_data_set_is_known_by_its_files_and_none_is_fetched_again(
+    tmp_path, kept, base_tokenizer, monkeypatch
+):
+    path = write(tmp_path / "a.jsonl", ROWS)
+    fetched = []
+
+    def list_as(commit, digest):
+        files = (hub_files.HubFile("a.jsonl", digest, 1),)
+        monkeypatch.setattr(hub_files, "_listed", lambda *asked: hub_files.HubFiles("own/er", commit, files, None))
+        hub_files.files_on_hub.cache_clear()
+
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    monkeypatch.setattr(hub_files.HubFiles, "_fetched", lambda self, file: fetched.append(file.path) or Path(path))
+    list_as("0" * 40, "one")
+    first = prepare(DataConfig(train="own/er"), base_tokenizer, "pair")
+    list_as("1" * 40, "one")  # another commit, which left the rows alone
+    assert said(prepare(DataConfig(train="own/er"), base_tokenizer, "pair")) == said(first)
+    assert (fetched, len(kept)) == (["a.jsonl"], 1)
+    list_as("2" * 40, "two")
+    prepare(DataConfig(train="own/er"), base_tokenizer, "pair")
+    assert (fetched, len(kept)) == (["a.jsonl"] * 2, 2)

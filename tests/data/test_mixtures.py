@@ -85,6 +85,14 @@ def test_files_of_one_name_have_different_row_ids(tmp_path):
     assert [record.id for record in records] == ["1/a.jsonl:1", "2/a.jsonl:1"]
 
 
+@pytest.mark.parametrize("second", ["y", "y/*.jsonl"])
+def test_files_of_one_name_in_folders_and_patterns_have_too(tmp_path, second):
+    write(tmp_path / "x" / "a.jsonl", pairs("a", 1))
+    write(tmp_path / "y" / "a.jsonl", pairs("b", 1))
+    config = DataConfig(train=str(tmp_path / "x"), mixture=(SourceConfig(path=str(tmp_path / second)),))
+    assert [record.id for record in read_records(config).train] == ["1/a.jsonl:1", "2/a.jsonl:1"]
+
+
 def test_a_column_renamed_between_files_is_mapped_in_its_own_source_or_named(tmp_path):
     one = write(tmp_path / "a.jsonl", pairs("a", 2))
     other = write(tmp_path / "b.jsonl", [{"prompt": "b", "chosen": "x", "reject": "y"}])

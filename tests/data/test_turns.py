@@ -100,3 +100,28 @@ def test_tools_keep_a_default_of_null_and_lose_nulls_that_no_schema_has():
     assert tools_of([schema]) == [{"name": "f", "parameters": {"properties": {"a": {"default": None}}}}]
     with pytest.raises(RowError, match="list of tools"):
         tools_of("get_weather")
+
+
+@pytest.mark.parametrize(
+    ("switch", "trained"),
+    [
+        ({"trainable": False}, False),
+        ({"loss_mask": 0}, False),
+        ({"loss_scale": 1.0}, True),
+        ({"masked": True}, False),
+        ({"masked": "false", "train": None}, True),
+        ({"weight": 1, "masked": 1}, False),
+    ],
+)
+def test_switches_of_other_tools_are_read(switch, trained):
+    assert is_trained(bot("a", **switch)) is trained
+    assert for_template(bot("a", **switch)) == {"role": "assistant", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    "unclear", [{"mask": True}, {"mask": 0}, {"train_detail": [{"begin_offset": 0}]}, {"loss_weight": 1}]
+)
+def test_what_may_be_a_switch_and_cannot_be_read_is_refused(unclear):
+    (key,) = unclear
+    with pytest.raises(RowError, match=rf"'{key}' of a turn is not read, and may say what is trained; write `train`"):
+        is_trained(bot("a", **unclear))

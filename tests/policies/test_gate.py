@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 
+import peft
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForSequenceClassification, T5Config
+from transformers import LlamaConfig, LlamaForSequenceClassification, LlamaForTokenClassification, T5Config
 
 from exptilt.errors import ModelError
-from exptilt.policies.adapters import with_adapter
+from exptilt.policies.adapters import as_one_line, with_adapter
 from exptilt.policies.gate import identify
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.saving import save_model
@@ -166,3 +167,49 @@ def test_a_cached_hub_id_of_an_adapter_is_an_adapter(plain, tmp_path, monkeypatc
     assert (found.kind, found.path) == ("adapter", str(plain))
     assert hasattr(load_model(settings), "peft_config")
     assert len(load_tokenizer(settings)) == len(words)
+
+
+def test_the_adapter_of_a_classifier_is_no_adapter_of_a_language_model(plain, tmp_path) -> None:
+    """peft leaves out the head without a word, and what is left trains, samples and is compared with."""
+    from transformers import AutoModelForTokenClassification
+
+    with as_one_line("peft"):
+        tags = AutoModelForTokenClassification.from_pretrained(plain, num_labels=3)
+        made = peft.get_peft_model(tags, peft.LoraConfig(task_type="TOKEN_CLS", r=2, target_modules=["q_proj"]))
+    made.save_pretrained(tmp_path / "adapter")
+    path = str(tmp_path / "adapter")
+    message = failure(path=path)
+    assert "is an adapter for another kind of model (task TOKEN_CLS)" in message
+    assert "nobody reads base_model.model.score." in message
+    assert "model.ignore_unexpected=true" in message
+    assert load_model(ModelConfig(path=path, ignore_unexpected=True)).peft_config
+    with pytest.raises(ModelError, match="another kind of model") as caught:
+        with_adapter(load_model(ModelConfig(path=str(plain))), AdapterConfig(path=path))
+    assert "ignore_unexpected" not in str(caught.value)  # it is no key of adapters that are trained on
+
+
+def test_a_layer_trained_whole_and_embeddings_belong_to_an_adapter(plain, tmp_path) -> None:
+    with as_one_line("peft"):
+        settings = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+        made = peft.get_peft_model(load_model(ModelConfig(path=str(plain))), settings)
+        made.save_pretrained(tmp_path / "whole", save_embedding_layers=True)
+    assert load_model(ModelConfig(path=str(tmp_path / "whole"))).peft_config
+
+
+def test_a_kind_of_adapter_that_peft_does_not_know_is_one_line(plain, tmp_path) -> None:
+    save_model(with_adapter(load_model(ModelConfig(path=str(plain))), AdapterConfig(rank=2)), None, tmp_path / "odd")
+    settings = json.loads((tmp_path / "odd" / "adapter_config.json").read_text())
+    (tmp_path / "odd" / "adapter_config.json").write_text(json.dumps(settings | {"peft_type": "TOMORROW"}))
+    assert "peft does not know 'TOMORROW'" in failure(path=str(tmp_path / "odd"))
+
+
+def test_weights_that_git_lfs_did_not_fetch_are_named(plain) -> None:
+    (plain / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "model.safetensors: this is a git-lfs pointer, not the weights" in failure(path=str(plain))
+
+
+def test_a_head_that_scores_tokens_is_no_reward_model(tmp_path) -> None:
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForTokenClassification(LlamaConfig(vocab_size=53, num_labels=3, **shape)).save_pretrained(tmp_path / "tags")
+    message = failure(path=str(tmp_path / "tags"))
+    assert "a model with a head for another task, saved as LlamaForTokenClassification" in message

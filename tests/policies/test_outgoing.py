@@ -17,9 +17,14 @@ def test_what_is_as_it_was_loaded_passes(make_model, kind) -> None:
     check_outgoing(make_model(kind), train_word_tokenizer(["the film"]))
 
 
-@pytest.mark.parametrize("settings", [{}, {"modules_to_save": ("lm_head",)}, {"dora": True}])
-def test_adapters_pass(make_model, settings) -> None:
-    check_outgoing(with_adapter(make_model("llama"), AdapterConfig(rank=2, **settings)))
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"modules_to_save": ("lm_head",)}, {"dora": True}, {"targets": ("embed_tokens",)}, {"targets": ("lm_head",)}],
+)
+def test_adapters_pass(make_model, settings, tied) -> None:
+    model = make_model("llama", tie_word_embeddings=tied)
+    check_outgoing(with_adapter(model, AdapterConfig(rank=2, **settings)))
 
 
 def test_rows_that_the_config_does_not_know(make_model) -> None:

@@ -18,6 +18,8 @@ KEPT = (
     "modeling_own.py",
     "chat_templates/tool_use.jinja",
     "sub/code.py",
+    "LICENSE",
+    "USE_POLICY.md",
 )
 STALE = (
     "pytorch_model.bin",

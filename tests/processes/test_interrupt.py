@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from exptilt.processes.interrupt import graceful_stop
+from exptilt.processes.interrupt import Terminated, ending_in_order, graceful_stop
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -42,3 +42,25 @@ def test_outside_the_main_thread_signals_are_left_alone():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_outside_the_loop_sigterm_ends_in_order_and_inside_it_is_a_request():
+    with ending_in_order():
+        with graceful_stop() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop
+        with pytest.raises(Terminated) as ended:
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_handler_of_the_caller_stays():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+    try:
+        with ending_in_order():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert seen == [1]
+    finally:
+        signal.signal(signal.SIGTERM, before)

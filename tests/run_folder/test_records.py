@@ -415,3 +415,19 @@ def test_a_broken_record_names_file_and_key(tmp_path):
     (tmp_path / "run.json").write_text('{"steps": "three"}')
     with pytest.raises(CheckpointError, match=r"run\.json: steps: must be a valid integer"):
         RunFolder(tmp_path).run  # noqa: B018 - reading is the act
+
+
+def test_warnings_of_a_phase_come_first_and_its_alarms_count_as_far_as_its_model_goes():
+    early, late = Caution(step=2, name="runaway", alarm=True), Caution(step=9, name="below_uniform", alarm=True)
+    phase = RunRecord(warnings=(early, late), kept=KeptWeights(step=4, metric="eval/loss", value=1.0))
+    own = Caution(step=7, name="flat")
+    run = RunRecord(warnings=(own,), kept=KeptWeights(step=1, metric="eval/loss", value=1.0))
+    together = run.warnings_with_phase("sft", phase)
+    assert [(one.phase, one.step, one.alarm) for one in together] == [
+        ("sft", 2, True),
+        ("sft", 9, False),
+        (None, 7, False),
+    ]
+    whole = run.updated(warnings=together)
+    assert [one.name for one in whole.alarms] == ["runaway"]
+    assert whole.warnings_with_phase("sft", phase) == together

@@ -6,12 +6,13 @@ import io
 import json
 from dataclasses import replace
 
+import peft
 import pytest
 import torch
 from rich.console import Console
 
-from exptilt.errors import ModelError
-from exptilt.policies.adapters import base_of, has_adapter, with_adapter
+from exptilt.errors import ModelError, TrainingError
+from exptilt.policies.adapters import as_one_line, base_of, has_adapter, with_adapter
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.saving import save_model
 from exptilt.runs.run_recipe import run_recipe
@@ -65,6 +66,70 @@ def test_a_run_from_an_adapter_starts_there_and_its_result_loads(recipe, sft, ad
             one(input_ids=ids).logits.log_softmax(-1) for one in (saved, load_model(ModelConfig(path=sft)), base)
         )
     assert (now - start).abs().max() < 0.3 * (now - plain).abs().max()
+
+
+@pytest.fixture
+def odd(recipe, tmp_path):
+    """`odd(settings of peft)`: an adapter in a folder, far from its base."""
+
+    def make(settings) -> str:
+        with as_one_line("peft"):
+            model = peft.get_peft_model(load_model(recipe.model), settings)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1)
+        save_model(model, load_tokenizer(recipe.model), tmp_path / "odd")
+        return str(tmp_path / "odd")
+
+    return make
+
+
+@pytest.mark.parametrize("phase", [[], ["sft={train: {max_steps: 2}, batch: {size: 8}}"]])
+def test_what_cannot_stay_beside_a_new_adapter_is_merged_into_a_base_of_its_own(recipe, odd, phase) -> None:
+    path = odd(peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], use_dora=True))
+    ours = load(Recipe, None, [f"output={recipe.output}", f"data.train={recipe.data.train}", "data.test_fraction=0.3",
+                               f"model.path={path}", "adapter={rank: 2}", "train.max_steps=2", "batch.size=8",
+                               "evaluate.num_prompts=0", *phase])  # fmt: skip
+    text = io.StringIO()
+    folder = run_recipe(ours, Console(file=text, width=1000), page=False).folder
+    assert (
+        "has DoRA's magnitudes, so it cannot stay beside a new one: merged into its base in float32" in text.getvalue()
+    )
+    assert first_loss(folder) == pytest.approx(0.693147, abs=1e-5)
+    base = folder.path / "merged-base"
+    assert base_of(folder.model) == str(base.resolve())
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        merged, start = (load_model(ModelConfig(path=str(one)))(input_ids=ids).logits for one in (base, path))
+        assert (merged - start).abs().max() < 1e-5
+        assert has_adapter(load_model(ModelConfig(path=str(folder.model))))
+    assert evaluate_run(folder.path, [])["accuracy"] == folder.read("evaluation.json")["accuracy"]
+
+
+def test_a_merged_base_is_written_once(recipe, odd, monkeypatch) -> None:
+    path = odd(peft.LoHaConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]))
+    ours = replace(recipe, model=ModelConfig(path=path), adapter=AdapterConfig(rank=2))
+    stop = replace(ours, train=replace(ours.train, stop_if=("train/loss > 0",)))
+    with pytest.raises(TrainingError, match="stop_if"):
+        run_recipe(stop, QUIET, page=False)
+    monkeypatch.setattr("exptilt.runs.merged_base.write_merged_base", None)
+    folder = run_recipe(ours, QUIET, page=False).folder
+    assert folder.run.status == "done"
+
+
+def test_a_new_dora_adapter_starts_from_an_adapter(recipe, sft) -> None:
+    ours = replace(recipe, model=ModelConfig(path=sft), adapter=AdapterConfig(rank=2, dora=True))
+    folder = run_recipe(ours, QUIET, page=False).folder
+    assert first_loss(folder) == pytest.approx(0.693147, abs=1e-5)
+    assert has_adapter(load_model(ModelConfig(path=str(folder.model))))
+
+
+def test_what_is_no_change_of_weights_is_refused_in_one_line(recipe, odd) -> None:
+    path = odd(peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    ours = replace(recipe, model=ModelConfig(path=path), adapter=AdapterConfig(rank=2))
+    with pytest.raises(ModelError, match="of the kind PROMPT_TUNING is no change of weights"):
+        run_recipe(ours, QUIET, page=False)
 
 
 def test_a_supervised_phase_from_an_adapter_and_preferences_share_one(recipe, sft) -> None:

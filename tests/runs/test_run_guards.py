@@ -29,6 +29,11 @@ def trained(make_recipe):
     return train
 
 
+def rows_of(data, held_out):
+    """Overrides that train on one file and test on another."""
+    return f"data.train={data}", f"data.test={held_out}", "data.test_fraction=0"
+
+
 def said(run):
     return {caution.name: caution for caution in reversed(run.info.warnings)}
 
@@ -68,7 +73,7 @@ def test_too_large_a_beta_is_blamed_while_there_is_time(trained):
 def test_one_pair_for_twenty_epochs(trained, write_rows, pairs):
     data = write_rows("one.jsonl", pairs(1))
     held_out = write_rows("others.jsonl", pairs(4, topic="this"))
-    run, _ = trained(f"data={{train: {data}, test: {held_out}}}", "train.epochs=20", "batch.size=1")
+    run, _ = trained(*rows_of(data, held_out), "train.epochs=20", "batch.size=1")
     assert (said(run)["repetition"].step, said(run)["repetition"].advice) == (1, "lower train.epochs, now 20")
 
 
@@ -76,7 +81,9 @@ def test_rows_that_contradict_each_other_are_blamed(trained, write_rows, pairs):
     some = pairs(20)
     reversed_ = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in some]
     data = write_rows("both.jsonl", [*some, *reversed_])
-    run, _ = trained(f"data={{train: {data}, test_fraction: 0.2, on_conflict: keep}}", "optim.learning_rate=1e-6")
+    run, _ = trained(
+        f"data.train={data}", "data.test_fraction=0.2", "data.on_conflict=keep", "optim.learning_rate=1e-6"
+    )
     assert "flat" not in said(run)
     assert said(run)["contradiction"].advice.startswith("set data.on_conflict=drop")
 
@@ -91,7 +98,7 @@ def test_nothing_is_learned_by_heart_in_the_first_epoch(trained, write_rows, pai
     held_out = write_rows("swapped.jsonl", swapped(pairs))
     data = write_rows("train.jsonl", pairs())
     keys = ["optim.learning_rate=1e-2", "batch.size=2", "train.eval_every=3", f"loss={loss}"]
-    run, _ = trained(f"data={{train: {data}, test: {held_out}}}", *keys)
+    run, _ = trained(*rows_of(data, held_out), *keys)
     _, losses = run.series("eval/loss")
     assert losses[-1] > 1.05 * losses[0]
     assert "overfitting" not in said(run)
@@ -100,7 +107,7 @@ def test_nothing_is_learned_by_heart_in_the_first_epoch(trained, write_rows, pai
 def test_best_that_keeps_the_untrained_start_says_so(trained, write_rows, pairs, tmp_path):
     held_out = write_rows("swapped.jsonl", swapped(pairs))
     data = write_rows("train.jsonl", pairs())
-    keys = [f"data={{train: {data}, test: {held_out}}}", "optim.learning_rate=1e-2", "train.eval_every=2"]
+    keys = [*rows_of(data, held_out), "optim.learning_rate=1e-2", "train.eval_every=2"]
     run, shown = trained(*keys, 'train.best="min eval/loss"')
     assert (run.info.kept.step, run.info.kept.metric, run.info.steps) == (0, "eval/loss", 4)
     assert "train.best kept step 0: no step of 4 was better than the untrained start (eval/loss 0.6931)" in shown
@@ -123,3 +130,24 @@ def test_best_names_the_step_whose_weights_are_judged(trained, write_rows, pairs
     assert f"the model has the weights of step {best} of 6" in shown
     assert run.series_of_model("eval/logps/chosen")[1][-1] == max(values)
     assert f"{best} (best by eval/logps/chosen)" in write_report([run.path]).read_text()
+
+
+def test_an_alarm_of_the_supervised_phase_reaches_the_conclusion_the_page_and_run_json(trained):
+    """The preferences change little afterwards: without the first phase's alarm the run would look well."""
+    run, _ = trained("sft={optim: {learning_rate: 5}, batch: {size: 8}, train: {epochs: 5}}", "train.max_steps=3")
+    inner = RunFolder(run.path / "sft").run
+    first = inner.alarms[0]
+    alarm = run.info.alarms[0]
+    assert (alarm.phase, alarm.step, alarm.name) == ("sft", first.step, first.name)
+    assert [one.phase for one in run.info.warnings[: len(inner.warnings)]] == ["sft"] * len(inner.warnings)
+    answer = run_conclusion(run).answers[0]
+    assert (answer.answer, answer.tone) == ("No, do not use it", "bad")
+    assert answer.detail.startswith(f"At step {first.step} of the sft phase {first.message}")
+    assert f"alarm, sft step {first.step}, {first.name}" in write_report([run.path]).read_text()
+
+
+def test_a_supervised_phase_that_its_alarm_ends_leaves_the_alarm_in_the_run(make_recipe):
+    recipe = make_recipe("sft={optim: {learning_rate: 5}, batch: {size: 8}, train: {epochs: 5, stop_if: [alarm]}}")
+    with pytest.raises(TrainingError, match=r"train\.stop_if has 'alarm'"):
+        run_recipe(recipe, page=False)
+    assert [alarm.phase for alarm in RunFolder(recipe.folder).run.alarms] == ["sft"]

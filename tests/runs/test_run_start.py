@@ -129,6 +129,24 @@ def test_a_run_that_ends_badly_says_so_and_why_until_it_goes_on(make_recipe, err
     assert status_of(recipe) == ("done", None)
 
 
+@pytest.mark.parametrize("moment", ["open_session", "_measure", "write_card"])
+def test_sigterm_before_and_after_the_loop_is_recorded_and_the_run_goes_on(make_recipe, monkeypatch, moment):
+    def terminated(*_args, **_options):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    recipe = make_recipe("evaluate.num_prompts=0", "train.max_steps=2")
+    with monkeypatch.context() as patched:
+        patched.setattr(f"exptilt.runs.run_recipe.{moment}", terminated)
+        with pytest.raises(SystemExit) as ended:
+            run_recipe(recipe, QUIET, page=False)
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    expected = ("done", None) if moment == "write_card" else ("stopped", "SIGTERM arrived")
+    assert status_of(recipe) == expected
+    run_recipe(recipe, QUIET, page=False)
+    assert status_of(recipe) == ("done", None)
+
+
 def test_a_supervised_phase_that_fails_fails_the_run(make_recipe):
     recipe = make_recipe("sft={optim: {learning_rate: 1e9}, train: {epochs: 9}}")
     with pytest.raises(TrainingError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exptilt.data.groups import Group
 from exptilt.data.read import hub
+from exptilt.data.read.hub_files import files_on_hub
 from exptilt.data.read.places import files_of, is_on_hub, place_of
 from exptilt.data.table import GroupTable
+from exptilt.disk import cache_folder
 from exptilt.run_folder.data_record import DataReport
 from exptilt.settings.data_settings import DataConfig, SourceConfig
 from exptilt.settings.declaration import as_dict
@@ -52,7 +53,8 @@ class DataCache:
     ) -> DataCache | None:
         """The cache for this data; None if its content has no files to identify it, or if there is no tokenizer.
 
-        A hub data set is looked up here, in the hub's current revision, and identified by its rows.
+        A hub data set is looked up here, in the hub's current revision, and identified by the digests that the hub gives
+        of its files, of which none is fetched for it.
 
         Raises:
             DataError: if neither the hub nor its cache has a data set that is named by an id.
@@ -60,12 +62,14 @@ class DataCache:
         if tokenizer is None or not tokenizer.is_fast:
             return None
         held_out = config.held_out_source
-        files = [_files(source) for source in (*config.sources, *([held_out] if held_out else []))]
+        sources = [*config.sources, *([held_out] if held_out else [])]
+        on_hub = [_content_on_hub(source) for source in sources]
+        files = [_files(source) for source, content in zip(sources, on_hub, strict=True) if content is None]
         if not all(files):
             return None
         paths = [path for some in files for path in some]
         digest = blake2b(digest_size=16)
-        settings = [as_dict(replace(config, workers=None)), kind, max_tokens, _tokenizer_settings(tokenizer)]
+        settings = [as_dict(replace(config, workers=None)), kind, max_tokens, _tokenizer_settings(tokenizer), on_hub]
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         for path in dict.fromkeys([*paths, Path(__file__).parent]):
             try:
@@ -73,8 +77,7 @@ class DataCache:
                     digest.update(part)
             except OSError:
                 return None  # the next reader reports the error
-        root = Path(os.environ.get("EXPTILT_CACHE") or Path.home() / ".cache" / "exptilt") / "data"
-        return cls(root / digest.hexdigest())
+        return cls(cache_folder("data") / digest.hexdigest())
 
     def read(self) -> Cached | None:
         """Read the groups, mapped from files, and the report; None if they are not cached."""
@@ -101,6 +104,14 @@ class DataCache:
             temporary.rename(self.folder)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _content_on_hub(source: SourceConfig) -> str | None:
+    """What decides the rows of a hub data set, if its files are known; None for any other source."""
+    listed = None
+    if is_on_hub(source.path):
+        listed = files_on_hub(source.path, source.split, source.subset, source.revision)
+    return None if listed is None else listed.content
 
 
 def _files(source: SourceConfig) -> tuple[Path, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from exptilt.data.checks.across_records import check_across, check_leak
 from exptilt.data.checks.record_checks import is_held_out, share_of
 from exptilt.data.examples import examples_of
 from exptilt.data.memory.spill import Selection, Shelf, selected
+from exptilt.data.read.places import files_of
 from exptilt.data.read.source_records import SourcePart, read_part
 from exptilt.data.records import Record
 from exptilt.data.stage_account import NOTHING, Account, Decisions
@@ -48,12 +50,7 @@ class Split:
 
 def read_splits(config: DataConfig, decisions: Decisions) -> tuple[Split, Split | None]:
     """Read training and held-out rows."""
-    names = Counter(Path(source.path).name for source in config.sources)
-    prefixes = [
-        f"{position}/" if names[Path(source.path).name] > 1 else ""
-        for position, source in enumerate(config.sources, start=1)
-    ]
-    train = _mixed(config.sources, prefixes, decisions)
+    train = _mixed(config.sources, _prefixes(config.sources), decisions)
     held_out = config.held_out_source
     if held_out is not None:
         if (held_out.path, held_out.split, held_out.where) == (config.train, config.split, config.where):
@@ -62,6 +59,19 @@ def read_splits(config: DataConfig, decisions: Decisions) -> tuple[Split, Split 
             )
         return train, _mixed([held_out], [""], decisions)
     return _hold_out(train, config) if config.test_fraction else (train, None)
+
+
+def _prefixes(sources: Sequence[SourceConfig]) -> list[str]:
+    """The number of each source whose row ids would be those of another: a row id begins with the name of its file."""
+    if len(sources) == 1:
+        return [""]
+    names = [
+        {Path(source.path).name, *(file.name for file in files_of(source.path, source.split))} for source in sources
+    ]
+    counts = Counter(chain.from_iterable(names))
+    return [
+        f"{position}/" if any(counts[name] > 1 for name in own) else "" for position, own in enumerate(names, start=1)
+    ]
 
 
 def _mixed(sources: Sequence[SourceConfig], prefixes: Sequence[str], decisions: Decisions) -> Split:

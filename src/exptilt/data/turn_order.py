@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from exptilt.data.problems import RowError
 from exptilt.data.records import Text
 
+_BEGINNINGS = ("prefix", "partial")
+"""Keys that say that a turn is the beginning of the reply: Mistral's and DeepSeek's, Moonshot's."""
+
 
 def check_turn_order(prompt: Text, completions: Iterable[Text]) -> None:
     """Refuse a completion that does not begin and end with the assistant, and a system turn behind the first.
@@ -15,6 +18,11 @@ def check_turn_order(prompt: Text, completions: Iterable[Text]) -> None:
         RowError: the order is wrong; the message gives the roles.
     """
     asked = () if isinstance(prompt, str) else prompt
+    if asked and asked[-1]["role"] == "assistant" and any(asked[-1].get(key) for key in _BEGINNINGS):
+        raise RowError(
+            "bad_roles",
+            "the prompt ends with the beginning of a reply, and a completion cannot go on with it: put that text into the completions",
+        )
     for completion in completions:
         if isinstance(completion, str):
             continue

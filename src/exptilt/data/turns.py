@@ -15,8 +15,12 @@ REASONING = ("reasoning_content", "reasoning", "thinking")
 """Keys under which data sets and chat templates keep what the assistant thought before it answered."""
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 """Keys of what is no text."""
-SWITCHES = ("weight", "train", "training", "loss")
-"""Keys that say whether a turn is trained on: OpenAI's, Axolotl's two, ms-swift's."""
+SWITCHES = ("weight", "train", "training", "trainable", "loss", "loss_scale", "loss_mask")
+"""Keys that say whether a turn is trained on: OpenAI's, Axolotl's two, another of that kind, ms-swift's two, verl's."""
+OFF_SWITCH = "masked"
+"""torchtune's key, which says that a turn is not trained on."""
+_UNCLEAR = ("mask", "train_detail", "training_detail", "loss_weight")
+"""Keys of which nobody can say what a value means, or that switch parts of a turn."""
 
 
 def content_of(turn: Message) -> str:
@@ -91,19 +95,25 @@ def is_trained(turn: Message) -> bool:
     """Tell whether an assistant's turn counts: yes, unless it has `weight: 0`, `train: false` or the like.
 
     Raises:
-        RowError: where a switch is neither on nor off, such as a weight of 0.5.
+        RowError: where a switch is neither on nor off, such as a weight of 0.5, or a key may be a switch or not.
     """
-    for key in SWITCHES:
-        value = turn.get(key)
-        if value is None:
-            continue
-        if isinstance(value, str):
-            value = {"true": True, "false": False, "1": True, "0": False}.get(value.strip().lower(), value)
-        if isinstance(value, str) or value not in (0, 1):
-            raise RowError("bad_value", f"{key!r} of a turn must be 0 or 1 (true or false), got {turn[key]!r}")
-        if not value:
-            return False
-    return True
+    unclear = next((key for key in _UNCLEAR if turn.get(key) is not None), None)
+    if unclear is not None:
+        raise RowError("bad_value", f"{unclear!r} of a turn is not read, and may say what is trained; write `train`")
+    if _switched(turn, OFF_SWITCH):
+        return False
+    return all(_switched(turn, key) is not False for key in SWITCHES)
+
+
+def _switched(turn: Message, key: str) -> bool | None:
+    value = turn.get(key)
+    if isinstance(value, str):
+        value = {"true": True, "false": False, "1": True, "0": False}.get(value.strip().lower(), value)
+    if value is None:
+        return None
+    if isinstance(value, str) or value not in (0, 1):
+        raise RowError("bad_value", f"{key!r} of a turn must be 0 or 1 (true or false), got {turn[key]!r}")
+    return bool(value)
 
 
 def said_by(turn: Message) -> str:
@@ -121,7 +131,7 @@ def for_template(turn: Message, tools: Sequence[Any] = (), *, arguments_as_text:
     Raises:
         RowError: where a part of the content is no text, or a call has no name.
     """
-    gone = {*SWITCHES, "function_call", "tool_calls"}
+    gone = {*SWITCHES, OFF_SWITCH, "function_call", "tool_calls"}
     converted: dict[str, Any] = {key: value for key, value in turn.items() if key not in gone and value is not None}
     converted["content"] = content_of(turn)
     if reasoning := reasoning_of(turn):

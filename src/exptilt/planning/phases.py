@@ -202,7 +202,7 @@ class Plan:
     """Bytes on each device at the peak."""
     phases: list[PlannedPhase]
     disk: float
-    """Bytes of checkpoints and model."""
+    """Bytes of checkpoints and models at the most, of all phases."""
     notes: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 

@@ -20,12 +20,14 @@ from exptilt.losses.from_choice import build_loss
 from exptilt.planning.advice import changes_of
 from exptilt.planning.arithmetic import Manner, Storage, memory_parts, step_flops
 from exptilt.planning.devices import Fleet
+from exptilt.planning.disk_space import disk_space
 from exptilt.planning.model_size import Kept, ModelSize, kept_bytes, model_size
 from exptilt.planning.phases import SHARE, Costs, Plan, PlannedPhase, checks_reference, seconds_of, steps_of
 from exptilt.planning.planned_rows import PlannedRows, rows_of
 from exptilt.planning.planned_steps import Steps
 from exptilt.planning.probe import Rehearsal, Subject, rehearse, rehearsed
 from exptilt.policies.architecture import architecture_for
+from exptilt.policies.start import why_merged
 from exptilt.runs.checks.familiarity import NUM_PROMPTS, chosen_groups
 from exptilt.runs.run_models import Setup, setup_of
 from exptilt.runs.run_tokenizer import find_tokenizer
@@ -87,7 +89,7 @@ class Planner:
             batch_tokens=tokens[-1],
             memory=max(memories, key=lambda memory: sum(memory.values())),
             phases=phases,
-            disk=self._disk(size),
+            disk=sum(self._disk(part) for part in parts) + self._merged_base(size),
             notes=notes,
         )
         return made if made.fits else replace(made, advice=self.advice())
@@ -256,10 +258,20 @@ class Planner:
     def _manner(self, recipe: Recipe) -> Manner:
         return Manner.of(self.setup(recipe), build_loss(recipe.loss))
 
-    def _disk(self, size: ModelSize) -> float:
-        """Bytes on disk: checkpoints with weights and optimizer state, and the model."""
-        copies = self.recipe.train.keep_checkpoints * (2 if self.recipe.sft is not None else 1)
-        return 4.0 * (copies * (size.total + 2 * size.trained) + size.total)
+    def _disk(self, recipe: Recipe) -> float:
+        size, steps = self.counted(recipe)[0], steps_of(recipe, self.rows(recipe).num_train)
+        trained = torch.float32 if recipe.adapter is not None else self.weights(recipe)
+        return disk_space(recipe, size, steps, trained=trained.itemsize, saved=self._saved.itemsize)
+
+    @property
+    def _saved(self) -> torch.dtype:
+        """The dtype of the model folder of a full model: its own."""
+        own = getattr(self.architecture, "dtype", None) if self.recipe.model.path is not None else None
+        return torch.float32 if own is None else own
+
+    def _merged_base(self, size: ModelSize) -> float:
+        """Bytes of the base that a new adapter gets of its own where the one it starts from cannot stay beside it."""
+        return size.total * self._saved.itemsize if why_merged(self.recipe.model, self.recipe.adapter) else 0.0
 
     def _notes(self, kept: Kept, parts: Sequence[Recipe]) -> list[str]:
         notes = [f"{self.fleet.device.name}: {self.fleet.device.note}"]

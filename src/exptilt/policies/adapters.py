@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file
 
 from exptilt.data.read.hub import is_reachable
 from exptilt.errors import ModelError
+from exptilt.policies.adapter_weights import require_no_head, require_same_weights
 from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.model_heads import LANGUAGE_HEAD, SCORE_HEAD, ModelHead, head_of
 from exptilt.policies.stacked import is_stacked, only_start, stack
@@ -180,7 +180,14 @@ def is_score_adapter(folder: str | Path) -> bool:
     return is_adapter(folder) and task_of(folder) == SCORE_HEAD.peft_task
 
 
-def load_adapter(base: PreTrainedModel, folder: str | Path, *, name: str = "default", trainable: bool = False) -> Any:
+def load_adapter(
+    base: PreTrainedModel,
+    folder: str | Path,
+    *,
+    name: str = "default",
+    trainable: bool = False,
+    ignore_unexpected: bool = False,
+) -> Any:
     """Put a saved adapter around its base.
 
     Args:
@@ -188,9 +195,11 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, *, name: str = "defa
         folder: the adapter's.
         name: name of the adapter in peft.
         trainable: whether training goes on with it; else it is for scoring and sampling only.
+        ignore_unexpected: load it although it holds weights that a language model has no place for.
 
     Raises:
-        ModelError: the adapter does not belong to this model: a shape differs, or a weight is missing in either.
+        ModelError: the adapter does not belong to this model: a shape differs, a weight is missing in either, or it was
+            trained for another task and brings a head for it.
     """
     from peft import PeftConfig, PeftModel
 
@@ -201,7 +210,10 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, *, name: str = "defa
         if task == LANGUAGE_HEAD.peft_task != head.peft_task:
             settings.task_type = None  # a body's change alone, which no language model's methods are wanted for
         model = PeftModel.from_pretrained(base, str(where), adapter_name=name, is_trainable=trainable, config=settings)
-    _require_same_weights(model, where, name)
+    require_same_weights(model, where, name)
+    if not ignore_unexpected:
+        advice = "" if trainable else ", or set model.ignore_unexpected=true to use it without them"
+        require_no_head(model, where, name, left=head.left, advice=advice)
     return model
 
 
@@ -216,30 +228,6 @@ def _require_same_head(folder: str | Path, head: ModelHead, task: str | None, tr
         )
 
 
-def _require_same_weights(model: Any, folder: Path, name: str) -> None:
-    """Refuse an adapter whose file and model differ in weights: peft only warns of one direction and ignores the other.
-
-    Raises:
-        ModelError: the weights differ; the message names the first.
-    """
-    from peft import get_peft_model_state_dict
-
-    path = folder / "adapter_model.safetensors"
-    if not path.is_file() or model.peft_config[name].is_prompt_learning:
-        return
-    with safe_open(path, framework="pt") as file:
-        stored = set(file.keys())
-    expected = {key for key in get_peft_model_state_dict(model, adapter_name=name) if "lora_" in key}
-    unread = sorted(key for key in stored - expected if "lora_" in key)
-    missing = sorted(expected - stored)
-    if unread or missing:
-        what = f"lacks {missing[0]}" if missing else f"holds {unread[0]}, which the base has no place for"
-        raise ModelError(
-            f"{folder}: is not an adapter of {model.get_base_model().name_or_path}: it {what} "
-            f"({len(missing) + len(unread)} such weights)"
-        )
-
-
 @contextmanager
 def as_one_line(where: str) -> Iterator[None]:
     """Join an error of peft into one line; hide warnings that transformers gives peft and users cannot act on."""
@@ -249,8 +237,9 @@ def as_one_line(where: str) -> Iterator[None]:
             # Head and embedding are parted where they must be (`merging`, `stacked.mark_ties`).
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
             yield
-    except (ValueError, RuntimeError, OSError, TypeError) as error:
-        raise ModelError(f"{where}: {in_one_line(error)}") from error
+    except (ValueError, RuntimeError, OSError, TypeError, LookupError, AttributeError, ImportError) as error:
+        words = f"peft does not know {error}" if isinstance(error, KeyError) else in_one_line(error)
+        raise ModelError(f"{where}: {words}") from error
 
 
 class AdapterOff:

@@ -26,6 +26,8 @@ _SCORES = ("score.", "v_head.", "value_head.", "reward_head.", "regression_head.
 """Heads of reward and value models."""
 _BUFFERS = (".masked_bias", "rotary_emb.inv_freq")
 """Constants that older versions of transformers saved beside the weights."""
+_LARGE = (".safetensors", ".bin", ".json", ".model")
+"""Kinds of files that git-lfs keeps apart."""
 _TASKS = ("classifier.", "qa_outputs.", "pooler.", "classification_head.", "pre_classifier.")
 
 
@@ -86,7 +88,16 @@ def refused(path: str, what: str, error: Exception) -> ModelError:
             f"{path}: {what.removeprefix('a ')} that needs code of its own folder to run; read that code, and if you trust "
             "it set model.trust_remote_code=true"
         )
+    pointer = _pointer_in(Path(path).expanduser())
+    if pointer is not None:
+        return ModelError(f"{pointer}: this is a git-lfs pointer, not the weights; run `git lfs pull` in {path}")
     return ModelError(f"{path}: cannot load {what} ({in_one_line(error)})")
+
+
+def _pointer_in(folder: Path) -> Path | None:
+    """A file of a model's folder of which only git-lfs's pointer was fetched."""
+    small = (path for path in sorted(folder.glob("*.*")) if path.suffix in _LARGE and path.stat().st_size < 1024)
+    return next((path for path in small if path.read_bytes().startswith(b"version https://git-lfs")), None)
 
 
 def check_folder(path: str, kind: str, files: tuple[str, ...]) -> None:
@@ -154,7 +165,8 @@ def _what_it_is(config: PreTrainedConfig, unread: Sequence[str], head: ModelHead
     saved_as = next(iter(getattr(config, "architectures", None) or ()), "")
     expected = head.classes.get(config.model_type, "")
     named = f", saved as {saved_as}" if saved_as and saved_as not in expected and "CausalLM" not in saved_as else ""
-    if any(name.startswith(_SCORES) or ".v_head." in name for name in unread):
+    is_other = named and not saved_as.endswith("SequenceClassification")
+    if not is_other and any(name.startswith(_SCORES) or ".v_head." in name for name in unread):
         return f"this is a reward model (it scores text{named})"
     if named or any(name.startswith(_TASKS) for name in unread):
         return f"this is a model with a head for another task{named}"

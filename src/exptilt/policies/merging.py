@@ -13,6 +13,7 @@ from exptilt.errors import ModelError
 from exptilt.policies.engine.forward import causal_lm, evaluating
 from exptilt.policies.engine.pooled import has_score
 from exptilt.policies.stacked import mark_ties
+from exptilt.wording import in_one_line
 
 _TOLERANCE = 2e-3
 """Nats of a token by which the order of float32 sums may move a log-probability."""
@@ -60,7 +61,10 @@ def merge(model: Any) -> Merged:
     _part_head(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of tied heads, which were parted above
-        merged = model.merge_and_unload(safe_merge=True)
+        try:
+            merged = model.merge_and_unload(safe_merge=True)
+        except (ValueError, RuntimeError, NotImplementedError) as error:
+            raise ModelError(f"{where}: the adapter cannot be merged into it: {in_one_line(error)}") from error
     mark_ties(merged)
     difference = largest_difference(before, probe(merged))
     if not difference <= _TOLERANCE:

@@ -159,8 +159,8 @@ def _incoming(
         return _from_path(settings, incoming, tokenizer, seed, head)
     base = replace(settings, path=incoming.path, revision=incoming.revision)
     brings_score = bool(head.labels) and is_score_adapter(incoming.adapter)
-    under = SCORE_HEAD if brings_score else head
-    return load_adapter(load_model(base, tokenizer, seed=seed, head=under), incoming.adapter)
+    model = load_model(base, tokenizer, seed=seed, head=SCORE_HEAD if brings_score else head)
+    return load_adapter(model, incoming.adapter, ignore_unexpected=settings.ignore_unexpected)
 
 
 def _from_path(

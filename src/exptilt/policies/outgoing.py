@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from exptilt.errors import ModelError
+from exptilt.disk import is_refusal, reason
+from exptilt.errors import DiskError, ModelError
+from exptilt.policies.adapter_weights import bare_name, names_of_base
 from exptilt.policies.adapters import has_adapter
 from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.model_heads import head_of
@@ -47,6 +49,8 @@ def check_outgoing(model: Any, tokenizer: Any = None, *, trust_remote_code: bool
         except ModelError:
             raise
         except Exception as error:  # whatever fails here would fail at the end of the run
+            if is_refusal(error):
+                raise DiskError(f"{folder}: cannot be written: {reason(error, folder)}") from error
             raise ModelError(f"what this run would save cannot be loaded again ({in_one_line(error)})") from error
 
 
@@ -109,11 +113,14 @@ def _check_adapter(model: Any, base: Any, folder: Path) -> None:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    again = get_peft_model_state_dict(PeftModel.from_pretrained(base, str(folder)), save_embedding_layers=False)
+    loaded = PeftModel.from_pretrained(base, str(folder))
+    again = get_peft_model_state_dict(loaded, save_embedding_layers=False)
+    own = names_of_base(loaded)  # peft saves embeddings and head whole beside an adapter on them, and loads them again
     stored = load_file(folder / "adapter_model.safetensors")
     now = {} if is_stacked(model) else get_peft_model_state_dict(model, save_embedding_layers=False)
     for name, value in stored.items():
-        if name not in again or again[name].shape != value.shape:
+        weight = own.get(bare_name(name)) if name not in again else again[name]
+        if weight is None or weight.shape != value.shape:
             raise ModelError(
                 f"the saved adapter would not load as it was trained: {name} has no place or another shape"
             )

@@ -1,4 +1,4 @@
-"""Side files of a model's folder that still hold after training: processors, chat templates, code, generation notes."""
+"""Side files of a model's folder that still hold after training: processors, chat templates, code, generation notes, terms of use."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ _TOKENIZER = (
     "*.bpe",
     "tokenization_*.py",
 )
+_TERMS = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "USE_POLICY*")
+"""Terms under which the weights may be used and passed on, with whatever suffix."""
 _FOLDERS = ("additional_chat_templates", "chat_templates")
 
 
@@ -67,6 +69,8 @@ def copy_side_files(source: str, target: Path, *, revision: str | None = None, o
 
 
 def _travels(name: Path, own_tokenizer: bool) -> bool:
+    if len(name.parts) == 1 and any(name.match(pattern) for pattern in _TERMS):
+        return True
     if name.suffix not in _KEPT or any(part.startswith(".") for part in name.parts):
         return False
     if len(name.parts) > 1 and name.parts[0] not in _FOLDERS and name.suffix != ".py":
@@ -84,7 +88,7 @@ def _folder(source: str, revision: str | None) -> Path | None:
         return path
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         return None
-    patterns = [f"*{suffix}" for suffix in _KEPT]
+    patterns = [*(f"*{suffix}" for suffix in _KEPT), *_TERMS]
     for local in (False, True):
         with suppress(OSError, ValueError):
             return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, local_files_only=local))

@@ -8,12 +8,14 @@ Both are saved as one adapter on the base, side by side in one product, which is
     W + s1 B1 A1 + s2 B2 A2  =  W + [s1 B1, s2 B2] [A1; A2]
 
 so no weights of the base are changed, rounded or written, and peft, vLLM and TRL load the result as any other adapter.
+Where one of both is no plain LoRA this does not hold (`why_apart`); the start is then merged first (`start.write_merged_base`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,45 @@ from exptilt.errors import ModelError
 START, NEW = "start", "default"
 """Names of the two adapters in peft."""
 _CARRIED = "exptilt_carried"
+_SETTINGS_OF_SUMS = {
+    *(
+        "task_type",
+        "peft_type",
+        "auto_mapping",
+        "peft_version",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+    ),
+    *(
+        "r",
+        "lora_alpha",
+        "use_rslora",
+        "rank_pattern",
+        "alpha_pattern",
+        "lora_dropout",
+        "fan_in_fan_out",
+        "modules_to_save",
+    ),
+    *(
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "init_lora_weights",
+        "runtime_config",
+    ),
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size"),  # of what others switch on
+}
+"""Settings of LoRA under which an adapter is a product that is added to the weights of its base."""
+_INITS_OF_SUMS = (True, False, "gaussian")
+"""Beginnings of the product that leave the base as it is."""
+_WORDS = {
+    "use_dora": "DoRA's magnitudes",
+    "bias": "biases of its own",
+    "lora_bias": "biases of its own",
+    "trainable_token_indices": "single rows of the embeddings",
+}
 _A, _B = ("lora_A", "lora_embedding_A"), ("lora_B", "lora_embedding_B")
 
 
@@ -45,11 +86,10 @@ def stack(model: Any, settings: Any) -> Any:
         ModelError: one of both is no plain LoRA, so that no single adapter could hold them.
     """
     old = model.peft_config[START]
-    odd = _odd(old)
-    if odd or settings.use_dora:
-        what = f"the adapter in model.path has {odd}" if odd else "adapter.dora needs the weights themselves"
+    why = why_apart(old, dora=settings.use_dora)
+    if why:
         raise ModelError(
-            f"a new adapter cannot be put beside the one it starts from: {what}. Go on with that adapter "
+            f"a new adapter cannot be put beside the one it starts from: {why}. Go on with that adapter "
             "(adapter.path), merge it into its base first, or leave out `adapter`, which merges it and trains all weights"
         )
     _carry(model)
@@ -60,17 +100,30 @@ def stack(model: Any, settings: Any) -> Any:
     return model
 
 
-def _odd(settings: Any) -> str:
-    """The feature of an adapter that a single adapter could not hold beside another one; empty if there is none."""
-    if str(getattr(settings.peft_type, "value", settings.peft_type)) != "LORA":
-        return f"the kind {settings.peft_type}"
-    if settings.use_dora:
-        return "DoRA's magnitudes"
-    if settings.bias != "none":
-        return "biases of its own"
-    if getattr(settings, "trainable_token_indices", None):
-        return "single rows of the embeddings"
-    return ""
+def why_apart(start: Any, *, dora: bool = False) -> str:
+    """Why no single adapter could hold an adapter and a new one; empty if one can.
+
+    Only settings of LoRA that are known to be a product beside unchanged weights pass: PiSSA and OLoRA, for example, change
+    the base when they are loaded.
+
+    Args:
+        start: `peft.PeftConfig` of the adapter in `model.path`.
+        dora: whether the new one is DoRA, which is no sum.
+    """
+    if dora:
+        return "adapter.dora needs the weights themselves"
+    kind = str(getattr(start.peft_type, "value", start.peft_type))
+    if kind != "LORA":
+        return f"the adapter in model.path is of the kind {kind}"
+    usual = type(start)()
+    odd = [
+        field.name
+        for field in fields(start)
+        if field.name not in _SETTINGS_OF_SUMS and getattr(start, field.name) != getattr(usual, field.name)
+    ]
+    if start.init_lora_weights not in _INITS_OF_SUMS:
+        odd.append(f"init_lora_weights={start.init_lora_weights}")
+    return f"the adapter in model.path has {_WORDS.get(odd[0], odd[0])}" if odd else ""
 
 
 def _carry(model: Any) -> None:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from exptilt.errors import ModelError
-from exptilt.policies.adapters import adapter_fingerprint, base_of, find_adapter, has_adapter, load_adapter
+from exptilt.policies.adapters import (
+    adapter_fingerprint,
+    as_one_line,
+    base_of,
+    find_adapter,
+    has_adapter,
+    load_adapter,
+)
 from exptilt.policies.device import is_quantized
 from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.gate import identify
 from exptilt.policies.merging import merge
 from exptilt.policies.model_heads import LANGUAGE_HEAD, ModelHead, head_of
-from exptilt.policies.models import load_model
-from exptilt.policies.stacked import START
+from exptilt.policies.models import load_model, load_tokenizer
+from exptilt.policies.saving import save_model
+from exptilt.policies.stacked import START, why_apart
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig
 
 
@@ -45,7 +54,8 @@ def load_start(
     An adapter in `model.path` is part of the start, and so of the reference:
 
         without `adapter`   it is merged into its base in float32, and all weights are trained
-        with a new one      it stays beside it, frozen; see `stacked`
+        with a new one      it stays beside it, frozen; see `stacked`. Where they cannot stay side by side, a run merges it
+                            into a base of its own first (`write_merged_base`) and starts from that
         with adapter.path   an adapter says itself which base it sits on, so that base is what is loaded
 
     Args:
@@ -72,8 +82,43 @@ def load_start(
         _require_one_base(adapter.path, incoming.path)
         return Start(model, dtype, incoming.revision)
     _require_trainable(model, adapter, settings, head)
-    model = load_adapter(model, folder, name=START).eval()
+    model = load_adapter(model, folder, name=START, ignore_unexpected=settings.ignore_unexpected).eval()
     return Start(model if adapter is not None else merge(model).model, dtype, incoming.revision)
+
+
+def why_merged(settings: ModelConfig, adapter: AdapterConfig | None) -> str:
+    """Why the adapter in `model.path` cannot stay beside a new one; empty if it can, or if there is no such pair."""
+    from peft import PeftConfig
+
+    if settings.path is None or adapter is None or adapter.path is not None:
+        return ""
+    folder = find_adapter(settings.path, settings.revision)
+    if folder is None:
+        return ""
+    with as_one_line(settings.path):
+        return why_apart(PeftConfig.from_pretrained(str(folder)), dora=adapter.dora)
+
+
+def write_merged_base(settings: ModelConfig, folder: Path, head: ModelHead = LANGUAGE_HEAD) -> float:
+    """Merge the adapter in `model.path` into its base in float32, and write the result in the base's dtype.
+
+    Args:
+        settings: which adapter; its base is not quantised for this, whatever they say.
+        folder: where the model and its tokenizer go.
+        head: head for `load_model`.
+
+    Returns:
+        The largest difference of a log-probability between both, before rounding to the base's dtype, nats.
+
+    Raises:
+        ModelError: the adapter cannot be merged; the message says why.
+    """
+    tokenizer = load_tokenizer(settings)
+    model = load_model(replace(settings, quantize="none"), tokenizer, head=head)
+    dtype = causal_lm(model).dtype
+    merged = merge(model)
+    save_model(merged.model, tokenizer, folder, dtype=dtype)
+    return merged.difference
 
 
 def identity_of(model: Any) -> str:

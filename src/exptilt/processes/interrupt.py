@@ -1,4 +1,4 @@
-"""Interruptions of a run: SIGINT and SIGTERM ask it to stop after the step; a process that died ends all others."""
+"""Interruptions of a run: SIGINT and SIGTERM ask the loop to stop after the step; a process that died ends all others."""
 
 from __future__ import annotations
 
@@ -28,6 +28,37 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.signal_name is not None
+
+
+class Terminated(SystemExit):
+    """SIGTERM arrived outside the loop; the process ends with the status that shells give for it, 143."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+    def __str__(self) -> str:
+        return "SIGTERM arrived"
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` instead of ending the process on the spot, so that the end of a run is recorded.
+
+    `graceful_stop` takes its place while the loop runs. Outside the main thread signals are left alone.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:
+        yield
+        return
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -154,7 +154,8 @@ def _sources(data: DataReport) -> str:
 
 
 def _warning(caution: Caution) -> str:
-    step = "" if caution.step is None else f"Step {caution.step}: "
+    phase = f" of the {caution.phase} phase" if caution.phase else ""
+    step = "" if caution.step is None else f"Step {caution.step}{phase}: "
     step = f"**Alarm.** {step}" if caution.alarm else step
     return f"{step}{caution.message}{'. Advice: ' + caution.advice if caution.advice else ''}"
 

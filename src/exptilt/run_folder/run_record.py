@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -23,6 +24,8 @@ class Caution(FilePart):
     limit: float | None = None
     alarm: bool = False
     """Whether the model must not be used as it is."""
+    phase: str | None = None
+    """`sft` if it was given in the supervised phase, whose steps are counted by themselves; None in the run's last phase."""
 
     @model_validator(mode="before")
     @classmethod
@@ -138,3 +141,24 @@ class RunRecord(FileRecord):
     """Of a recipe with rounds, in order; each has a run folder of its own."""
     after_rounds: SampledPolicy | None = None
     """The policy that the last round trained."""
+
+    @property
+    def alarms(self) -> tuple[Caution, ...]:
+        """Alarms that hold for the model: none that came after the step whose weights were kept."""
+        last = self.kept.step if self.kept else math.inf
+        return tuple(
+            caution
+            for caution in self.warnings
+            if caution.alarm and (caution.phase is not None or (caution.step or 0) <= last)
+        )
+
+    def warnings_with_phase(self, name: str, phase: RunRecord) -> tuple[Caution, ...]:
+        """The warnings of a run and, before them, those of an earlier phase of it, which has a record of its own.
+
+        An alarm of a phase that does not hold for the phase's model is a warning like any other.
+        """
+        earlier = (
+            caution.updated(phase=name, **({} if caution in phase.alarms or not caution.alarm else {"alarm": False}))
+            for caution in phase.warnings
+        )
+        return (*earlier, *(caution for caution in self.warnings if caution.phase != name))

@@ -125,7 +125,10 @@ class Watched:
     def _record(self, caution: Caution) -> None:
         """Write a warning to run.json once; a run that was killed may give it again."""
         known = self.folder.run.warnings
-        if not any((earlier.step, earlier.name) == (caution.step, caution.name) for earlier in known):
+        if not any(
+            (earlier.phase, earlier.step, earlier.name) == (caution.phase, caution.step, caution.name)
+            for earlier in known
+        ):
             self.folder.update_manifest(warnings=(*known, caution))
 
     def _samples(self) -> Callable[[Progress], Sums] | None:

@@ -24,6 +24,7 @@ from exptilt.reports.model_card import write_card
 from exptilt.reports.page import write_report
 from exptilt.run_folder.file_names import EVALUATION, SAMPLES, margins_of
 from exptilt.run_folder.folder import RunFolder
+from exptilt.runs.merged_base import write_base_if_needed
 from exptilt.runs.run_models import TRAINED, reference_model
 from exptilt.runs.run_rows import check_phases
 from exptilt.runs.run_start import started
@@ -86,9 +87,13 @@ def _run(
         console.print(f"{folder.path}: this run is finished; its model is in {folder.model}")
         return Outcome(folder, folder.run.steps or 0, finished=True), None
     world.first_alone(lambda: held.enter_context(started(recipe, folder, world.size, console)))
+    recipe = write_base_if_needed(recipe, world, console)
     if recipe.sft is not None:
         world.first_alone(partial(_refuse_phases, recipe), patient=True)
-        first, session = _run(recipe.sft_recipe(), console, world, held)
+        try:
+            first, session = _run(recipe.sft_recipe(), console, world, held)
+        finally:
+            _take_over_warnings(recipe, folder)
         if not first.finished:
             folder.update_manifest(status="stopped")
             return Outcome(folder, 0, finished=False), None
@@ -98,6 +103,12 @@ def _run(
     session = open_session(recipe, folder, console, world, callbacks)
     progress = session.train()
     return Outcome(folder, progress.step, finished=progress.is_last), session
+
+
+def _take_over_warnings(recipe: Recipe, folder: RunFolder) -> None:
+    """Put the warnings of the supervised phase into the run's own record: its model is the start and the reference."""
+    of_phase = RunFolder(recipe.sft_recipe().folder, writes=False).run
+    folder.update_manifest(warnings=folder.run.warnings_with_phase("sft", of_phase))
 
 
 def _refuse_phases(recipe: Recipe) -> None:

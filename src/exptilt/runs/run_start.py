@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from exptilt.errors import CheckpointError, ConfigError, DiskError, ExptiltError, Stopped
+from exptilt.processes.interrupt import Terminated, ending_in_order
 from exptilt.run_folder.file_names import CONFIG, RUN
 from exptilt.run_folder.folder import RunFolder, manifest
 from exptilt.run_folder.lock import claimed
@@ -29,6 +30,8 @@ _REASON = 2000
 def started(recipe: Recipe, folder: RunFolder, processes: int, console: Console) -> Iterator[None]:
     """Hold the run folder while the block trains, measures and reports; called in the process that writes.
 
+    The end is recorded however it comes, SIGTERM included.
+
     Raises:
         CheckpointError: the folder is not ours, overlaps with an input, holds another run, or another process is in it.
         DiskError: the folder cannot be written.
@@ -41,7 +44,7 @@ def started(recipe: Recipe, folder: RunFolder, processes: int, console: Console)
         before = folder.run
         known = manifest(recipe.seed).given() | before.given() | {"reason": None}
         folder.write(RUN, before.updated(**known | {"status": "running", "processes": processes}))
-        with _end_recorded(folder):
+        with _end_recorded(folder), ending_in_order():
             yield
 
 
@@ -125,5 +128,9 @@ def _end_recorded(folder: RunFolder) -> Iterator[None]:
 
 
 def _words(error: BaseException) -> str:
-    words = str(error) if isinstance(error, ExptiltError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+    words = (
+        str(error)
+        if isinstance(error, ExptiltError | Terminated)
+        else f"{type(error).__name__}: {error}".removesuffix(": ")
+    )
     return words[:_REASON]

@@ -37,6 +37,7 @@ from exptilt.run_folder.folder import RunFolder, manifest
 from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.ownership import Kind
 from exptilt.run_folder.run_record import ModelFacts, ReferenceIdentity
+from exptilt.runs.merged_base import from_merged_base
 from exptilt.runs.run_models import TRAINED, reference_model
 from exptilt.runs.run_start import inputs_of
 from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
@@ -130,7 +131,8 @@ def evaluate_run(
 def _evaluated(
     recipe: Recipe, folder: RunFolder, overrides: Sequence[str], policy: str | None, output: Path | None
 ) -> dict[str, Any]:
-    start = recipe if recipe.sft is None else recipe.after_sft(recipe.sft_recipe().folder / MODEL)
+    start = from_merged_base(recipe)
+    start = start if start.sft is None else start.after_sft(start.sft_recipe().folder / MODEL)
     where = replace(recipe.model, path=policy or str(folder.model), config=None, tokenizer=None, revision=None)
     model, tokenizer = _loaded(where, recipe.loss.kind)
     rows = _prepared(recipe, model, tokenizer)

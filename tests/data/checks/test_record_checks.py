@@ -206,3 +206,14 @@ def test_a_prompt_is_told_by_its_calls_too():
         prompt_key(Demonstration(id="f:1", prompt=asked(city), completion="A")) for city in ("Bern", "Paris", "Bern")
     }
     assert len(keys) == 2
+
+
+def test_a_prompt_that_ends_with_a_reply_is_told():
+    turn = {"role": "assistant", "content": "Sure,"}
+    asked = ({"role": "user", "content": "Q"}, turn)
+    assert "same_role_twice" in counts(
+        check_record(pair(prompt=asked, chosen=(turn,), rejected=TURNS[:1]), decisions())
+    )
+    assert "same_role_twice" not in counts(
+        check_record(pair(prompt=asked[:1], chosen=(turn,), rejected=TURNS[:1]), decisions())
+    )

@@ -133,3 +133,16 @@ def test_pictures_beside_the_text_are_reported():
 def test_without_a_template_reasoning_is_lost_too(base_tokenizer):
     pair = Preference(id="f:1", prompt=(user("Q"),), chosen=(bot("a", thinking="t"),), rejected=(bot("b"),))
     assert Renderer(base_tokenizer).render(pair).lost == ("reasoning 't'",)
+
+
+def test_a_reason_under_a_name_that_nobody_reads_is_looked_for_too(make_tokenizer):
+    assert lost(make_tokenizer, looped("chatml"), (bot("yes", thoughts="first this"),)) == [
+        "'thoughts' of a turn 'first this'"
+    ]
+    writes = looped("chatml", "{{ m.thoughts }}")
+    assert lost(make_tokenizer, writes, (bot("yes", thoughts="first this"),)) == []
+    assert (
+        lost(make_tokenizer, looped("chatml"), (bot("yes", thoughts="first this", train=False), user("so?"), bot("no")))
+        == []
+    )
+    assert lost(make_tokenizer, looped("chatml"), (bot("yes", model_id="m", name="n"),)) == []

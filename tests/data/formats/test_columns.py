@@ -8,6 +8,7 @@ import pytest
 from invented_rows import OPENAI, bot, sides, user
 
 from exptilt.data.formats.column_names import meaning_of
+from exptilt.data.problems import RowError
 from exptilt.data.splits import read_splits
 from exptilt.data.stage_account import Decisions
 from exptilt.errors import DataError
@@ -240,3 +241,45 @@ def test_a_prompt_that_is_missing_or_blank_in_some_rows_is_counted(read_file):
 def test_two_columns_that_both_say_what_is_asked_are_refused(refused):
     assert refused({"instruction": "Answer.", "question": "2+2?", "answer": "4"}) == "bad_value"
     assert refused({"question": "Who?", "context": "A text.", "answer": "He."}) == "bad_value"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sys", "persona", "passage", "documents", "background", "article", "human_prefers", "is_flipped", "swapped"],
+)
+def test_more_names_that_say_something_are_no_line_in_a_list(read_file, name):
+    row = {"prompt": "Q", "chosen": "a", "rejected": "b", name: True if name in ("is_flipped", "swapped") else "x"}
+    _, _, errors = read_file([row])
+    assert f"does not read '{name}'" in errors["unread_column"]
+
+
+def test_history_that_is_no_history_is_refused(read):
+    with pytest.raises(RowError, match="history must be turns or pairs of question and answer, got 'earlier"):
+        read({"prompt": "Q", "chosen": "a", "rejected": "b", "history": "earlier talk"})
+
+
+def test_an_object_that_holds_one_text_is_that_text(read):
+    row = {"prompt": {"text": "Q"}, "chosen": {"response": "a", "model": "m"}, "rejected": {"content": "b"}}
+    _, record = read(row)
+    assert (record.prompt, record.chosen, record.rejected) == ("Q", "a", "b")
+    with pytest.raises(RowError, match="chosen must be text or turns, got an object with text, content"):
+        read({**row, "chosen": {"text": "a", "content": "b"}})
+
+
+def test_calls_of_the_first_form_and_refusals_need_no_content(read):
+    call = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+    refusal = {"role": "assistant", "content": None, "refusal": "I cannot."}
+    _, record = read({"prompt": [user("Q")], "chosen": [call], "rejected": [refusal]})
+    assert record.chosen[0]["function_call"]["name"] == "f"
+    assert record.rejected == (bot("I cannot."),)
+
+
+def test_several_bad_replies_to_one_good_one(read):
+    name, record = read({"prompt": "Q", "chosen": "a", "rejected": ["b", "c"]})
+    assert (name, record.completions, record.ranks) == ("best_of", ("a", "b", "c"), (1, 2, 2))
+
+
+def test_a_prompt_that_a_completion_would_have_to_go_on_with(read):
+    row = {"prompt": [user("Q"), {**bot("Sure,"), "prefix": True}], "chosen": [bot(" a")], "rejected": [bot(" b")]}
+    with pytest.raises(RowError, match="the prompt ends with the beginning of a reply"):
+        read(row)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from exptilt.data.problems import RowError
-from exptilt.data.read import hub
+from exptilt.data.read import hub, hub_files
 from exptilt.data.read.sources import read_rows
 from exptilt.errors import DataError
 
@@ -213,18 +213,19 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
         raise ConnectionError("no network\nlong story")
 
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr(datasets, "load_dataset_builder", refuse)
     with pytest.raises(
         DataError, match=r"owner/name: no such file here, and the hub gives no data set: no network long story$"
     ):
         rows_of("owner/name")
 
 
-def test_a_hub_data_set_is_read_with_split_subset_and_revision(monkeypatch):
+def test_files_that_our_readers_do_not_read_are_loaded_by_datasets_with_split_subset_and_revision(monkeypatch):
     import datasets
 
     asked, loaded = [], datasets.Dataset.from_list(ROWS)
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    monkeypatch.setattr(hub_files, "_listed", lambda *asked: None)
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or loaded)
     rows = rows_of("owner/name", split="test", subset="small", revision="abc")
     assert rows[1] == ("owner/name/test:2", ROWS[1])

@@ -100,3 +100,35 @@ def test_a_file_without_permission_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(DataError, match=r"a.jsonl: cannot be opened: Permission denied"):
         numbers(path)
+
+
+def test_a_link_that_leads_nowhere_is_no_shard_fewer(tmp_path):
+    shard(tmp_path / "part-1.jsonl", 1)
+    (tmp_path / "part-2.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    for source in (tmp_path, tmp_path / "*.jsonl"):
+        with pytest.raises(DataError, match=r"part-2.jsonl: is a link to .*gone.jsonl, which is not there"):
+            numbers(source)
+
+
+def test_linked_folders_belong_to_a_folder_and_a_circle_ends(tmp_path):
+    shard(tmp_path / "other" / "b.jsonl", 2)
+    shard(tmp_path / "all" / "a.jsonl", 1)
+    (tmp_path / "all" / "linked").symlink_to(tmp_path / "other")
+    (tmp_path / "all" / "circle").symlink_to(tmp_path / "all")
+    shard(tmp_path / "all" / ".hidden" / "c.jsonl", 3)
+    assert numbers(tmp_path / "all") == [1, 2]
+
+
+def test_a_folder_inside_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    shard(tmp_path / "a.jsonl", 1)
+    shard(tmp_path / "locked" / "b.jsonl", 2)
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="locked: cannot be opened: Permission denied"):
+        numbers(tmp_path)

@@ -33,3 +33,25 @@ def test_weights_that_are_not_finite_are_named(make_model) -> None:
     model.model.layers[1].mlp.up_proj.weight.data[0, 0] = float("nan")
     with pytest.raises(ModelError, match=r"1 of its tensors hold NaN.*first: model\.layers\.1\.mlp\.up_proj\.weight"):
         packable(model)
+
+
+def test_a_model_whose_own_forward_fails_is_one_line(make_model) -> None:
+    model = make_model("llama")
+    model.model.layers[0].mlp.up_proj = torch.nn.Linear(7, 7)  # as a config that does not fit its weights
+    with pytest.raises(
+        ModelError, match=r"cannot run: .*Its config\.json, its weights and its code do not fit together"
+    ):
+        packable(model)
+
+
+def test_a_model_that_cannot_run_padded_rows_runs_one_sequence_a_call(make_model) -> None:
+    model = make_model("mamba")
+    forward = model.forward
+
+    def alone(input_ids=None, **kwargs):
+        if len(input_ids) > 1:
+            raise ValueError("one sequence, please")
+        return forward(input_ids=input_ids, **kwargs)
+
+    model.forward = alone
+    assert self_check(model).alone

@@ -270,6 +270,15 @@ def test_below_a_uniform_guess(start, now, limit, kind):
     assert [one.limit for one in found] == [pytest.approx(limit)] * (limit is not None)
 
 
+@pytest.mark.parametrize(("moved", "alarms"), [(0.0, 0), (-9.0, 0), (-11.0, 1)])
+def test_rows_that_were_below_a_uniform_guess_from_the_start_are_no_alarm(moved, alarms):
+    """A model with random weights that never moved, on a batch of harder rows than the first."""
+    first, later = {"logps_per_token/chosen": -7.0}, {"logps_per_token/chosen": -7.9}
+    lines = [(1, "train", pair(0.0, 0.0) | first), (5, "train", pair(moved, moved) | later)]
+    found = [one for one in said(lines, TOKENS, num_steps=100) if one.name == "below_uniform"]
+    assert len(found) == alarms
+
+
 def test_displacement_beyond_a_stated_size_is_an_alarm():
     """3 nats a token and at least 100; of 20 tokens 100, of 50 tokens 150."""
     assert [one.name for one in said([(5, "train", pair(-99.0, -99.0))], num_steps=100)] == ["displacement"]

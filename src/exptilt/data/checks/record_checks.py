@@ -108,7 +108,12 @@ def _noted(record: Record) -> Iterator[tuple[str, str]]:
         yield "prompt_repeated", f"{repeats[0]} begins with its own prompt"
     if any(_has_marker(completion) for completion in record.completions):
         yield "marker_in_text", ""
-    if any(_same_role_twice(text) for text in (record.prompt, *record.completions)):
+    if _ends_with_a_reply(record.prompt):
+        yield (
+            "same_role_twice",
+            "the prompt ends with an assistant's turn, so the completion is a second reply, not more of the first",
+        )
+    elif any(_same_role_twice(text) for text in (record.prompt, *record.completions)):
         yield "same_role_twice", ""
 
 
@@ -199,6 +204,10 @@ def _last_words(prompt: Text) -> str:
 def _first_words(completion: Text) -> str:
     said = completion if isinstance(completion, str) else (content_of(completion[0]) if completion else "")
     return said.lstrip()
+
+
+def _ends_with_a_reply(prompt: Text) -> bool:
+    return not isinstance(prompt, str) and bool(prompt) and prompt[-1]["role"] == "assistant"
 
 
 def _same_role_twice(text: Text) -> bool:

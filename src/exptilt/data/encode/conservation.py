@@ -6,9 +6,21 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from exptilt.data.turns import MEDIA, Message, calls_of, content_of, is_trained, reasoning_of, tool_name, tools_of
+from exptilt.data.formats.column_names import meaning_of
+from exptilt.data.turns import (
+    MEDIA,
+    REASONING,
+    Message,
+    calls_of,
+    content_of,
+    is_trained,
+    reasoning_of,
+    tool_name,
+    tools_of,
+)
 
 _END_OF_THOUGHT = "</think>"
+_READ = ("role", "content", "tool_calls", "function_call")
 _SHOWN = 40
 """Characters of lost content that a message shows."""
 
@@ -81,6 +93,8 @@ def lost_of_turn(turn: Message, text: str, marks: Sequence[str]) -> Iterator[str
                 yield _named(part, lost_text)
     yield from _lost_calls(turn, remaining, "")
     yield from _lost_media(turn)
+    if is_reply and is_trained(turn):
+        yield from _lost_reasons(turn, remaining)
 
 
 def _longest_first(parts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -116,6 +130,15 @@ def _lost_calls(turn: Message, remaining: Remaining, where: str) -> Iterator[str
 def _lost_media(turn: Message) -> Iterator[str]:
     """Pictures and other media beside the text of a turn; only text is trained on here."""
     return (_named(f"{key} of a turn", str(turn[key])) for key in MEDIA if turn.get(key))
+
+
+def _lost_reasons(turn: Message, remaining: Remaining) -> Iterator[str]:
+    """Reasons under names that are not read, such as `thoughts`, which the template does not write either."""
+    for key, value in turn.items():
+        if key in (*REASONING, *_READ) or meaning_of(key, value) != "a reason":
+            continue
+        if not (isinstance(value, str) and remaining.takes(value.strip())):
+            yield _named(f"{key!r} of a turn", str(value))
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -8,11 +8,13 @@ from typing import Any
 
 _WORDS = {
     "a prompt": "prompt prompts instruction instructions question query input",
-    "a context": "context history conversation conversations dialogue dialog dialogues messages system trajectory turns",
-    "a preference": "preference preferences preferred dispreferred chosen rejected winner loser better worse best verdict "
-    "choice vote votes judgement judgment",
+    "a context": "context history conversation conversations dialogue dialog dialogues messages system sys persona trajectory "
+    "turns document documents passage passages background article",
+    "a preference": "preference preferences preferred dispreferred prefer prefers chosen rejected winner loser better worse "
+    "best verdict choice vote votes judgement judgment flip flipped swap swapped",
     "a label": "label labels kto",
-    "a score": "score scores rating ratings rank ranks ranking reward rewards grade margin weight weights",
+    "a score": "score scores rating ratings rank ranks ranking reward rewards grade margin quality strength weight "
+    "weights",
     "a reason": "reason reasons reasoning rationale rationales explanation critique feedback thinking thought thoughts",
     "media": "image images video videos audio audios picture pictures photo photos",
 }

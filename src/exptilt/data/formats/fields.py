@@ -61,7 +61,12 @@ def text(value: Any, name: str) -> str:
 
 
 def content(value: Any, name: str) -> Text:
-    """Read text or a list of turns; a single turn counts as a list, and turns may be spelled as JSON or Python."""
+    """Read text or a list of turns; a single turn counts as a list, and turns may be spelled as JSON or Python.
+
+    An object without a role that holds one text, such as `{"text": ..., "model": ...}`, is that text.
+    """
+    if isinstance(value, Mapping) and not value.keys() & {"role", "from"}:
+        value = _only_text(value, name)
     if isinstance(value, str):
         spelled = turns_in(value, name)
         return text(value, name) if spelled is None else turns(spelled, name)
@@ -70,6 +75,15 @@ def content(value: Any, name: str) -> Text:
     if not isinstance(value, Mapping | Sequence):
         raise RowError("wrong_type", f"{name} must be text or a list of turns, got {_kind(value)}")
     return turns([value] if isinstance(value, Mapping) else value, name)
+
+
+def _only_text(value: Mapping[str, Any], name: str) -> str:
+    held = [key for key in ("text", "content", *COMPLETIONS) if isinstance(value.get(key), str)]
+    if len(held) != 1:
+        raise RowError(
+            "wrong_type", f"{name} must be text or turns, got an object with {', '.join(map(str, value))}"[:200]
+        )
+    return str(value[held[0]])
 
 
 def turns(value: Any, name: str) -> tuple[Message, ...]:
@@ -109,7 +123,9 @@ def _turn(item: Any, name: str) -> Message:
         if key not in ("role", "from", "content", "value") and field is not None
     }
     turn_content = item.get("content", item.get("value"))
-    if turn_content is None and "tool_calls" in extra:
+    if not turn_content and isinstance(extra.get("refusal"), str):  # OpenAI's key of an answer that refuses
+        turn_content = extra.pop("refusal")
+    if turn_content is None and extra.keys() & {"tool_calls", "function_call"}:
         turn_content = ""
     return {"role": role, "content": _said(turn_content, f"the content of {name}"), **extra}
 

@@ -78,7 +78,10 @@ def _list_of(row: Row, column: str, kind: type) -> bool:
 
 
 def _lists_of_texts(row: Row) -> bool:
-    return "prompt" in row and _list_of(row, "chosen", str) and _list_of(row, "rejected", str)
+    """One or several chosen and several rejected texts, or the other way round."""
+    are_lists = [_list_of(row, side, str) for side in ("chosen", "rejected")]
+    are_texts = [isinstance(row.get(side), str) for side in ("chosen", "rejected")]
+    return "prompt" in row and any(are_lists) and all(map(any, zip(are_lists, are_texts, strict=True)))
 
 
 def _two_outputs(row: Row) -> bool:

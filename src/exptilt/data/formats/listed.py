@@ -21,6 +21,7 @@ from exptilt.data.formats.fields import (
     whole,
 )
 from exptilt.data.formats.ranked import ranks_of
+from exptilt.data.formats.structured_text import structure_in
 from exptilt.data.problems import RowError
 from exptilt.data.records import Preference, Ranking, Text
 
@@ -79,10 +80,16 @@ def on_policy(row: Row, row_id: str) -> Ranking:
 def best_of(row: Row, row_id: str) -> Ranking:
     """RewardBench 2: `chosen` and `rejected` as lists of texts; every chosen one is better than every rejected one.
 
+    One of them may be a single text.
+
     The section is the column `section` or `subset`; an `id` like `ref:7` or `tied:7` joins it, since such rows are scored
     together.
     """
-    sides = [items(need(row, name), name) for name in ("chosen", "rejected")]
+    values = [need(row, name) for name in ("chosen", "rejected")]
+    sides = [
+        [value] if isinstance(value, str) and not isinstance(structure_in(value), list) else items(value, name)
+        for name, value in zip(("chosen", "rejected"), values, strict=True)
+    ]
     completions = [
         content(each, name) for side, name in zip(sides, ("chosen", "rejected"), strict=True) for each in side
     ]

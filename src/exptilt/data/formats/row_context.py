@@ -104,9 +104,9 @@ def _system(row: Row) -> str | None:
 def _history(value: Any) -> tuple[Message, ...]:
     """Turns, or pairs of a question and its answer (LLaMA-Factory, ms-swift)."""
     if isinstance(value, str):
-        value = structure_in(value) if value.strip() else None
+        said, value = value, structure_in(value) if value.strip() else []
         if value is None:
-            return ()
+            raise RowError("wrong_type", f"history must be turns or pairs of question and answer, got {said[:40]!r}")
     if value is None or (isinstance(value, Sequence) and not value):
         return ()
     each = items(value, "history")

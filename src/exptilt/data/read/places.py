@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import difflib
 import glob
+import os
 import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -93,6 +95,7 @@ def _exists(path: Path) -> bool:
 
 def _matching(source: str) -> list[Path]:
     found = sorted((Path(name) for name in glob.glob(str(_path(source)), recursive=True)), key=_in_order)
+    _refuse_broken(found)
     files = [path for path in found if path.is_file()]
     if not files:
         raise DataError(f"{source}: no file has such a name")
@@ -101,14 +104,9 @@ def _matching(source: str) -> list[Path]:
 
 def _shards(folder: Path, split: str) -> list[Path]:
     """The files of a folder of shards that belong to a split; all of them where no name says a split."""
-    try:
-        entries = [entry for entry in folder.rglob("*") if entry.is_file() and kind_of(entry)]
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be opened: {error.strerror}") from None
-    hidden = [entry for entry in entries if any(part.startswith(".") for part in entry.relative_to(folder).parts)]
-    files = sorted(
-        (entry for entry in entries if entry not in hidden and entry.name not in _ABOUT_A_SET), key=_in_order
-    )
+    entries = [entry for entry in _inside(folder) if kind_of(entry) and entry.name not in _ABOUT_A_SET]
+    _refuse_broken(entries)
+    files = sorted((entry for entry in entries if entry.is_file()), key=_in_order)
     if not files:
         raise DataError(f"{folder}: holds neither files of rows nor a data set saved by datasets")
     kinds = sorted({kind_of(file) or "" for file in files})
@@ -125,6 +123,32 @@ def _shards(folder: Path, split: str) -> list[Path]:
         names = ", ".join([file.name for file in files if splits[file] is None][:MAX_EXAMPLES])
         raise DataError(f"{folder}: the names of some files say a split, and of others none ({names}); use a pattern")
     return wanted
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """Files of a folder and of all folders in it, links to folders included; nothing that is hidden.
+
+    Raises:
+        DataError: a folder cannot be read, so that rows would be missing.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be opened: {error.strerror}") from None
+
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [name for name in folders if not name.startswith(".") and real not in seen]
+        if real not in seen:
+            yield from (Path(place) / name for name in names if not name.startswith("."))
+        seen.add(real)
+
+
+def _refuse_broken(files: Sequence[Path]) -> None:
+    """Refuse links that lead nowhere, whose rows would be missing."""
+    broken = next((path for path in files if path.is_symlink() and not path.exists()), None)
+    if broken is not None:
+        raise DataError(f"{broken}: is a link to {os.readlink(broken)}, which is not there")
 
 
 def _split_of(file: Path) -> str | None:

@@ -16,7 +16,8 @@ from exptilt.data.formats.row_context import RowContext
 from exptilt.data.memory.digests import Digests, digest
 from exptilt.data.memory.spill import Shelf
 from exptilt.data.problems import RowError
-from exptilt.data.read.places import is_pattern, place_of
+from exptilt.data.read.hub_files import files_on_hub
+from exptilt.data.read.places import is_on_hub, is_pattern, place_of
 from exptilt.data.read.row_reader import RowReader
 from exptilt.data.read.sources import Row, read_rows
 from exptilt.data.read.tables import licence_of
@@ -219,6 +220,10 @@ def _renamed(row: Row, source: SourceConfig) -> Row:
 def _licence(source: SourceConfig) -> str | None:
     if is_pattern(source.path):
         return None
+    if is_on_hub(source.path):
+        listed = files_on_hub(source.path, source.split, source.subset, source.revision)
+        if listed is not None:
+            return listed.licence
     return licence_of(place_of(source.path), source.path, source.subset, source.revision)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from exptilt.data.problems import RowError
 from exptilt.data.read.files import read_file
+from exptilt.data.read.hub_files import files_on_hub
 from exptilt.data.read.places import files_of, is_on_hub, place_of
 from exptilt.data.read.tables import is_saved, read_hub, read_saved
 from exptilt.errors import DataError
@@ -52,12 +53,22 @@ def read_rows(
 def _open(source: str, split: str, subset: str | None, revision: str | None) -> Iterator[tuple[str, Row | RowError]]:
     path = place_of(source)
     if path is None and is_on_hub(source):
-        return read_hub(source, split, subset, revision)
+        return _on_hub(source, split, subset, revision)
     if path is not None and path.is_dir() and is_saved(path):
         return read_saved(path, split)
     files = files_of(source, split)
     names = Counter(file.name for file in files)
     return chain.from_iterable(_named(file, names[file.name] > 1) for file in files)
+
+
+def _on_hub(source: str, split: str, subset: str | None, revision: str | None) -> Iterator[tuple[str, Row | RowError]]:
+    """Rows of a hub data set: of its files, each fetched when its turn comes; or as datasets loads it."""
+    listed = files_on_hub(source, split, subset, revision)
+    if listed is None:
+        return read_hub(source, split, subset, revision)
+    names = Counter(Path(file.path).name for file in listed.files)
+    rows = chain.from_iterable(_named(file, names[file.name] > 1) for file in listed.fetched())
+    return ((f"{source}/{row_id}", row) for row_id, row in rows)
 
 
 def _named(file: Path, by_folder: bool) -> Iterator[tuple[str, Row | RowError]]:

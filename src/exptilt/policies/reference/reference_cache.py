@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Container, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from exptilt.disk import write_whole
+from exptilt.disk import cache_folder, write_whole
 from exptilt.errors import DiskError
 from exptilt.policies.reference.kept_logps import KeptLogProbs, Key, Scored
 from exptilt.types import LogProbs
@@ -41,8 +40,7 @@ class ReferenceCache:
             folder: default `EXPTILT_CACHE`/reference if that variable is set, else ~/.cache/exptilt/reference.
             save_every: seconds of work a killed run may lose.
         """
-        root = Path(os.environ.get("EXPTILT_CACHE") or Path.home() / ".cache" / "exptilt") / "reference"
-        self.folder = Path(folder) if folder is not None else root
+        self.folder = Path(folder) if folder is not None else cache_folder("reference")
         self.save_every = save_every
 
     def read(self, weights: str) -> KeptLogProbs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from exptilt.reports.displacement_section import displacement
@@ -15,7 +14,6 @@ from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.evaluation_record import Evaluation
 from exptilt.run_folder.frontier_record import Frontier, Point
 from exptilt.run_folder.run_contents import RunContents
-from exptilt.run_folder.run_record import Caution
 from exptilt.wording import counted
 
 MOVED = "How far did it move?"
@@ -59,7 +57,7 @@ def _compared(runs: tuple[RunContents, ...]) -> str:
         else ", and its interval lies above all others"
     ]
     ends += [f". {without} of {len(runs)} runs have no such measurement"] if without else []
-    refused = [run.name for run in runs if alarms_of_model(run)]
+    refused = [run.name for run in runs if run.info and run.info.alarms]
     ends += [f". Do not use {joined(refused)}: guard rails raised an alarm"] if refused else []
     shown = f"{best} ranks most held-out pairs as their labels do ({kind}): {estimate(accuracy, percent=True)}"
     return f"{shown}{''.join(ends) if len(measured) > 1 or without or refused else ''}."
@@ -85,20 +83,13 @@ def _reward_model_conclusion(run: RunContents, frontier: Frontier | None) -> Con
     return Conclusion(" ".join(known) or "Nothing in this run folder says yet how good the reward model is.", answers)
 
 
-def alarms_of_model(run: RunContents) -> list[Caution]:
-    """Alarms of the guard rails that hold for the model: none that came after the step whose weights were kept."""
-    if run.info is None:
-        return []
-    last = run.info.kept.step if run.info.kept else math.inf
-    return [caution for caution in run.info.warnings if caution.alarm and (caution.step or 0) <= last]
-
-
 def _worked(run: RunContents, point: Point | None) -> PageAnswer:
     """An alarm, or weights that never moved, come before every measurement."""
-    alarms = alarms_of_model(run)
+    alarms = run.info.alarms if run.info else ()
     if alarms:
         first = alarms[0]
-        where = "" if first.step is None else f"At step {first.step} "
+        phase = f"of the {first.phase} phase " if first.phase else ""
+        where = "" if first.step is None else f"At step {first.step} {phase}"
         more = f" ({counted(len(alarms) - 1, 'more alarm')})" if len(alarms) > 1 else ""
         return PageAnswer(WORKED, "No, do not use it", f"{where}{first.message}{more}. Advice: {first.advice}.", "bad")
     best = run.info.kept if run.info else None

@@ -32,7 +32,7 @@ def remark_of(caution: Caution) -> Remark:
     if caution.value is not None:
         limit = "" if caution.limit is None else f", limit {caution.limit:.3g}"
         measured = f" ({caution.value:.3g}{limit})"
-    step = "" if caution.step is None else f"step {caution.step}"
+    step = "" if caution.step is None else f"{caution.phase or ''} step {caution.step}".strip()
     alarm = "alarm" if caution.alarm else ""
     number = ", ".join(part for part in (alarm, step, caution.name) if part) + measured
     return Remark(number=number, message=caution.message, fix=caution.advice)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from exptilt.training.guards.cautions import Facts, History
+from exptilt.training.guards.cautions import Facts, History, Line
 from exptilt.training.guards.cures import Cure, Danger, cures
 from exptilt.training.guards.moved import side_moved
 
@@ -41,7 +41,7 @@ def below_uniform(prefix: str) -> Check:
             if start is not None and name in start.values:
                 limit = min(limit, start.values[name] - FALLEN)
             now = line.values.get(name, 0.0)
-            if now < limit:
+            if now < limit and not _was_there(history, line, prefix, side, facts):
                 text = f"{side[1:]} completions" if side else "completions"
                 return Danger(
                     step=line.step,
@@ -56,6 +56,12 @@ def below_uniform(prefix: str) -> Check:
         return None
 
     return check
+
+
+def _was_there(history: History, line: Line, prefix: str, side: str, facts: Facts) -> bool:
+    """Whether these very rows have hardly fallen since the start; those of the first step may have been easier."""
+    now, length = side_moved(history, line, prefix, side, facts), line.values.get(f"{prefix}/lengths{side}")
+    return now is not None and bool(length) and now > -FALLEN * (length or 1.0)
 
 
 def runaway(prefix: str) -> Check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from exptilt.run_folder.run_record import Caution
 from exptilt.training.guards.cautions import Facts
@@ -68,6 +68,7 @@ class Danger:
         """The caution, with the first cure that does not contradict earlier advice (`given`: direction by key)."""
         cures = self.ordered(facts)
         cure = next((one for one in cures if _agrees(one, given)), cures[0])
+        alarm: dict[str, Any] = {"alarm": True} if self.alarm else {}  # what is usual is not written
         caution = Caution(
             step=self.step,
             name=self.name,
@@ -75,7 +76,7 @@ class Danger:
             advice=cure.text(facts),
             value=self.value,
             limit=self.limit,
-            **({"alarm": True} if self.alarm else {}),
+            **alarm,
         )
         return caution, cure
 
