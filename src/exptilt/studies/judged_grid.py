@@ -28,7 +28,7 @@ from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.data_settings import DataConfig
 from exptilt.studies.judged_grid_settings import ROW_ANSWERS, JudgedGrid, slug
 from exptilt.studies.prompted import examples_of, row_answers, until_separator, with_examples
-from exptilt.studies.sampled_policies import LocalPolicy, GridPolicy, sampled_policies
+from exptilt.studies.sampled_policies import GridPolicy, LocalPolicy, sampled_policies
 from exptilt.wording import counted
 
 Say = Callable[[str], None]
