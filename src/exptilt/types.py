@@ -161,10 +161,20 @@ class LogProbs:
             >>> [side.sum().tolist() for side in logps.sides()]
             [[-3.0], [-4.0]]
         """
+        return Pair(*self.columns(2))
+
+    def columns(self, count: int) -> list[LogProbs]:
+        """The completions of rows that hold `count` each: first those at the first place in their row, then the second.
+
+        Example:
+            >>> logps = LogProbs.from_sums(-torch.arange(6.0), torch.ones(6, dtype=torch.int64))
+            >>> [column.sum().tolist() for column in logps.columns(3)]
+            [[-0.0, -3.0], [-1.0, -4.0], [-2.0, -5.0]]
+        """
         if self.totals is not None:
-            return Pair(self.part(slice(0, None, 2)), self.part(slice(1, None, 2)))
-        index = torch.arange(0, len(self), 2)
-        return Pair(self.select(index), self.select(index + 1))
+            return [self.part(slice(place, None, count)) for place in range(count)]
+        index = torch.arange(0, len(self), count)
+        return [self.select(index + place) for place in range(count)]
 
     def detach(self) -> LogProbs:
         """The same numbers without a gradient."""

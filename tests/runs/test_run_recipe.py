@@ -60,11 +60,17 @@ def test_equal_recipes_give_equal_weights(make_recipe, tmp_path):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("loss", ["ipo", "kto", "plackett_luce", "simpo"])
+PROMPT = "{name: orpo, nll_over: all}"
+MIXED = f"{{name: mixture, terms: [{{loss: {{name: dpo}}}}, {{loss: {PROMPT}, weight: 0.5}}]}}"
+
+
+@pytest.mark.parametrize("loss", ["ipo", "kto", "plackett_luce", "simpo", PROMPT, MIXED])
 def test_other_kinds_of_objectives_run(make_recipe, loss):
     outcome = run_recipe(make_recipe(f"loss={loss}", "evaluate.num_prompts=0", "train.max_steps=1"), page=False)
     assert (outcome.finished, outcome.step) == (True, 1)
     assert metrics_of(outcome.folder.path)[-1]
+    pairs = loss not in ("kto", "plackett_luce")
+    assert bool(outcome.folder.read("evaluation.json")) == pairs  # measured on the rows' own completions
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ LOSSES: dict[str, Any] = {member().name: member() for member in (*get_args(AnyLo
     "bradley_terry centred": BradleyTerry(centering=0.1),
     "nll of tokens": NLL(normalization="token"),
     "orpo of tokens": ORPO(normalization="token"),
+    "orpo with the prompt": ORPO(nll_over="all"),
+    "orpo with the prompt, of tokens": ORPO(normalization="token", nll_over="all"),
     "slic of tokens": SLiC(normalization="token"),
     "aot unpaired": AOT(beta=0.5, paired=False),
     "aot at beta 1/2": AOT(beta=0.5),

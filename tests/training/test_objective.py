@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from exptilt.data.groups import Completion, Group
-from exptilt.errors import DataError, NonFiniteError
+from exptilt.errors import ConfigError, DataError, NonFiniteError
 from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.losses import AOT, BCO, DPO, IPO, KTO, ODPO, SFT, SPPO, BCOUnpaired, Hinge, InfoNCA, LiPO, RobustDPO, SamPO
 from exptilt.training.objective import Objective
@@ -218,3 +218,13 @@ def test_forming_a_loss_of_sums_never_waits_for_the_device(loss):
     assert (output.loss.device, output.losses.shape) == (meta, (2,))
     with pytest.raises(NotImplementedError, match="no data"):
         output.sums.means()
+
+
+def test_what_is_scored_beside_a_list_is_refused():
+    """Rows of a list have any number of completions, so none is known to be the prompt."""
+
+    class Reading(LiPO):
+        inputs = ("scores", "prompt")
+
+    with pytest.raises(ConfigError, match="asks for scores, prompt, which a loss of kind list cannot have"):
+        Objective(Reading())

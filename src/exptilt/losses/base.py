@@ -15,6 +15,7 @@ and further keyword arguments, those named in its `inputs`:
     chosen_score, rejected_score   (B,) a score of each completion                                       (pair)
     chosen_is_policy       (B,) bool, True where the chosen completion was sampled from the policy       (pair)
     mismatched, mismatched_reference   LogProbs of completions under the prompts of other rows           (unpaired)
+    prompt                 LogProbs of the tokens of each prompt but the first   (kinds with a fixed number of completions)
     ranks                  (B,) 1 is best, equal ranks are ties, per group                  (list, reward_list)
     scores                 (B,) larger is better                                                         (list)
 
@@ -137,6 +138,16 @@ class Loss:
         return "mismatched" in self.inputs
 
     @property
+    def reads_prompt(self) -> bool:
+        """Whether it also reads the log-probabilities of the prompt's own tokens."""
+        return "prompt" in self.inputs
+
+    @property
+    def extra_completions(self) -> int:
+        """How many completions are scored for each row beside its own: a mismatched one, the prompt."""
+        return self.mixes_rows + self.reads_prompt
+
+    @property
     def needs_two(self) -> Literal["prompts", "labels"] | None:
         """What every batch must hold two different ones of; None where any batch will do."""
         return "prompts" if self.mixes_rows else None
@@ -191,6 +202,19 @@ def check_same_completions(side: str, policy: LogProbs, reference: LogProbs | No
             f"{side}: completion {first} has {int(policy.lengths[first])} counted units under the policy but "
             f"{int(reference.lengths[first])} under the reference; both must score the same tokens"
         )
+
+
+def joined(prompt: LogProbs | None, completions: LogProbs) -> LogProbs:
+    """Sums and lengths of completions together with their prompts.
+
+    Raises:
+        ValueError: the prompts are missing, or not as many as the completions.
+    """
+    if prompt is None or len(prompt) != len(completions):
+        given = "none were given" if prompt is None else f"{len(prompt)} were given"
+        raise ValueError(f"prompt: log-probabilities of {len(completions)} prompts are needed, but {given}")
+    lengths = prompt.lengths.to(completions.lengths.device) + completions.lengths
+    return LogProbs.from_sums(prompt.sum() + completions.sum(), lengths)
 
 
 def check_column(name: str, column: Tensor | None, length: int) -> Tensor:

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from exptilt.losses.base import Loss, State, batch_arguments
 from exptilt.losses.soft_labels import in_likelier_order, with_soft_labels
-from exptilt.types import Columns, LogProbs, LossResult, PairLoss
+from exptilt.types import Columns, LogProbs, LossResult, Pair, PairLoss
+
+_SCORED = ("mismatched", "mismatched_reference", "prompt")
+"""Inputs that are log-probabilities, and no columns of rows."""
 
 
 class Arguments(NamedTuple):
@@ -19,16 +22,17 @@ class Arguments(NamedTuple):
     policy: Any
     reference: Any = None
     further: Mapping[str, LogProbs | None] = MappingProxyType({})
-    """By name, those of completions under the prompts of other rows."""
+    """By name, those of the completions that are scored beside a row's own."""
 
 
 def completions_per_row(loss: Loss) -> int | None:
     """How many completions of each row are scored; None where a row has any number of them.
 
-    A loss that mixes rows reads one more, under the prompt of the row and written for another.
+    A loss that mixes rows reads one more, under the prompt of the row and written for another; one that reads the prompt,
+    the prompt as the last.
     """
     own = loss.kind.num_completions
-    return None if own is None else own + loss.mixes_rows
+    return None if own is None else own + loss.extra_completions
 
 
 def arguments_of(loss: Loss, policy: LogProbs | Tensor, reference: LogProbs | None = None) -> Arguments:
@@ -52,19 +56,24 @@ def arguments_of(loss: Loss, policy: LogProbs | Tensor, reference: LogProbs | No
         return Arguments((scores[0::2], scores[1::2]) if loss.kind.is_paired else (scores,))
     if isinstance(policy, Tensor):
         raise TypeError(f"{loss.name} is formed from LogProbs; a tensor of scores is what a reward model's loss reads")
-    if completions_per_row(loss) != 2:
+    count = completions_per_row(loss)
+    if count is None or count == 1:
         return Arguments(policy, reference)
-    sides, anchor = policy.sides(), None if reference is None else reference.sides()
-    if not loss.mixes_rows:
-        return Arguments(sides, anchor)
-    (own, other), (own_anchor, other_anchor) = sides, (None, None) if anchor is None else anchor
-    return Arguments(own, own_anchor, {"mismatched": other, "mismatched_reference": other_anchor})
+    columns, anchors = policy.columns(count), None if reference is None else reference.columns(count)
+    further: dict[str, LogProbs | None] = {}
+    if loss.mixes_rows:
+        place = count - loss.extra_completions
+        further = {"mismatched": columns[place], "mismatched_reference": anchors[place] if anchors else None}
+    if loss.reads_prompt:
+        further["prompt"] = columns[-1]
+    if loss.kind.is_paired:
+        return Arguments(Pair(*columns[:2]), Pair(*anchors[:2]) if anchors else None, further)
+    return Arguments(columns[0], anchors[0] if anchors else None, further)
 
 
 def columns_needed(loss: Loss) -> tuple[str, ...]:
     """Names of the columns that `call` must be given: those of the kind, and those this loss asks for besides."""
-    mismatched = ("mismatched", "mismatched_reference")
-    return (*loss.kind.columns, *(name for name in loss.inputs if name not in mismatched))
+    return (*loss.kind.columns, *(name for name in loss.inputs if name not in _SCORED))
 
 
 def call(loss: Loss, arguments: Arguments, columns: Columns, state: State | None = None) -> LossResult:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exptilt.data.groups import Completion, Group, key_of
+from exptilt.data.groups import Completion, Group, key_of, prompt_of
 from exptilt.data.mixing import TwoOf
-from exptilt.errors import DataError
+from exptilt.errors import ConfigError, DataError
 from exptilt.losses.calls import arguments_of, call, completions_per_row, next_state
 from exptilt.losses.rounding import RELATIVE
 from exptilt.training.columns import columns_of
@@ -36,6 +36,11 @@ class Objective:
     """The same with the latest batch counted in; `advance` makes them the state."""
 
     def __post_init__(self) -> None:
+        if self.loss.extra_completions and self.loss.kind.num_completions is None:
+            raise ConfigError(
+                f"loss {self.loss.name!r} asks for {', '.join(self.loss.inputs)}, which a loss of kind {self.loss.kind} "
+                "cannot have: its rows have any number of completions"
+            )
         if self.loss.is_stateful:
             self.state = {**self.loss.initial_state(), **self.state}
         self.upcoming = dict(self.state)
@@ -102,7 +107,8 @@ class Objective:
         if self.loss.kind.imitates:  # such a loss may weigh completions, by their lengths alone
             lengths = torch.tensor([one.length for group in groups for one in group.completions], dtype=torch.int64)
             blank = LogProbs(values=torch.zeros(int(lengths.sum())), lengths=lengths)
-            own = self.loss(blank, blank).weight
+            columns = columns_of(groups, self.loss, lengths.device)
+            own = call(self.loss, arguments_of(self.loss, blank, blank), columns, self.state).weight
             weights = weights if own is None else weights * own
         return float(weights.sum())
 
@@ -112,10 +118,15 @@ class Objective:
         KTO's reference point needs completions under prompts of other rows: each row gets the completion of the next row
         with another prompt, in an order fixed by the row ids, so that neither shuffling nor splitting changes the pairing.
         A row that is there twice stands in that order once, and one of weight 0 not at all. Where the completion would be
-        longer than the longest row of the batch its end is cut, so that it fits where the rows fit.
+        longer than the longest row of the batch its end is cut, so that it fits where the rows fit. A loss that reads the
+        prompt has it as a last completion.
         """
-        if not self.loss.mixes_rows:
-            return list(groups)
+        prepared = self._with_mismatched(groups) if self.loss.mixes_rows else list(groups)
+        if not self.loss.reads_prompt:
+            return prepared
+        return [replace(group, completions=(*group.completions, prompt_of(group))) for group in prepared]
+
+    def _with_mismatched(self, groups: Sequence[Group]) -> list[Group]:
         order = _distinct(groups)
         places = {key_of(group): place for place, group in enumerate(order)}
         longest = max((len(group.prompt) + len(group.completions[0].ids) for group in groups), default=0)
@@ -205,7 +216,7 @@ def _indistinct(scores: _Scores) -> Tensor:
     """
     assert scores.references is not None  # noqa: S101  (the caller looked; tells the type checker)
     moved = scores.totals - scores.references
-    size = (scores.totals.abs() + scores.references.abs()).sum(1)
+    size = (scores.totals.abs() + scores.references.abs())[:, :2].sum(1)
     return (moved[:, 0] - moved[:, 1]).abs() <= RELATIVE * size
 
 
@@ -222,7 +233,7 @@ def _output(groups: Sequence[Group], scores: _Scores, result: LossResult, measur
     sums.add_block(("loss", *measured), (values * rows).sum(1).view(-1, 2))
     unique = sum(group.num_tokens for group in groups)
     # With the prompt before every completion, as tokens are counted where prompts are not shared.
-    sums.count("tokens", unique + sum((len(group.completions) - 1) * len(group.prompt) for group in groups))
+    sums.count("tokens", unique + sum((len(group.following) - 1) * len(group.prompt) for group in groups))
     sums.count("unique_tokens", unique)
     return Output((rows * own * losses).sum(), sums, groups, scores.totals.flatten(), losses.detach())
 
