@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from exptilt.losses.base import Loss, State, batch_arguments
-from exptilt.losses.soft_labels import in_likelier_order, with_soft_labels
+from exptilt.losses.soft_labels import BothOrders, with_soft_labels
 from exptilt.types import Columns, LogProbs, LossResult, Pair, PairLoss
 
 _SCORED = ("mismatched", "mismatched_reference", "prompt")
@@ -115,8 +115,9 @@ def call(loss: Loss, arguments: Arguments, columns: Columns, state: State | None
 def next_state(loss: Any, arguments: Arguments, columns: Columns, state: State) -> State:
     """The state of a stateful loss after the step that formed it with these arguments."""
     policy, reference, weights = arguments.policy, arguments.reference, columns.get("weights")
-    if "p_chosen" in columns:
-        policy, reference = in_likelier_order(policy, reference, columns["p_chosen"])
+    if "p_chosen" in columns and loss.couples_batch:
+        orders = BothOrders.of(columns["p_chosen"])
+        policy, reference, weights = orders.pairs(policy), orders.pairs(reference), orders.weights(weights)
     advanced: State = loss.next_state(state, policy, reference, **batch_arguments(loss, weights))
     return advanced
 
