@@ -267,18 +267,35 @@ class PairLoss(NamedTuple):
         """Rewards of both sides, the margin between them, and whether it is positive; a tie is half right.
 
         Args:
-            columns: may hold `indistinct`, (B,) bool, True where the margin is zero but for rounding.
+            columns: may hold `indistinct`, (B,) bool, True where the margin is zero but for rounding, and `p_chosen`.
+                Where that is below 1/2 the other side is taken for the chosen one; a tie has both rewards' mean on each side.
         """
-        margin = self.chosen_reward - self.rejected_reward
+        chosen, rejected = by_belief(columns.get("p_chosen"), self.chosen_reward, self.rejected_reward)
+        margin = chosen - rejected
         tied = margin == 0
         if "indistinct" in columns:
             tied = tied | columns["indistinct"]
         return {
-            "chosen": self.chosen_reward,
-            "rejected": self.rejected_reward,
+            "chosen": chosen,
+            "rejected": rejected,
             "margins": margin,
             "accuracies": torch.where(tied, 0.5, (margin > 0).float()),
         }
+
+
+def by_belief(p_chosen: Tensor | None, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
+    """Two columns, (B,), with that of the side that is likelier the better one first; of a tie both are the mean.
+
+    Example:
+        >>> first, second = by_belief(torch.tensor([0.9, 0.2, 0.5]), torch.tensor([1.0, 1.0, 1.0]), torch.zeros(3))
+        >>> first.tolist(), second.tolist()
+        ([1.0, 0.0, 0.5], [0.0, 1.0, 0.5])
+    """
+    if p_chosen is None:
+        return chosen, rejected
+    mean, given, tied = (chosen + rejected) / 2, p_chosen > 0.5, p_chosen == 0.5
+    first, second = torch.where(given, chosen, rejected), torch.where(given, rejected, chosen)
+    return torch.where(tied, mean, first), torch.where(tied, mean, second)
 
 
 class CompletionLoss(NamedTuple):

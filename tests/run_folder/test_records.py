@@ -89,7 +89,7 @@ FULL = {
         answers={"after": AnswerCalibration(calibration=Calibration(ece=0.5, null_band=(0.0, 0.1)), accuracy=E)},
         by_longer=(Slice(name="chosen", accuracy=E, num_pairs=4),), by_length_gap=(Slice(name="0-1", accuracy=E),),
         calibration=Calibration(ece=0.5, error=E, bins=(Bin(low=0.5, high=0.6, predicted=0.5, observed=1.0, count=2),)),
-        num_pairs=4, num_prompts=3, lengths={"chosen": E}, length_difference=E, length_change=E,
+        num_pairs=4, num_prompts=3, num_ties=2, lengths={"chosen": E}, length_difference=E, length_change=E,
         detectable_difference=0.1, margins=Margins(edges=(0.0, 1.0), counts=(4,)),
         reward_on_length={"data": LengthSlope(slope=E, r_squared=E), "samples": None},
         sections=Sections(

@@ -228,3 +228,17 @@ def test_what_is_scored_beside_a_list_is_refused():
 
     with pytest.raises(ConfigError, match="asks for scores, prompt, which a loss of kind list cannot have"):
         Objective(Reading())
+
+
+def test_metrics_are_those_of_the_preferred_side_and_of_neither_in_a_tie():
+    """The same pair as given, and exchanged with p_chosen 0; a tie has the mean of both sides on each."""
+    row0, policy, reference = row(0, 2, 2, label=Preferred()), sums(-4, -7), sums(-5, -6)
+    given = Objective(DPO(beta=0.5))([row0], policy, reference).sums.means()
+    turned = replace(row0, completions=row0.completions[::-1], label=Preferred(0.0))
+    exchanged = Objective(DPO(beta=0.5))([turned], policy.select([1, 0]), reference.select([1, 0])).sums.means()
+    assert exchanged == pytest.approx(given)
+    assert given["rewards/margins"] == pytest.approx(1.0)
+    tie = replace(row0, label=Preferred(0.5))
+    means = Objective(DPO(beta=0.5))([tie], policy, reference).sums.means()
+    assert (means["rewards/margins"], means["rewards/accuracies"]) == (0.0, 0.5)
+    assert (means["logps/chosen"], means["logps/rejected"]) == (-5.5, -5.5)

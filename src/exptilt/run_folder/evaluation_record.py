@@ -208,6 +208,8 @@ class Evaluation(FileRecord):
     calibration: Calibration | None = None
     num_pairs: int | None = None
     num_prompts: int | None = None
+    num_ties: int | None = None
+    """Held-out pairs with p_chosen 0.5, which have no right side and are in none of these numbers but `best_of`."""
     lengths: dict[str, Estimate] = Field(default_factory=dict)
     """Mean tokens of `chosen`, `rejected`, `policy_samples`, `reference_samples`."""
     length_difference: Estimate | None = None

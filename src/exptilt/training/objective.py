@@ -21,7 +21,7 @@ from exptilt.training.columns import columns_of
 from exptilt.training.output import Output, no_weight, not_finite
 from exptilt.training.score_measures import score_measures
 from exptilt.training.sums import Sums
-from exptilt.types import LogProbs, LossResult, Measured, on_device, widest
+from exptilt.types import LogProbs, LossResult, Measured, by_belief, on_device, widest
 
 
 @dataclass
@@ -81,10 +81,11 @@ class Objective:
             return replace(_output(groups, scores, result, measured), scored="score")
         if self.loss.kind.is_paired and scores.references is not None:
             columns["indistinct"] = _indistinct(scores)
+        ordered = scores.by_belief(columns.get("p_chosen"))
         measured = {f"rewards/{name}": value for name, value in result.rewards(columns).items()}
         sides = self.loss.kind.sides
         for position, side in enumerate(sides):
-            measured |= scores.levels(f"/{side}" if len(sides) > 1 else "", position)
+            measured |= ordered.levels(f"/{side}" if len(sides) > 1 else "", position)
         return _output(groups, scores, result, measured)
 
     def _require_whole_batch(self, groups: Sequence[Group]) -> None:
@@ -195,6 +196,17 @@ class _Scores(NamedTuple):
         totals = policy.detach().sum().view(-1, per_group)
         references = reference.sum().view(-1, per_group) if reference is not None else None
         return cls(totals, policy.lengths.view(-1, per_group).to(totals.dtype), references)
+
+    def by_belief(self, p_chosen: Tensor | None) -> _Scores:
+        """Of pairs, with the side first that is likelier the better one; see `types.by_belief`."""
+        if p_chosen is None:
+            return self
+
+        def ordered(values: Tensor) -> Tensor:
+            return torch.stack(by_belief(p_chosen, values[:, 0], values[:, 1]), dim=1)
+
+        references = None if self.references is None else ordered(self.references)
+        return _Scores(ordered(self.totals), ordered(self.lengths), references)
 
     def levels(self, suffix: str, side: int) -> Measured:
         """Where the log-probabilities of one column stand, and how far they moved from the reference."""
