@@ -144,10 +144,14 @@ def detectable_line(groups: Sequence[Group], level: float = 0.95) -> str:
     Example:
         >>> detectable_line([Group(id=str(n), prompt=np.array([n]), completions=()) for n in range(231)])
         '231 prompts: to be told apart (4 times in 5), an accuracy must be 0.092 from chance, two models 0.130 apart'
+        >>> detectable_line([Group(id="a", prompt=np.array([1]), completions=())])
+        '1 prompt: too few to tell any accuracy from chance'
     """
     count = len({group.prompt.tobytes() for group in groups})
     alone = minimum_detectable_difference(count, correlation=0.5, level=level)  # one model against a number
     two = minimum_detectable_difference(count, level=level)
+    if alone >= 0.5:
+        return f"{counted(count, 'prompt')}: too few to tell any accuracy from chance"
     return (
         f"{counted(count, 'prompt')}: to be told apart (4 times in 5), "
         f"an accuracy must be {alone:.3f} from chance, two models {two:.3f} apart"
