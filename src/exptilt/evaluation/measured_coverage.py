@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
-Method = Literal["studentised", "share", "calibration", "frontier"]
+Method = Literal["studentised", "share", "calibration", "frontier", "seeds"]
 
 COVERAGE: dict[Method, dict[int, float]] = {
     "studentised": {5: 0.912, 10: 0.913, 20: 0.918, 30: 0.942, 100: 0.938},
