@@ -248,3 +248,25 @@ def test_held_out_ratings_that_share_a_prompt_count_by_prompt(make_recipe, write
     assert f"{prompts} prompt{'s' * (prompts > 1)}: too few to tell any accuracy from chance" in capsys.readouterr().out
     assert found["kl"]["n"] == found["lengths"]["policy_samples"]["n"] == prompts
     assert (found["kl"]["low"] is None) == (prompts == 1)
+
+
+def test_rewardbench_2_and_multiple_choice_need_no_setting(finished, write_rows, capsys):
+    """Wrong candidates of one question are ties, which are counted and in no accuracy; best of four has the questions."""
+    chosen = [{"prompt": f"Is it {word}?", "chosen": [f"Yes, {word}."], "subset": "Math", "id": word} for word in WORDS]
+    rows = [{**row, "rejected": [f"No {n}." for n in "abc"]} for row in chosen]
+    found = evaluate_run(finished.folder, [f"data.test={write_rows('rb2.jsonl', rows)}"])
+    assert (found["num_pairs"], found["num_ties"]) == (27, 27)
+    assert (found["best_of"]["num_questions"], found["best_of"]["sections"]["Math"]["n"]) == (9, 9)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Left out of accuracies: 27 ties (p_chosen 0.5)." in said
+    assert "best of candidates, Math" in said
+
+    options = [f" {n}" for n in "abcd"]
+    asked = [{"question": f"Is it {w}?", "choices": options, "answer": n % 4} for n, w in enumerate(WORDS)]
+    found = evaluate_run(finished.folder, [f"data.test={write_rows('choice.jsonl', asked)}"])
+    assert found["answers"].keys() == {"before", "after"}
+    for when in ("before", "after"):
+        assert found["answers"][when]["accuracy"]["n"] == 9
+        assert found["answers"][when]["calibration"]["error"]["coverage"] is not None
+    page = write_report([finished.folder]).read_text()
+    assert "Answers right, before" in page.split("Further evaluations")[1]

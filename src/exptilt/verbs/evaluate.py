@@ -231,7 +231,9 @@ def _loaded(where: ModelConfig, kind: LossKind) -> tuple[Any, Any]:
 
 
 def _prepared(recipe: Recipe, model: Any, tokenizer: Any) -> Prepared:
-    rows = prepare(recipe.data, tokenizer, recipe.loss.kind, context_length(model))
+    """The rows; ties, which measuring leaves out of accuracies and counts, are refused only where training would be."""
+    data = replace(recipe.data, on_tie="keep") if recipe.data.on_tie == "error" else recipe.data
+    rows = prepare(data, tokenizer, recipe.loss.kind, context_length(model))
     print_report(rows.report, Console(stderr=True))
     return rows
 

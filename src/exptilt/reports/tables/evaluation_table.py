@@ -90,6 +90,7 @@ def _rows(evaluation: Evaluation) -> dict[str, Estimate]:
     for when, one in evaluation.answers.items():
         rows[f"answers right, {when}"] = one.accuracy
         rows[f"answers' calibration error, {when}"] = None if one.calibration is None else one.calibration.error
+    rows |= {f"accuracy, {one.name}": one.accuracy for one in evaluation.by_familiarity}
     rows |= {"longest wins": evaluation.longest_wins, "AUC of the margin": evaluation.auc, "KL, nats": evaluation.kl}
     rows["log loss of a pair, nats"] = evaluation.log_loss
     if evaluation.calibration is not None:
