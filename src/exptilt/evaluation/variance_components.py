@@ -62,7 +62,7 @@ def variance_components(values: ArrayLike, level: float = 0.95) -> Components:
             high=centre + half if known else None,
             level=level,
             n=prompts,
-            coverage=measured_coverage("seeds", prompts, level),
+            coverage=measured_coverage("two seeds" if seeds == 2 else "seeds", prompts, level),
         ),
         num_seeds=seeds,
         sd_of_seeds=math.sqrt(max(of_seeds - of_rest, 0) / prompts),
