@@ -48,8 +48,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from exptilt.errors import ConfigError
 from exptilt.kinds import Kind
-from exptilt.types import LogProbs, Pair, PairLoss, at_least_float32
+from exptilt.types import LogProbs, LossResult, Pair, PairLoss, at_least_float32
 
 State = dict[str, float]
 Normalization = Literal["token", "sequence", "sum"]
@@ -224,6 +225,18 @@ def check_column(name: str, column: Tensor | None, length: int) -> Tensor:
     if column.shape != (length,):
         raise ValueError(f"{name} must have shape ({length},), one value per example, got {tuple(column.shape)}")
     return column
+
+
+def require_rows(loss: Loss, result: LossResult, count: int) -> None:
+    """Refuse a result without one loss for each row, as a loss of one's own may have taken the mean itself.
+
+    Raises:
+        ConfigError: naming the loss and both shapes.
+    """
+    if result.loss.shape != (count,):
+        raise ConfigError(
+            f"loss {loss.name!r}: its result must have one loss for each row, shape ({count},), got {tuple(result.loss.shape)}"
+        )
 
 
 def log_ratio(policy: LogProbs, reference: LogProbs | None, side: str = "completions") -> Tensor:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from exptilt.losses.base import Loss, State, batch_arguments
+from exptilt.errors import ConfigError
+from exptilt.losses.base import Loss, State, batch_arguments, require_rows
 from exptilt.losses.soft_labels import BothOrders, with_soft_labels
 from exptilt.types import Columns, LogProbs, LossResult, Pair, PairLoss
 
 _SCORED = ("mismatched", "mismatched_reference", "prompt")
 """Inputs that are log-probabilities, and no columns of rows."""
+_COLUMNS = ("margin", "chosen_score", "rejected_score", "chosen_is_policy", "ranks", "scores")
+"""Inputs that are columns of rows."""
 
 
 class Arguments(NamedTuple):
@@ -71,6 +75,33 @@ def arguments_of(loss: Loss, policy: LogProbs | Tensor, reference: LogProbs | No
     return Arguments(columns[0], anchors[0] if anchors else None, further)
 
 
+def require_callable(loss: Loss) -> None:
+    """Refuse a loss of one's own that could not be called as `call` calls it, before anything is loaded.
+
+    Raises:
+        ConfigError: it asks for what rows do not have, or does not take what it asks for.
+    """
+    unknown = [name for name in loss.inputs if name not in (*_SCORED, *_COLUMNS)]
+    if unknown:
+        known = ", ".join((*_COLUMNS, *_SCORED))
+        raise ConfigError(f"loss {loss.name!r}: inputs: nothing is called {unknown[0]!r}; there are {known}")
+    if loss.extra_completions and loss.kind.num_completions is None:
+        raise ConfigError(
+            f"loss {loss.name!r}: inputs: a loss of kind {loss.kind} cannot have {', '.join(loss.inputs)}, because its rows "
+            "have any number of completions"
+        )
+    flags = {"couples_batch": "weights", "takes_keys": "keys", "is_stateful": "state"}
+    asked = [("inputs", name) for name in loss.inputs]
+    asked += [(flag, name) for flag, name in flags.items() if getattr(loss, flag)]
+    taken = inspect.signature(type(loss).__call__).parameters
+    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values())
+    for attribute, name in [] if takes_all else asked:
+        if name not in taken:
+            raise ConfigError(
+                f"loss {loss.name!r}: {attribute} says that it is called with {name}, but __call__ does not take that"
+            )
+
+
 def columns_needed(loss: Loss) -> tuple[str, ...]:
     """Names of the columns that `call` must be given: those of the kind, and those this loss asks for besides."""
     return (*loss.kind.columns, *(name for name in loss.inputs if name not in _SCORED))
@@ -109,6 +140,8 @@ def call(loss: Loss, arguments: Arguments, columns: Columns, state: State | None
     if soft is not None:
         return with_soft_labels(loss, arguments.policy, arguments.reference, soft, **named)
     result: LossResult = form(arguments.policy, arguments.reference, *by_position, **named)
+    sides = arguments.policy.chosen if loss.kind.is_paired else arguments.policy
+    require_rows(loss, result, len(columns["sizes"]) if "sizes" in loss.kind.columns else len(sides))
     return result
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from exptilt.losses.base import State, batch_arguments, check_column
+from exptilt.losses.base import State, batch_arguments, check_column, require_rows
 from exptilt.types import LogProbs, Pair, PairLoss
 
 _SWAPS = {"chosen_score": "rejected_score", "rejected_score": "chosen_score"}
@@ -71,6 +71,7 @@ def with_soft_labels(
     result: PairLoss = loss(
         orders.pairs(policy), orders.pairs(reference), **named, **orders.columns(inputs), **state_of
     )
+    require_rows(loss, result, len(orders.rows))
     share = orders.share.to(result.loss)
     total = torch.zeros(len(p_chosen)).to(result.loss).index_add(0, orders.rows, share * result.loss)
     as_given, given = result, ~orders.exchanged

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from exptilt.data.groups import Completion, Group, key_of, prompt_of
 from exptilt.data.mixing import TwoOf
-from exptilt.errors import ConfigError, DataError
-from exptilt.losses.calls import arguments_of, call, completions_per_row, next_state
+from exptilt.errors import DataError
+from exptilt.losses.calls import arguments_of, call, completions_per_row, next_state, require_callable
 from exptilt.losses.rounding import RELATIVE
 from exptilt.training.columns import columns_of
 from exptilt.training.output import Output, no_weight, not_finite
@@ -36,11 +36,7 @@ class Objective:
     """The same with the latest batch counted in; `advance` makes them the state."""
 
     def __post_init__(self) -> None:
-        if self.loss.extra_completions and self.loss.kind.num_completions is None:
-            raise ConfigError(
-                f"loss {self.loss.name!r} asks for {', '.join(self.loss.inputs)}, which a loss of kind {self.loss.kind} "
-                "cannot have: its rows have any number of completions"
-            )
+        require_callable(self.loss)
         if self.loss.is_stateful:
             self.state = {**self.loss.initial_state(), **self.state}
         self.upcoming = dict(self.state)
