@@ -159,6 +159,10 @@ def _require_sums(loss: Loss) -> None:
     if not loss.kind.is_paired or loss.kind.scores:
         raise ValueError(f"from_sums: {loss.name} is of kind {loss.kind}, not a loss on pairs")
     wanted = "tokens" if not loss.sums_suffice else "lengths" if loss.needs_lengths else None
+    if loss.reads_prompt:
+        raise ValueError(
+            f"from_sums: {loss.name} reads the prompt; call it with `prompt`, LogProbs of the prompts' tokens"
+        )
     if wanted is not None:
         means = "LogProbs.from_sums(sums, lengths)" if wanted == "lengths" else "LogProbs(values=..., lengths=...)"
         raise ValueError(f"from_sums: {loss.name} needs {wanted}; call it with a Pair of {means}")
