@@ -27,7 +27,15 @@ def benchmark() -> Any:
 
 BENCHMARK = benchmark()
 TRIALS = {(kind, name): trial for kind, trials in BENCHMARK.KINDS.items() for name, trial in trials.items()}
-EXPERIMENTS = {"studentised": 200, "share": 200, "two seeds": 200, "seeds": 200, "calibration": 60, "frontier": 40}
+EXPERIMENTS = {
+    "studentised": 200,
+    "share": 200,
+    "two seeds": 200,
+    "seeds": 200,
+    "calibration": 60,
+    "frontier": 40,
+    "frontier beyond": 40,
+}
 
 
 @pytest.mark.parametrize(("kind", "name"), TRIALS, ids=[", ".join(key) for key in TRIALS])

@@ -259,8 +259,6 @@ def accuracies_of(evaluation: Evaluation | None) -> dict[str, str]:
     for scores, reductions in evaluation.accuracy.items():
         for reduction, value in reductions.items():
             named[f"{_FAMILIES.get(scores, _name(scores))}, {_name(reduction)}"] = estimate(value, percent=True)
-    if evaluation.num_ties:
-        named["Ties, in no accuracy"] = str(evaluation.num_ties)
     if evaluation.longest_wins is not None:
         named["Accuracy of always taking the longer"] = estimate(evaluation.longest_wins, percent=True)
     if evaluation.auc is not None:
