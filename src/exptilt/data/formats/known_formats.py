@@ -6,7 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exptilt.data.formats import gathered, hh, judged, listed, multiple_choice, pairs, ranked, renamed, single, token_ids
+from exptilt.data.formats import (
+    gathered,
+    hh,
+    judged,
+    listed,
+    multiple_choice,
+    pairs,
+    ranked,
+    renamed,
+    single,
+    token_ids,
+)
 from exptilt.data.formats.column_names import meaning_of
 from exptilt.data.formats.fields import COMPLETIONS, PROMPTS
 from exptilt.data.formats.row_context import CONTEXT
