@@ -1,10 +1,10 @@
 """Coverage at full size: how often 95 % intervals hold the true value, by kind of interval and number of prompts.
 
-    python benchmarks/coverage.py --experiments 2000
+    python benchmarks/coverage.py --experiments 4000 --resamples 500
 
-Prints the table that `exptilt.evaluation.measured_coverage` holds. Every kind is tried on several ways in which values
-spread; the table keeps the worst, but for values as skewed as e^normal, which stand in a line of their own. The small
-twins are in tests/evaluation/test_intervals.py, pairs/test_calibration.py and frontier/test_optimum.py.
+Prints the table of docs/intervals.md, and below every kind the line that `exptilt.evaluation.measured_coverage` holds:
+the worst of the ways in which values of that kind spread. Values as skewed as e^normal stand in a row of their own,
+which no line takes in. The small twin in the suite is tests/evaluation/test_measured_coverage.py.
 """
 
 import argparse
@@ -18,9 +18,10 @@ from exptilt.evaluation.frontier.optimum import OptimalFrontier
 from exptilt.evaluation.intervals import Clusters, Resampling, mean, ratio
 from exptilt.evaluation.pairs.accuracy import margin_auc, share_above_zero
 from exptilt.evaluation.pairs.calibration import calibration
+from exptilt.evaluation.variance_components import variance_components
 from exptilt.run_folder.estimate_record import Estimate
 
-SIZES = (5, 10, 20, 30, 100)
+SIZES = (2, 3, 5, 10, 20, 30, 100)
 PER_PROMPT = 4
 SAMPLES = 64
 
@@ -36,6 +37,22 @@ def clustered(draw: str, truth: float) -> Trial:
         sample = getattr(rng, draw)
         rows = sample(size=(prompts, 1)) + sample(size=(prompts, PER_PROMPT))
         return mean(rows.ravel(), owners(prompts), resampling), truth
+
+    return trial
+
+
+def unequal(rng: np.random.Generator, prompts: int, resampling: Resampling) -> tuple[Estimate, float]:
+    """One to eight rows of a prompt, which share a part of their value that does not depend on how many there are."""
+    which = np.repeat(np.arange(prompts), rng.integers(1, 9, size=prompts))
+    return mean(rng.normal(size=prompts)[which] + rng.normal(size=len(which)), which, resampling), 0.0
+
+
+def seeds(number: int) -> Trial:
+    """Runs from several seeds: one third of the variance each is the seed's, the prompt's and the rest."""
+
+    def trial(rng: np.random.Generator, prompts: int, resampling: Resampling) -> tuple[Estimate, float]:
+        rows = rng.normal(size=(number, 1)) + rng.normal(size=(1, prompts)) + rng.normal(size=(number, prompts))
+        return variance_components(rows, resampling.level).mean, 0.0
 
     return trial
 
@@ -116,6 +133,7 @@ KINDS: dict[str, dict[str, Trial]] = {
         "normal": clustered("normal", 0.0),
         "exponential": clustered("exponential", 2.0),
         "per token": per_token,
+        "unequal numbers of rows": unequal,
     },
     "share": {
         "accuracy .6": accuracy(0.6, 0.1),
@@ -125,13 +143,16 @@ KINDS: dict[str, dict[str, Trial]] = {
     },
     "calibration": {"calibrated": calibrated(1.0), "twice too sure": calibrated(0.5), "4 times": calibrated(0.25)},
     "frontier": {
-        f"{kind} at {share} log M": optimum(kind, share)
-        for kind in ("gaussian", "bounded")
-        for share in (0.2, 0.35, 0.6, 0.85)
+        f"{kind} at {share} log M": optimum(kind, share) for kind in ("gaussian", "bounded") for share in (0.2, 0.35)
     }
     | {"gap": gap},
+    "frontier beyond": {
+        f"{kind} at {share} log M": optimum(kind, share) for kind in ("gaussian", "bounded") for share in (0.6, 0.85)
+    },
+    "two seeds": {"a third each": seeds(2)},
+    "seeds": {f"{number} of them": seeds(number) for number in (3, 5)},
 }
-SLOW = {"calibration": 4, "frontier": 8}
+SLOW = {"calibration": 4, "frontier": 8, "frontier beyond": 8}
 """How many times fewer experiments these get."""
 
 
@@ -145,18 +166,20 @@ def covered(trial: Trial, prompts: int, experiments: int, resamples: int) -> flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiments", type=int, default=2000)
-    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--experiments", type=int, default=4000)
+    parser.add_argument("--resamples", type=int, default=500)
     settings = parser.parse_args()
-    print(f"{'interval':32}" + "".join(f"{size:>8}" for size in SIZES) + "   prompts")
+    print("| interval | " + " | ".join(map(str, SIZES)) + " prompts |\n|" + "---|" * (len(SIZES) + 1))
+    lines = []
     for kind, trials in {**KINDS, "beyond the table": {"e^normal": heavy}}.items():
         rows = []
         for name, trial in trials.items():
             number = max(20, settings.experiments // SLOW.get(kind, 1))
             rows.append([covered(trial, size, number, settings.resamples) for size in SIZES])
-            print(f"{kind + ', ' + name:32}" + "".join(f"{100 * one:7.1f}%" for one in rows[-1]), flush=True)
+            print(f"| {kind}, {name} | " + " | ".join(f"{100 * one:.1f}" for one in rows[-1]) + " |", flush=True)
         worst = {size: round(min(column), 3) for size, column in zip(SIZES, zip(*rows, strict=True), strict=True)}
-        print(f'    "{kind}": {worst},', flush=True)
+        lines.append(f'    "{kind}": {worst},')
+    print("\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -161,10 +161,20 @@ class LogProbs:
             >>> [side.sum().tolist() for side in logps.sides()]
             [[-3.0], [-4.0]]
         """
+        return Pair(*self.columns(2))
+
+    def columns(self, count: int) -> list[LogProbs]:
+        """The completions of rows that hold `count` each: first those at the first place in their row, then the second.
+
+        Example:
+            >>> logps = LogProbs.from_sums(-torch.arange(6.0), torch.ones(6, dtype=torch.int64))
+            >>> [column.sum().tolist() for column in logps.columns(3)]
+            [[-0.0, -3.0], [-1.0, -4.0], [-2.0, -5.0]]
+        """
         if self.totals is not None:
-            return Pair(self.part(slice(0, None, 2)), self.part(slice(1, None, 2)))
-        index = torch.arange(0, len(self), 2)
-        return Pair(self.select(index), self.select(index + 1))
+            return [self.part(slice(place, None, count)) for place in range(count)]
+        index = torch.arange(0, len(self), count)
+        return [self.select(index + place) for place in range(count)]
 
     def detach(self) -> LogProbs:
         """The same numbers without a gradient."""
@@ -257,18 +267,35 @@ class PairLoss(NamedTuple):
         """Rewards of both sides, the margin between them, and whether it is positive; a tie is half right.
 
         Args:
-            columns: may hold `indistinct`, (B,) bool, True where the margin is zero but for rounding.
+            columns: may hold `indistinct`, (B,) bool, True where the margin is zero but for rounding, and `p_chosen`.
+                Where that is below 1/2 the other side is taken for the chosen one; a tie has both rewards' mean on each side.
         """
-        margin = self.chosen_reward - self.rejected_reward
+        chosen, rejected = by_belief(columns.get("p_chosen"), self.chosen_reward, self.rejected_reward)
+        margin = chosen - rejected
         tied = margin == 0
         if "indistinct" in columns:
             tied = tied | columns["indistinct"]
         return {
-            "chosen": self.chosen_reward,
-            "rejected": self.rejected_reward,
+            "chosen": chosen,
+            "rejected": rejected,
             "margins": margin,
             "accuracies": torch.where(tied, 0.5, (margin > 0).float()),
         }
+
+
+def by_belief(p_chosen: Tensor | None, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
+    """Two columns, (B,), with that of the side that is likelier the better one first; of a tie both are the mean.
+
+    Example:
+        >>> first, second = by_belief(torch.tensor([0.9, 0.2, 0.5]), torch.tensor([1.0, 1.0, 1.0]), torch.zeros(3))
+        >>> first.tolist(), second.tolist()
+        ([1.0, 0.0, 0.5], [0.0, 1.0, 0.5])
+    """
+    if p_chosen is None:
+        return chosen, rejected
+    mean, given, tied = (chosen + rejected) / 2, p_chosen > 0.5, p_chosen == 0.5
+    first, second = torch.where(given, chosen, rejected), torch.where(given, rejected, chosen)
+    return torch.where(tied, mean, first), torch.where(tied, mean, second)
 
 
 class CompletionLoss(NamedTuple):

@@ -79,3 +79,9 @@ def test_ratings_and_demonstrations():
 def test_nothing_is_invented(record, kind):
     with pytest.raises(DataError, match=r"f:9: the row has .*, but the objective is trained on"):
         convert(record, kind)
+
+
+def test_scores_of_a_ranking_stay_with_the_sides_of_its_pairs():
+    ranked = Ranking(id="a:1", prompt="Q", completions=("x", "y"), ranks=(2, 1), scores=(1.5, 4.0))
+    (pair,) = ranking_to_preferences(ranked)
+    assert (pair.chosen, pair.scores, pair.margin) == ("y", (4.0, 1.5), 2.5)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from exptilt.errors import DataError
-from exptilt.losses import AOT, BCO, DPO, KTO, NLL, SFT, TDPO1, WPO, XPO, AnyLoss, BetaDPO, CalDPO, Mixture, Term
+from exptilt.losses import AOT, BCO, DPO, KTO, NLL, ORPO, SFT, TDPO1, WPO, XPO, AnyLoss, BetaDPO, CalDPO, Mixture, Term
 from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score, score_all
 from exptilt.training.objective import Objective
@@ -26,6 +26,10 @@ MIXTURES = {
         terms=(Term(loss=DPO()), Term(loss=NLL(normalization="token"), weight=0.3))
     ),
     "a full distribution beside a moving mean": Mixture(terms=(Term(loss=TDPO1()), Term(loss=BCO(beta=0.3)))),
+    "prompts of chosen tokens beside a contrast": Mixture(
+        terms=(Term(loss=DPO()), Term(loss=ORPO(nll_over="all", normalization="token"), weight=0.5))
+    ),
+    "prompts by their means": ORPO(nll_over="all"),
     "a weight by distribution beside a sort": Mixture(terms=(Term(loss=WPO()), Term(loss=AOT(beta=0.3)))),
 }
 SPLITS = ([1] * 8, [2] * 4, [4, 4], [8], [7, 1], [3, 3, 2])

@@ -21,7 +21,7 @@ from worlds import together
 from exptilt.data.groups import Completion, Group
 from exptilt.kinds import Kind
 from exptilt.labels import Desirable, Preferred, Ranked
-from exptilt.losses import BCO, DPO, NLL, SFT, XPO, AnyLoss, AnyRewardLoss, Mixture, Term
+from exptilt.losses import BCO, DPO, NLL, ORPO, SFT, XPO, AnyLoss, AnyRewardLoss, Mixture, Term
 from exptilt.policies.engine.self_check import packable
 from exptilt.policies.policy import Policy
 from exptilt.policies.reward_scorer import RewardScorer
@@ -36,10 +36,11 @@ from exptilt.training.step import accumulate
 MEMBERS = [member for member in get_args(AnyLoss) if member not in (Mixture, XPO)]
 """XPO needs samples drawn while training; mixtures are tried with a term that couples the batch."""
 LOSSES: dict[str, Any] = {member().name: member() for member in MEMBERS} | {
+    "orpo with prompts": ORPO(nll_over="all", normalization="token"),
     "dpo with nll over tokens": Mixture(terms=(Term(loss=DPO()), Term(loss=NLL(normalization="token"), weight=0.3))),
 }
-EXPERTS: dict[str, Any] = {f"{loss.name} of experts": loss for loss in (BCO(), SFT())}
-"""Trained with their router's balance loss; one is replayed, one divided by tokens."""
+EXPERTS: dict[str, Any] = {f"{loss.name} of experts": loss for loss in (BCO(), SFT(), ORPO(nll_over="all"))}
+"""Trained with their router's balance loss; one is replayed, one divided by tokens, one reads prompts where they stand."""
 CASES = [(name, "ddp") for name in LOSSES] + [
     (name, "fsdp") for name, loss in LOSSES.items() if loss.couples_batch or loss.byproducts or name in ("dpo", "sft")
 ]

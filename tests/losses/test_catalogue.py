@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -40,6 +41,18 @@ def test_every_entry_says_what_a_reader_needs(entry):
     assert entry.formula
     assert all(len(text) > 15 for text in (entry.use_when, entry.known_failure, entry.source))
     assert all(len(setting.help) > 10 for setting in entry.settings)
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_every_loss_names_its_source_and_says_whether_it_was_checked(entry):
+    """An equation number that nobody compared with the paper is marked, and the page of papers has a row for the loss."""
+    named = r"https://arxiv\.org/abs/\d{4}\.\d{5}|\(\d{4}\)|TRL|segmentation, as circulated|`\w+`|penalty|Cal-DPO"
+    assert re.search(named, entry.source)
+    assert re.search(r"\b(un)?checked\b", entry.source, re.IGNORECASE)
+    cites = re.search(r"\beq\. \d", entry.source)
+    said = re.search(r"against the papers?'s? text|against the papers' text|equation number is unchecked", entry.source)
+    assert not cites or said
+    assert f"`{entry.name}`" in (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
 
 
 def test_what_a_loss_needs_is_read_from_its_attributes():

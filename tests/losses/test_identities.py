@@ -137,6 +137,22 @@ def test_orpo_is_antisymmetric_in_the_odds_and_ignores_a_common_reference():
     assert torch.allclose(forward - backward, -(odds[0] - odds[1]), rtol=1e-12)
 
 
+def test_orpo_over_prompt_and_completion_by_hand():
+    """Two prompts of 1 and 3 counted tokens with -1 and -2 nats, chosen completions of 2 and 1 with -3 and -1."""
+    chosen, rejected = torch.tensor([-3.0, -1.0]), torch.tensor([-4.0, -2.0])
+    pair = Pair(LogProbs.from_sums(chosen, torch.tensor([2, 1])), LogProbs.from_sums(rejected, torch.tensor([2, 1])))
+    prompt = LogProbs.from_sums(torch.tensor([-1.0, -2.0]), torch.tensor([1, 3]))
+    for normalization, nll in (("sequence", [4 / 3, 3 / 4]), ("sum", [4.0, 3.0]), ("token", [4 * 2 / 7, 3 * 2 / 7])):
+        loss = L.ORPO(lam=0.0, nll_over="all", normalization=normalization)
+        assert loss(pair, prompt=prompt).loss.tolist() == pytest.approx(nll)
+    # A row of weight 3 is three rows: 4 nats and three times 3, over 3 tokens and three times 4.
+    weighted = L.ORPO(lam=0.0, nll_over="all", normalization="token")
+    found = weighted(pair, prompt=prompt, weights=torch.tensor([1.0, 3.0])).loss
+    assert (found[0] + 3 * found[1]).item() / 4 == pytest.approx((4 + 3 * 3) / (3 + 3 * 4))
+    with pytest.raises(ValueError, match="prompt: log-probabilities of 2 prompts are needed, but none were given"):
+        loss(pair)
+
+
 def test_aot_unpaired_does_not_depend_on_which_rejected_stands_beside_which_chosen():
     order = [2, 0, 3, 1]
     shuffled = (Pair(pair.chosen, pair.rejected.select(order)) for pair in (POLICY, REFERENCE))

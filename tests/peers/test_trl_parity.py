@@ -13,7 +13,7 @@ Known deviations of TRL, and what it is compared with here:
     use_weighting        the weight of a pair is not capped      WPO(cap=False)
     sft, CPO's NLL       token mean over the batch               normalization="token"
     apo_zero_unpaired    mean over all rows                      APOZeroUnpaired(balanced=False)
-    ORPO's NLL           counts the prompt too                   the difference, written out in its test
+    ORPO's NLL           token mean, counts the prompt too       ORPO(normalization="token", nll_over="all")
     TPO's NLL            token mean over the batch               normalization="token"
     SimPO's smoothing    the margin stays with the chosen side   the difference, written out in `smoothed_simpo`
 """
@@ -59,6 +59,7 @@ from exptilt.losses import (
     Term,
     with_soft_labels,
 )
+from exptilt.training.objective import Objective as TrainingObjective
 from exptilt.types import LogProbs, Pair, PairLoss
 
 pytest.importorskip("trl", reason="the comparison with TRL's own code needs it: pip install 'exptilt[peers]'")
@@ -285,19 +286,32 @@ def test_reference_free(case, world, free_batch, ours, answer, groups_of, differ
 
 
 def test_orpo(world, rows, free_batch, ours, answer, groups_of, differences) -> None:
-    """Ours, less the NLL of the chosen completions, plus that of prompts and completions but for the first token."""
+    """Through the objective of training, which scores the prompt where it stands in the packed row."""
     trainer, inputs, columns = free_batch("orpo")
     theirs = answer(trainer.get_batch_loss_metrics(trainer.model, inputs)[0], trainer.model)
 
+    side, objective = ours(world), TrainingObjective(ORPO(normalization="token", nll_over="all"))
+    groups = objective.prepare(groups_of(*columns, 2))
+    out = objective(groups, side.logps(groups)[0], None)
+    assert max(differences(side.answer(out.loss / out.weight), theirs)) < TOLERANCE
+
+    policy, _ = side.pairs(groups_of(*columns, 2))
+    assert abs(ORPO(normalization="token")(policy).loss.mean().item() / theirs.value - 1) > REAL
+
+
+def test_orpo_without_the_prompt(world, free_batch, ours, answer, groups_of, differences) -> None:
+    """TRL's own odds ratio, beside torch's cross-entropy of the chosen tokens alone: the paper's formula."""
+    trainer, inputs, columns = free_batch("orpo")
+    chosen, rejected, *_ = trainer.concatenated_forward(trainer.model, inputs)
+    ids, _, counted = (column[: len(chosen)] for column in columns)
+    logits = trainer.model(ids, attention_mask=columns[1][: len(ids)]).logits
+    labels = torch.where(counted, ids, -100)
+    nll = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).double(), labels[:, 1:].flatten())
+    theirs = answer(nll - trainer.odds_ratio_loss(chosen.double(), rejected.double())[0].mean(), trainer.model)
+
     side = ours(world)
     policy, _ = side.pairs(groups_of(*columns, 2))
-    ids, attended, _ = (column[: len(rows)] for column in columns)
-    after_first = attended * (torch.arange(attended.shape[1]) > 0)
-    everything, _ = side.logps(groups_of(ids, attended, after_first, 1))
-    own = ORPO(normalization="token")(policy).loss.mean()
-    objective = own - TOKEN_NLL(policy).loss.mean() + TOKEN_NLL(Pair(everything, everything)).loss.mean()
-    assert max(differences(side.answer(objective), theirs)) < TOLERANCE
-    assert abs(own.item() / theirs.value - 1) > REAL
+    assert max(differences(side.answer(ORPO(normalization="token")(policy).loss.mean()), theirs)) < TOLERANCE
 
 
 TRIPLES = {

@@ -13,6 +13,8 @@ from exptilt.data.problems import finding_of
 from exptilt.errors import CheckpointError
 from exptilt.reports.page import write_report
 from exptilt.run_folder.data_record import DataReport, Example, SourceReport, SplitReport
+from exptilt.run_folder.estimate_record import Estimate
+from exptilt.run_folder.evaluation_record import BestOf, Evaluation
 
 MakeRun = Callable[..., Path]
 ATTACK = "</p><script>alert(1)</script><img src=http://evil.test/x onerror=alert(2)>\u202e{{ 7*7 }}"
@@ -110,6 +112,23 @@ def test_report_json_has_every_number(make_run: MakeRun) -> None:
     assert found["evaluation"]["by_length_gap"][1]["n"] == 402
     assert found["config"]["optim"]["learning_rate"] == 0.0001
     assert found["verdict"]["answers"][0]["tone"] == "good"
+
+
+def test_further_evaluations_of_a_run_stand_beside_its_own(make_run: MakeRun) -> None:
+    """Of other rows, another policy or another reference: each file `evaluation-NAME.json` is a column."""
+    folder = make_run()
+    right = Estimate(value=0.625, low=0.5, high=0.75, level=0.95, n=40)
+    ties = Estimate(value=0.4, low=0.1, high=0.7, level=0.95, n=12, coverage=0.88)
+    measured = Evaluation(best_of=BestOf(sections={"Ties": ties}, overall=right, num_questions=40), num_pairs=120)
+    (folder / "evaluation-rewardbench.json").write_text(measured.model_dump_json())
+    (folder / "evaluation-mmlu.json").write_text(Evaluation(auc=right).model_dump_json())
+    page = write_report([folder])
+    section = page.read_text().split("Further evaluations")[1].split("</table>")[0]
+    assert re.findall(r'<th scope="col">(.*?)</th>', section) == ["", "mmlu", "rewardbench"]
+    assert "40.0 % [10.0, 70.0] (covers only 88 %)" in section
+    further = json.loads(page.with_suffix(".json").read_text())["runs"][0]["further"]
+    assert further["rewardbench"]["best_of"]["overall"]["value"] == 0.625
+    assert further["mmlu"]["auc"]["n"] == 40
 
 
 def test_a_missing_part_is_said_and_not_drawn(make_run: MakeRun) -> None:

@@ -33,6 +33,20 @@ def test_the_frontier_table_has_a_row_for_each_policy(frontier: dict[str, Any]) 
     assert "the interval spans two corrections" in text
 
 
+def test_names_and_coverage_stay_in_eighty_columns(frontier: dict[str, Any]) -> None:
+    """Few prompts and shares without bound: intervals wrap, names do not vanish, and the line below has the coverage."""
+    few = {"value": -1597.1, "low": -56520.2, "high": 5661.0, "level": 0.95, "n": 6, "coverage": 0.912}
+    point = frontier["points"][0] | {"reward": few, "fraction": few}
+    table = frontier_table(Frontier.from_dict(frontier | {"points": [point, *frontier["points"][1:]]}))
+    console = Console(file=StringIO(), width=80, no_color=True)
+    console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= 80
+    assert point["name"][:8] in text
+    assert "covers" not in text
+    assert "With so many prompts at least 91 % of such intervals held the truth" in " ".join(text.split())
+
+
 def test_a_frontier_that_is_none_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"frontier: points\.0\.kl"):
         checked(Frontier, {"points": [{"name": "x", "reward": 1}]}, "frontier")

@@ -109,7 +109,7 @@ FULL = {
         by_longer=(Slice(name="chosen", accuracy=E, num_pairs=4),), by_length_gap=(Slice(name="0-1", accuracy=E),),
         calibration=Calibration(ece=0.5, error=E, bins=(Bin(low=0.5, high=0.6, predicted=0.5, observed=1.0, count=2),)),
         num_pairs=4, num_prompts=3, lengths={"chosen": E}, length_difference=E, length_change=E,
-        detectable_difference=0.1, margins=Margins(edges=(0.0, 1.0), counts=(4,)), log_loss=E, num_ties=1,
+        detectable_difference=0.1, margins=Margins(edges=(0.0, 1.0), counts=(4,)), log_loss=E, num_ties=2,
         scores=Scores(edges=(0.0, 1.0), chosen=(1,), rejected=(2,), spread=0.5),
         reward_on_length={"data": LengthSlope(slope=E, r_squared=E), "samples": None},
         sections=Sections(

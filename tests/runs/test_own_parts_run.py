@@ -20,7 +20,7 @@ from exptilt.testing import require_conforming
 from exptilt.training.callbacks.callback import Callback
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own_parts.md").read_text(encoding="utf-8")
-LOSS, TEST = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+LOSS, TEST, *_ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 COUNTER = """
 from dataclasses import dataclass
 from pathlib import Path

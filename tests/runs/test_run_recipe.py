@@ -60,11 +60,30 @@ def test_equal_recipes_give_equal_weights(make_recipe, tmp_path):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("loss", ["ipo", "kto", "plackett_luce", "simpo"])
+PROMPT = "{name: orpo, nll_over: all}"
+MIXED = f"{{name: mixture, terms: [{{loss: {{name: dpo}}}}, {{loss: {PROMPT}, weight: 0.5}}]}}"
+
+
+@pytest.mark.parametrize("loss", ["ipo", "kto", "plackett_luce", "simpo", PROMPT, MIXED])
 def test_other_kinds_of_objectives_run(make_recipe, loss):
     outcome = run_recipe(make_recipe(f"loss={loss}", "evaluate.num_prompts=0", "train.max_steps=1"), page=False)
     assert (outcome.finished, outcome.step) == (True, 1)
     assert metrics_of(outcome.folder.path)[-1]
+    pairs = loss not in ("kto", "plackett_luce")
+    assert bool(outcome.folder.read("evaluation.json")) == pairs  # measured on the rows' own completions
+
+
+@pytest.mark.parametrize("loss", ["rebel", "sppo"])
+def test_losses_on_scores_take_those_of_the_columns(make_recipe, write_rows, pairs, loss):
+    """The gap of the first step's rewards is 0, so REBEL's loss is the mean squared gap of the scores: (0.75 - 0.25)^2."""
+    rows = [{**row, "chosen_score": 0.75, "rejected_score": 0.25} for row in pairs(12)]
+    data = f"data.train={write_rows('scored.jsonl', rows)}"
+    recipe = make_recipe(f"loss={loss}", data, "evaluate.num_prompts=0", "train={max_steps: 1, log_every: 1}")
+    losses = [
+        line["train/loss"] for line in metrics_of(run_recipe(recipe, page=False).folder.path) if "train/loss" in line
+    ]
+    if loss == "rebel":
+        assert losses == [pytest.approx(0.25)]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from exptilt.types import PairLoss
 
 
 @pytest.mark.parametrize(
-    "loss", [L.DPO(), L.SimPO(), L.REBEL(), L.ChiPO(), L.SFT(), L.LiPO(ndcg=True), L.TPO(), L.AllPairsDPO()],
+    "loss", [L.DPO(), L.SimPO(), L.REBEL(), L.ChiPO(), L.SFT(), L.LiPO(ndcg=True), L.TPO(), L.AllPairsDPO(),
+     L.ORPO(), L.ORPO(nll_over="all"), L.ORPO(nll_over="all", normalization="token")],
     ids=lambda loss: loss.name,
 )  # fmt: skip
 def test_losses_of_the_catalogue_conform(loss):

@@ -22,7 +22,6 @@ from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.losses import (
     AOT,
     CPO,
-    DPO,
     KTO,
     NLL,
     ORPO,
@@ -44,6 +43,8 @@ LOSSES: dict[str, Any] = {member().name: member() for member in (*get_args(AnyLo
     "bradley_terry centred": BradleyTerry(centering=0.1),
     "nll of tokens": NLL(normalization="token"),
     "orpo of tokens": ORPO(normalization="token"),
+    "orpo with the prompt": ORPO(nll_over="all"),
+    "orpo with the prompt, of tokens": ORPO(normalization="token", nll_over="all"),
     "slic of tokens": SLiC(normalization="token"),
     "aot unpaired": AOT(beta=0.5, paired=False),
     "aot at beta 1/2": AOT(beta=0.5),
@@ -259,9 +260,27 @@ def test_a_batch_of_weight_zero_is_refused(loss):
         step(loss, 0.8, rows)
 
 
-def test_two_votes_of_three_are_a_belief_of_two_thirds_where_rows_do_not_meet():
-    """DPO separates rows, so the belief is three rows: two as given and one swapped, of weight 1/3 each."""
-    row = drawn(DPO.kind, seed=1)[0]
-    voted = [replace(one, id=f"vote {n}", weight=1 / 3) for n, one in enumerate((row, row, swapped(row, 1.0)))]
-    believed = replace(row, label=replace(row.label, p_chosen=2 / 3))
-    assert step(DPO(), 0.8, voted).same_as(step(DPO(), 0.8, [believed]))
+@every(PAIRED)
+@anywhere
+def test_two_votes_of_three_are_a_belief_of_two_thirds(loss, distance):
+    """A row believed in is three rows of a third of its weight: two as given, one with its sides exchanged."""
+    rows = drawn(loss.kind, seed=1)
+    votes = [
+        replace(one, id=f"vote {n}", weight=1 / 3) for n, one in enumerate((rows[0], rows[0], swapped(rows[0], 1.0)))
+    ]
+    believed = replace(rows[0], label=replace(rows[0].label, p_chosen=2 / 3))
+    assert step(loss, distance, [*votes, *rows[1:]]).same_as(step(loss, distance, [believed, *rows[1:]]))
+
+
+@every(PAIRED)
+@anywhere
+@pytest.mark.parametrize("ties", [(2,), (0, 3, 5), (0, 1, 2, 3, 4, 5)], ids=["one tie", "three", "all"])
+def test_a_tie_does_not_depend_on_which_side_is_written_first(loss, distance, ties):
+    rows = [
+        replace(row, label=replace(row.label, p_chosen=0.5 if n in ties else 1.0), weight=1.0 + n / 2)
+        for n, row in enumerate(drawn(loss.kind, seed=1))
+    ]
+    whole = step(loss, distance, rows)
+    for some in (ties[:1], ties[1:], ties):
+        turned = [swapped(row, 0.5) if n in some else row for n, row in enumerate(rows)]
+        assert whole.same_as(step(loss, distance, turned))

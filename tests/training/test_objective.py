@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
 from exptilt.data.groups import Completion, Group
-from exptilt.errors import DataError, NonFiniteError
+from exptilt.errors import ConfigError, DataError, NonFiniteError
 from exptilt.labels import Desirable, Preferred, Ranked
-from exptilt.losses import AOT, BCO, DPO, IPO, KTO, ODPO, SFT, SPPO, BCOUnpaired, Hinge, InfoNCA, LiPO, RobustDPO, SamPO
+from exptilt.losses import (
+    AOT,
+    BCO,
+    DPO,
+    IPO,
+    KTO,
+    ODPO,
+    SFT,
+    SPPO,
+    AnyLoss,
+    BCOUnpaired,
+    Hinge,
+    InfoNCA,
+    LiPO,
+    RobustDPO,
+    SamPO,
+)
+from exptilt.losses.calls import _COLUMNS, _SCORED
+from exptilt.training.columns import _VALUES
 from exptilt.training.objective import Objective
 from exptilt.types import LogProbs
 
@@ -161,7 +181,7 @@ def test_a_column_a_loss_needs_is_asked_for_by_row(loss, needed):
     given = sums(-1, -2, -3, -4)
     Objective(loss)(rows, given, given)
     rows[1] = scored(replace(rows[1], label=replace(label, margin=None) if loss.kind.is_paired else label), None, None)
-    with pytest.raises(DataError, match=rf"r:2: loss '{loss.name}' needs {needed} in every row; 1 of these rows"):
+    with pytest.raises(DataError, match=rf"r:2: loss '{loss.name}' needs {needed} in every row[^;]*; 1 of these rows"):
         Objective(loss)(rows, given, given)
 
 
@@ -218,3 +238,65 @@ def test_forming_a_loss_of_sums_never_waits_for_the_device(loss):
     assert (output.loss.device, output.losses.shape) == (meta, (2,))
     with pytest.raises(NotImplementedError, match="no data"):
         output.sums.means()
+
+
+def test_what_is_scored_beside_a_list_is_refused():
+    """Rows of a list have any number of completions, so none is known to be the prompt."""
+
+    class Reading(LiPO):
+        inputs = ("scores", "prompt")
+
+    with pytest.raises(ConfigError, match="a loss of kind list cannot have scores, prompt, because its rows have any"):
+        Objective(Reading())
+
+
+def test_metrics_are_those_of_the_preferred_side_and_of_neither_in_a_tie():
+    """The same pair as given, and exchanged with p_chosen 0; a tie has the mean of both sides on each."""
+    row0, policy, reference = row(0, 2, 2, label=Preferred()), sums(-4, -7), sums(-5, -6)
+    given = Objective(DPO(beta=0.5))([row0], policy, reference).sums.means()
+    turned = replace(row0, completions=row0.completions[::-1], label=Preferred(0.0))
+    exchanged = Objective(DPO(beta=0.5))([turned], policy.select([1, 0]), reference.select([1, 0])).sums.means()
+    assert exchanged == pytest.approx(given)
+    assert given["rewards/margins"] == pytest.approx(1.0)
+    tie = replace(row0, label=Preferred(0.5))
+    means = Objective(DPO(beta=0.5))([tie], policy, reference).sums.means()
+    assert (means["rewards/margins"], means["rewards/accuracies"]) == (0.0, 0.5)
+    assert (means["logps/chosen"], means["logps/rejected"]) == (-5.5, -5.5)
+
+
+class Bare(DPO):
+    """As DPO, but for what a test changes; its call takes nothing more."""
+
+    def __call__(self, policy, reference):
+        return super().__call__(policy, reference)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"couples_batch": True}, "couples_batch says that it is called with weights, but __call__ does not take that"),
+        ({"takes_keys": True}, "takes_keys says that it is called with keys"),
+        ({"is_stateful": True}, "is_stateful says that it is called with state"),
+        ({"inputs": ("margin",)}, "inputs says that it is called with margin"),
+        ({"inputs": ("quality",)}, "inputs: nothing is called 'quality'; there are margin, chosen_score"),
+    ],
+)
+def test_a_loss_that_cannot_be_called_as_it_says_is_refused_at_once(changed, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        Objective(type("Bare", (Bare,), changed)())
+
+
+def test_a_result_that_is_not_one_loss_a_row_is_named():
+    class Mean(DPO):
+        def __call__(self, policy, reference):
+            out = super().__call__(policy, reference)
+            return out._replace(loss=out.loss.mean())
+
+    rows = [row(n, 2, 2, label=Preferred()) for n in range(2)]
+    with pytest.raises(ConfigError, match=r"one loss for each row, shape \(2,\), got \(\)"):
+        Objective(Mean())(rows, sums(-4, -7, -4, -7), sums(-5, -6, -4, -7))
+
+
+def test_every_input_a_loss_may_ask_for_has_a_column():
+    assert set(_COLUMNS) <= _VALUES.keys()
+    assert {name for loss in get_args(AnyLoss) for name in loss().inputs} <= {*_COLUMNS, *_SCORED}

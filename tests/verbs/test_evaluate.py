@@ -14,9 +14,12 @@ from exptilt.policies.scoring import score
 from exptilt.reports.page import write_report
 from exptilt.reports.tables.evaluation_table import print_summary
 from exptilt.run_folder.folder import RunFolder
+from exptilt.runs.run_recipe import run_recipe
 from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig
 from exptilt.verbs.evaluate import evaluate, evaluate_run
+
+WORDS = ("red", "blue", "green", "good", "bad", "tall", "short", "wet", "dry")
 
 
 def test_it_finds_what_training_found(finished, capsys):
@@ -31,12 +34,8 @@ def test_it_finds_what_training_found(finished, capsys):
     assert found["kl"]["value"] == pytest.approx(before["kl"]["value"], abs=1e-4)
     out, err = capsys.readouterr()
     assert "accuracy with reference, sum" in out
-    assert (
-        max(map(len, (line for line in out.splitlines() if "written" not in line and "told apart" not in line))) <= 80
-    )
-    assert out.splitlines()[0].startswith(
-        f"{found['num_prompts']} prompts: to be told apart (4 times in 5), an accuracy"
-    )
+    assert max(len(line) for line in out.splitlines() if "written" not in line) <= 80
+    assert out.splitlines()[0] == f"{found['num_prompts']} prompts: too few to tell any accuracy from chance"
     assert "where the probability went" in out
     assert "reward for each token, data" in out
     assert "Loading weights" not in err
@@ -229,3 +228,45 @@ def test_several_references_at_once_have_a_file_each_and_stand_beside_each_other
     assert "against sft" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="their files would have one name"):
         evaluate(str(finished.folder), [], reference=[models[0], models[0]])
+
+
+@pytest.mark.parametrize("prompts", [3, 1])
+def test_held_out_ratings_that_share_a_prompt_count_by_prompt(make_recipe, write_rows, prompts, capsys):
+    """KTO needs rows of other prompts to train, and none to be measured; samples are drawn once for each prompt."""
+    recipe = make_recipe("loss=kto", "train.max_steps=1", "evaluate.num_prompts=8")
+    run_recipe(recipe, page=False)
+    rated = [
+        {
+            "prompt": [{"role": "user", "content": f"Is it {WORDS[n % prompts]}?"}],
+            "completion": [{"role": "assistant", "content": f"Yes, {WORDS[n]}."}],
+            "label": n % 2 == 0,
+        }
+        for n in range(9)
+    ]
+    capsys.readouterr()
+    found = evaluate_run(recipe.folder, [f"data.test={write_rows('rated.jsonl', rated)}", "data.test_fraction=0"])
+    assert f"{prompts} prompt{'s' * (prompts > 1)}: too few to tell any accuracy from chance" in capsys.readouterr().out
+    assert found["kl"]["n"] == found["lengths"]["policy_samples"]["n"] == prompts
+    assert (found["kl"]["low"] is None) == (prompts == 1)
+
+
+def test_rewardbench_2_and_multiple_choice_need_no_setting(finished, write_rows, capsys):
+    """Wrong candidates of one question are ties, which are counted and in no accuracy; best of four has the questions."""
+    chosen = [{"prompt": f"Is it {word}?", "chosen": [f"Yes, {word}."], "subset": "Math", "id": word} for word in WORDS]
+    rows = [{**row, "rejected": [f"No {n}." for n in "abc"]} for row in chosen]
+    found = evaluate_run(finished.folder, [f"data.test={write_rows('rb2.jsonl', rows)}"])
+    assert (found["num_pairs"], found["num_ties"]) == (27, 27)
+    assert (found["best_of"]["num_questions"], found["best_of"]["sections"]["Math"]["n"]) == (9, 9)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Left out of accuracies: 27 ties (p_chosen 0.5)." in said
+    assert "best of candidates, Math" in said
+
+    options = [f" {n}" for n in "abcd"]
+    asked = [{"question": f"Is it {w}?", "choices": options, "answer": n % 4} for n, w in enumerate(WORDS)]
+    found = evaluate_run(finished.folder, [f"data.test={write_rows('choice.jsonl', asked)}"])
+    assert found["answers"].keys() == {"before", "after"}
+    for when in ("before", "after"):
+        assert found["answers"][when]["accuracy"]["n"] == 9
+        assert found["answers"][when]["calibration"]["error"]["coverage"] is not None
+    page = write_report([finished.folder]).read_text()
+    assert "Answers right, before" in page.split("Further evaluations")[1]

@@ -184,14 +184,15 @@ def convert(record: Record, kind: Kind | str, choice: PairChoice = "all") -> Con
 
 def _pair(ranking: Ranking, better: int, worse: int) -> Preference:
     tie = ranking.ranks[better] == ranking.ranks[worse]
-    margin = None if ranking.scores is None else ranking.scores[better] - ranking.scores[worse]
+    scores = None if ranking.scores is None else (ranking.scores[better], ranking.scores[worse])
     return Preference(
         id=f"{ranking.id} {better + 1}{'=' if tie else '>'}{worse + 1}",
         prompt=ranking.prompt,
         chosen=ranking.completions[better],
         rejected=ranking.completions[worse],
         p_chosen=0.5 if tie else 1.0,
-        margin=margin,
+        margin=None if scores is None else scores[0] - scores[1],
+        scores=scores,
         weight=ranking.weight,
         section=ranking.section,
         drawn_ids=_ids_of(ranking, better, worse),

@@ -31,6 +31,8 @@ class Completion:
     """(n,) nats, log-probability of each id under the policy it was sampled from; None where that is not known."""
     version: int | None = None
     """Version of the trained policy that it was sampled from; None if it comes from elsewhere."""
+    repeats_prompt: bool = False
+    """True for the prompt's own ids after its first, which are scored where they stand in the prompt; see `prompt_of`."""
 
     @property
     def length(self) -> int:
@@ -79,7 +81,34 @@ class Group(Generic[PromptT, CompletionT]):
     @property
     def num_tokens(self: Group) -> int:
         """Unique tokens: the prompt once, every completion once."""
-        return len(self.prompt) + sum([len(completion.ids) for completion in self.completions])
+        return len(self.prompt) + sum([len(completion.ids) for completion in self.following])
+
+    @property
+    def num_fed(self: Group) -> int:
+        """Tokens that a model is fed: the prompt, and every completion without its last token, which predicts nothing."""
+        return self.num_tokens - len(self.following)
+
+    @property
+    def following(self: Group) -> tuple[Completion, ...]:
+        """The completions that follow the prompt: all but one that repeats it."""
+        return tuple([completion for completion in self.completions if not completion.repeats_prompt])
+
+    def before(self: Group, completion: Completion) -> TokenIds:
+        """The ids that a completion comes after: the prompt, or only its first where the completion repeats the rest."""
+        return self.prompt[:1] if completion.repeats_prompt else self.prompt
+
+
+def prompt_of(group: Group) -> Completion:
+    """The prompt itself as a completion, for losses that count its tokens; the first has nothing before it and is not one.
+
+    Example:
+        >>> row = Group(id="a", prompt=np.array([5, 6, 7], np.int32), completions=())
+        >>> prompt = prompt_of(row)
+        >>> prompt.ids.tolist(), row.before(prompt).tolist()
+        ([6, 7], [5])
+    """
+    ids = group.prompt[1:]
+    return Completion(ids, np.ones(len(ids), np.bool_), repeats_prompt=True)
 
 
 def scores_of(group: Group[Any, Any]) -> tuple[float, ...] | None:

@@ -46,6 +46,8 @@ class Preference:
     """Probability that `chosen` is better, in [0, 1]; 0.5 is a tie."""
     margin: float | None = None
     """Advantage of `chosen` on the source's own scale, if it gives one."""
+    scores: tuple[float, float] | None = None
+    """Scores of chosen and rejected on that scale, if the source gives both."""
     weight: float = 1.0
     both_desirable: bool | None = None
     """For a tie, whether both sides are good (true) or bad (false), if the source tells."""
@@ -64,11 +66,6 @@ class Preference:
     def label(self) -> Preferred:
         """The label of chosen and rejected."""
         return Preferred(self.p_chosen, self.margin)
-
-    @property
-    def scores(self) -> None:
-        """A preference has no score of each completion, only the margin between them."""
-        return
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

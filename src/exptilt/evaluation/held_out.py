@@ -20,6 +20,7 @@ from exptilt.evaluation.pairs.benchmark import section_accuracy, sections_of
 from exptilt.evaluation.pairs.ches import ches_of, highest
 from exptilt.evaluation.pairs.choices import answer_calibration, best_of, questions_of, section_without_tie
 from exptilt.evaluation.pairs.displacement import displacement
+from exptilt.evaluation.pairs.preferred_side import DecidedPairs, decided_pairs
 from exptilt.evaluation.power import minimum_detectable_difference
 from exptilt.losses import Loss
 from exptilt.policies.scorer import Scorer
@@ -105,18 +106,27 @@ def measure_policy(
         return HeldOutMeasures(sampled.evaluation, sampled.samples)
     logps = score_groups(policy, held_out, wanted.max_tokens)
     anchor = None if reference is None else reference(held_out).to("cpu")
-    evaluation = measure_preferences(logps, anchor, held_out, wanted.beta, resampling)
-    sections = measure_sections(logps, anchor, held_out, settings.sections, resampling)
+    pairs = decided_pairs(held_out, logps, anchor)
+    evaluation = Evaluation(num_ties=pairs.num_ties) if pairs.num_ties else Evaluation()
+    if pairs.groups:
+        evaluation = evaluation.updated(**_of_pairs(pairs, other, sampled, wanted).given())
+    evaluation = evaluation.updated(**measure_questions(logps, anchor, held_out, resampling))
+    together = _together(evaluation, sampled.evaluation)
+    return HeldOutMeasures(together, sampled.samples, margin_rows(pairs.policy, pairs.reference, pairs.groups))
+
+
+def _of_pairs(pairs: DecidedPairs, other: Any, sampled: SampleMeasures, wanted: Wanted) -> Evaluation:
+    """What is measured of pairs that have a preferred side; `other` is the reference as a model, if there is one."""
+    settings, resampling = wanted.settings, Resampling(level=wanted.settings.level)
+    groups, logps, anchor, _ = pairs
+    evaluation = measure_preferences(logps, anchor, groups, wanted.beta, resampling)
+    sections = measure_sections(logps, anchor, groups, settings.sections, resampling)
     if sections is not None:
         evaluation = evaluation.updated(sections=sections)
-    evaluation = evaluation.updated(**measure_questions(logps, anchor, held_out, resampling))
-    moved = Displacement() if anchor is None else measure_displacement(logps, anchor, held_out, sampled, resampling)
+    moved = Displacement() if anchor is None else measure_displacement(logps, anchor, groups, sampled, resampling)
     if other is not None:
-        moved = moved.updated(ches=measure_ches(other, held_out, wanted.max_tokens, resampling))
-    if moved.model_fields_set:
-        evaluation = evaluation.updated(displacement=moved)
-    together = _together(evaluation, sampled.evaluation)
-    return HeldOutMeasures(together, sampled.samples, margin_rows(logps, anchor, held_out))
+        moved = moved.updated(ches=measure_ches(other, groups, wanted.max_tokens, resampling))
+    return evaluation.updated(displacement=moved) if moved.model_fields_set else evaluation
 
 
 def _together(pairs: Evaluation, samples: Evaluation) -> Evaluation:
@@ -134,10 +144,14 @@ def detectable_line(groups: Sequence[Group], level: float = 0.95) -> str:
     Example:
         >>> detectable_line([Group(id=str(n), prompt=np.array([n]), completions=()) for n in range(231)])
         '231 prompts: to be told apart (4 times in 5), an accuracy must be 0.092 from chance, two models 0.130 apart'
+        >>> detectable_line([Group(id="a", prompt=np.array([1]), completions=())])
+        '1 prompt: too few to tell any accuracy from chance'
     """
     count = len({group.prompt.tobytes() for group in groups})
     alone = minimum_detectable_difference(count, correlation=0.5, level=level)  # one model against a number
     two = minimum_detectable_difference(count, level=level)
+    if alone >= 0.5:
+        return f"{counted(count, 'prompt')}: too few to tell any accuracy from chance"
     return (
         f"{counted(count, 'prompt')}: to be told apart (4 times in 5), "
         f"an accuracy must be {alone:.3f} from chance, two models {two:.3f} apart"

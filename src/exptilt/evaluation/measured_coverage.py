@@ -5,13 +5,16 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
-Method = Literal["studentised", "share", "calibration", "frontier"]
+Method = Literal["studentised", "share", "calibration", "frontier", "frontier beyond", "two seeds", "seeds"]
 
 COVERAGE: dict[Method, dict[int, float]] = {
-    "studentised": {5: 0.912, 10: 0.913, 20: 0.918, 30: 0.942, 100: 0.938},
-    "share": {5: 0.982, 10: 0.962, 20: 0.918, 30: 0.935, 100: 0.932},
-    "calibration": {5: 0.927, 10: 0.94, 20: 0.907, 30: 0.907, 100: 0.933},
-    "frontier": {5: 0.933, 10: 0.907, 20: 0.893, 30: 0.92, 100: 0.933},
+    "studentised": {2: 0.937, 3: 0.924, 5: 0.93, 10: 0.936, 20: 0.942, 30: 0.94, 100: 0.943},
+    "share": {2: 1.0, 3: 0.998, 5: 0.986, 10: 0.966, 20: 0.913, 30: 0.93, 100: 0.947},
+    "calibration": {2: 0.996, 3: 0.985, 5: 0.943, 10: 0.928, 20: 0.913, 30: 0.926, 100: 0.929},
+    "frontier": {2: 0.94, 3: 0.928, 5: 0.934, 10: 0.932, 20: 0.95, 30: 0.952, 100: 0.946},
+    "frontier beyond": {2: 0.95, 3: 0.942, 5: 0.966, 10: 0.95, 20: 0.942, 30: 0.925, 100: 0.833},
+    "two seeds": {2: 0.993, 3: 0.993, 5: 0.978, 10: 0.934, 20: 0.891, 30: 0.883, 100: 0.89},
+    "seeds": {2: 0.974, 3: 0.975, 5: 0.967, 10: 0.948, 20: 0.931, 30: 0.928, 100: 0.93},
 }
 """By method and number of prompts, of intervals at 95 %: the worst of the spreads that were tried."""
 

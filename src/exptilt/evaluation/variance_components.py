@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import t
 
 from exptilt.evaluation.intervals import finite
+from exptilt.evaluation.measured_coverage import measured_coverage
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.frontier_record import Components
 
@@ -61,6 +62,7 @@ def variance_components(values: ArrayLike, level: float = 0.95) -> Components:
             high=centre + half if known else None,
             level=level,
             n=prompts,
+            coverage=measured_coverage("two seeds" if seeds == 2 else "seeds", prompts, level),
         ),
         num_seeds=seeds,
         sd_of_seeds=math.sqrt(max(of_seeds - of_rest, 0) / prompts),

@@ -30,8 +30,9 @@ class AllPairsDPO(Loss):
     Use when: rankings are trained on and pairs are what is believed, as for reward models of InstructGPT's kind.
     Known failure: the pairs of one ranking are not independent; a list of K counts like one pair (mean) or like
     K (K - 1) / 2 (sum). A group of equals alone has loss 0.
-    Source: DPO (https://arxiv.org/abs/2305.18290, eq. 7, cited) on all pairs, as in https://arxiv.org/abs/2203.02155 for
-    reward models (all pairs of a prompt together in one batch, averaged).
+    Source: DPO (https://arxiv.org/abs/2305.18290, eq. 7) on all pairs; their sum is eq. 5 of
+    https://arxiv.org/abs/2402.01878, both checked against the papers' text. The mean over a prompt's pairs is that of
+    https://arxiv.org/abs/2203.02155 for reward models, unchecked.
 
     Example:
         >>> logps = LogProbs.from_sums(torch.tensor([-3.0, -3.0, -4.0]), torch.tensor([2, 2, 2]))

@@ -42,8 +42,9 @@ class NLL(Loss):
     Use when: the chosen likelihood must rise with the margin (DPO + NLL); as Preferred-FT, as a baseline. Trained on
     pairs of the reference's own samples with noise-free labels, Preferred-FT tends to best-of-2.
     Known failure: imitates everything in the chosen completion, its faults too.
-    Source: sequence as in Iterative RPO (https://arxiv.org/abs/2404.19733, weight 1); token as in TRL from 0.29; sum as
-    in the DPO authors' Preferred-FT. TRL up to 0.28 dropped real tokens of id 0 from this term.
+    Source: sequence as in Iterative RPO (https://arxiv.org/abs/2404.19733, weight 1); token as in TRL from 0.29;
+    sum as in the DPO authors' Preferred-FT. TRL up to 0.28 dropped real tokens of id 0 from this term. The sequence
+    and token forms were checked against code, Iterative RPO's equation number is unchecked.
 
     Example:
         >>> chosen = LogProbs.from_sums(torch.tensor([-2.0, -12.0]), torch.tensor([1, 3]))
@@ -86,7 +87,8 @@ class HingeAnchor(Loss):
     Use when: reproducing work that uses it; `anchor_reference_hinge` does what is usually meant.
     Known failure: log-probabilities are at most 0, so for tau > 0 the first term never switches off: it is NLL plus a
     constant, and the second is silent once s_rejected < -tau.
-    Source: preference learning for segmentation, as circulated. No reference enters.
+    Source: preference learning for segmentation, as circulated. No reference enters. Unchecked: there is no
+    publication.
 
     Example:
         >>> def side(total): return LogProbs.from_sums(torch.tensor([total]), torch.tensor([2]))
@@ -127,7 +129,7 @@ class ReferenceHingeAnchor(Loss):
 
     Use when: "must not fall" is the requirement; tau = 0 says exactly that.
     Known failure: at tau = 0 it is at its kink where policy and reference agree, so it acts only after a fall.
-    Source: its first term alone is DPOP's penalty (there inside the sigmoid).
+    Source: its first term alone is DPOP's penalty (there inside the sigmoid). Unchecked: there is no publication.
 
     Example:
         >>> def side(total): return LogProbs.from_sums(torch.tensor([total]), torch.tensor([2]))
@@ -169,7 +171,7 @@ class LogSumExpAnchor(Loss):
 
     Use when: reproducing work that uses it, per token.
     Known failure: all four terms are negative, so w >= 1/2; on sums of long completions w = 1 and this is NLL.
-    Source: preference learning for segmentation, as circulated.
+    Source: preference learning for segmentation, as circulated. Unchecked: there is no publication.
 
     Example:
         >>> def side(total): return LogProbs.from_sums(torch.tensor([total]), torch.tensor([2]))
@@ -210,7 +212,7 @@ class LinearAnchor(Loss):
     Known failure: no lower bound. Where labels agree with probability P there is no finite optimum once a / beta >= (1
     - P) / (2P - 1). On real segmentation data it destroyed the model (Dice 0.61 to 0.05). A `mixture` warns when it
     holds one.
-    Source: preference learning for segmentation, as circulated.
+    Source: preference learning for segmentation, as circulated. Unchecked: there is no publication.
 
     Example:
         >>> def side(total): return LogProbs.from_sums(torch.tensor([total]), torch.tensor([2]))
@@ -248,7 +250,8 @@ class CalAnchor(Loss):
 
     Use when: rewards must have a known scale next to another contrast.
     Known failure: gradients grow with the log-ratios: clip them.
-    Source: https://arxiv.org/abs/2412.14516; on sums it equals `sppo_hard`.
+    Source: https://arxiv.org/abs/2412.14516; on sums it equals `sppo_hard`. The formula was checked against the
+    authors' code, the equation number is unchecked.
 
     Example:
         >>> def side(total): return LogProbs.from_sums(torch.tensor([total]), torch.tensor([2]))

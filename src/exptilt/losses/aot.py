@@ -33,9 +33,10 @@ class AOT(Loss):
     Use when: the whole distribution of chosen rewards should dominate that of rejected ones; unpaired needs no
     matching.
     Known failure: the comparison depends on the batch; small batches are noisy.
-    Source: https://arxiv.org/abs/2406.05882, as in TRL (`aot`, `aot_unpaired`; TRL 0.24 called the latter `aot_pair`),
-    where the sort sees one device's micro-batch. Deviations: here it sees the global batch, and equal values share
-    their gradient, which elsewhere follows their place in the batch.
+    Source: https://arxiv.org/abs/2406.05882, as in TRL (`aot`, `aot_unpaired`; TRL 0.24 called the latter
+    `aot_pair`), where the sort sees one device's micro-batch. Deviations: here it sees the global batch, and equal
+    values share their gradient, which elsewhere follows their place in the batch. The formula was checked against
+    TRL's code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

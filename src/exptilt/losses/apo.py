@@ -26,7 +26,8 @@ class APOZero(Loss):
 
     Use when: the chosen completions are better than what the policy writes now.
     Known failure: saturates at both ends, so a pair that is badly wrong is given up.
-    Source: https://arxiv.org/abs/2408.06266, eq. 7 (the authors point to TRL's `apo_zero`). No deviation.
+    Source: https://arxiv.org/abs/2408.06266, eq. 7 (the authors point to TRL's `apo_zero`). No deviation. The
+    formula was checked against TRL's code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair
@@ -62,7 +63,8 @@ class APODown(Loss):
 
     Use when: the policy already writes better than the chosen completions.
     Known failure: lowers good completions too if that premise is wrong.
-    Source: https://arxiv.org/abs/2408.06266, eq. 8 (the authors point to TRL's `apo_down`). No deviation.
+    Source: https://arxiv.org/abs/2408.06266, eq. 8 (the authors point to TRL's `apo_down`). No deviation. The
+    formula was checked against TRL's code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair
@@ -99,8 +101,9 @@ class APOZeroUnpaired(Loss):
 
     Use when: there are thumbs up and down, and KTO's mismatched completions are too dear or too noisy.
     Known failure: saturates at both ends, as KTO.
-    Source: the simplified KTO that circulates, https://arxiv.org/abs/2408.06266 for the pairwise form. It is not KTO,
-    which compares with a reference point (`kto`).
+    Source: the simplified KTO that circulates, https://arxiv.org/abs/2408.06266 for the pairwise form. It is not
+    KTO, which compares with a reference point (`kto`). The formula was checked against TRL's code, the equation
+    number is unchecked.
 
     Example:
         >>> import torch

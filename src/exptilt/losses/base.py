@@ -15,6 +15,7 @@ and further keyword arguments, those named in its `inputs`:
     chosen_score, rejected_score   (B,) a score of each completion                                       (pair)
     chosen_is_policy       (B,) bool, True where the chosen completion was sampled from the policy       (pair)
     mismatched, mismatched_reference   LogProbs of completions under the prompts of other rows           (unpaired)
+    prompt                 LogProbs of the tokens of each prompt but the first   (kinds with a fixed number of completions)
     ranks                  (B,) 1 is best, equal ranks are ties, per group                  (list, reward_list)
     scores                 (B,) larger is better                                                         (list)
 
@@ -47,8 +48,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from exptilt.errors import ConfigError
 from exptilt.kinds import Kind
-from exptilt.types import LogProbs, Pair, PairLoss, at_least_float32
+from exptilt.types import LogProbs, LossResult, Pair, PairLoss, at_least_float32
 
 State = dict[str, float]
 Normalization = Literal["token", "sequence", "sum"]
@@ -137,6 +139,16 @@ class Loss:
         return "mismatched" in self.inputs
 
     @property
+    def reads_prompt(self) -> bool:
+        """Whether it also reads the log-probabilities of the prompt's own tokens."""
+        return "prompt" in self.inputs
+
+    @property
+    def extra_completions(self) -> int:
+        """How many completions are scored for each row beside its own: a mismatched one, the prompt."""
+        return self.mixes_rows + self.reads_prompt
+
+    @property
     def needs_two(self) -> Literal["prompts", "labels"] | None:
         """What every batch must hold two different ones of; None where any batch will do."""
         return "prompts" if self.mixes_rows else None
@@ -147,6 +159,10 @@ def _require_sums(loss: Loss) -> None:
     if not loss.kind.is_paired or loss.kind.scores:
         raise ValueError(f"from_sums: {loss.name} is of kind {loss.kind}, not a loss on pairs")
     wanted = "tokens" if not loss.sums_suffice else "lengths" if loss.needs_lengths else None
+    if loss.reads_prompt:
+        raise ValueError(
+            f"from_sums: {loss.name} reads the prompt; call it with `prompt`, LogProbs of the prompts' tokens"
+        )
     if wanted is not None:
         means = "LogProbs.from_sums(sums, lengths)" if wanted == "lengths" else "LogProbs(values=..., lengths=...)"
         raise ValueError(f"from_sums: {loss.name} needs {wanted}; call it with a Pair of {means}")
@@ -193,6 +209,19 @@ def check_same_completions(side: str, policy: LogProbs, reference: LogProbs | No
         )
 
 
+def joined(prompt: LogProbs | None, completions: LogProbs) -> LogProbs:
+    """Sums and lengths of completions together with their prompts.
+
+    Raises:
+        ValueError: the prompts are missing, or not as many as the completions.
+    """
+    if prompt is None or len(prompt) != len(completions):
+        given = "none were given" if prompt is None else f"{len(prompt)} were given"
+        raise ValueError(f"prompt: log-probabilities of {len(completions)} prompts are needed, but {given}")
+    lengths = prompt.lengths.to(completions.lengths.device) + completions.lengths
+    return LogProbs.from_sums(prompt.sum() + completions.sum(), lengths)
+
+
 def check_column(name: str, column: Tensor | None, length: int) -> Tensor:
     """A per-example input, refused if it is missing or of the wrong shape."""
     if column is None:
@@ -200,6 +229,18 @@ def check_column(name: str, column: Tensor | None, length: int) -> Tensor:
     if column.shape != (length,):
         raise ValueError(f"{name} must have shape ({length},), one value per example, got {tuple(column.shape)}")
     return column
+
+
+def require_rows(loss: Loss, result: LossResult, count: int) -> None:
+    """Refuse a result without one loss for each row, as a loss of one's own may have taken the mean itself.
+
+    Raises:
+        ConfigError: naming the loss and both shapes.
+    """
+    if result.loss.shape != (count,):
+        raise ConfigError(
+            f"loss {loss.name!r}: its result must have one loss for each row, shape ({count},), got {tuple(result.loss.shape)}"
+        )
 
 
 def log_ratio(policy: LogProbs, reference: LogProbs | None, side: str = "completions") -> Tensor:

@@ -29,8 +29,9 @@ class BCO(Loss):
 
     Use when: chosen and rejected come from different prompts or systems, so that absolute levels carry information.
     Known failure: delta remembers the whole run; after a change of data it lags.
-    Source: https://arxiv.org/abs/2404.04656 and TRL up to 0.28. Deviation, off by default: `threshold: zero` sets delta
-    = 0 as TRL from 0.29 and Liger do.
+    Source: https://arxiv.org/abs/2404.04656 and TRL up to 0.28. Deviation, off by default: `threshold: zero` sets
+    delta = 0 as TRL from 0.29 and Liger do. The formula was checked against TRL's code, the equation number is
+    unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair
@@ -96,8 +97,9 @@ class BCOUnpaired(Loss):
 
     Use when: there are thumbs up and down but no pairs.
     Known failure: nothing rebalances unequal numbers of desirable and undesirable rows.
-    Source: https://arxiv.org/abs/2404.04656 and TRL's BCO trainer. Not included: its density-ratio weights, which need
-    a prompt classifier; pass them as row weights.
+    Source: https://arxiv.org/abs/2404.04656 and TRL's BCO trainer. Not included: its density-ratio weights, which
+    need a prompt classifier; pass them as row weights. The formula was checked against TRL's code, the equation
+    number is unchecked.
 
     Example:
         >>> import torch

@@ -28,7 +28,8 @@ class BDPO(Loss):
 
     Use when: DPO drives rejected and then chosen likelihoods down together.
     Known failure: rejected completions the reference already finds unlikely hardly count.
-    Source: https://arxiv.org/abs/2506.12725 (Findings of EMNLP 2025), as the authors describe it. No deviation known.
+    Source: https://arxiv.org/abs/2506.12725 (Findings of EMNLP 2025), as the authors describe it. No deviation
+    known. The formula was checked against the authors' page, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

@@ -40,9 +40,10 @@ class BetaDPO(Loss):
     Use when: the quality of pairs varies widely from batch to batch.
     Known failure: needs batches large enough for a mean and a spread; beta then no longer means a fixed pull.
     Source: https://arxiv.org/abs/2407.08639 and the authors' code (decay 0.9, averages starting at 0, beta_batch >=
-    0.001). Deviations: the draw is seeded and belongs to pairs, not to places in the batch; a gap within the rounding of
-    the log-probabilities counts as 0 in M, S and the draw; where S is 0 (the first step) all weights are 1, which the
-    authors' code leaves undefined.
+    0.001). Deviations: the draw is seeded and belongs to pairs, not to places in the batch; a gap within the
+    rounding of the log-probabilities counts as 0 in M, S and the draw; where S is 0 (the first step) all weights
+    are 1, which the authors' code leaves undefined. The formula was checked against the authors' code, the equation
+    number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

@@ -32,7 +32,7 @@ class BradleyTerry(Loss):
     Known failure: without centring, rewards drift by a constant per prompt.
     Source: Bradley & Terry (1952); margins https://arxiv.org/abs/2307.09288; centring https://arxiv.org/abs/2312.09244
     with 0.01 as used in TRL, off by default. TRL reads margins of a column `margin` alone; here also the difference of two
-    scores is one.
+    scores is one. The formula was checked against TRL's code, the equation number is unchecked.
 
     Example:
         >>> import torch

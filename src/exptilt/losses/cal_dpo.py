@@ -26,8 +26,9 @@ class CalDPO(Loss):
 
     Use when: the chosen likelihood must rise in absolute terms.
     Known failure: at the defaults the squares outweigh the contrast by orders of magnitude; gradients need clipping.
-    Source: https://arxiv.org/abs/2412.14516, weight 1. The authors' code uses weight 0.5 and adds the batch mean of the
-    squares to every pair; mean and gradients are those of this loss, per-pair values are not.
+    Source: https://arxiv.org/abs/2412.14516, weight 1. The authors' code uses weight 0.5 and adds the batch mean of
+    the squares to every pair; mean and gradients are those of this loss, per-pair values are not. The formula was
+    checked against the authors' code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair
@@ -68,7 +69,7 @@ class CalHingeDPO(Loss):
     nats.
     Known failure: alpha decides between a wish and a wall; too small and DPO's push still wins.
     Source: the hinge form of calibration that circulates under the name Cal-DPO. It is not what that paper states:
-    Cal-DPO is squared (`cal_dpo`). Defaults are ours.
+    Cal-DPO is squared (`cal_dpo`). Defaults are ours. Unchecked: there is no publication.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from exptilt.losses.base import Loss, State, batch_arguments
-from exptilt.losses.soft_labels import in_likelier_order, with_soft_labels
-from exptilt.types import Columns, LogProbs, LossResult, PairLoss
+from exptilt.errors import ConfigError
+from exptilt.losses.base import Loss, State, batch_arguments, require_rows
+from exptilt.losses.soft_labels import BothOrders, with_soft_labels
+from exptilt.types import Columns, LogProbs, LossResult, Pair, PairLoss
+
+_SCORED = ("mismatched", "mismatched_reference", "prompt")
+"""Inputs that are log-probabilities, and no columns of rows."""
+_COLUMNS = ("margin", "chosen_score", "rejected_score", "chosen_is_policy", "ranks", "scores")
+"""Inputs that are columns of rows."""
 
 
 class Arguments(NamedTuple):
@@ -19,16 +26,17 @@ class Arguments(NamedTuple):
     policy: Any
     reference: Any = None
     further: Mapping[str, LogProbs | None] = MappingProxyType({})
-    """By name, those of completions under the prompts of other rows."""
+    """By name, those of the completions that are scored beside a row's own."""
 
 
 def completions_per_row(loss: Loss) -> int | None:
     """How many completions of each row are scored; None where a row has any number of them.
 
-    A loss that mixes rows reads one more, under the prompt of the row and written for another.
+    A loss that mixes rows reads one more, under the prompt of the row and written for another; one that reads the prompt,
+    the prompt as the last.
     """
     own = loss.kind.num_completions
-    return None if own is None else own + loss.mixes_rows
+    return None if own is None else own + loss.extra_completions
 
 
 def arguments_of(loss: Loss, policy: LogProbs | Tensor, reference: LogProbs | None = None) -> Arguments:
@@ -52,19 +60,51 @@ def arguments_of(loss: Loss, policy: LogProbs | Tensor, reference: LogProbs | No
         return Arguments((scores[0::2], scores[1::2]) if loss.kind.is_paired else (scores,))
     if isinstance(policy, Tensor):
         raise TypeError(f"{loss.name} is formed from LogProbs; a tensor of scores is what a reward model's loss reads")
-    if completions_per_row(loss) != 2:
+    count = completions_per_row(loss)
+    if count is None or count == 1:
         return Arguments(policy, reference)
-    sides, anchor = policy.sides(), None if reference is None else reference.sides()
-    if not loss.mixes_rows:
-        return Arguments(sides, anchor)
-    (own, other), (own_anchor, other_anchor) = sides, (None, None) if anchor is None else anchor
-    return Arguments(own, own_anchor, {"mismatched": other, "mismatched_reference": other_anchor})
+    columns, anchors = policy.columns(count), None if reference is None else reference.columns(count)
+    further: dict[str, LogProbs | None] = {}
+    if loss.mixes_rows:
+        place = count - loss.extra_completions
+        further = {"mismatched": columns[place], "mismatched_reference": anchors[place] if anchors else None}
+    if loss.reads_prompt:
+        further["prompt"] = columns[-1]
+    if loss.kind.is_paired:
+        return Arguments(Pair(*columns[:2]), Pair(*anchors[:2]) if anchors else None, further)
+    return Arguments(columns[0], anchors[0] if anchors else None, further)
+
+
+def require_callable(loss: Loss) -> None:
+    """Refuse a loss of one's own that could not be called as `call` calls it, before anything is loaded.
+
+    Raises:
+        ConfigError: it asks for what rows do not have, or does not take what it asks for.
+    """
+    unknown = [name for name in loss.inputs if name not in (*_SCORED, *_COLUMNS)]
+    if unknown:
+        known = ", ".join((*_COLUMNS, *_SCORED))
+        raise ConfigError(f"loss {loss.name!r}: inputs: nothing is called {unknown[0]!r}; there are {known}")
+    if loss.extra_completions and loss.kind.num_completions is None:
+        raise ConfigError(
+            f"loss {loss.name!r}: inputs: a loss of kind {loss.kind} cannot have {', '.join(loss.inputs)}, because its rows "
+            "have any number of completions"
+        )
+    flags = {"couples_batch": "weights", "takes_keys": "keys", "is_stateful": "state"}
+    asked = [("inputs", name) for name in loss.inputs]
+    asked += [(flag, name) for flag, name in flags.items() if getattr(loss, flag)]
+    taken = inspect.signature(type(loss).__call__).parameters
+    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values())
+    for attribute, name in [] if takes_all else asked:
+        if name not in taken:
+            raise ConfigError(
+                f"loss {loss.name!r}: {attribute} says that it is called with {name}, but __call__ does not take that"
+            )
 
 
 def columns_needed(loss: Loss) -> tuple[str, ...]:
     """Names of the columns that `call` must be given: those of the kind, and those this loss asks for besides."""
-    mismatched = ("mismatched", "mismatched_reference")
-    return (*loss.kind.columns, *(name for name in loss.inputs if name not in mismatched))
+    return (*loss.kind.columns, *(name for name in loss.inputs if name not in _SCORED))
 
 
 def call(loss: Loss, arguments: Arguments, columns: Columns, state: State | None = None) -> LossResult:
@@ -100,14 +140,17 @@ def call(loss: Loss, arguments: Arguments, columns: Columns, state: State | None
     if soft is not None:
         return with_soft_labels(loss, arguments.policy, arguments.reference, soft, **named)
     result: LossResult = form(arguments.policy, arguments.reference, *by_position, **named)
+    sides = arguments.policy.chosen if loss.kind.is_paired else arguments.policy
+    require_rows(loss, result, len(columns["sizes"]) if "sizes" in loss.kind.columns else len(sides))
     return result
 
 
 def next_state(loss: Any, arguments: Arguments, columns: Columns, state: State) -> State:
     """The state of a stateful loss after the step that formed it with these arguments."""
     policy, reference, weights = arguments.policy, arguments.reference, columns.get("weights")
-    if "p_chosen" in columns:
-        policy, reference = in_likelier_order(policy, reference, columns["p_chosen"])
+    if "p_chosen" in columns and loss.couples_batch:
+        orders = BothOrders.of(columns["p_chosen"])
+        policy, reference, weights = orders.pairs(policy), orders.pairs(reference), orders.weights(weights)
     advanced: State = loss.next_state(state, policy, reference, **batch_arguments(loss, weights))
     return advanced
 

@@ -31,8 +31,9 @@ class CPO(Loss):
 
     Use when: chosen completions are good enough to imitate and no reference fits in memory.
     Known failure: sums favour short completions; the NLL term alone holds the policy.
-    Source: https://arxiv.org/abs/2401.08417 and the authors' first code (their later ARPO variant scales the rejected
-    side). NLL is the token mean over the batch as there; `normalization` names the others.
+    Source: https://arxiv.org/abs/2401.08417 and the authors' first code (their later ARPO variant scales the
+    rejected side). NLL is the token mean over the batch as there; `normalization` names the others. The formula was
+    checked against the authors' code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

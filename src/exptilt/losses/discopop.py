@@ -27,7 +27,8 @@ class DiscoPOP(Loss):
     Use when: reproducing the paper; it was found by search, not derived.
     Known failure: not monotone. At z = 0 the slope is +0.784 (tau 0.05): descent from the reference first lowers the
     margin, to a local minimum at z = -0.1186; the barrier is at z = +0.0720.
-    Source: https://arxiv.org/abs/2406.08414, eq. 5 (number as cited by TRL's `discopop`). No deviation.
+    Source: https://arxiv.org/abs/2406.08414, eq. 5 (number as cited by TRL's `discopop`). No deviation. The formula
+    was checked against the authors' code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

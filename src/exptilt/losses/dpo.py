@@ -27,8 +27,8 @@ class DPO(Loss):
     Use when: pairs have a reference and no better reason speaks for another loss; eps > 0 for labels known to be noisy.
     Known failure: both rewards may fall while the margin grows, as the loss sees only their difference; labels that
     never contradict each other leave it without a finite optimum.
-    Source: https://arxiv.org/abs/2305.18290, eq. 7; label smoothing is the authors' cDPO note (Mitchell, 2023).
-    No deviation.
+    Source: https://arxiv.org/abs/2305.18290, eq. 7; label smoothing is the authors' cDPO note (Mitchell, 2023). No
+    deviation. The equation was checked against the paper's text.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair
@@ -67,7 +67,8 @@ class RobustDPO(Loss):
 
     Use when: the share of flipped labels is known.
     Known failure: not bounded below (slope -eps / (1 - 2 * eps) for large z), so a pair can be pushed apart forever.
-    Source: https://arxiv.org/abs/2403.00409, as TRL's `robust`. No deviation.
+    Source: https://arxiv.org/abs/2403.00409, as TRL's `robust`. No deviation. The formula was checked against TRL's
+    code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

@@ -26,7 +26,7 @@ class DPOP(Loss):
     Use when: chosen and rejected differ in a few tokens and DPO lowers both.
     Known failure: with the paper's lam of 50 one fallen completion outweighs a batch; the loss is then nearly linear.
     Source: https://arxiv.org/abs/2402.13228. The authors published no code; beta 0.3 could not be checked against
-    the paper. No deviation known.
+    the paper. No deviation known. Unchecked: the formula is from a description.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

@@ -29,8 +29,9 @@ class EXO(Loss):
 
     Use when: mode-seeking behaviour on the labels is wanted.
     Known failure: a pair the policy has badly wrong (z very negative) has almost no gradient.
-    Source: https://arxiv.org/abs/2402.00856, eq. 16; eps 1e-3 as in TRL's `exo_pair`. Deviation of the authors' code,
-    not reproduced: its target is (0, -10) without normalisation, which moves the minimum value to -log(1 + exp(-10)).
+    Source: https://arxiv.org/abs/2402.00856, eq. 16; eps 1e-3 as in TRL's `exo_pair`. Deviation of the authors'
+    code, not reproduced: its target is (0, -10) without normalisation, which moves the minimum value to -log(1 +
+    exp(-10)). The formula was checked against the authors' code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair
@@ -70,7 +71,8 @@ class EXOList(Loss):
 
     Use when: every completion has a score on one scale, such as a reward model's.
     Known failure: reverse KL; completions the policy gives up on are not recovered.
-    Source: https://arxiv.org/abs/2402.00856 and the authors' code (beta_pi = beta_r = 0.5). No deviation.
+    Source: https://arxiv.org/abs/2402.00856 and the authors' code (beta_pi = beta_r = 0.5). No deviation. The
+    formula was checked against the authors' code, the equation number is unchecked.
 
     Example:
         >>> import torch

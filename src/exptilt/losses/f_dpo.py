@@ -31,7 +31,8 @@ class FDPO(Loss):
     Use when: diversity matters (forward KL, JS and alpha cover more modes than reverse KL).
     Known failure: 1/u explodes where a likelihood has fallen, so forward_kl and alpha need small learning rates.
     Source: https://arxiv.org/abs/2309.16240 and the authors' code. TRL from 0.29 writes alpha as 1 - a. Deviation:
-    exponentials are continued by their tangent beyond exp(60), where float32 would overflow.
+    exponentials are continued by their tangent beyond exp(60), where float32 would overflow. The formula was
+    checked against the authors' code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

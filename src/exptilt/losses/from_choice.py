@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, get_args
 
 from exptilt.losses import AnyLoss, AnyRewardLoss, Loss, Term
+from exptilt.losses.calls import require_callable
 from exptilt.settings.loss_choice import NamedLoss, OwnLoss
 
 _BY_NAME: dict[str, type[Loss]] = {member.name: member for member in (*get_args(AnyLoss), *get_args(AnyRewardLoss))}
@@ -15,14 +16,17 @@ def build_loss(choice: NamedLoss) -> Any:
     """The loss that a recipe names; a loss object is returned as it is.
 
     Raises:
-        ConfigError: it is one of your own whose source is not what the recipe was written with.
+        ConfigError: it is one of your own whose source is not what the recipe was written with, or cannot be called.
 
     Example:
         >>> from exptilt.settings.loss_choice import LossChoice
         >>> build_loss(LossChoice.of("simpo", gamma=0.5))
         SimPO(name='simpo', beta=2.0, gamma=0.5)
     """
-    return choice if isinstance(choice, Loss) else _built(choice)
+    if isinstance(choice, Loss):
+        require_callable(choice)
+        return choice
+    return _built(choice)
 
 
 def _fields(settings: Any) -> dict[str, Any]:
@@ -33,6 +37,7 @@ def _built(value: Any) -> Any:
     """A setting; losses inside it, as in the terms of a mixture, are built too."""
     if isinstance(value, OwnLoss):
         value.require_unchanged("loss")
+        require_callable(value.loss)
         return value.loss
     if isinstance(value, tuple):
         return tuple(_built(item) for item in value)

@@ -26,8 +26,9 @@ class Hinge(Loss):
 
     Use when: pairs that are already right should leave the gradient.
     Known failure: no gradient at all once every pair is past the margin; nothing then holds the chosen likelihood.
-    Source: https://arxiv.org/abs/2309.06657 (margin 1, as TRL's `hinge`). Deviation: the constant margin is a field.
-    For the form on raw likelihoods without a reference see `slic`.
+    Source: https://arxiv.org/abs/2309.06657 (margin 1, as TRL's `hinge`). Deviation: the constant margin is a
+    field. For the form on raw likelihoods without a reference see `slic`. The formula was checked against TRL's
+    code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

@@ -25,8 +25,9 @@ class IPO(Loss):
     Use when: labels are nearly deterministic and DPO runs away.
     Known failure: its gradient grows with the log-ratio, so outliers need gradient clipping.
     Source: https://arxiv.org/abs/2310.12036, eq. 17, on sums as in the paper. Deviation, off by default:
-    `length_normalized` takes means per token, the form the authors named as the one behind their results and that TRL
-    and HALOs use. The reported rewards are beta times the same log-ratios the loss uses.
+    `length_normalized` takes means per token, the form the authors named as the one behind their results and that
+    TRL and HALOs use. The reported rewards are beta times the same log-ratios the loss uses. The equation was
+    checked against the paper's text.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

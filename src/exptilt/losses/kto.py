@@ -30,10 +30,10 @@ class KTO(Loss):
     Use when: there are thumbs up and down but no pairs. With unequal numbers keep desirable_weight * n_desirable /
     (undesirable_weight * n_undesirable) between 1 and 4/3.
     Known failure: saturates, so rows that are badly wrong are given up; z0 is noisy for small batches.
-    Source: https://arxiv.org/abs/2402.01306, eq. 7 and the authors' code. Deviations of other codes, not reproduced: z0
-    per device's micro-batch (here: over the global batch), exact zeros left out of its mean (HALOs), matched
-    completions with gradients in place of mismatched ones (the old `kto_pair`), no reference point at all
-    (`apo_zero_unpaired`).
+    Source: https://arxiv.org/abs/2402.01306, eq. 7 and the authors' code. Deviations of other codes, not
+    reproduced: z0 per device's micro-batch (here: over the global batch), exact zeros left out of its mean (HALOs),
+    matched completions with gradients in place of mismatched ones (the old `kto_pair`), no reference point at all
+    (`apo_zero_unpaired`). The formula was checked against the authors' code, the equation number is unchecked.
 
     Example:
         >>> def logps(*totals): return LogProbs.from_sums(torch.tensor(totals), torch.tensor([5] * len(totals)))

@@ -28,8 +28,8 @@ class LDDPO(Loss):
     Use when: DPO makes the policy longer and a length penalty is too blunt.
     Known failure: with alpha = 0 the end of the longer completion, its end token included, is not trained at all.
     Source: https://arxiv.org/abs/2409.06411, for policy and reference alike, as TRL from 0.29. Deviation, off by
-    default: `discount_reference: false` discounts the policy only (TRL up to 0.28, LLaMA-Factory); step 0 is then not
-    log 2.
+    default: `discount_reference: false` discounts the policy only (TRL up to 0.28, LLaMA-Factory); step 0 is then
+    not log 2. The formula was checked against TRL's code, the equation number is unchecked.
 
     Example:
         >>> policy = LogProbs(values=torch.tensor([-1.0, -1.0, -4.0]), lengths=torch.tensor([3]))

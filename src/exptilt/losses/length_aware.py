@@ -26,7 +26,8 @@ class RDPO(Loss):
     Use when: annotators prefer longer completions and the policy grows longer than wanted.
     Known failure: alpha is in reward units per token; too large and lengths decide every pair.
     Source: https://arxiv.org/abs/2403.19159. The sign follows from the regularised reward. Default alpha from
-    SamPO's script, as the paper's could not be checked. No other deviation.
+    SamPO's script, as the paper's could not be checked. No other deviation. Unchecked: the formula is from a
+    description.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair
@@ -67,7 +68,8 @@ class LengthNormalizedDPO(Loss):
     Use when: completions differ much in length; note the scale of beta.
     Known failure: a long completion may drift far in total while its mean hardly moves.
     Source: https://arxiv.org/abs/2411.15124 (TRL: `sigmoid_norm`). The default beta 5 is Tulu 3's as reported
-    elsewhere; it could not be checked against the paper.
+    elsewhere; it could not be checked against the paper. The formula was checked against TRL's code, the equation
+    number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

@@ -32,8 +32,9 @@ class LiPO(Loss):
 
     Use when: lists have graded scores (about 0 to 5) and the top of the list matters most.
     Known failure: weights grow as 2^score, so scores on a wide scale drown everything but the best.
-    Source: https://arxiv.org/abs/2402.01878, sum over pairs, by default without normalisation by the ideal metric; codes
-    in circulation differ in such constants. The default beta and the equation number could not be checked.
+    Source: https://arxiv.org/abs/2402.01878, eq. 8 and beta 0.05, checked against the paper's text: a sum over pairs,
+    without normalisation by the ideal metric, the base of the logarithm not named. Codes in circulation differ in such
+    constants.
 
     Example:
         >>> logps = LogProbs.from_sums(torch.tensor([-3.0, -4.0]), torch.tensor([2, 2]))

@@ -143,7 +143,8 @@ class Mixture(WeightedSum):
     Use when: a contrast needs an anchor on absolute likelihoods, or several signals are combined.
     Known failure: terms live on different scales (nats per token, per completion, squares); look at each in the
     metrics.
-    Source: the weights multiply the terms as in TRL from 0.12; TRL 0.9 weighted DPO instead of the NLL.
+    Source: the weights multiply the terms as in TRL from 0.12; TRL 0.9 weighted DPO instead of the NLL. Checked
+    against TRL's code; there is no equation to cite.
 
     Example:
         >>> import torch
@@ -182,7 +183,8 @@ class MPO(WeightedSum):
 
     Use when: reproducing InternVL's recipe; for other terms use `mixture`.
     Known failure: as its terms'; the NLL usually dominates.
-    Source: https://arxiv.org/abs/2411.10442, weights 0.8, 0.2, 1.0. BCO has its running mean; NLL is per completion.
+    Source: https://arxiv.org/abs/2411.10442, weights 0.8, 0.2, 1.0. BCO has its running mean; NLL is per
+    completion. The formula was checked against TRL's code, the equation number is unchecked.
 
     Example:
         >>> import torch

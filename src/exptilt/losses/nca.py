@@ -28,7 +28,8 @@ class NCA(Loss):
 
     Use when: the chosen likelihood must not fall.
     Known failure: the chosen reward is bounded by design, so margins stay small.
-    Source: https://arxiv.org/abs/2402.05369 for K = 2 with the preferred one weighted 1. No deviation.
+    Source: https://arxiv.org/abs/2402.05369 for K = 2 with the preferred one weighted 1. No deviation. The formula
+    was checked against the authors' code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair
@@ -64,8 +65,9 @@ class NCAList(Loss):
 
     Use when: completions have scores and their likelihoods must be held in absolute terms.
     Known failure: with a small score_temperature only the best completion is told apart.
-    Source: https://arxiv.org/abs/2402.05369 and the authors' code, whose alpha is one over the paper's. Not included:
-    the 0.01 the authors' script adds to the best score; add it to the data.
+    Source: https://arxiv.org/abs/2402.05369 and the authors' code, whose alpha is one over the paper's. Not
+    included: the 0.01 the authors' script adds to the best score; add it to the data. The formula was checked
+    against the authors' code, the equation number is unchecked.
 
     Example:
         >>> import torch
@@ -106,8 +108,9 @@ class InfoNCA(Loss):
 
     Use when: completions have scores and only their relative likelihoods matter.
     Known failure: as DPO's; the likelihood of the best completion may fall.
-    Source: https://arxiv.org/abs/2402.05369 and the authors' code. Not included: the 0.01 the authors' script adds to
-    the best score; add it to the data.
+    Source: https://arxiv.org/abs/2402.05369 and the authors' code. Not included: the 0.01 the authors' script adds
+    to the best score; add it to the data. The formula was checked against the authors' code, the equation number is
+    unchecked.
 
     Example:
         >>> import torch

@@ -26,7 +26,8 @@ class ODPO(Loss):
 
     Use when: a score says how much better the chosen completion is.
     Known failure: log of a gap near zero is a large negative offset; drop or floor near-ties in the data.
-    Source: https://arxiv.org/abs/2402.10571; f = log is the authors' main choice. No deviation.
+    Source: https://arxiv.org/abs/2402.10571; f = log is the authors' main choice. No deviation. The formula was
+    checked against the authors' code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from exptilt.kinds import PAIR
-from exptilt.losses.base import Loss, Normalization, check_pair, negative_log_likelihood
+from exptilt.losses.base import Loss, Normalization, check_pair, joined, negative_log_likelihood
 from exptilt.losses.stable import log_odds
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import NonNegative
-from exptilt.types import Pair, PairLoss
+from exptilt.types import LogProbs, Pair, PairLoss
 
 
 @config
@@ -26,9 +26,11 @@ class ORPO(Loss):
     Use when: going from a base model to an aligned one in a single stage.
     Known failure: the contrast is weak at lam 0.1; as p nears 1 odds are ill-defined (means above -1e-7 count as
     -1e-7).
-    Source: https://arxiv.org/abs/2403.07691, lam 0.1. NLL is over the completion's counted tokens; the authors' code
-    and TRL also count the prompt's. Not reproduced: the authors' code divides by the length plus one for padded rows.
-    NLL is the mean of each completion, `normalization` names the others.
+    Source: https://arxiv.org/abs/2403.07691, eq. 6 and 7, checked against the paper's text; lam 0.1. By default the
+    NLL is the paper's, of the completion given its prompt: the mean of its counted tokens; `normalization` names
+    the others. The authors' code and TRL count the tokens of the prompt as well: `nll_over: all`, and
+    `normalization: token` for TRL's mean over the batch. Deviations: turns of users and tools inside a completion
+    are never counted. Not reproduced: the authors' code divides by the length plus one for padded rows.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair
@@ -43,6 +45,8 @@ class ORPO(Loss):
     """Weight of the odds-ratio term, >= 0."""
     normalization: Normalization = "sequence"
     """NLL per token of the batch, per completion by its mean (sequence), or as a sum."""
+    nll_over: Literal["completion", "all"] = "completion"
+    """NLL of the chosen completion alone, or of the prompt and it (all), the first token of the prompt excepted."""
 
     kind: ClassVar = PAIR
     needs_reference: ClassVar[bool] = False
@@ -53,10 +57,22 @@ class ORPO(Loss):
         """Through the number of tokens of the batch."""
         return self.normalization == "token"
 
-    def __call__(self, policy: Pair, reference: Pair | None = None, weights: Tensor | None = None) -> PairLoss:
-        """Loss and rewards lam * mean log-probability of each pair, (B,) nats."""
+    @property
+    def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The prompt's log-probabilities, where they count."""
+        return ("prompt",) if self.nll_over == "all" else ()
+
+    def __call__(
+        self,
+        policy: Pair,
+        reference: Pair | None = None,
+        weights: Tensor | None = None,
+        prompt: LogProbs | None = None,
+    ) -> PairLoss:
+        """Loss and rewards lam * mean log-probability of each pair, (B,) nats; `prompt` is read where `nll_over` is all."""
         check_pair(policy)
         chosen, rejected = policy.chosen.mean(), policy.rejected.mean()
         contrast = -logsigmoid(log_odds(chosen) - log_odds(rejected))
-        loss = negative_log_likelihood(policy.chosen, self.normalization, weights) + self.lam * contrast
+        imitated = policy.chosen if self.nll_over == "completion" else joined(prompt, policy.chosen)
+        loss = negative_log_likelihood(imitated, self.normalization, weights) + self.lam * contrast
         return PairLoss(loss, self.lam * chosen.detach(), self.lam * rejected.detach())

@@ -35,8 +35,8 @@ class PlackettLuce(Loss):
 
     Use when: more than two completions per prompt are ranked.
     Known failure: as DPO's, for every pair of the ranking. `average` costs 2^t for t tied completions.
-    Source: https://arxiv.org/abs/2305.18290, appendix A.3, from its description, as the authors published no code for
-    it. The treatment of ties is ours.
+    Source: https://arxiv.org/abs/2305.18290, appendix A.3, from its description, as the authors published no code
+    for it. The treatment of ties is ours. Unchecked: the formula is from a description.
 
     Example:
         >>> logps = LogProbs.from_sums(torch.tensor([-3.0, -3.0, -4.0]), torch.tensor([2, 2, 2]))
@@ -71,6 +71,7 @@ class PlackettLuceReward(Loss):
     Use when: a reward model is trained on rankings rather than pairs.
     Known failure: only differences inside a group are determined.
     Source: Plackett (1975) and Luce (1959); for two completions it is Bradley-Terry. Ties as in `plackett_luce`.
+    Unchecked: the formula is from a description.
 
     Example:
         >>> out = PlackettLuceReward()(torch.tensor([1.0, 0.0]), torch.tensor([2]), torch.tensor([1, 2]))

@@ -26,8 +26,9 @@ class REBEL(Loss):
 
     Use when: completions have scores on a scale that means something (a reward model, a judge's points).
     Known failure: the score's scale sets the strength: scores from 0 to 100 at beta 1 ask for log-ratios of 100 nats.
-    Source: https://arxiv.org/abs/2404.16767, regression objective; the paper's 1 / eta is beta here. The reference is the
-    policy of the last iteration there, and that of the run here. The default beta is ours.
+    Source: https://arxiv.org/abs/2404.16767, regression objective; the paper's 1 / eta is beta here. The reference
+    is the policy of the last iteration there, and that of the run here. The default beta is ours. Unchecked: the
+    formula is from a description.
 
     Example:
         >>> import torch

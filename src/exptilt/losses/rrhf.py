@@ -29,7 +29,7 @@ class RRHF(Loss):
     Use when: imitation of the best is wanted with a mild ranking pressure.
     Known failure: no margin; a list in the right order contributes nothing but imitation.
     Source: https://arxiv.org/abs/2304.05302 and the authors' code, whose NLL also averages over padding (not
-    reproduced).
+    reproduced). The formula was checked against the authors' code, the equation number is unchecked.
 
     Example:
         >>> logps = LogProbs.from_sums(torch.tensor([-4.0, -2.0]), torch.tensor([2, 2]))
@@ -72,8 +72,9 @@ class PRO(Loss):
     Use when: reproducing the paper, or imitation with graded contrasts is wanted.
     Known failure: tied scores have temperature 0, that is no contrast; the imitation term is a sum and dominates long
     lists.
-    Source: https://arxiv.org/abs/2306.17492 and the authors' code. Deviation: its 1e-10 inside the logarithm is left
-    out, as the logarithm of the sum is taken stably.
+    Source: https://arxiv.org/abs/2306.17492 and the authors' code. Deviation: its 1e-10 inside the logarithm is
+    left out, as the logarithm of the sum is taken stably. The formula was checked against the authors' code, the
+    equation number is unchecked.
 
     Example:
         >>> logps = LogProbs.from_sums(torch.tensor([-4.0, -2.0]), torch.tensor([2, 2]))

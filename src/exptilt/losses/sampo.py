@@ -32,8 +32,9 @@ class SamPO(Loss):
 
     Use when: DPO's reward is dominated by length.
     Known failure: the loss is noisy for pairs of very different lengths.
-    Source: https://arxiv.org/abs/2406.10957. Deviation: the authors' code draws apart for policy and reference, as each
-    forward draws anew; here they share positions unless `share_draw` is false, so that step 0 is zero.
+    Source: https://arxiv.org/abs/2406.10957. Deviation: the authors' code draws apart for policy and reference, as
+    each forward draws anew; here they share positions unless `share_draw` is false, so that step 0 is zero. The
+    formula was checked against the authors' code, the equation number is unchecked.
 
     Example:
         >>> long = LogProbs(values=torch.tensor([-1.0, -1.0, -1.0]), lengths=torch.tensor([3]))

@@ -26,8 +26,8 @@ class SFT(Loss):
 
     Use when: starting from a base model, or as the reference of a preference run.
     Known failure: mistaking the normalisations for one another; they differ by the spread of lengths.
-    Source: token as in TRL and HALOs, sum as in the DPO authors' code (where a gradient clip of 10 is active for that
-    reason).
+    Source: token as in TRL and HALOs, sum as in the DPO authors' code (where a gradient clip of 10 is active for
+    that reason). All three were checked against code; there is no equation to cite.
 
     Example:
         >>> import torch

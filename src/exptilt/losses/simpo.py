@@ -25,8 +25,8 @@ class SimPO(Loss):
 
     Use when: the memory or time for a reference is missing and completions differ in length.
     Known failure: nothing holds the policy; small learning rates (3e-7 to 1e-6) are part of the method.
-    Source: https://arxiv.org/abs/2405.14734, eq. 6 and the authors' code, which states gamma as a share of beta: the
-    defaults are beta 2 and gamma/beta 0.5. No deviation.
+    Source: https://arxiv.org/abs/2405.14734, eq. 6 and the authors' code, which states gamma as a share of beta:
+    the defaults are beta 2 and gamma/beta 0.5. No deviation. The equation was checked against the paper's text.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair
@@ -66,8 +66,9 @@ class AlphaPO(Loss):
 
     Use when: SimPO lowers the chosen likelihood too fast.
     Known failure: r grows exponentially in -p; far below typical means its gradient is huge.
-    Source: https://arxiv.org/abs/2501.03884, as in TRL. Deviation: the exponential is continued by its tangent beyond
-    exp(60), where float32 would overflow.
+    Source: https://arxiv.org/abs/2501.03884, as in TRL. Deviation: the exponential is continued by its tangent
+    beyond exp(60), where float32 would overflow. The formula was checked against TRL's code, the equation number is
+    unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

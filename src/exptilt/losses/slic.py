@@ -30,8 +30,8 @@ class SLiC(Loss):
     Use when: chosen completions may be imitated and no reference is wanted.
     Known failure: sums favour short completions; delta is in nats of the whole sequence.
     Source: https://arxiv.org/abs/2305.10425; delta and lam as in HALOs, since the paper's could not be checked. The
-    paper regularises on the SFT target; here, as in use, that is the chosen completion. The hinge against a reference
-    (RSO) is `hinge`.
+    paper regularises on the SFT target; here, as in use, that is the chosen completion. The hinge against a
+    reference (RSO) is `hinge`. The formula was checked against HALOs' code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

@@ -27,8 +27,9 @@ class SPPO(Loss):
 
     Use when: each round samples several completions per prompt and a preference model estimates win probabilities.
     Known failure: gradients grow with the log-ratios (a target is hundreds of nats at beta 1e-3): clip them.
-    Source: https://arxiv.org/abs/2405.00675 and the authors' code (beta is one over the paper's eta; the factor
-    1/2 is the code's). TRL's hard-label form is `sppo_hard`.
+    Source: https://arxiv.org/abs/2405.00675 and the authors' code (beta is one over the paper's eta; the factor 1/2
+    is the code's). TRL's hard-label form is `sppo_hard`. The formula was checked against the authors' code, the
+    equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair
@@ -76,6 +77,7 @@ class SPPOHard(Loss):
     Use when: only pairs exist, without win probabilities.
     Known failure: as SPPO's; certain labels also make its targets extreme.
     Source: https://arxiv.org/abs/2405.00675 as in TRL. Deviation from the paper: labels 1 and 0, and no factor 1/2.
+    The formula was checked against TRL's code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

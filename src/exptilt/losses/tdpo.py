@@ -26,7 +26,8 @@ class TDPO1(Loss):
 
     Use when: the KL divergence must be balanced between chosen and rejected side.
     Known failure: its gradient also raises the chosen side's KL; the authors prefer TDPO2.
-    Source: https://arxiv.org/abs/2404.11999 and the authors' code. No deviation.
+    Source: https://arxiv.org/abs/2404.11999 and the authors' code. No deviation. The formula was checked against
+    the authors' code, the equation number is unchecked.
 
     Example:
         >>> import torch
@@ -66,7 +67,8 @@ class TDPO2(Loss):
 
     Use when: diversity must be kept at a given reward.
     Known failure: needs the full distribution of policy and reference at every position.
-    Source: https://arxiv.org/abs/2404.11999 and the authors' code. No deviation.
+    Source: https://arxiv.org/abs/2404.11999 and the authors' code. No deviation. The formula was checked against
+    the authors' code, the equation number is unchecked.
 
     Example:
         >>> import torch

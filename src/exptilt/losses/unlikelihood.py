@@ -26,8 +26,9 @@ class Unlikelihood(Loss):
     Use when: a baseline is needed.
     Known failure: `sequence` has no lower bound: the rejected likelihood falls forever and text degenerates, as the DPO
     paper reports. `token` is bounded below by the NLL.
-    Source: https://arxiv.org/abs/2305.18290, section 6 (alpha in [0, 1]); https://arxiv.org/abs/1908.04319 for tokens.
-    Both from their descriptions; token probabilities above exp(-1e-7) count as that.
+    Source: https://arxiv.org/abs/2305.18290, section 6 (alpha in [0, 1]); https://arxiv.org/abs/1908.04319 for
+    tokens. Both from their descriptions; token probabilities above exp(-1e-7) count as that. Unchecked: the formula
+    is from a description.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

@@ -28,7 +28,8 @@ class WPO(Loss):
     Use when: pairs come from other models than the policy.
     Known failure: off-policy data gets small weights throughout, which acts as a small learning rate.
     Source: https://arxiv.org/abs/2406.11827 and the authors' code, which caps the product at 1. Deviation, off by
-    default: `cap: false`, as TRL from 0.29.
+    default: `cap: false`, as TRL from 0.29. The formula was checked against the authors' code, the equation number
+    is unchecked.
 
     Example:
         >>> import torch

@@ -28,7 +28,8 @@ class XPO(Loss):
 
     Use when: training online with a judge.
     Known failure: the term is linear and unbounded below; alpha must stay small.
-    Source: https://arxiv.org/abs/2405.21046; default alpha as in TRL's XPO trainer, since the paper gives none.
+    Source: https://arxiv.org/abs/2405.21046; default alpha as in TRL's XPO trainer, since the paper gives none. The
+    formula was checked against TRL's code, the equation number is unchecked.
 
     Example:
         >>> from exptilt.types import LogProbs, Pair

@@ -46,7 +46,7 @@ class Load:
         """
         tokens = counted = pairs = 0
         for group in groups:
-            prompt, fed = len(group.prompt), [len(side.ids) - 1 for side in group.completions]
+            prompt, fed = len(group.prompt), [len(side.ids) - 1 for side in group.following]
             tokens += prompt + sum(fed)
             counted += sum(side.length for side in group.completions)
             pairs += prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in fed)

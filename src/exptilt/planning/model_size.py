@@ -165,7 +165,7 @@ def shortened(architecture: PreTrainedConfig, layers: int) -> PreTrainedConfig:
 
 
 def _fed(group: Group) -> int:
-    return len(group.prompt) + sum(len(side.ids) - 1 for side in group.completions)
+    return group.num_fed
 
 
 def _on_meta(architecture: PreTrainedConfig, adapter: AdapterConfig | None, kind: ModelHead) -> Any:

@@ -78,8 +78,9 @@ def _one_by_one(model: Any, groups: Sequence[Group]) -> Tensor:
     inner, states = causal_lm(model), []
     for group in groups:
         for completion in group.completions:
-            fed = np.concatenate([group.prompt, completion.ids])[:-1].astype(np.int64)
-            places = len(group.prompt) + np.flatnonzero(completion.counted) - 1
+            before = group.before(completion)
+            fed = np.concatenate([before, completion.ids])[:-1].astype(np.int64)
+            places = len(before) + np.flatnonzero(completion.counted) - 1
             output = inner.base_model(input_ids=torch.from_numpy(fed)[None].to(inner.device), use_cache=False)
             states.append(output.last_hidden_state[0][torch.from_numpy(places).to(inner.device)])
     return torch.cat(states)

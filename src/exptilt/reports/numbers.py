@@ -37,7 +37,7 @@ def number(value: float | None, decimals: int | None = None) -> str:
 def estimate(measured: Estimate | None, *, percent: bool = False) -> str:
     """Format a number with its interval, both to the digits that the interval supports.
 
-    Intervals that were measured to hold the truth less than 90 times in 100 are marked.
+    Behind intervals of few prompts, and of those measured to hold the truth less than 90 times in 100, it says how often.
 
     Example:
         >>> estimate(Estimate(value=0.6213, low=0.5902, high=0.6511), percent=True)
@@ -55,8 +55,7 @@ def estimate(measured: Estimate | None, *, percent: bool = False) -> str:
     digits = (
         1 if percent else max(0, min(6, 1 - math.floor(math.log10(high - low)))) if high > low else _decimals(value)
     )
-    mark = f" (covers {100 * (measured.coverage or 0):.0f} %)" if measured.is_doubtful else ""
-    return f"{number(value, digits)}{unit} [{number(low, digits)}, {number(high, digits)}]{mark}"
+    return f"{number(value, digits)}{unit} [{number(low, digits)}, {number(high, digits)}]{measured.coverage_note}"
 
 
 def factor(nats: float) -> Markup:

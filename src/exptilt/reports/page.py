@@ -21,6 +21,7 @@ from exptilt.reports.page_files import environment, require_reports, write_files
 from exptilt.reports.report_inputs import Inputs, read_inputs
 from exptilt.reports.tables import page_sections
 from exptilt.reports.tables.data_facts import data_groups
+from exptilt.reports.tables.further_evaluations import further_evaluations
 from exptilt.reports.tables.paired import paired_differences
 from exptilt.reports.tables.rounds_table import round_rows
 from exptilt.reports.tone import Conclusion, PageAnswer
@@ -117,6 +118,7 @@ def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
         "data": data_groups(inputs.runs),
         "measured": page_sections.measured_tables(inputs.runs),
         "gaps": page_sections.gap_tables(inputs.runs),
+        "further": further_evaluations(inputs.runs),
         "benchmarks": [(run.name, rows) for run in inputs.runs if (rows := page_sections.section_rows(run))],
         "gainers": [
             (run.name, run.evaluation.gainers) for run in inputs.runs if run.evaluation and run.evaluation.gainers
@@ -175,6 +177,7 @@ def _numbers(run: RunContents, inputs: Inputs) -> ReportedRun:
             **{name: [line.get(name) for line in run.metrics] for name in names},
         },
         evaluation=run.evaluation.known() if run.evaluation else None,
+        further={name: one.known() for name, one in run.further.items()},
         samples=tuple(
             {"reference_score": sample.reference_score, "policy_score": sample.policy_score} for sample in run.samples
         ),

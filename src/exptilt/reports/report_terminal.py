@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from rich.table import Table
@@ -13,6 +14,8 @@ from exptilt.reports.tables.page_sections import frontier_rows
 from exptilt.reports.words.conclusion import conclusion_of
 from exptilt.run_folder.frontier_record import Frontier
 
+_NOTE = re.compile(r" \(covers [^)]*\)")
+"""What stands behind the intervals of few prompts; here the line below the table says it once."""
 _STYLES = {"good": "green", "bad": "red", "unsure": "default", "none": "dim"}
 
 
@@ -21,12 +24,17 @@ def frontier_table(frontier: Frontier) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", caption_justify="left")
     table.add_column("policy", min_width=12)
     for name in (frontier.reward_name, "KL, nats", "of the optimum"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     rows = frontier_rows(frontier)
     for row in rows:
         reward, kl, _above, share, *_ = row.cells  # what fits in 80 columns; the page has all of it
-        table.add_row(Text(row.name), Text(reward), Text(kl), Text(share.replace(" *", "*")))
+        cells = (_NOTE.sub("", cell) for cell in (reward, kl, share.replace(" *", "*")))
+        table.add_row(Text(row.name), *map(Text, cells))
     told = "Intervals cover other prompts, not other seeds of the training."
+    shown = [one for point in frontier.ends for one in (point.reward, point.kl, point.fraction) if one is not None]
+    measured = [one.coverage for one in shown if one.interval and one.coverage is not None]
+    if measured:
+        told += f"\nWith so many prompts at least {100 * min(measured):.0f} % of such intervals held the truth when measured."
     if any(cell.endswith("*") for row in rows for cell in row.cells):
         told += "\n* few samples carry the optimum there: the interval spans two corrections"
     table.caption = told

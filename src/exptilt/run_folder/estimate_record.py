@@ -12,6 +12,8 @@ from exptilt.run_folder.record import FilePart
 
 DOUBTFUL = 0.9
 """Intervals measured to cover less are marked wherever they are printed."""
+FEW = 30
+"""With fewer prompts the measured coverage stands beside every interval; from here on intervals hold what they say."""
 
 
 class Estimate(FilePart):
@@ -66,9 +68,23 @@ class Estimate(FilePart):
         """Whether intervals like this one were measured to hold the truth less than 90 times in 100."""
         return self.interval is not None and self.coverage is not None and self.coverage < DOUBTFUL
 
+    @property
+    def coverage_note(self) -> str:
+        """How often such intervals hold the truth, where that must stand beside one; empty elsewhere.
+
+        Example:
+            >>> Estimate(value=0.5, low=0.2, high=0.8, n=10, coverage=0.94).coverage_note
+            ' (covers 94 %)'
+            >>> Estimate(value=0.5, low=0.2, high=0.8, n=100, coverage=0.94).coverage_note
+            ''
+        """
+        few = self.n is not None and self.n < FEW
+        if self.interval is None or self.coverage is None or not (few or self.is_doubtful):
+            return ""
+        return f" (covers {'only ' if self.is_doubtful else ''}{100 * self.coverage:.0f} %)"
+
     def __str__(self) -> str:
         value = "undefined" if self.value is None else f"{self.value:.3f}"
         if self.interval is None:
             return f"{value} [unknown]"
-        mark = f" (covers {100 * (self.coverage or 0):.0f} %)" if self.is_doubtful else ""
-        return f"{value} [{self.low:.3f}, {self.high:.3f}]{mark}"
+        return f"{value} [{self.low:.3f}, {self.high:.3f}]{self.coverage_note}"

@@ -221,7 +221,7 @@ class Evaluation(FileRecord):
     log_loss: Estimate | None = None
     """Of a reward model, mean of -log sigmoid(margin) over pairs, nats; log 2 where it knows nothing."""
     num_ties: int | None = None
-    """Of a reward model, held-out pairs that people found equally good; they are in no accuracy."""
+    """Held-out pairs that people found equally good (p_chosen 0.5): they have no right side, and are in no accuracy."""
     reward_on_length: dict[str, LengthSlope | None] = Field(default_factory=dict)
     """On `data` and on the policy's own `samples`; None where all have one length."""
     sections: Sections | None = None

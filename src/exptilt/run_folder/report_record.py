@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from exptilt.run_folder.record import FilePart, FileRecord
 
 
@@ -45,6 +47,8 @@ class ReportedRun(FilePart):
     """Columns of metrics.jsonl."""
     evaluation: dict[str, Any] | None = None
     """`Evaluation`."""
+    further: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """By name, further evaluations of the folder."""
     samples: tuple[dict[str, float | None], ...] = ()
     """Scores of the side-by-sides."""
     verdict: ConclusionRecord

@@ -32,6 +32,8 @@ class RunContents:
     data: DataReport | None
     metrics: tuple[dict[str, float], ...]
     evaluation: Evaluation | None
+    further: dict[str, Evaluation]
+    """By name, evaluations on other rows, of another policy or against another reference (`evaluation-NAME.json`)."""
     samples: tuple[SideBySide, ...]
     frontier: Frontier | None
     notices: tuple[str, ...]
@@ -89,8 +91,16 @@ def read_run(folder: Path) -> RunContents:
         data=reader.record(DataReport, DATA),
         metrics=reader.metrics(),
         evaluation=reader.record(Evaluation, EVALUATION),
+        further=_further(reader, folder),
         samples=reader.records(SideBySide, SAMPLES),
         frontier=reader.record(Frontier, FRONTIER),
         margins=reader.records(PairMargin, margins_of()),
         notices=reader.all_notices(),
     )
+
+
+def _further(reader: RecordReader, folder: Path) -> dict[str, Evaluation]:
+    prefix = EVALUATION.removesuffix(".json") + "-"
+    paths = sorted(folder.glob(f"{prefix}*.json"))
+    found = {path.stem.removeprefix(prefix): reader.record(Evaluation, path.name) for path in paths}
+    return {name: evaluation for name, evaluation in found.items() if evaluation is not None}

@@ -136,7 +136,7 @@ def _close(session: Session) -> None:
 
 def _measure(session: Session) -> None:
     """Write evaluation.json, its margins and samples.jsonl, against the reference the run had throughout."""
-    recipe, folder, tokenizer, held_out = session.recipe, session.folder, session.tokenizer, session.held_out
+    recipe, folder, tokenizer, held_out = session.recipe, session.folder, session.tokenizer, session.rows.test
     if not held_out or recipe.loss.kind.imitates:  # SFT makes the reference: it has none
         return
     session.console.print(detectable_line(held_out, recipe.evaluate.level), soft_wrap=True, highlight=False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from exptilt.data.chained import Chained
 from exptilt.data.groups import Group
+from exptilt.data.prepared import Prepared
 from exptilt.policies.reference.references import START, LiveReference, TableReference, table_reference
 from exptilt.processes.world import World
 from exptilt.runs.run_batches import ObjectiveBatches
@@ -18,8 +19,7 @@ from exptilt.training.objective import Objective
 def groups_to_score(
     objective: Objective,
     setup: Setup,
-    held_out: Sequence[Group],
-    train: Sequence[Group],
+    rows: Prepared,
     batches: ObjectiveBatches,
     num_steps: int,
 ) -> Chained:
@@ -28,10 +28,12 @@ def groups_to_score(
     Of the training rows these are all, or those of the steps that run where they do not go through all of them.
     """
     loss = objective.loss
-    compares = bool(loss.needs_reference)
-    parts: list[Sequence[Group]] = [held_out] if compares or (loss.kind.is_paired and loss.kind.has_reference) else []
+    compares, adds = bool(loss.needs_reference), bool(loss.extra_completions)
+    parts: list[Sequence[Group]] = [rows.test] if loss.kind.is_paired and loss.kind.has_reference else []
+    if compares and (adds or not loss.kind.is_paired):
+        parts.append(objective.prepare(rows.test))
     if compares and not setup.moves:
-        parts.append(batches.groups(num_steps) if loss.mixes_rows or num_steps < batches.num_steps else train)
+        parts.append(batches.groups(num_steps) if adds or num_steps < batches.num_steps else rows.train)
     return Chained(*parts)
 
 

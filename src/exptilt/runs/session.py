@@ -91,7 +91,7 @@ class Session:
             products=self.setup.products,
             tokenizer=self.tokenizer,
             rows=self.rows.train,
-            held_out=self.held_out,
+            held_out=self.rows.test,
             held_out_sums=self._held_out_sums,
             contradicting=_contradicting(self.rows, self.recipe.data.on_conflict),
             quiet=self.console.quiet,
@@ -159,7 +159,7 @@ def open_session(
     _say(console, words)
     scored = ObjectiveBatches(batches, objective, tokens, world)
     num_steps = steps_in(recipe.train, batches.num_steps)
-    groups = groups_to_score(objective, setup, held_out, rows.train, scored, num_steps)
+    groups = groups_to_score(objective, setup, rows, scored, num_steps)
     table = table_of(recipe.reference, models, groups, recipe.batch.at_once, world)
     if table is not None:
         folder.update_manifest(reference=ReferenceIdentity(identity=table.identity, source=table.source))

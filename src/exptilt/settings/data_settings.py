@@ -45,6 +45,7 @@ Format = Literal[
     "answers",
     "generations",
     "ranking",
+    "multiple_choice",
     "stepwise",
     "rating",
     "rated_messages",

@@ -70,13 +70,18 @@ def _column(name: str, groups: Sequence[Group], loss: Loss, device: torch.device
     missing = [group.id for group, value in zip(groups, values, strict=True) if value is None]
     if missing:
         raise DataError(
-            f"{missing[0]}: loss {loss.name!r} needs {name.replace('_', ' ')} in every row; "
+            f"{missing[0]}: loss {loss.name!r} needs {name.replace('_', ' ')} in every row{_SAID_BY.get(name, '')}; "
             f"{len(missing)} of these rows have none"
         )
     flat = [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
     if name in _POSITIONS:
         return torch.tensor(flat)
     return on_device(flat, device, torch.bool if name == "desirable" else torch.float32)
+
+
+_SAID_BY = dict.fromkeys(
+    ("chosen_score", "rejected_score"), " (columns chosen_score and rejected_score, or a ranking's scores)"
+)
 
 
 def _best(group: Group) -> int | None:

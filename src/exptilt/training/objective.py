@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exptilt.data.groups import Completion, Group, key_of
+from exptilt.data.groups import Completion, Group, key_of, prompt_of
 from exptilt.data.mixing import TwoOf
 from exptilt.errors import DataError
-from exptilt.losses.calls import arguments_of, call, completions_per_row, next_state
+from exptilt.losses.calls import arguments_of, call, completions_per_row, next_state, require_callable
 from exptilt.losses.rounding import RELATIVE
 from exptilt.training.columns import columns_of
 from exptilt.training.output import Output, no_weight, not_finite
 from exptilt.training.score_measures import score_measures
 from exptilt.training.sums import Sums
-from exptilt.types import LogProbs, LossResult, Measured, on_device, widest
+from exptilt.types import LogProbs, LossResult, Measured, by_belief, on_device, widest
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Objective:
     """The same with the latest batch counted in; `advance` makes them the state."""
 
     def __post_init__(self) -> None:
+        require_callable(self.loss)
         if self.loss.is_stateful:
             self.state = {**self.loss.initial_state(), **self.state}
         self.upcoming = dict(self.state)
@@ -76,10 +77,11 @@ class Objective:
             return replace(_output(groups, scores, result, measured), scored="score")
         if self.loss.kind.is_paired and scores.references is not None:
             columns["indistinct"] = _indistinct(scores)
+        ordered = scores.by_belief(columns.get("p_chosen"))
         measured = {f"rewards/{name}": value for name, value in result.rewards(columns).items()}
         sides = self.loss.kind.sides
         for position, side in enumerate(sides):
-            measured |= scores.levels(f"/{side}" if len(sides) > 1 else "", position)
+            measured |= ordered.levels(f"/{side}" if len(sides) > 1 else "", position)
         return _output(groups, scores, result, measured)
 
     def _require_whole_batch(self, groups: Sequence[Group]) -> None:
@@ -102,7 +104,8 @@ class Objective:
         if self.loss.kind.imitates:  # such a loss may weigh completions, by their lengths alone
             lengths = torch.tensor([one.length for group in groups for one in group.completions], dtype=torch.int64)
             blank = LogProbs(values=torch.zeros(int(lengths.sum())), lengths=lengths)
-            own = self.loss(blank, blank).weight
+            columns = columns_of(groups, self.loss, lengths.device)
+            own = call(self.loss, arguments_of(self.loss, blank, blank), columns, self.state).weight
             weights = weights if own is None else weights * own
         return float(weights.sum())
 
@@ -112,10 +115,15 @@ class Objective:
         KTO's reference point needs completions under prompts of other rows: each row gets the completion of the next row
         with another prompt, in an order fixed by the row ids, so that neither shuffling nor splitting changes the pairing.
         A row that is there twice stands in that order once, and one of weight 0 not at all. Where the completion would be
-        longer than the longest row of the batch its end is cut, so that it fits where the rows fit.
+        longer than the longest row of the batch its end is cut, so that it fits where the rows fit. A loss that reads the
+        prompt has it as a last completion.
         """
-        if not self.loss.mixes_rows:
-            return list(groups)
+        prepared = self._with_mismatched(groups) if self.loss.mixes_rows else list(groups)
+        if not self.loss.reads_prompt:
+            return prepared
+        return [replace(group, completions=(*group.completions, prompt_of(group))) for group in prepared]
+
+    def _with_mismatched(self, groups: Sequence[Group]) -> list[Group]:
         order = _distinct(groups)
         places = {key_of(group): place for place, group in enumerate(order)}
         longest = max((len(group.prompt) + len(group.completions[0].ids) for group in groups), default=0)
@@ -185,6 +193,17 @@ class _Scores(NamedTuple):
         references = reference.sum().view(-1, per_group) if reference is not None else None
         return cls(totals, policy.lengths.view(-1, per_group).to(totals.dtype), references)
 
+    def by_belief(self, p_chosen: Tensor | None) -> _Scores:
+        """Of pairs, with the side first that is likelier the better one; see `types.by_belief`."""
+        if p_chosen is None:
+            return self
+
+        def ordered(values: Tensor) -> Tensor:
+            return torch.stack(by_belief(p_chosen, values[:, 0], values[:, 1]), dim=1)
+
+        references = None if self.references is None else ordered(self.references)
+        return _Scores(ordered(self.totals), ordered(self.lengths), references)
+
     def levels(self, suffix: str, side: int) -> Measured:
         """Where the log-probabilities of one column stand, and how far they moved from the reference."""
         total, lengths = self.totals[:, side], self.lengths[:, side]
@@ -205,7 +224,7 @@ def _indistinct(scores: _Scores) -> Tensor:
     """
     assert scores.references is not None  # noqa: S101  (the caller looked; tells the type checker)
     moved = scores.totals - scores.references
-    size = (scores.totals.abs() + scores.references.abs()).sum(1)
+    size = (scores.totals.abs() + scores.references.abs())[:, :2].sum(1)
     return (moved[:, 0] - moved[:, 1]).abs() <= RELATIVE * size
 
 
@@ -222,7 +241,7 @@ def _output(groups: Sequence[Group], scores: _Scores, result: LossResult, measur
     sums.add_block(("loss", *measured), (values * rows).sum(1).view(-1, 2))
     unique = sum(group.num_tokens for group in groups)
     # With the prompt before every completion, as tokens are counted where prompts are not shared.
-    sums.count("tokens", unique + sum((len(group.completions) - 1) * len(group.prompt) for group in groups))
+    sums.count("tokens", unique + sum((len(group.following) - 1) * len(group.prompt) for group in groups))
     sums.count("unique_tokens", unique)
     return Output((rows * own * losses).sum(), sums, groups, scores.totals.flatten(), losses.detach())
 

@@ -123,7 +123,7 @@ def attention_operations(model: Any, groups: Sequence[Group]) -> float:
 def _reach(group: Group) -> float:
     """Number of positions attended to by all unique tokens of a group: a completion's token sees the prompt, too."""
     prompt = len(group.prompt)
-    lengths = [len(completion.ids) for completion in group.completions]
+    lengths = [len(completion.ids) for completion in group.following]
     return prompt * (prompt + 1) / 2 + sum(length * prompt + length * (length + 1) / 2 for length in lengths)
 
 

@@ -43,7 +43,6 @@ from exptilt.runs.run_start import inputs_of
 from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
-from exptilt.training.objective import Objective
 
 
 def evaluate(
@@ -140,7 +139,7 @@ def _evaluated(
         raise DataError(
             f"{recipe.data.train}: no held-out rows; name some with data.test=... or data.test_fraction=0.1"
         )
-    held_out = Objective(build_loss(recipe.loss)).prepare(rows.test)
+    held_out = rows.test
     Console().print(detectable_line(held_out, recipe.evaluate.level), highlight=False, soft_wrap=True)
     name = _evaluation_file(recipe, overrides, policy)
     wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed)
@@ -234,7 +233,9 @@ def _loaded(where: ModelConfig, kind: LossKind) -> tuple[Any, Any]:
 
 
 def _prepared(recipe: Recipe, model: Any, tokenizer: Any) -> Prepared:
-    rows = prepare(recipe.data, tokenizer, recipe.loss.kind, context_length(model))
+    """The rows; ties, which measuring leaves out of accuracies and counts, are refused only where training would be."""
+    data = replace(recipe.data, on_tie="keep") if recipe.data.on_tie == "error" else recipe.data
+    rows = prepare(data, tokenizer, recipe.loss.kind, context_length(model))
     print_report(rows.report, Console(stderr=True))
     return rows
 

@@ -239,3 +239,11 @@ def test_a_misspelt_column_brings_the_format_that_was_meant_first():
     assert "preference: prompt, chosen, rejected" in str(caught.value)
     with pytest.raises(DataError, match="the most common formats: preference: prompt, chosen, rejected; ranking: "):
         find([{"x": 1}], "file")
+
+
+def test_scores_of_both_sides_stay_with_them_and_the_margin_is_their_difference(read):
+    row = {"prompt": "Q", "chosen": "a", "rejected": "b", "chosen_score": 3.0, "rejected_score": 0.5}
+    assert (read(row)[1].scores, read(row)[1].margin) == ((3.0, 0.5), 2.5)
+    assert (read({**row, "margin": 1.0})[1].scores, read({**row, "margin": 1.0})[1].margin) == ((3.0, 0.5), 1.0)
+    del row["rejected_score"]
+    assert (read(row)[1].scores, read(row)[1].margin) == (None, None)

@@ -63,6 +63,8 @@ def test_names_are_the_choices_of_the_setting():
         (NECTAR, "answers", (user("What is a fjord?"),), ((bot("A kind of car."),), (bot("An inlet."),))),
         ({"instruction": "Q", "generations": ["a", "b"], "ratings": [1, 5], "rationales": ["", ""]}, "generations", "Q",
          ("a", "b")),
+        ({"question": "Q", "subject": "law", "choices": ["a", "b", "c", "d"], "answer": 2}, "multiple_choice", "Q",
+         ("a", "b", "c", "d")),
         ({"prompt": "Q", "chosen": ["a"], "rejected": ["b", "c"], "num_correct": 1, "total_completions": 3}, "best_of",
          "Q", ("a", "b", "c")),
         ({"question": {"full_text": "Q"}, "answer_0": "a", "answer_1": "b", "score_0": -0.5, "score_1": 0.5}, "webgpt",
@@ -99,6 +101,39 @@ def test_ultrafeedback_ratings_are_text_and_not_all_are_numbers(read, refused):
     assert refused({**ULTRA, "completions": ULTRA["completions"][:1]}) == "wrong_type"
     equal = [{"response": said, "fine-grained_score": 2.0} for said in "ab"]
     assert ranking_to_preferences(read({**ULTRA, "completions": equal})[1])[0].p_chosen == 0.5
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"choices": ["a", "b", "c"], "answer": 1, "subject": "law"},
+        {"options": ["a", "b", "c"], "answer": "B", "answer_index": 1, "category": "law"},
+        {"choices": {"text": ["a", "b", "c"], "label": ["1", "2", "3"]}, "answerKey": "2", "section": "law"},
+        {"choices": "{'text': ['a', 'b', 'c'], 'label': ['A', 'B', 'C']}", "answerKey": "B", "subset": "law"},
+        {"choices": [{"label": "x", "text": "a"}, {"label": "y", "text": "b"}, {"label": "z", "text": "c"}],
+         "answerKey": "y", "subject": "law"},
+        {"endings": ["a", "b", "c"], "label": "1", "section": "law"},
+        {"choices": ["a", "b", "c"], "answer": "b", "subject": "law"},
+    ],
+    ids=["mmlu", "mmlu-pro", "arc", "arc in a table", "commonsense", "hellaswag", "by its text"],
+)  # fmt: skip
+def test_multiple_choice_has_one_right_option_and_the_others_alike(read, row):
+    name, record = read({"question": "Q", **row})
+    assert (name, record.prompt, record.completions, record.ranks) == (
+        "multiple_choice",
+        "Q",
+        ("a", "b", "c"),
+        (2, 1, 2),
+    )
+    assert record.section == "law"
+
+
+def test_an_answer_that_names_no_option_or_two_is_refused(read, refused):
+    row = {"question": "Q", "choices": ["a", "b"]}
+    for answer in (2, "C", "none of these", -1, True):
+        assert refused({**row, "answer": answer}) == "bad_value"
+    assert refused({"question": "Q", "choices": ["a", "a"], "answer": "a"}) == "bad_value"
+    assert refused({"question": "Q", "choices": {"text": ["a", "b"], "label": ["A"]}, "answerKey": "A"}) == "wrong_type"
 
 
 def test_nectars_rank_1_is_the_best(read, refused):

@@ -53,6 +53,19 @@ def test_rows_are_put_together_again_from_their_pairs():
     assert questions_of(ranked, [3, 3, 2], [2, 1, 1]) == []
 
 
+def test_a_row_of_which_not_all_pairs_were_made_is_no_question():
+    """Of neighbours alone nobody knows that the third and the fourth candidate are wrong: best of four would be best of two."""
+
+    def pair(places: str, p_chosen: float) -> Group:
+        return Group(id=f"f:1 {places}", prompt=np.array([1]), completions=(), label=Preferred(p_chosen))
+
+    adjacent = [pair("1>2", 1.0), pair("2=3", 0.5), pair("3=4", 0.5)]
+    assert questions_of(adjacent, [0.0, 1.0, 2.0], [1.0, 2.0, 3.0]) == []
+    decided = [pair("1>2", 1.0), pair("1>3", 1.0), pair("1>4", 1.0)]
+    (question,) = questions_of(decided, [0.0, 0.0, 0.0], [1.0, 2.0, 3.0])
+    assert (question.right.tolist(), question.wrong.tolist(), question.credit) == ([0.0], [1.0, 2.0, 3.0], 0.0)
+
+
 def test_a_model_that_is_too_sure_of_its_answers_is_told_so():
     rng, rows, sharper = np.random.default_rng(0), [], []
     for _ in range(400):

@@ -114,7 +114,7 @@ def _softened(first: Preference, votes: Iterable[Record]) -> Preference:
         for vote in votes
         if isinstance(vote, Preference)
     ]
-    return replace(first, p_chosen=sum(shares) / len(shares), margin=None)
+    return replace(first, p_chosen=sum(shares) / len(shares), margin=None, scores=None)
 
 
 def _label(record: Record) -> object:

@@ -126,9 +126,14 @@ def _bytes_of(completion: Completion) -> bytes:
 
 
 def settled(groups: Sequence[Group], settlement: Settlement) -> list[Group]:
-    """The groups that stay, with their new labels."""
+    """The groups that stay, with their new labels; scores of one vote of several say nothing of them all."""
     return [
-        replace(group, label=Preferred(settlement.p_chosen[at])) if at in settlement.p_chosen else group
+        _relabelled(group, settlement.p_chosen[at]) if at in settlement.p_chosen else group
         for at, group in enumerate(groups)
         if at not in settlement.left_out
     ]
+
+
+def _relabelled(group: Group, p_chosen: float) -> Group:
+    completions = tuple(replace(completion, score=None) for completion in group.completions)
+    return replace(group, label=Preferred(p_chosen), completions=completions)

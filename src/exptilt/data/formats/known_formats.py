@@ -6,7 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exptilt.data.formats import gathered, hh, judged, listed, pairs, ranked, renamed, single, token_ids
+from exptilt.data.formats import (
+    gathered,
+    hh,
+    judged,
+    listed,
+    multiple_choice,
+    pairs,
+    ranked,
+    renamed,
+    single,
+    token_ids,
+)
 from exptilt.data.formats.column_names import meaning_of
 from exptilt.data.formats.fields import COMPLETIONS, PROMPTS
 from exptilt.data.formats.row_context import CONTEXT
@@ -214,6 +225,9 @@ ADAPTERS: tuple[Adapter, ...] = (
              ("input", "context", *PROMPTS), beside="rationales rationale labelling_prompt raw_labelling_response"),
     _adapter("ranking", "prompt completions ranks", ranked.ranking,
              lambda row: _has("prompt", "completions")(row) and ("ranks" in row or "scores" in row), ("scores", *token_ids.OF_LIST)),
+    _adapter("multiple_choice", "question choices answer", multiple_choice.multiple_choice,
+             multiple_choice.fits_multiple_choice, (*multiple_choice.ASKED, *multiple_choice.OPTIONS, *multiple_choice.ANSWERS,
+             *multiple_choice.SECTIONS, "section")),
     _adapter("stepwise", "prompt completions labels", single.stepwise),
     _adapter("rating", "prompt completion label", single.rating, _rated, (*_SHOWN, *single.LABELS, *single.SCORES)),
     _adapter("rated_messages", "messages label", single.rated_messages,

@@ -86,7 +86,10 @@ def _check_said_again(pair: Preference, repeated: tuple[Message, ...]) -> None:
 def paired(row: Row, row_id: str, prompt: Text | None, chosen: Text, rejected: Text) -> Preference:
     """Make a preference with the numbers of its row: `p_chosen`, and `margin` or two scores."""
     prompt, (chosen, rejected) = divided(prompt, (chosen, rejected))
-    margin = _margin(row)
+    scores = _scores(row)
+    margin = number(row, "margin")
+    if margin is None and scores is not None:
+        margin = scores[0] - scores[1]
     p_chosen = number(row, "p_chosen", 0.0, 1.0)
     if p_chosen is None:
         p_chosen = 0.5 if margin == 0 else 1.0
@@ -97,17 +100,15 @@ def paired(row: Row, row_id: str, prompt: Text | None, chosen: Text, rejected: T
         rejected=rejected,
         p_chosen=p_chosen,
         margin=margin,
+        scores=scores,
         section=section_of(row),
     )
 
 
-def _margin(row: Row) -> float | None:
-    """The column `margin`, or the difference of the two scores; scores that are equal make the row a tie."""
-    margin = number(row, "margin")
-    if margin is not None:
-        return margin
+def _scores(row: Row) -> tuple[float, float] | None:
+    """The scores of the two sides; equal ones make a row without `margin` a tie."""
     for chosen_score, rejected_score in SCORES:
         high, low = number(row, chosen_score), number(row, rejected_score)
         if high is not None and low is not None:
-            return high - low
+            return high, low
     return None

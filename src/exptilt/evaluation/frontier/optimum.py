@@ -24,7 +24,7 @@ from exptilt.evaluation.intervals import (
     bootstraps,
     finite,
 )
-from exptilt.evaluation.measured_coverage import measured_coverage
+from exptilt.evaluation.measured_coverage import Method, measured_coverage
 from exptilt.evaluation.result import plain
 from exptilt.run_folder.estimate_record import Estimate
 
@@ -281,8 +281,10 @@ class OptimalFrontier:
         ]
         values = falling_slopes(kls.tolist(), [estimate.value or 0.0 for estimate in corrected])
         return kls, [
-            self._marked(estimate.model_copy(update={"value": value}))
-            for estimate, value in zip(corrected, values, strict=True)
+            self._marked(
+                estimate.model_copy(update={"value": value}), "frontier" if kl <= self.solid_kl else "frontier beyond"
+            )
+            for kl, estimate, value in zip(kls.tolist(), corrected, values, strict=True)
         ]
 
     def as_dict(self) -> dict[str, Any]:
@@ -320,15 +322,15 @@ class OptimalFrontier:
         once = self._estimate(lambda weights: statistic(weights, 1.0))
         if kl <= self.solid_kl:
             return once
-        return _between(once, self._estimate(lambda weights: statistic(weights, 2.0)))
+        both = _between(once, self._estimate(lambda weights: statistic(weights, 2.0)))
+        return self._marked(both, "frontier beyond")
 
-    def _marked(self, found: Estimate) -> Estimate:
+    def _marked(self, found: Estimate, method: Method = "frontier") -> Estimate:
         """With the coverage that was measured for frontiers from samples, which is not that of a plain mean."""
         if self.samples.exact or found.interval is None:
             return found
-        return found.model_copy(
-            update={"coverage": measured_coverage("frontier", self.num_prompts, self.resampling.level)}
-        )
+        covers = measured_coverage(method, self.num_prompts, self.resampling.level)
+        return found.model_copy(update={"coverage": covers})
 
     def _require_covered(self, kl: float) -> None:
         if not 0 <= kl <= self.limit_kl:

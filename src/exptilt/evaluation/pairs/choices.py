@@ -89,8 +89,12 @@ class _Row:
 
     @property
     def is_a_question(self) -> bool:
-        """Three candidates or more, each right or wrong and not both, as in a ranking of more than two levels."""
-        return len(self.scores) > 2 and bool(self.right) and bool(self.wrong) and not self.right & self.wrong
+        """Three candidates or more, each right or wrong and not both, as in a ranking of more than two levels.
+
+        Where not all pairs of a row were made, a candidate may be neither, and the row is no question.
+        """
+        both = self.right | self.wrong == self.scores.keys() and not self.right & self.wrong
+        return len(self.scores) > 2 and bool(self.right) and bool(self.wrong) and both
 
     @property
     def question(self) -> Question:

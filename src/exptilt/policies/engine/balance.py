@@ -95,7 +95,7 @@ class Routed:
     def owners(self, num_tokens: int) -> NDArray[np.int64]:
         """(1, T) index of the group that each token of a packed row belongs to; filler tokens belong to none."""
         owners = np.full((1, num_tokens), len(self.groups))
-        sizes = [group.num_tokens - len(group.completions) for group in self.groups]
+        sizes = [group.num_fed for group in self.groups]
         owners[0, : sum(sizes)] = np.repeat(np.arange(len(sizes)), sizes)
         return owners
 

@@ -56,7 +56,7 @@ def check_context(model: Any, groups: Sequence[Group]) -> None:
     if limit is None:
         return
     for group in groups:
-        fed = len(group.prompt) + max(len(completion.ids) for completion in group.completions) - 1
+        fed = len(group.prompt) + max((len(completion.ids) for completion in group.following), default=1) - 1
         if fed > limit:
             raise DataError(
                 f"row {group.id}: prompt and completion are {fed + 1} tokens, the model's context is {limit}; "
@@ -97,7 +97,7 @@ def separate_rows(model: Any, groups: Sequence[Group], routed: Routed | None = N
         (n, V) log-probabilities and (n,) targets of the counted tokens of some completions, in order.
     """
     device = causal_lm(model).device
-    pairs = [(group.prompt, completion) for group in groups for completion in group.completions]
+    pairs = [(group.before(completion), completion) for group in groups for completion in group.completions]
     owned = [(index, number == 0) for index, group in enumerate(groups) for number in range(len(group.completions))]
     longest = max(len(prompt) + len(completion.ids) for prompt, completion in pairs)
     vocabulary = causal_lm(model).config.get_text_config().vocab_size

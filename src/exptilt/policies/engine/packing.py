@@ -26,7 +26,8 @@ class Packed:
     """T input tokens of G groups in one row, with the states that predict the N counted tokens of their C completions.
 
     A completion is fed without its last token, which predicts nothing. The first token of every completion is predicted
-    by the prompt's last position, so several completions share one hidden state.
+    by the prompt's last position, so several completions share one hidden state. A completion that repeats the prompt is
+    not fed at all: the prompt's own positions predict it.
     """
 
     input_ids: Tensor
@@ -78,6 +79,9 @@ def pack(groups: Sequence[Group], device: torch.device | str | None = None, mult
         tokens.append(group.prompt)
         begins.append(0)
         for completion in group.completions:
+            if completion.repeats_prompt:
+                predicted.append((prompt, prompt + 1))
+                continue
             length = len(completion.ids) - 1
             if length < 0 or not prompt_length:
                 _check(group)
@@ -88,6 +92,8 @@ def pack(groups: Sequence[Group], device: torch.device | str | None = None, mult
                 spans.append(Span(prompt, prompt_length, total, length, first))
             predicted.append((prompt + prompt_length - 1, total))
             total, first = total + length, False
+        if first and prompt_length:
+            spans.append(Span(prompt, prompt_length, total, 0, True))
     if total == 0:
         raise DataError(f"row {groups[0].id}: no token can be predicted, because nothing precedes it")
     filling = -total % (multiple or _multiple(total, where))
@@ -111,7 +117,7 @@ def _multiple(total: int, device: torch.device | None) -> int:
 
 
 def _check(group: Group) -> None:
-    for number, completion in enumerate(group.completions, start=1):
+    for number, completion in enumerate(group.following, start=1):
         if len(completion.ids) == 0:
             raise DataError(f"row {group.id}: completion {number} is empty; drop the row or end it with the end token")
         if len(group.prompt) == 0 and bool(completion.counted[0]):

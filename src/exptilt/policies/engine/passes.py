@@ -133,7 +133,8 @@ def passes(models: Sequence[Any], groups: Sequence[Group]) -> Passes:
     for group in groups:
         before: dict[tuple[int, ...], list[Completion]] = {}
         for completion in group.completions:
-            fed = len(group.prompt) + len(completion.ids) - 1
+            beside = group.completions[0] if completion.repeats_prompt else completion  # read in the same call
+            fed = len(group.prompt) + len(beside.ids) - 1
             key = tuple(index if rule.kind == "alone" else rule.key(fed) for _, rule in rules)
             before.setdefault(key, []).append(completion)
             parts.setdefault(key, _Growing([], [])).completions.append(index)

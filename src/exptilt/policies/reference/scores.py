@@ -202,5 +202,5 @@ def key_of(group: Group) -> Key:
     parts: list[Any] = [len(group.prompt).to_bytes(8, "little"), np.ascontiguousarray(group.prompt, _TOKEN)]
     for completion in group.completions:
         ids, counted = np.ascontiguousarray(completion.ids, _TOKEN), np.ascontiguousarray(completion.counted, np.bool_)
-        parts += (len(ids).to_bytes(8, "little"), ids, counted)
+        parts += (len(ids).to_bytes(8, "little"), ids, counted, b"prompt" if completion.repeats_prompt else b"")
     return hashlib.sha256(b"".join(parts)).digest()

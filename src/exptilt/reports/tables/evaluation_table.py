@@ -10,6 +10,7 @@ from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.evaluation_record import Displacement, Evaluation
 from exptilt.run_folder.file_names import EVALUATION
 from exptilt.run_folder.folder import RunFolder
+from exptilt.wording import counted
 
 _GAINERS = 3
 _BRIEF = {"sum", "score"}
@@ -25,7 +26,11 @@ def print_summary(folder: RunFolder) -> None:
         if _BRIEF & forms.keys()
     }
     brief = Evaluation(
-        accuracy=accuracy, longest_wins=evaluation.longest_wins, kl=evaluation.kl, log_loss=evaluation.log_loss
+        accuracy=accuracy,
+        longest_wins=evaluation.longest_wins,
+        kl=evaluation.kl,
+        num_ties=evaluation.num_ties,
+        log_loss=evaluation.log_loss,
     )
     table = evaluation_table(brief)
     if table.row_count:
@@ -35,14 +40,14 @@ def print_summary(folder: RunFolder) -> None:
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Every estimate of an evaluation with its interval, in 80 columns."""
     table = Table("measure", box=None, pad_edge=False, header_style="bold")
-    for heading in ("value", "interval", "prompts"):
+    for heading in ("value", "interval", "covers", "prompts"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, estimate in _rows(evaluation).items():
         interval = "unknown" if estimate.interval is None else f"[{estimate.low:.3f}, {estimate.high:.3f}]"
-        interval += " *" if estimate.is_doubtful else ""
         value = "undefined" if estimate.value is None else f"{estimate.value:.3f}"
-        table.add_row(Text(name), value, interval, str(estimate.n))
-    table.caption = _caption(list(_rows(evaluation).values()))
+        table.add_row(Text(name), value, interval, _covers(estimate), str(estimate.n))
+    ties = _ties(evaluation.num_ties)
+    table.caption = " ".join(part for part in (_caption(list(_rows(evaluation).values())), ties) if part) or None
     table.caption_justify = "left"
     return table
 
@@ -63,10 +68,21 @@ def _caption(estimates: list[Estimate]) -> str | None:
     """What the intervals cover, and how often they were measured to."""
     if not any(one.interval for one in estimates):
         return None
-    measured = [one.coverage for one in estimates if one.coverage is not None and one.interval]
-    worst = f"; with so many prompts at least {100 * min(measured):.0f} % of them hold the truth" if measured else ""
-    doubtful = " (* below 90 %)" if any(one.is_doubtful for one in estimates) else ""
-    return f"Intervals cover other prompts, not other seeds of the training{worst}{doubtful}."
+    said = "Intervals cover other prompts, not other seeds of the training."
+    if any(one.interval and one.coverage is not None for one in estimates):
+        said += " 'covers': how many of 100 such intervals held the truth when it was measured"
+        said += "; * below 90." if any(one.is_doubtful for one in estimates) else "."
+    return said
+
+
+def _ties(count: int | None) -> str:
+    return f"Left out of accuracies: {counted(count, 'tie')} (p_chosen 0.5)." if count else ""
+
+
+def _covers(estimate: Estimate) -> str:
+    if estimate.interval is None or estimate.coverage is None:
+        return ""
+    return f"{100 * estimate.coverage:.0f} %{' *' if estimate.is_doubtful else ''}"
 
 
 def _rows(evaluation: Evaluation) -> dict[str, Estimate]:
@@ -84,6 +100,7 @@ def _rows(evaluation: Evaluation) -> dict[str, Estimate]:
     for when, one in evaluation.answers.items():
         rows[f"answers right, {when}"] = one.accuracy
         rows[f"answers' calibration error, {when}"] = None if one.calibration is None else one.calibration.error
+    rows |= {f"accuracy, {one.name}": one.accuracy for one in evaluation.by_familiarity}
     rows |= {"longest wins": evaluation.longest_wins, "AUC of the margin": evaluation.auc, "KL, nats": evaluation.kl}
     rows["log loss of a pair, nats"] = evaluation.log_loss
     if evaluation.calibration is not None:

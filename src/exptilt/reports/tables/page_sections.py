@@ -169,7 +169,7 @@ def gap_tables(runs: Sequence[RunContents]) -> list[tuple[str, list[str], list[l
 
 def measured_tables(runs: Sequence[RunContents]) -> dict[str, list[tuple[str, list[str]]]]:
     """Numbers of the evaluations by section of the page: a row per number, a value per run."""
-    makers = {"accuracy": _accuracies, "displacement": displacement_rows, "length": _about_length}
+    makers = {"accuracy": accuracies_of, "displacement": displacement_rows, "length": _about_length}
     return {name: _side_by_side([maker(run.evaluation) for run in runs]) for name, maker in makers.items()}
 
 
@@ -251,7 +251,8 @@ def sample_groups(inputs: Inputs) -> list[SampleGroup]:
     ]
 
 
-def _accuracies(evaluation: Evaluation | None) -> dict[str, str]:
+def accuracies_of(evaluation: Evaluation | None) -> dict[str, str]:
+    """What an evaluation says of preferences, answers and samples, by name, as text."""
     if evaluation is None:
         return {}
     named = {}
