@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from exptilt.losses.base import Loss, State, batch_arguments
+from exptilt.losses.base import Loss, State, batch_arguments, seen_by
 from exptilt.losses.soft_labels import in_likelier_order, with_soft_labels
 from exptilt.types import Columns, LogProbs, LossResult, PairLoss
 
@@ -97,9 +97,10 @@ def call(loss: Loss, arguments: Arguments, columns: Columns, state: State | None
     if loss.kind.scores:
         scores = arguments.policy
         return form(*scores, *by_position, **named) if soft is None else _soft(form, scores, soft, named)
+    policy, reference = seen_by(loss, arguments.policy, arguments.reference)
     if soft is not None:
-        return with_soft_labels(loss, arguments.policy, arguments.reference, soft, **named)
-    result: LossResult = form(arguments.policy, arguments.reference, *by_position, **named)
+        return with_soft_labels(loss, policy, reference, soft, **named)
+    result: LossResult = form(policy, reference, *by_position, **named)
     return result
 
 
