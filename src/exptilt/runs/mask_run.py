@@ -15,7 +15,7 @@ from rich.console import Console
 from exptilt.data.batching import Batches, shares
 from exptilt.data.groups import Group, digest_of
 from exptilt.data.masks.mask_checks import PreparedMasks, prepare_masks, refused_masks
-from exptilt.data.masks.mask_set import MaskSet
+from exptilt.data.masks.mask_set import MaskSet, Palette
 from exptilt.data.mixing import TwoOf
 from exptilt.errors import ConfigError, DataError, TrainingError
 from exptilt.evaluation.masks.mask_evaluation import evaluate_masks
@@ -23,7 +23,7 @@ from exptilt.losses import Loss
 from exptilt.losses.from_choice import build_loss
 from exptilt.policies.segmenters.mask_scorer import MaskScorer, MaskTable, Pixels
 from exptilt.policies.segmenters.segmenter import Segmenter
-from exptilt.policies.segmenters.segmenter_files import channels_of, load_segmenter, save_segmenter
+from exptilt.policies.segmenters.segmenter_files import channels_of, freeze_all_but_biases, load_segmenter, save_segmenter
 from exptilt.processes.interrupt import losing_no_process
 from exptilt.processes.launch import joined
 from exptilt.processes.surroundings import left_as_found
@@ -230,8 +230,10 @@ def open_masks(
 ) -> MaskSession:
     """Make all parts of a run on masks: weights, rows, batches, reference."""
     loss = mask_loss(recipe)
-    classes = _num_classes(recipe)
+    classes = num_classes(recipe)
     segmenter = load_segmenter(recipe.segmenter, classes, recipe.seed)
+    if recipe.segmenter.trains == "bias":
+        freeze_all_but_biases(segmenter, classes)
     if torch.cuda.is_available():
         segmenter = segmenter.cuda()
     rows = world.first_before_others(
@@ -266,9 +268,12 @@ def _all_rows(train: MaskSet, test: MaskSet) -> MaskSet:
     return MaskSet([*train.rows, *test.rows], train.palette, train.channels)
 
 
-def _num_classes(recipe: MaskRecipe) -> int:
-    from exptilt.data.masks.mask_set import Palette
+def num_classes(recipe: MaskRecipe) -> int:
+    """Number of classes that a recipe names.
 
+    Raises:
+        ConfigError: the file of their names cannot be read.
+    """
     try:
         return len(Palette.of(recipe.data.classes, recipe.data.ignore, recipe.data.foreground).names)
     except DataError as error:

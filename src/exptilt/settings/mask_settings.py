@@ -40,6 +40,8 @@ class SegmenterConfig:
     """Branch, tag or commit of a hub id."""
     config: UNetSettings | None = None
     """A small U-Net with random weights, instead of `path`."""
+    trains: Literal["all", "bias"] = "all"
+    """bias: only the bias of each class, as a rival that needs few pairs and shows what a shifted threshold alone would do."""
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.config is None):
@@ -168,3 +170,68 @@ class MaskRecipe:
     def folder(self) -> Path:
         """The run folder."""
         return Path(self.output).expanduser()
+
+
+@config
+class AnnotatorConfig:
+    """A simulated annotator, who knows the true masks."""
+
+    overlap: Literal["dice", "iou"] = "dice"
+    """What makes a mask better."""
+    temperature: float = 0.02
+    """Difference in overlap that counts, >= 0; 0 prefers the better mask always."""
+    flip: float = 0.0
+    """Share of answers that are turned round, in [0, 0.5]; 0.5 is a coin."""
+    weights: tuple[float, ...] = ()
+    """Of classes but the background; all alike by default."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
+        if not 0 <= self.flip <= 0.5:
+            raise ValueError(f"flip must be in [0, 0.5], got {self.flip}")
+
+
+@config
+class MaskRequest:
+    """Candidates of masks, made by a segmenter, to be compared by people or by a simulated annotator."""
+
+    segmenter: SegmenterConfig
+    """Whose masks they are near."""
+    images: str
+    """A manifest (.jsonl with `image`, and `target` for a simulated annotator) or a folder (`images`, and `masks` as targets)."""
+    output: str
+    """Folder for masks, and pairs.jsonl or items.jsonl."""
+    classes: str | int = 2
+    """Number of classes, or a .json file with their names."""
+    ignore: int | None = 255
+    """Value of pixels that do not count."""
+    foreground: int | None = None
+    """Value that stands for class 1 in masks of two classes."""
+    channels: int | None = None
+    """Channels that images are read with. Default: those of the segmenter."""
+    num_masks: int = 4
+    """Masks of each image, the segmenter's own among them, >= 2."""
+    num_pairs: int = 2
+    """Pairs of each image that the annotator sees, >= 1."""
+    bias: float = 1.0
+    """Standard deviation of the bias of each class, in logits."""
+    noise: float = 0.6
+    """Standard deviation of the smooth noise, in logits."""
+    smoothness: int = 4
+    """Pixels over which noise is smooth, >= 1."""
+    dropout: bool = False
+    """Draw logits with dropout on."""
+    annotator: AnnotatorConfig | None = None
+    """Who labels; without it the masks are written for people (`exptilt label`)."""
+    limit: int | None = None
+    """Read only so many images."""
+    round: int = 1
+    """Number of the round; others draw other candidates."""
+    seed: int = 0
+    """Seed of all draws."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_masks", 2), ("num_pairs", 1), ("smoothness", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")

@@ -77,6 +77,39 @@ def read_rows(source: str, kind: Kind, limit: int | None = None) -> list[MaskRow
     return rows
 
 
+def read_images(source: str, limit: int | None = None) -> list[MaskRow | Refused]:
+    """Images, each with its true mask (`target`, or `mask`) where there is one; a folder of images is enough.
+
+    Raises:
+        DataError: there is nothing to read.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and not (path / "images").is_dir():
+        rows: list[MaskRow | Refused] = [MaskRow(image.name, image, (), None) for image in _by_stem(path).values()]
+    elif path.is_dir():
+        true = {**(_by_stem(path / "masks") if (path / "masks").is_dir() else {})}
+        true |= _by_stem(path / "targets") if (path / "targets").is_dir() else {}
+        images = _by_stem(path / "images").items()
+        rows = [MaskRow(f"images/{image.name}", image, (), None, true.get(stem)) for stem, image in images]
+    elif path.suffix == ".jsonl" and path.is_file():
+        rows = [_image_of(where, content, path.parent) for where, content in _of_manifest(path)]
+    else:
+        raise DataError(f"images: {path}: no manifest (.jsonl) and no folder of images")
+    if not rows:
+        raise DataError(f"images: {path}: holds no image")
+    return rows[:limit]
+
+
+def _image_of(where: str, content: Mapping[str, Any] | RowError, base: Path) -> MaskRow | Refused:
+    try:
+        if isinstance(content, RowError):
+            raise content
+        true = content.get("target") or content.get("mask")
+        return MaskRow(where, base / _text(content, "image"), (), None, None if true is None else base / str(true))
+    except RowError as error:
+        return Refused(where, error)
+
+
 def _of_manifest(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | RowError]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):

@@ -95,7 +95,7 @@ def expected_calibration_error(counts: Tensor) -> float:
         >>> expected_calibration_error(torch.tensor([[10.0, 8.0, 6.0], [0.0, 0.0, 0.0]]))
         0.2
     """
-    return round(float((counts[:, 1] - counts[:, 2]).abs().sum() / counts[:, 0].sum()), 12)
+    return round(float((counts[:, 1] - counts[:, 2]).abs().sum() / counts[:, 0].sum()), 6)
 
 
 def divergence(policy: Tensor, reference: Tensor, valid: Tensor) -> float:

@@ -45,6 +45,19 @@ def load_segmenter(settings: SegmenterConfig, classes: int, seed: int = 0) -> Se
     return segmenter
 
 
+def freeze_all_but_biases(segmenter: Segmenter, classes: int) -> None:
+    """Leave only the bias of each class to be trained: that of the last layer.
+
+    Raises:
+        ModelError: the last layer has none.
+    """
+    biases = [bias for name, bias in segmenter.named_parameters() if name.endswith("bias") and bias.numel() in (1, classes)]
+    if not biases:
+        raise ModelError("segmenter.trains=bias: the last layer of this segmenter has no bias for each class")
+    segmenter.requires_grad_(False)
+    biases[-1].requires_grad_(True)
+
+
 def classes_of(segmenter: Segmenter) -> int | None:
     """Number of classes of a segmenter, one output counting as two; None where it does not say."""
     network: Any = segmenter.network
