@@ -94,7 +94,9 @@ def main() -> None:
                 train_at = np.random.default_rng(seed).permutation(train_at)[: given.images]
                 parts = [(content["image"][at], masks[at]) for at in (train_at, test_at[:60])]
                 grown = 2
-            manifests = [written(folder, name, *part, grown) for name, part in zip(("train", "test"), parts, strict=True)]
+            manifests = [
+                written(folder, name, *part, grown) for name, part in zip(("train", "test"), parts, strict=True)
+            ]
             start = supervised(folder, manifests[0], 8, given.steps, seed)
             study = RoundsOfMasks(
                 start=start,
@@ -107,7 +109,15 @@ def main() -> None:
             )
             for one in run_rounds(study, methods):
                 dice.setdefault(one.name, []).append(one.dice.value)
-                print(seed, one.name, one.dice, f"best threshold {one.dice_at_best}", f"ece {one.ece:.3f}", f"kl {one.kl.value:.4f}", flush=True)
+                print(
+                    seed,
+                    one.name,
+                    one.dice,
+                    f"best threshold {one.dice_at_best}",
+                    f"ece {one.ece:.3f}",
+                    f"kl {one.kl.value:.4f}",
+                    flush=True,
+                )
     print(f"{'method':26s} Dice, mean +- sd over {given.seeds} seeds")
     for name, values in dice.items():
         print(f"{name:26s} {np.mean(values):.3f} +- {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}")

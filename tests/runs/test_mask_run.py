@@ -15,11 +15,14 @@ from PIL import Image
 from exptilt.data.masks.image_files import write_mask
 from exptilt.errors import CheckpointError, ConfigError, DataError
 from exptilt.policies.segmenters.segmenter_files import load_segmenter
+from exptilt.rewards.mask_annotator import MaskAnnotator
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.mask_run import run_masks
 from exptilt.settings.any_recipe import load_recipe
-from exptilt.settings.mask_settings import MaskRecipe, SegmenterConfig
+from exptilt.settings.load import load
+from exptilt.settings.mask_settings import MaskRecipe, MaskRequest, SegmenterConfig
 from exptilt.testbed.blobs import blobs, thickened
+from exptilt.verbs.masks import masks
 
 RECIPE = """\
 segmenter: {config: {channels: 1, width: 4, levels: 2}}
@@ -81,6 +84,9 @@ def test_a_run_trains_measures_and_saves(here):
     assert found["policy"]["nll"]["value"] < found["reference"]["nll"]["value"]
     model = load_segmenter(SegmenterConfig(path="run"), 2)
     assert load_segmenter(SegmenterConfig(path="run/model"), 2).fingerprint() == model.fingerprint()
+    page = (here / "run" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 6
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
     assert run_masks(recipe_of()).step == 6
 
 
@@ -118,7 +124,9 @@ def test_the_number_of_images_at_once_makes_no_difference(here):
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo", "kto_none", "sft", "plackett_luce", "simpo", "apo_zero_unpaired", "nll"])
+@pytest.mark.parametrize(
+    "loss", ["dpo", "ipo", "kto_none", "sft", "plackett_luce", "simpo", "apo_zero_unpaired", "nll"]
+)
 def test_other_objectives_train_on_masks(here, loss):
     if loss == "kto_none":
         with pytest.raises(ConfigError, match="a mask belongs to one image"):
@@ -142,21 +150,37 @@ def test_more_than_two_classes(here):
     outcome = run_masks(recipe_of("data.classes=4", "data.max_difference=1", "train.max_steps=1", "train.eval_every=0"))
     assert outcome.finished
     assert len(RunFolder(here / "run").read("mask_evaluation.json")["policy"]["dice_of_class"]) == 4
-    with pytest.raises(Exception, match="has 4 classes, and data.classes has 2"):
+    with pytest.raises(Exception, match=r"has 4 classes, and data\.classes has 2"):
         load_segmenter(SegmenterConfig(path="run"), 2)
 
 
 SPOILED = {
-    "size": ("another size", lambda here: write_mask(here / "pairs3-true.png", np.zeros((8, 8))), "8 x 8 pixels, and its image has 16 x 16"),
-    "class": ("a class that is none", lambda here: write_mask(here / "pairs3-true.png", np.full((16, 16), 7)), "class id 7"),
+    "size": (
+        "another size",
+        lambda here: write_mask(here / "pairs3-true.png", np.zeros((8, 8))),
+        "8 x 8 pixels, and its image has 16 x 16",
+    ),
+    "class": (
+        "a class that is none",
+        lambda here: write_mask(here / "pairs3-true.png", np.full((16, 16), 7)),
+        "class id 7",
+    ),
     "rgb": (
         "colours",
         lambda here: Image.new("RGB", (16, 16)).save(here / "pairs3-true.png"),
         "a picture in mode RGB; a mask has one class id a pixel",
     ),
-    "unreadable": ("no picture", lambda here: (here / "pairs3-true.png").write_bytes(b"PNG"), "cannot be read as an image"),
+    "unreadable": (
+        "no picture",
+        lambda here: (here / "pairs3-true.png").write_bytes(b"PNG"),
+        "cannot be read as an image",
+    ),
     "missing": ("no file", lambda here: (here / "pairs3-true.png").unlink(), "no such file"),
-    "ignored": ("all ignored", lambda here: write_mask(here / "pairs3-true.png", np.full((16, 16), 255)), "every pixel is ignored"),
+    "ignored": (
+        "all ignored",
+        lambda here: write_mask(here / "pairs3-true.png", np.full((16, 16), 255)),
+        "every pixel is ignored",
+    ),
     "same": (
         "no difference",
         lambda here: (here / "pairs3-wrong.png").write_bytes((here / "pairs3-true.png").read_bytes()),
@@ -221,10 +245,47 @@ def test_a_segformer_trains_and_loads_again(here):
 
     torch.manual_seed(0)
     shape = {"depths": [1, 1], "hidden_sizes": [8, 16], "num_attention_heads": [1, 2], "num_encoder_blocks": 2}
-    more = {"sr_ratios": [2, 1], "patch_sizes": [3, 3], "strides": [2, 2], "mlp_ratios": [2, 2], "decoder_hidden_size": 8}
-    SegformerForSemanticSegmentation(SegformerConfig(num_channels=1, num_labels=2, **shape, **more)).save_pretrained(here / "seg")
+    more = {
+        "sr_ratios": [2, 1],
+        "patch_sizes": [3, 3],
+        "strides": [2, 2],
+        "mlp_ratios": [2, 2],
+        "decoder_hidden_size": 8,
+    }
+    SegformerForSemanticSegmentation(SegformerConfig(num_channels=1, num_labels=2, **shape, **more)).save_pretrained(
+        here / "seg"
+    )
     run_masks(recipe_of("segmenter={path: seg}", "train.max_steps=2", "train.eval_every=0"))
     again = SegformerForSemanticSegmentation.from_pretrained(here / "run" / "model")
     start = SegformerForSemanticSegmentation.from_pretrained(here / "seg")
     moved = [not torch.equal(a, b) for a, b in zip(again.parameters(), start.parameters(), strict=True)]
     assert any(moved)
+
+
+def test_candidates_become_pairs_or_items(here, capsys):
+    run_masks(recipe_of("train.max_steps=1", "train.eval_every=0"))
+    request = load(
+        MaskRequest, None, ["segmenter.path=run", "images=pairs.jsonl", "output=cand", "annotator.temperature=0"]
+    )
+    masks(request)
+    rows = [json.loads(line) for line in Path("cand/pairs.jsonl").read_text().splitlines()]
+    assert len(rows) == 36
+    assert "36 pairs of 18 images" in capsys.readouterr().out
+    annotator = MaskAnnotator(temperature=0)
+    for row in rows:
+        chosen, rejected, true = (
+            np.asarray(Image.open(here / "cand" / row[key])) for key in ("chosen", "rejected", "target")
+        )
+        assert annotator.utility(chosen, true) >= annotator.utility(rejected, true)
+    before = Path("cand/pairs.jsonl").read_bytes()
+    masks(request)
+    assert Path("cand/pairs.jsonl").read_bytes() == before
+    with pytest.raises(ConfigError, match="masks of another request"):
+        masks(replace(request, round=2))
+    masks(load(MaskRequest, None, ["segmenter.path=run", "images=pairs.jsonl", "output=items"]))
+    items = [json.loads(line) for line in Path("items/items.jsonl").read_text().splitlines()]
+    assert len(items) == 18
+    assert all(len(item["masks"]) == 4 for item in items)
+    run_masks(
+        recipe_of("train.max_steps=1", "train.resume=never", "data.train=cand/pairs.jsonl", "data.max_difference=1")
+    )

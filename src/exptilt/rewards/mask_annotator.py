@@ -12,7 +12,7 @@ Overlap = Literal["dice", "iou"]
 
 @dataclass(frozen=True)
 class MaskAnnotator:
-    """Prefers mask a over b with probability
+    """Prefers one mask to another, more surely the more their overlaps with the true mask differ.
 
         P(a > b) = (1 - flip) sigmoid((u(a) - u(b)) / temperature) + flip (1 - sigmoid(...))
 
@@ -39,7 +39,7 @@ class MaskAnnotator:
         """Overlap with the true mask, in [0, 1]; pixels of -1 in the truth do not count, classes in neither mask are left out."""
         known = true >= 0
         mask, true = mask[known], true[known]
-        classes = [one for one in range(1, int(max(mask.max(initial=0), true.max(initial=0))) + 1)]
+        classes = range(1, int(max(mask.max(initial=0), true.max(initial=0))) + 1)
         values, weights = [], []
         for one in classes:
             a, b = mask == one, true == one

@@ -33,6 +33,8 @@ MODEL = "model"
 BEST = "best"
 """Folder of the best weights so far."""
 CHECKPOINTS = "checkpoints"
+PICTURES = "pictures"
+"""Folder of pictures of held-out masks."""
 STEP_SAMPLES = "samples"
 """Folder of the completions drawn while a run goes on: `StepSample`."""
 

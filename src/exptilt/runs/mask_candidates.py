@@ -81,7 +81,9 @@ def _written(request: MaskRequest, folder: Path, palette: Palette, segmenter: Se
         for path, mask in zip(paths, drawn, strict=True):
             write_mask(path, mask)
         names = [str(path.relative_to(folder)) for path in paths]
-        common = {"image": str(row.image.resolve())} | ({} if row.target is None else {"target": str(row.target.resolve())})
+        common = {"image": str(row.image.resolve())} | (
+            {} if row.target is None else {"target": str(row.target.resolve())}
+        )
         if request.annotator is None or true is None:
             yield {**common, "masks": names, "round": request.round}
         else:
@@ -89,7 +91,13 @@ def _written(request: MaskRequest, folder: Path, palette: Palette, segmenter: Se
 
 
 def _labelled(
-    settings: AnnotatorConfig, request: MaskRequest, names: list[str], drawn: Any, true: Any, seed: tuple[int, ...], common: dict[str, Any]
+    settings: AnnotatorConfig,
+    request: MaskRequest,
+    names: list[str],
+    drawn: Any,
+    true: Any,
+    seed: tuple[int, ...],
+    common: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """Answers of the simulated annotator on some pairs of masks, drawn without repetition."""
     annotator = MaskAnnotator(settings.overlap, settings.temperature, settings.flip, settings.weights)

@@ -17,18 +17,26 @@ from exptilt.data.groups import Group, digest_of
 from exptilt.data.masks.mask_checks import PreparedMasks, prepare_masks, refused_masks
 from exptilt.data.masks.mask_set import MaskSet, Palette
 from exptilt.data.mixing import TwoOf
+from exptilt.disk import write_whole
 from exptilt.errors import ConfigError, DataError, TrainingError
 from exptilt.evaluation.masks.mask_evaluation import evaluate_masks
+from exptilt.evaluation.masks.mask_pictures import picture_of
 from exptilt.losses import Loss
 from exptilt.losses.from_choice import build_loss
-from exptilt.policies.segmenters.mask_scorer import MaskScorer, MaskTable, Pixels
+from exptilt.policies.segmenters.mask_scorer import CountedPixels, MaskScorer, MaskTable
 from exptilt.policies.segmenters.segmenter import Segmenter
-from exptilt.policies.segmenters.segmenter_files import channels_of, freeze_all_but_biases, load_segmenter, save_segmenter
+from exptilt.policies.segmenters.segmenter_files import (
+    channels_of,
+    freeze_all_but_biases,
+    load_segmenter,
+    save_segmenter,
+)
 from exptilt.processes.interrupt import losing_no_process
 from exptilt.processes.launch import joined
 from exptilt.processes.surroundings import left_as_found
 from exptilt.processes.world import World
-from exptilt.run_folder.file_names import DATA, MASK_EVALUATION, METRICS
+from exptilt.reports.mask_page import write_mask_report
+from exptilt.run_folder.file_names import DATA, MASK_EVALUATION, METRICS, PICTURES
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.mask_evaluation_record import MaskEvaluation
 from exptilt.run_folder.run_record import ReferenceIdentity
@@ -36,14 +44,14 @@ from exptilt.runs.identity import identity
 from exptilt.runs.run_batches import steps_in
 from exptilt.runs.run_callbacks import own_callbacks
 from exptilt.runs.run_start import started
-from exptilt.settings.load import dump
 from exptilt.settings.data_settings import BatchConfig
+from exptilt.settings.declaration import as_dict
+from exptilt.settings.load import dump
 from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.callbacks.log import Evaluate, Log, LogMetrics
 from exptilt.training.callbacks.progress_bar import ShowProgress
 from exptilt.training.callbacks.trackers import Trackers
-from exptilt.settings.declaration import as_dict
 from exptilt.training.guards.stop_if import StopIf
 from exptilt.training.loop import train
 from exptilt.training.objective import Objective
@@ -53,6 +61,8 @@ from exptilt.training.sums import Sums
 from exptilt.types import LogProbs
 
 _START = "the weights this run starts from"
+_PICTURES = 6
+"""Held-out rows that are drawn."""
 _STEP_ZERO = 1e-4
 """Nats a pixel by which policy and reference may differ before step 1."""
 
@@ -92,7 +102,7 @@ def mask_loss(recipe: MaskRecipe) -> Loss:
     Raises:
         ConfigError: masks have nothing that it reads.
     """
-    loss = build_loss(recipe.loss)
+    loss: Loss = build_loss(recipe.loss)
     if loss.byproducts:
         raise ConfigError(f"loss: {loss.name} reads {loss.byproducts[0]} of every token, which masks do not have here")
     if loss.mixes_rows:
@@ -102,9 +112,7 @@ def mask_loss(recipe: MaskRecipe) -> Loss:
     return loss
 
 
-def run_masks(
-    recipe: MaskRecipe, console: Console | None = None, *, callbacks: Sequence[Callback] = ()
-) -> MaskOutcome:
+def run_masks(recipe: MaskRecipe, console: Console | None = None, *, callbacks: Sequence[Callback] = ()) -> MaskOutcome:
     """Train a segmenter by a recipe and measure it; a second call after an interruption goes on, after the end it does nothing.
 
     Args:
@@ -189,7 +197,9 @@ class MaskSession:
             classes = len(test.palette.names)
             trained = load_segmenter(type(recipe.segmenter)(path=str(self.folder.model)), classes)
             start = load_segmenter(recipe.segmenter, classes, recipe.seed)
-            measured = partial(evaluate_masks, reference=start, rows=test, level=recipe.evaluate.level, at_once=recipe.batch.images)
+            measured = partial(
+                evaluate_masks, reference=start, rows=test, level=recipe.evaluate.level, at_once=recipe.batch.images
+            )
             record = MaskEvaluation(
                 level=recipe.evaluate.level,
                 num_images=len({row.image for row in test.rows}),
@@ -199,8 +209,12 @@ class MaskSession:
                 reference=measured(start, name="reference"),
             )
             self.folder.write(MASK_EVALUATION, record)
+            (self.folder.path / PICTURES).mkdir(exist_ok=True)
+            for at in range(min(_PICTURES, len(test))):
+                write_whole(self.folder.path / PICTURES / f"{at:02d}.png", picture_of(test.pixels(at), start, trained))
         self.folder.update_manifest(status="done", finished=datetime.now(UTC).isoformat(timespec="seconds"))
-        self.console.print(f"model: {self.folder.model}", soft_wrap=True, highlight=False)
+        page = write_mask_report(self.folder.path)
+        self.console.print(f"model: {self.folder.model}\nreport: {page}", soft_wrap=True, highlight=False)
 
     def _callbacks(self) -> list[Callback]:
         settings, first = self.recipe.train, self.world.is_first
@@ -220,7 +234,9 @@ class MaskSession:
         """Sum loss and metrics over all held-out rows at once."""
         groups = list(self.rows.test)
         with torch.no_grad():
-            parts = [self.policy(groups[at : at + self.batches.images]) for at in range(0, len(groups), self.batches.images)]
+            parts = [
+                self.policy(groups[at : at + self.batches.images]) for at in range(0, len(groups), self.batches.images)
+            ]
             policy = LogProbs.cat(parts)
             return self.objective(groups, policy, self.table(groups) if self.table else None).sums
 
@@ -243,7 +259,7 @@ def open_masks(
     two_of = None if loss.needs_two is None else TwoOf.of(loss.needs_two, list(rows.train))
     plan = BatchConfig(size=recipe.batch.size, tokens=None, shuffle=recipe.batch.shuffle)
     batches = Batches(rows.train, plan, seed=recipe.seed, world_size=world.size, two_of=two_of)
-    policy = MaskScorer(segmenter, Pixels(recipe.data.units, recipe.data.reduce))
+    policy = MaskScorer(segmenter, CountedPixels(recipe.data.units, recipe.data.reduce))
     table = None
     if loss.needs_reference:
         table = MaskTable.of(policy, _all_rows(rows.train, rows.test), source=_START, at_once=recipe.batch.images)
@@ -288,7 +304,9 @@ def _check_step_zero(policy: MaskScorer, table: MaskTable, groups: Sequence[Grou
     """
     with torch.no_grad():
         now, before = policy(groups), table(groups)
-    scale = groups[0].completions[0].length if policy.pixels.reduce == "sum" and policy.pixels.units == "differing" else 1
+    scale = (
+        groups[0].completions[0].length if policy.pixels.reduce == "sum" and policy.pixels.units == "differing" else 1
+    )
     worst = float((now.tokens() - before.tokens()).abs().max()) / scale
     if not worst <= _STEP_ZERO:
         raise TrainingError(

@@ -45,7 +45,11 @@ def started(recipe: Recipe | MaskRecipe, folder: RunFolder, processes: int, cons
 def inputs_of(recipe: Recipe | MaskRecipe) -> dict[str, str]:
     """Every path that a run reads and must not overwrite, by its key."""
     if isinstance(recipe, MaskRecipe):
-        of_masks = {"segmenter.path": recipe.segmenter.path, "data.train": recipe.data.train, "data.test": recipe.data.test}
+        of_masks = {
+            "segmenter.path": recipe.segmenter.path,
+            "data.train": recipe.data.train,
+            "data.test": recipe.data.test,
+        }
         return {key: path for key, path in of_masks.items() if path}
     named = {"reference.model": recipe.reference.model, "adapter.path": recipe.adapter and recipe.adapter.path}
     return model_inputs(recipe.model) | data_inputs(recipe.data) | {key: path for key, path in named.items() if path}

@@ -152,7 +152,9 @@ class MaskRecipe:
         object.__setattr__(self, "loss", choice_of(self.loss))
         self._check_loss(self.loss)
         if self.parallel.kind == "fsdp":
-            raise ValueError("parallel.kind: segmenters are trained by one process, or by several that each hold it (ddp)")
+            raise ValueError(
+                "parallel.kind: segmenters are trained by one process, or by several that each hold it (ddp)"
+            )
 
     def _check_loss(self, loss: NamedLoss) -> None:
         if loss.kind.reads != "logps":

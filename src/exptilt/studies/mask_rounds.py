@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from exptilt.data.masks.mask_checks import prepare_masks
 from exptilt.disk import write_lines
 from exptilt.evaluation.masks.mask_evaluation import evaluate_masks
-from exptilt.data.masks.mask_checks import prepare_masks
 from exptilt.kinds import COMPLETION
 from exptilt.policies.segmenters.segmenter_files import channels_of, load_segmenter
 from exptilt.run_folder.mask_evaluation_record import MaskMeasures
@@ -74,7 +74,7 @@ class RoundsOfMasks:
     """Manifest of held-out images with targets."""
     output: Path
     rounds: int = 3
-    annotator: AnnotatorConfig = AnnotatorConfig()
+    annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
     num_pairs: int = 2
     """Comparisons of each image and round."""
     epochs: float = 4.0
@@ -84,7 +84,9 @@ class RoundsOfMasks:
     classes: int = 2
 
 
-def run_rounds(study: RoundsOfMasks, methods: Sequence[MaskMethod] = METHODS, console: Console | None = None) -> list[MaskMeasures]:
+def run_rounds(
+    study: RoundsOfMasks, methods: Sequence[MaskMethod] = METHODS, console: Console | None = None
+) -> list[MaskMeasures]:
     """Train every method, and measure the segmenters after their last rounds.
 
     Returns:
@@ -105,7 +107,9 @@ def _one_round(study: RoundsOfMasks, method: MaskMethod, latest: Path, number: i
     rows = _truth(study, folder) if method.truth else _comparisons(study, method, latest, number, folder)
     recipe = MaskRecipe(
         segmenter=SegmenterConfig(path=str(latest), trains=method.trains),  # type: ignore[arg-type]
-        data=MaskData(train=str(rows), classes=study.classes, max_difference=1.0, on_duplicate="drop", on_identical="drop"),
+        data=MaskData(
+            train=str(rows), classes=study.classes, max_difference=1.0, on_duplicate="drop", on_identical="drop"
+        ),
         output=str(folder / "run"),
         seed=study.seed,
         loss=LossChoice.of(**_named(method.loss)),
@@ -146,7 +150,10 @@ def _truth(study: RoundsOfMasks, folder: Path) -> Path:
     base = study.images.parent.resolve()
     write_lines(
         folder / "true.jsonl",
-        ({"image": str(base / row["image"]), "mask": str(base / row["target"]), "weight": float(study.num_pairs)} for row in rows),
+        (
+            {"image": str(base / row["image"]), "mask": str(base / row["target"]), "weight": float(study.num_pairs)}
+            for row in rows
+        ),
     )
     return folder / "true.jsonl"
 

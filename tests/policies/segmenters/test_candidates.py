@@ -27,7 +27,9 @@ def test_the_segmenters_own_mask_comes_first_and_all_differ():
 
 def test_draws_belong_to_image_round_and_seed():
     images, _ = blobs(1)
-    first, again, other = (candidates(segmenter(), images, 3, CandidateLaw(), seed) for seed in ((0, 1), (0, 1), (0, 2)))
+    first, again, other = (
+        candidates(segmenter(), images, 3, CandidateLaw(), seed) for seed in ((0, 1), (0, 1), (0, 2))
+    )
     assert (first == again).all()
     assert not (first[1:] == other[1:]).all()
 

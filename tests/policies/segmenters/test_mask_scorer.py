@@ -12,10 +12,10 @@ from torch import nn
 
 from exptilt.data.groups import Completion, Group
 from exptilt.labels import Preferred
-from exptilt.losses import DPO, LogSumExpAnchor, NLL
+from exptilt.losses import DPO, NLL, LogSumExpAnchor
 from exptilt.losses.anchors import LinearAnchor
 from exptilt.losses.mixture import Mixture, Term
-from exptilt.policies.segmenters.mask_scorer import MaskScorer, MaskTable, Pixels
+from exptilt.policies.segmenters.mask_scorer import CountedPixels, MaskScorer, MaskTable
 from exptilt.policies.segmenters.segmenter import Segmenter
 from exptilt.policies.segmenters.unet import UNet, UNetConfig
 from exptilt.training.objective import Objective
@@ -30,7 +30,9 @@ def row(seed, *, size=8, masks=2, ignore=0.0, identical=False):
     first = random.integers(0, CLASSES, size * size)
     completions = tuple(
         Completion(
-            np.where(random.random(size * size) < 0.2, random.integers(0, CLASSES, size * size), first).astype(np.int32),
+            np.where(random.random(size * size) < 0.2, random.integers(0, CLASSES, size * size), first).astype(
+                np.int32
+            ),
             valid,
         )
         for _ in range(1 if identical else masks)
@@ -71,7 +73,7 @@ def by_hand(model, group, mask):
 def test_pixels_are_units():
     model, group = segmenter(), row(1, ignore=0.2)
     with torch.no_grad():
-        logps = MaskScorer(model, Pixels("all", "sum"))([group])
+        logps = MaskScorer(model, CountedPixels("all", "sum"))([group])
         expected = [by_hand(model, group, mask) for mask in group.completions]
     assert logps.lengths.tolist() == [len(one) for one in expected]
     assert logps.sum().tolist() == pytest.approx([math.fsum(one) for one in expected], abs=1e-4)
@@ -81,7 +83,7 @@ def test_pixels_are_units():
 def test_only_differing_pixels_count_and_terms_on_likelihoods_see_all(reduce):
     model, group = segmenter(), row(2, ignore=0.1)
     with torch.no_grad():
-        logps = MaskScorer(model, Pixels("differing", reduce))([group])
+        logps = MaskScorer(model, CountedPixels("differing", reduce))([group])
         first, second = (by_hand(model, group, mask) for mask in group.completions)
     valid = group.completions[0].counted
     differs = (group.completions[0].ids != group.completions[1].ids)[valid]
@@ -97,7 +99,7 @@ def test_agreement_cancels_in_every_margin_of_sums():
     margins = []
     for units in ("all", "differing"):
         with torch.no_grad():
-            policy, reference = (MaskScorer(one, Pixels(units, "sum"))([group]).sum() for one in (model, other))
+            policy, reference = (MaskScorer(one, CountedPixels(units, "sum"))([group]).sum() for one in (model, other))
         margins.append(((policy[0] - policy[1]) - (reference[0] - reference[1])).item())
     assert margins[0] == pytest.approx(margins[1], abs=1e-4)
 
@@ -105,7 +107,7 @@ def test_agreement_cancels_in_every_margin_of_sums():
 def test_identical_masks_have_no_gradient_on_agreement_pixels():
     model, group = segmenter(), row(4)
     logits = torch.randn(1, CLASSES, 8, 8, requires_grad=True)
-    scorer = MaskScorer(Segmenter(nn.Identity(), lambda _: logits), Pixels())
+    scorer = MaskScorer(Segmenter(nn.Identity(), lambda _: logits), CountedPixels())
     scorer.model.network.register_parameter("nothing", nn.Parameter(torch.zeros(1)))
     chosen, rejected = scorer([group]).sides()
     DPO(beta=1.0)(Pair(chosen, rejected), Pair(chosen.detach(), rejected.detach())).loss.sum().backward()
@@ -133,7 +135,7 @@ def test_few_differing_pixels_of_a_large_image_keep_their_digits():
         for seed in (0, 1):
             logits = torch.randn(1, 2, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
             own = torch.log_softmax(logits.to(dtype), 1)
-            scorer = MaskScorer(_fixed(own), Pixels("differing", "mean"))
+            scorer = MaskScorer(_fixed(own), CountedPixels("differing", "mean"))
             sums.append(scorer([group]).sum().double())
         margins[dtype] = ((sums[0][0] - sums[0][1]) - (sums[1][0] - sums[1][1])).item()
     assert margins[torch.float32] == pytest.approx(margins[torch.float64], abs=1e-6)
@@ -149,7 +151,7 @@ def test_what_one_mask_ignores_earns_no_margin():
     """Valid pixels are one set for a row: two equal masks have equal log-probabilities whatever is ignored."""
     model, group = segmenter(), row(5, ignore=0.5, identical=True)
     with torch.no_grad():
-        logps = MaskScorer(model, Pixels("all", "sum"))([group]).sum()
+        logps = MaskScorer(model, CountedPixels("all", "sum"))([group]).sum()
     assert logps[0] == logps[1]
 
 
@@ -186,7 +188,10 @@ def test_the_order_of_pixels_makes_no_difference():
 
 
 def sides(*totals):
-    return [LogProbs.from_sums(torch.tensor(total, dtype=torch.float64), torch.ones(len(total), dtype=torch.int64)) for total in totals]
+    return [
+        LogProbs.from_sums(torch.tensor(total, dtype=torch.float64), torch.ones(len(total), dtype=torch.int64))
+        for total in totals
+    ]
 
 
 def test_the_linear_anchor_is_dpo_with_a_negative_label_smoothing():

@@ -136,7 +136,10 @@ def _of_folder(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | RowError]]
         if missing:
             yield f"images/{image.name}", RowError("missing_column", f"there is no {missing[0]}/{stem}.*")
             continue
-        row = {"image": str(image), **{("mask" if name == "masks" else name): str(files[name][stem]) for name in folders}}
+        row = {
+            "image": str(image),
+            **{("mask" if name == "masks" else name): str(files[name][stem]) for name in folders},
+        }
         yield f"images/{image.name}", row | ({"target": str(targets[stem])} if stem in targets else {})
 
 

@@ -160,7 +160,11 @@ def _is_kept(row: MaskRow, pixels: Pixels, seen: dict[str, str], account: _Accou
     seen[digest] = label
     share = float(pixels.differing.sum() / pixels.valid.sum())
     if len(row.masks) > 1 and share > data.max_difference:
-        account.note("far", row.where, f"the masks differ in {share:.0%} of the pixels (data.max_difference={data.max_difference:g})")
+        account.note(
+            "far",
+            row.where,
+            f"the masks differ in {share:.0%} of the pixels (data.max_difference={data.max_difference:g})",
+        )
     return True
 
 
@@ -174,7 +178,9 @@ def _held_out(rows: MaskSet, fraction: float) -> tuple[MaskSet, MaskSet]:
         return rows, rows.some([])
     limit = int(fraction * 2**32)
     held = [int(_image_of(rows, at)[:8], 16) < limit for at in range(len(rows))]
-    return rows.some([at for at, out in enumerate(held) if not out]), rows.some([at for at, out in enumerate(held) if out])
+    return rows.some([at for at, out in enumerate(held) if not out]), rows.some(
+        [at for at, out in enumerate(held) if out]
+    )
 
 
 def _note_leaks(train: MaskSet, test: MaskSet, findings: list[Finding]) -> None:
@@ -183,10 +189,19 @@ def _note_leaks(train: MaskSet, test: MaskSet, findings: list[Finding]) -> None:
     if leaks:
         message = f"{leaks[0]}: the image is among the training images as well"
         findings.append(
-            Finding(code="leak", severity="warning", count=len(leaks), examples=tuple(leaks[:MAX_EXAMPLES]), message=message, fix=_FIXES["leak"])
+            Finding(
+                code="leak",
+                severity="warning",
+                count=len(leaks),
+                examples=tuple(leaks[:MAX_EXAMPLES]),
+                message=message,
+                fix=_FIXES["leak"],
+            )
         )
 
 
 def _split(source: str, read: int, account: _Account, kept: Sequence[Any]) -> SplitReport:
     left_out = {code: count for code, count in account.counts.items() if code not in ("far", "leak")}
-    return SplitReport(source=source, format="masks", rows=read, rows_left_out=left_out, examples=len(kept), kept=len(kept))
+    return SplitReport(
+        source=source, format="masks", rows=read, rows_left_out=left_out, examples=len(kept), kept=len(kept)
+    )

@@ -59,7 +59,11 @@ class Palette:
         highest = int(ids.max(initial=-1))
         if highest >= len(self.names) or ids.min(initial=0) < -1:
             values = sorted(set(np.unique(ids).tolist()) - {-1})
-            hint = "; is that the foreground? set data.foreground=" + str(highest) if values in ([0, highest], [highest]) else ""
+            hint = (
+                "; is that the foreground? set data.foreground=" + str(highest)
+                if values in ([0, highest], [highest])
+                else ""
+            )
             raise RowError("bad_value", f"{path}: class id {highest}, and there are {len(self.names)} classes{hint}")
         return ids
 

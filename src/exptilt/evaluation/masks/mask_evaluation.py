@@ -125,11 +125,16 @@ def _summed(
     if curves:
         dice = measures.dice_of(torch.stack(curves)).nan_to_num(1.0)  # no foreground in either: right
         best = int(dice.mean(0).argmax())
-        found |= {"dice_at_best": _mean(dice[:, best].tolist(), of_images, resampling), "best_threshold": round(float(_THRESHOLDS[best]), 3)}
+        found |= {
+            "dice_at_best": _mean(dice[:, best].tolist(), of_images, resampling),
+            "best_threshold": round(float(_THRESHOLDS[best]), 3),
+        }
     counts = torch.stack([one.calibration for one, _ in with_target if one.calibration is not None]).sum(0)
     found["ece"] = measures.expected_calibration_error(counts)
     found["reliability"] = tuple(
-        (float(confidence / pixels), float(right / pixels), float(pixels)) for pixels, confidence, right in counts if pixels
+        (float(confidence / pixels), float(right / pixels), float(pixels))
+        for pixels, confidence, right in counts
+        if pixels
     )
     return MaskMeasures(**{key: value for key, value in found.items() if value is not None})
 

@@ -20,7 +20,7 @@ Reduce = Literal["sum", "mean"]
 
 
 @dataclass(frozen=True)
-class Pixels:
+class CountedPixels:
     """Which pixels of a mask count, and what becomes of their log-probabilities.
 
     With V the pixels that no mask of a row ignores, and D those of V in which its masks differ,
@@ -45,7 +45,7 @@ class MaskScorer:
     collective: ClassVar[bool] = False
     balance: ClassVar[None] = None
     model: Segmenter
-    pixels: Pixels = Pixels()
+    pixels: CountedPixels = CountedPixels()
 
     def __call__(self, groups: Sequence[Group[Any]]) -> LogProbs:
         """Log-probabilities of all masks of these groups, in order, with a graph."""
@@ -80,9 +80,7 @@ class MaskTable:
     """By `key_of` the row, on the CPU."""
 
     @classmethod
-    def of(
-        cls, scorer: MaskScorer, groups: Sequence[Group[Any]], *, source: str, at_once: int = 8
-    ) -> MaskTable:
+    def of(cls, scorer: MaskScorer, groups: Sequence[Group[Any]], *, source: str, at_once: int = 8) -> MaskTable:
         """Score groups, so many at once."""
         rows: dict[int, LogProbs] = {}
         with torch.no_grad():
@@ -122,13 +120,13 @@ def _place(group: Group[Any]) -> int:
     return hash((key_of(group), tuple(completion.ids.tobytes() for completion in group.completions)))
 
 
-def _masks_of(group: Group[Any], log_probabilities: Tensor, pixels: Pixels) -> LogProbs:
+def _masks_of(group: Group[Any], log_probabilities: Tensor, pixels: CountedPixels) -> LogProbs:
     """Log-probabilities of the masks of one image, from (classes, H*W) of its pixels."""
     device = log_probabilities.device
     ids = torch.from_numpy(np.stack([completion.ids for completion in group.completions])).to(device, torch.int64)
     valid = torch.from_numpy(np.ascontiguousarray(group.completions[0].counted)).to(device)
     of_units = log_probabilities[:, valid].gather(0, ids[:, valid])  # (K, |V|)
-    if pixels == Pixels("all", "sum"):
+    if pixels == CountedPixels("all", "sum"):
         lengths = torch.full((len(ids),), of_units.shape[1], dtype=torch.int64, device=device)
         return LogProbs(values=of_units.flatten(), lengths=lengths)
     ones = torch.ones(len(ids), dtype=torch.int64, device=device)

@@ -34,7 +34,9 @@ def load_segmenter(settings: SegmenterConfig, classes: int, seed: int = 0) -> Se
         shape = settings.config
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return Segmenter(UNet(UNetConfig(channels=shape.channels, classes=classes, width=shape.width, levels=shape.levels)))
+            return Segmenter(
+                UNet(UNetConfig(channels=shape.channels, classes=classes, width=shape.width, levels=shape.levels))
+            )
     path = Path(str(settings.path)).expanduser()
     if (path / "model" / CONFIG).is_file():  # a run folder
         path = path / "model"
@@ -51,7 +53,9 @@ def freeze_all_but_biases(segmenter: Segmenter, classes: int) -> None:
     Raises:
         ModelError: the last layer has none.
     """
-    biases = [bias for name, bias in segmenter.named_parameters() if name.endswith("bias") and bias.numel() in (1, classes)]
+    biases = [
+        bias for name, bias in segmenter.named_parameters() if name.endswith("bias") and bias.numel() in (1, classes)
+    ]
     if not biases:
         raise ModelError("segmenter.trains=bias: the last layer of this segmenter has no bias for each class")
     segmenter.requires_grad_(False)
@@ -88,7 +92,7 @@ def _of_transformers(settings: SegmenterConfig) -> Segmenter:
     from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
     try:
-        config = AutoConfig.from_pretrained(settings.path, revision=settings.revision)
+        config = AutoConfig.from_pretrained(str(settings.path), revision=settings.revision)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"segmenter.path: {settings.path}: cannot be loaded ({in_one_line(error)})") from None
     if config.model_type in _BY_QUERY:
@@ -97,7 +101,7 @@ def _of_transformers(settings: SegmenterConfig) -> Segmenter:
             "so a mask has no log-probability; use SegFormer, UperNet, DPT, BEiT, DeepLab or a U-Net"
         )
     try:
-        network = AutoModelForSemanticSegmentation.from_pretrained(settings.path, revision=settings.revision)
+        network = AutoModelForSemanticSegmentation.from_pretrained(str(settings.path), revision=settings.revision)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"segmenter.path: {settings.path}: is no semantic segmenter ({in_one_line(error)})") from None
     return Segmenter(network, logits_of)
