@@ -132,10 +132,14 @@ def doctor(
 ) -> None:
     """Check data before a run; exit status 1 if it would be refused."""
     if Path(source).suffix in (".yaml", ".yml"):
-        from exptilt.settings.load import load
-        from exptilt.settings.recipe import Recipe
+        from exptilt.settings.any_recipe import load_recipe
+        from exptilt.settings.mask_settings import MaskRecipe
 
-        load(Recipe, source, overrides or [])  # a mistake in a recipe does not wait for the libraries that read rows
+        recipe = load_recipe(source, overrides or [])  # a mistake in it does not wait for the libraries that read rows
+        if isinstance(recipe, MaskRecipe):
+            from exptilt.verbs.doctor import doctor_of_masks
+
+            raise typer.Exit(doctor_of_masks(recipe, as_json))
     from exptilt.verbs.doctor import doctor as run
 
     status = run(source, overrides or [], model, as_json, examples, html=html, reference_check=reference_check)
@@ -161,10 +165,9 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")], overrides: Overrides = None
 ) -> None:
     """Train by a recipe; run the command again to go on after a stop."""
-    from exptilt.settings.load import load
-    from exptilt.settings.recipe import Recipe
+    from exptilt.settings.any_recipe import load_recipe
 
-    settings = load(Recipe, recipe, overrides or [])  # first: a mistake in a recipe does not wait for torch
+    settings = load_recipe(recipe, overrides or [])  # first: a mistake in a recipe does not wait for torch
     from exptilt.verbs.train import train as run
 
     run(settings, _this_command())
@@ -274,6 +277,23 @@ def label(
         load(LabelRequest, None, [f"{key}={json.dumps(value)}" for key, value in stated.items() if value is not None]),
         browser=browser,
     )
+
+
+@app.command()
+def masks(
+    segmenter: Annotated[str, typer.Argument(metavar="SEGMENTER", help="A run, a model folder, or a hub id.")],
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option(help="The folder masks go to.")] = Path("masks"),
+) -> None:
+    """Make candidate masks near a segmenter's own (images=FOLDER), for people, or labelled (annotator.temperature=0.02)."""
+    from exptilt.settings.load import load
+    from exptilt.settings.mask_settings import MaskRequest
+
+    stated = [f"segmenter={{path: {json.dumps(segmenter)}}}", f"output={json.dumps(str(output))}"]
+    request = load(MaskRequest, None, [*stated, *(overrides or [])])
+    from exptilt.verbs.masks import masks as run
+
+    run(request)
 
 
 @app.command()

@@ -38,6 +38,9 @@ class LogProbs:
     """(N,) log sum_v p_v^2 of that distribution; only where a loss asks for it."""
     divergence: Tensor | None = None
     """(N,) nats, KL(reference || policy) of that distribution; only where a loss asks for it."""
+    whole: Tensor | None = None
+    """(N,) nats, of completions that have one unit each: the same completion over all its units, where `values` are of the units
+    in which the completions of a row differ. Terms that hold likelihoods (`Loss.holds_likelihoods`) read it."""
 
     def __post_init__(self) -> None:
         if self.lengths.ndim != 1:
@@ -101,6 +104,16 @@ class LogProbs:
             empty = int((self.lengths == 0).nonzero()[0])
             raise ValueError(f"completion {empty} has no counted unit, so its mean log-probability is undefined")
         return self.lengths
+
+    def everywhere(self) -> LogProbs:
+        """The same completions over all their units, where `values` are of some.
+
+        Example:
+            >>> differing = LogProbs(values=torch.tensor([-3.0]), lengths=torch.tensor([1]), whole=torch.tensor([-0.5]))
+            >>> differing.everywhere().sum().tolist(), differing.sum().tolist()
+            ([-0.5], [-3.0])
+        """
+        return self if self.whole is None else LogProbs(values=self.whole, lengths=self.lengths)
 
     def positions(self) -> Tensor:
         """(N,) int64, the place of each unit inside its completion, from 0."""

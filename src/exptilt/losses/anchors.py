@@ -57,6 +57,7 @@ class NLL(Loss):
     """Tokens of the batch alike (token), completions alike by their mean (sequence), or by their sum (sum)."""
 
     kind: ClassVar = PAIR
+    holds_likelihoods: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = False
 
     @property
@@ -103,6 +104,7 @@ class HingeAnchor(Loss):
     """Per token, or of the whole completion."""
 
     kind: ClassVar = PAIR
+    holds_likelihoods: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = False
 
     @property
@@ -145,6 +147,7 @@ class ReferenceHingeAnchor(Loss):
     """Per token, or of the whole completion."""
 
     kind: ClassVar = PAIR
+    holds_likelihoods: ClassVar[bool] = True
 
     @property
     def needs_lengths(self) -> bool:  # type: ignore[override]
@@ -185,6 +188,7 @@ class LogSumExpAnchor(Loss):
     """Per token, or of the whole completion."""
 
     kind: ClassVar = PAIR
+    holds_likelihoods: ClassVar[bool] = True
 
     @property
     def needs_lengths(self) -> bool:  # type: ignore[override]
@@ -227,6 +231,7 @@ class LinearAnchor(Loss):
     """True says that you know this has no finite optimum, and silences the warning."""
 
     kind: ClassVar = PAIR
+    holds_likelihoods: ClassVar[bool] = True
 
     @property
     def needs_lengths(self) -> bool:  # type: ignore[override]
@@ -266,6 +271,7 @@ class CalAnchor(Loss):
     """Per token, or of the whole completion."""
 
     kind: ClassVar = PAIR
+    holds_likelihoods: ClassVar[bool] = True
 
     @property
     def needs_lengths(self) -> bool:  # type: ignore[override]
@@ -306,6 +312,7 @@ class MDPOAnchor(Loss):
     """Strength of the pull toward the reference, > 0."""
 
     kind: ClassVar = PAIR
+    holds_likelihoods: ClassVar[bool] = True
 
     def __call__(self, policy: Pair, reference: Pair | None) -> PairLoss:
         """Loss and implicit rewards of each pair, (B,) nats."""

@@ -82,6 +82,9 @@ class Loss:
     """True where one example's loss depends on the others: the loop then forms it over the whole global batch."""
     takes_keys: ClassVar[bool] = False
     """True where rows are drawn at random and the call takes `keys`, to which draws belong."""
+    holds_likelihoods: ClassVar[bool] = False
+    """True of anchors and other terms on absolute likelihoods: they read all units of a completion, also where a contrast reads
+    only those in which the completions of a row differ."""
     is_stateful: ClassVar[bool] = False
     """True where the call takes `state` and there are `initial_state` and `next_state`."""
 
@@ -175,6 +178,20 @@ def _pair_of_sums(chosen: Tensor, rejected: Tensor, *names: str, like: Tensor | 
             raise ValueError(f"{name} must have shape (B,), one sum per pair, as chosen has; got {tuple(sums.shape)}")
     lengths = torch.ones(len(chosen), dtype=torch.int64, device=chosen.device)  # never read: the loss needs none
     return Pair(LogProbs.from_sums(chosen, lengths), LogProbs.from_sums(rejected, lengths))
+
+
+def seen_by(loss: Loss, policy: Any, reference: Any) -> tuple[Any, Any]:
+    """Policy and reference as a loss reads them: all units where it holds likelihoods, else the units that were scored."""
+    if not loss.holds_likelihoods:
+        return policy, reference
+    return everywhere(policy), everywhere(reference)
+
+
+def everywhere(logps: Any) -> Any:
+    """The sides of pairs, or completions, over all their units."""
+    if logps is None:
+        return None
+    return Pair(*(side.everywhere() for side in logps)) if isinstance(logps, Pair) else logps.everywhere()
 
 
 def check_pair(policy: Pair, reference: Pair | None = None) -> None:

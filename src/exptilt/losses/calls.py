@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from exptilt.errors import ConfigError
-from exptilt.losses.base import Loss, State, batch_arguments, require_rows
+from exptilt.losses.base import Loss, State, batch_arguments, require_rows, seen_by
 from exptilt.losses.soft_labels import BothOrders, with_soft_labels
 from exptilt.types import Columns, LogProbs, LossResult, Pair, PairLoss
 
@@ -137,9 +137,10 @@ def call(loss: Loss, arguments: Arguments, columns: Columns, state: State | None
     if loss.kind.scores:
         scores = arguments.policy
         return form(*scores, *by_position, **named) if soft is None else _soft(form, scores, soft, named)
+    policy, reference = seen_by(loss, arguments.policy, arguments.reference)
     if soft is not None:
-        return with_soft_labels(loss, arguments.policy, arguments.reference, soft, **named)
-    result: LossResult = form(arguments.policy, arguments.reference, *by_position, **named)
+        return with_soft_labels(loss, policy, reference, soft, **named)
+    result: LossResult = form(policy, reference, *by_position, **named)
     sides = arguments.policy.chosen if loss.kind.is_paired else arguments.policy
     require_rows(loss, result, len(columns["sizes"]) if "sizes" in loss.kind.columns else len(sides))
     return result

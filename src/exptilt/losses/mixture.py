@@ -9,7 +9,7 @@ from torch import Tensor
 
 from exptilt.kinds import PAIR
 from exptilt.losses.anchors import NLL, LinearAnchor
-from exptilt.losses.base import Loss, State, batch_arguments
+from exptilt.losses.base import Loss, State, batch_arguments, seen_by
 from exptilt.losses.bco import BCO
 from exptilt.losses.dpo import DPO
 from exptilt.settings.declaration import config
@@ -121,7 +121,7 @@ class WeightedSum(Loss):
             if term.loss.is_stateful and state is not None:
                 wanted["state"] = _state_of(place, state)
             loss: Any = term.loss
-            out: PairLoss = loss(policy, reference, **wanted)
+            out: PairLoss = loss(*seen_by(term.loss, policy, reference), **wanted)
             total = term.weight * out.loss if total is None else total + term.weight * out.loss
             first = first or out
         if total is None or first is None:

@@ -44,6 +44,7 @@ class SFT(Loss):
     """Tokens of the batch alike (token), completions alike by their mean (sequence), or by their sum (sum)."""
 
     kind: ClassVar = COMPLETION
+    holds_likelihoods: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = False
     needs_lengths: ClassVar[bool] = True
 

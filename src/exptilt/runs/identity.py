@@ -6,33 +6,34 @@ import json
 from pathlib import Path
 
 from exptilt.settings.declaration import as_dict, dotted
+from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.settings.recipe import Recipe
 
 _NO_EFFECT = ("output", "evaluate.", "train.log_", "train.report_", "train.eval_", "train.save_", "train.keep_",
               "train.resume", "train.stop_", "train.best", "train.patience", "train.compile", "train.gradient_",
-              "parallel.", "reference.cache", "batch.tokens", "data.workers", "rounds.num_rounds",
+              "parallel.", "reference.cache", "batch.tokens", "batch.images", "data.workers", "rounds.num_rounds",
               "rounds.samples_at_once", "rounds.least_labelled")  # fmt: skip
 """Keys that may change between an interruption and its resume: no step depends on them beyond rounding."""
 
 
-def identity(recipe: Recipe, **content: str) -> dict[str, str]:
+def identity(recipe: Recipe | MaskRecipe, **content: str) -> dict[str, str]:
     """Collect every key of a recipe that moves a weight, and fingerprints of the files and models that it names."""
     flat = _written_values(recipe)
-    start = Path(recipe.model.path or "")
+    start = Path() if isinstance(recipe, MaskRecipe) else Path(recipe.model.path or "")
     if start.is_relative_to(recipe.folder):  # the supervised phase's model moves with the run
         flat["model.path"] = json.dumps(str(start.relative_to(recipe.folder)))
     return {key: value for key, value in flat.items() if not key.startswith((*_NO_EFFECT, "sft", "rounds"))} | content
 
 
-def changed_keys(old: Recipe, new: Recipe) -> list[str]:
+def changed_keys(old: Recipe | MaskRecipe, new: Recipe | MaskRecipe) -> list[str]:
     """Keys that differ between two recipes and move a weight, keys of the supervised phase included."""
     old_values, new_values = (_written_values(recipe) for recipe in (old, new))
     keys = [key for key in {**old_values, **new_values} if old_values.get(key) != new_values.get(key)]
-    if (old.sft is None) != (new.sft is None):
+    if (getattr(old, "sft", None) is None) != (getattr(new, "sft", None) is None):
         keys = ["sft", *(key for key in keys if not key.startswith("sft"))]
     return [key for key in keys if not key.removeprefix("sft.").startswith(_NO_EFFECT)]
 
 
-def _written_values(recipe: Recipe) -> dict[str, str]:
+def _written_values(recipe: Recipe | MaskRecipe) -> dict[str, str]:
     """Every key of a recipe with its value as JSON; an empty section is left out."""
     return {key: json.dumps(value) for key, value in dotted(as_dict(recipe)).items() if value != {}}

@@ -17,6 +17,7 @@ from exptilt.run_folder.lock import claimed
 from exptilt.runs.identity import changed_keys
 from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.load import dump, load
+from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.own_parts import OwnPart
 from exptilt.settings.recipe import Recipe
@@ -27,7 +28,7 @@ _REASON = 2000
 
 
 @contextmanager
-def started(recipe: Recipe, folder: RunFolder, processes: int, console: Console) -> Iterator[None]:
+def started(recipe: Recipe | MaskRecipe, folder: RunFolder, processes: int, console: Console) -> Iterator[None]:
     """Hold the run folder while the block trains, measures and reports; called in the process that writes.
 
     The end is recorded however it comes, SIGTERM included.
@@ -48,8 +49,15 @@ def started(recipe: Recipe, folder: RunFolder, processes: int, console: Console)
             yield
 
 
-def inputs_of(recipe: Recipe) -> dict[str, str]:
+def inputs_of(recipe: Recipe | MaskRecipe) -> dict[str, str]:
     """Every path that a run reads and must not overwrite, by its key."""
+    if isinstance(recipe, MaskRecipe):
+        of_masks = {
+            "segmenter.path": recipe.segmenter.path,
+            "data.train": recipe.data.train,
+            "data.test": recipe.data.test,
+        }
+        return {key: path for key, path in of_masks.items() if path}
     named = {"reference.model": recipe.reference.model, "adapter.path": recipe.adapter and recipe.adapter.path}
     named |= {} if recipe.rounds is None else _inputs_of_rounds(recipe.rounds)
     return model_inputs(recipe.model) | data_inputs(recipe.data) | {key: path for key, path in named.items() if path}
@@ -83,7 +91,7 @@ def data_inputs(data: DataConfig, prefix: str = "data") -> dict[str, str]:
     return {key: path for key, path in (named | more).items() if path}
 
 
-def _make_way(recipe: Recipe, folder: RunFolder, console: Console) -> None:
+def _make_way(recipe: Recipe | MaskRecipe, folder: RunFolder, console: Console) -> None:
     """Continue an earlier run in the folder, move it aside, or refuse if it is a different run."""
     if recipe.train.resume == "never":
         aside = folder.set_aside()
@@ -94,12 +102,12 @@ def _make_way(recipe: Recipe, folder: RunFolder, console: Console) -> None:
         _refuse_another_run(recipe, folder)
 
 
-def _refuse_another_run(recipe: Recipe, folder: RunFolder) -> None:
+def _refuse_another_run(recipe: Recipe | MaskRecipe, folder: RunFolder) -> None:
     written = folder.recipe_text()
     if written is None or written == dump(recipe) or not folder.has_results():
         return
     try:
-        changed = changed_keys(load(Recipe, folder.path / CONFIG), recipe)
+        changed = changed_keys(load(type(recipe), folder.path / CONFIG), recipe)
     except ConfigError:
         changed = ["config.yaml, which this version of exptilt does not read"]
     if changed:

@@ -172,7 +172,7 @@ def _in_order(
 
 def _summed(logps: LogProbs) -> LogProbs:
     """All that most losses read; in float64, in which the difference of two long sums keeps its digits."""
-    if logps.values is None:
+    if logps.values is None or logps.whole is not None:
         return logps
     return LogProbs.from_sums(logps.sum_of(logps.values.to(widest(logps.values.device))), logps.lengths)
 

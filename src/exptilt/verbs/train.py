@@ -5,13 +5,16 @@ from __future__ import annotations
 from rich.console import Console
 
 from exptilt.reports.tables.evaluation_table import print_summary
+from exptilt.reports.tables.mask_table import print_masks
 from exptilt.reports.tables.rounds_table import rounds_table
+from exptilt.runs.mask_run import run_masks
 from exptilt.runs.rounds.run_rounds import run_rounds
 from exptilt.runs.run_recipe import run_recipe
-from exptilt.settings.recipe import Recipe
+from exptilt.settings.any_recipe import AnyRecipe
+from exptilt.settings.mask_settings import MaskRecipe
 
 
-def train(recipe: Recipe, command: str) -> None:
+def train(recipe: AnyRecipe, command: str) -> None:
     """Train, measure and report; print the numbers, or the command that continues after a stop.
 
     Args:
@@ -20,6 +23,9 @@ def train(recipe: Recipe, command: str) -> None:
 
     A recipe with `rounds` samples, labels and trains that often; see `run_rounds`.
     """
+    if isinstance(recipe, MaskRecipe):
+        _train_masks(recipe, command)
+        return
     if recipe.rounds is not None:
         outcome = run_rounds(recipe)
         Console().print(rounds_table(outcome.folder.run))
@@ -31,4 +37,12 @@ def train(recipe: Recipe, command: str) -> None:
     if outcome.finished:
         print_summary(outcome.folder)
     else:
+        print(f"stopped at step {outcome.step}; to go on: {command}")
+
+
+def _train_masks(recipe: MaskRecipe, command: str) -> None:
+    outcome = run_masks(recipe)
+    if outcome.folder.writes and outcome.finished:
+        print_masks(outcome.folder)
+    elif outcome.folder.writes:
         print(f"stopped at step {outcome.step}; to go on: {command}")

@@ -1,0 +1,1 @@
+"""How good masks are: overlap, boundaries, calibration, and where likelihoods went."""

@@ -1,0 +1,239 @@
+"""Settings of a run on masks: the segmenter, where images and masks are, and which pixels count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from exptilt.settings.declaration import config
+from exptilt.settings.evaluation_settings import EvaluateConfig
+from exptilt.settings.loss_choice import AnyLossChoice, LossChoice, NamedLoss, choice_of
+from exptilt.settings.training_settings import OptimConfig, ParallelConfig, TrainConfig
+
+OnProblem = Literal["error", "drop"]
+
+
+@config
+class UNetSettings:
+    """A small U-Net with random weights, for a supervised start or a demonstration."""
+
+    channels: int = 3
+    """Channels of an image: 1 for grey, 3 for colours."""
+    width: int = 8
+    """Features of the first level; each level below has twice as many."""
+    levels: int = 3
+    """Resolutions, each half of the one above."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "width", "levels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+
+
+@config
+class SegmenterConfig:
+    """Where the segmenter's weights start."""
+
+    path: str | None = None
+    """Folder of an exptilt run or U-Net, or a folder or hub id of a semantic-segmentation model of transformers."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    config: UNetSettings | None = None
+    """A small U-Net with random weights, instead of `path`."""
+    trains: Literal["all", "bias"] = "all"
+    """bias: only the bias of each class, as a rival that needs few pairs and shows what a shifted threshold alone would do."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.config is None):
+            raise ValueError("path or config must be set, and not both: the weights to start from")
+
+
+@config
+class MaskData:
+    """Images with masks, and what to do with rows that cannot be used."""
+
+    train: str
+    """A manifest (.jsonl; image and chosen, rejected | masks | mask, label | target) or a folder (images, chosen, rejected | masks)."""
+    test: str | None = None
+    """Held-out rows, as train."""
+    test_fraction: float = 0.0
+    """Share of images held out of `train`, in [0, 1); by a hash of the image's content."""
+    limit: int | None = None
+    """Read only so many rows of `train`."""
+    classes: str | int = 2
+    """Number of classes, or a .json file with their names; the background is class 0."""
+    ignore: int | None = 255
+    """Value of pixels that no loss and no measure counts; null: every value is a class."""
+    foreground: int | None = None
+    """Value that stands for class 1 in masks of two classes, such as 255; then 0 is the background, and nothing is ignored."""
+    channels: int | None = None
+    """Channels that images are read with, 1 or 3. Default: those of the segmenter."""
+    units: Literal["all", "differing"] = "differing"
+    """Pixels that a contrast counts; terms that hold likelihoods always read all."""
+    reduce: Literal["sum", "mean"] = "mean"
+    """What becomes of them; with mean, beta is the strength for one pixel and has one meaning for every size of image."""
+    max_difference: float = 0.3
+    """Share of pixels in which two masks may differ before the pair is reported: such candidates are too far apart to learn from."""
+    on_invalid: OnProblem = "error"
+    """A file that cannot be read, or a mask that does not fit its image or its classes."""
+    on_identical: OnProblem = "error"
+    """Masks of a row that differ in no counted pixel."""
+    on_duplicate: OnProblem = "error"
+    """A row that repeats an earlier one."""
+    on_conflict: Literal["error", "drop", "keep"] = "error"
+    """The same masks with opposite labels."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.test_fraction < 1:
+            raise ValueError(f"test_fraction must be in [0, 1), got {self.test_fraction}")
+        if not 0 < self.max_difference <= 1:
+            raise ValueError(f"max_difference must be in (0, 1], got {self.max_difference}")
+        if isinstance(self.classes, int) and self.classes < 2:
+            raise ValueError(f"classes must be >= 2, the background among them, got {self.classes}")
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {self.channels}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be >= 1, got {self.limit}")
+
+
+@config
+class MaskBatchConfig:
+    """How rows are put together."""
+
+    size: int = 12
+    """Rows (images with their masks) per optimizer step, over all processes, >= 1."""
+    images: int = 12
+    """Most images of one forward pass, >= 1; no result depends on it."""
+    shuffle: bool = True
+    """Draw a new order every epoch, from the seed."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+
+
+def default_loss() -> LossChoice:
+    """DPO with beta 1 on mean log-ratios of differing pixels, anchored by the likelihood of the chosen mask."""
+    terms = [{"loss": {"name": "dpo", "beta": 1.0}, "weight": 1.0}, {"loss": {"name": "nll"}, "weight": 1.0}]
+    return LossChoice.of("mixture", terms=terms)
+
+
+@config
+class MaskRecipe:
+    """One run on masks: from preferences between masks to a segmenter."""
+
+    segmenter: SegmenterConfig
+    """Where the weights start."""
+    data: MaskData
+    """Images with masks."""
+    output: str
+    """Run folder."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    loss: AnyLossChoice = default_loss()
+    """The objective. Default: DPO with beta 1 and the negative log-likelihood of the chosen mask."""
+    batch: MaskBatchConfig = MaskBatchConfig()
+    """How rows are put together."""
+    optim: OptimConfig = OptimConfig(learning_rate=5e-4, warmup_ratio=0.05)
+    """How weights move."""
+    train: TrainConfig = TrainConfig(epochs=4.0)
+    """How long to train, and what to write on the way."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How several processes share the work."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """What is measured at the end; `level` is that of intervals."""
+    allow_unbounded: bool = False
+    """Take a linear anchor whose objective has no optimum (weight of at least an eighth of beta)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
+        object.__setattr__(self, "loss", choice_of(self.loss))
+        self._check_loss(self.loss)
+        if self.parallel.kind == "fsdp":
+            raise ValueError(
+                "parallel.kind: segmenters are trained by one process, or by several that each hold it (ddp)"
+            )
+
+    def _check_loss(self, loss: NamedLoss) -> None:
+        if loss.kind.reads != "logps":
+            raise ValueError(f"loss: {loss.name} trains a reward model; segmenters take losses on log-probabilities")
+        terms = getattr(loss, "terms", ())
+        linear = sum(term.weight for term in terms if term.loss.name == "anchor_linear")
+        beta = max((float(getattr(term.loss, "beta", 0.0) or 0.0) for term in terms), default=0.0)
+        if linear >= beta / 8 and linear > 0 and not self.allow_unbounded:
+            raise ValueError(
+                f"loss: anchor_linear with weight {linear:g} has no optimum beside beta {beta:g}: it is DPO with label smoothing "
+                f"-weight/beta. Take a weight below {beta / 8:g}, another anchor, or set allow_unbounded=true"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.output).expanduser()
+
+
+@config
+class AnnotatorConfig:
+    """A simulated annotator, who knows the true masks."""
+
+    overlap: Literal["dice", "iou"] = "dice"
+    """What makes a mask better."""
+    temperature: float = 0.02
+    """Difference in overlap that counts, >= 0; 0 prefers the better mask always."""
+    flip: float = 0.0
+    """Share of answers that are turned round, in [0, 0.5]; 0.5 is a coin."""
+    weights: tuple[float, ...] = ()
+    """Of classes but the background; all alike by default."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
+        if not 0 <= self.flip <= 0.5:
+            raise ValueError(f"flip must be in [0, 0.5], got {self.flip}")
+
+
+@config
+class MaskRequest:
+    """Candidates of masks, made by a segmenter, to be compared by people or by a simulated annotator."""
+
+    segmenter: SegmenterConfig
+    """Whose masks they are near."""
+    images: str
+    """A manifest (.jsonl with `image`, and `target` for a simulated annotator) or a folder (`images`, and `masks` as targets)."""
+    output: str
+    """Folder for masks, and pairs.jsonl or items.jsonl."""
+    classes: str | int = 2
+    """Number of classes, or a .json file with their names."""
+    ignore: int | None = 255
+    """Value of pixels that do not count."""
+    foreground: int | None = None
+    """Value that stands for class 1 in masks of two classes."""
+    channels: int | None = None
+    """Channels that images are read with. Default: those of the segmenter."""
+    num_masks: int = 4
+    """Masks of each image, the segmenter's own among them, >= 2."""
+    num_pairs: int = 2
+    """Pairs of each image that the annotator sees, >= 1."""
+    bias: float = 1.0
+    """Standard deviation of the bias of each class, in logits."""
+    noise: float = 0.6
+    """Standard deviation of the smooth noise, in logits."""
+    smoothness: int = 4
+    """Pixels over which noise is smooth, >= 1."""
+    dropout: bool = False
+    """Draw logits with dropout on."""
+    annotator: AnnotatorConfig | None = None
+    """Who labels; without it the masks are written for people (`exptilt label`)."""
+    limit: int | None = None
+    """Read only so many images."""
+    round: int = 1
+    """Number of the round; others draw other candidates."""
+    seed: int = 0
+    """Seed of all draws."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_masks", 2), ("num_pairs", 1), ("smoothness", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")

@@ -1,0 +1,291 @@
+"""Runs on masks: the loop, the run folder and the resume of texts, with a segmenter as the scorer."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from exptilt.data.masks.image_files import write_mask
+from exptilt.errors import CheckpointError, ConfigError, DataError
+from exptilt.policies.segmenters.segmenter_files import load_segmenter
+from exptilt.rewards.mask_annotator import MaskAnnotator
+from exptilt.run_folder.folder import RunFolder
+from exptilt.runs.mask_run import run_masks
+from exptilt.settings.any_recipe import load_recipe
+from exptilt.settings.load import load
+from exptilt.settings.mask_settings import MaskRecipe, MaskRequest, SegmenterConfig
+from exptilt.testbed.blobs import blobs, thickened
+from exptilt.verbs.masks import masks
+
+RECIPE = """\
+segmenter: {config: {channels: 1, width: 4, levels: 2}}
+data: {train: pairs.jsonl, test: held.jsonl}
+output: run
+batch: {size: 6, images: 4}
+train: {epochs: 2, log_every: 1, save_every: 2, eval_every: 3}
+"""
+
+
+def write_pairs(folder, name, count, seed, size=16):
+    images, masks = blobs(count, size, seed)
+    wrong = thickened(masks, 1)
+    rows = []
+    for at in range(count):
+        stem = f"{name}{at}"
+        Image.fromarray(images[at]).save(folder / f"{stem}.png")
+        write_mask(folder / f"{stem}-true.png", masks[at])
+        write_mask(folder / f"{stem}-wrong.png", wrong[at])
+        rows.append({"image": f"{stem}.png", "chosen": f"{stem}-true.png", "rejected": f"{stem}-wrong.png"})
+    rows = [{**row, "target": row["chosen"]} for row in rows]
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path, "pairs", 18, 0)
+    write_pairs(tmp_path, "held", 6, 1)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def recipe_of(*overrides) -> MaskRecipe:
+    recipe = load_recipe("r.yaml", overrides)
+    assert isinstance(recipe, MaskRecipe)
+    return recipe
+
+
+def metrics():
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def test_a_run_trains_measures_and_saves(here):
+    outcome = run_masks(recipe_of())
+    assert (outcome.finished, outcome.step) == (True, 6)
+    lines = metrics()
+    first = next(line for line in lines if "eval/loss" in line)
+    whole = -first["eval/loss"] + math.log(2)
+    assert whole < 0  # log 2 of DPO, and the chosen mask's negative log-likelihood, nats a pixel
+    assert first["eval/rewards/margins"] == pytest.approx(0, abs=1e-6)
+    assert any(line.get("eval/rewards/margins", 0) > 0 for line in lines)
+    found = RunFolder(here / "run").read("mask_evaluation.json")
+    assert found["num_images"] == found["num_targets"] == 6
+    assert found["policy"]["kl"]["value"] > 0
+    assert found["reference"]["kl"]["value"] == pytest.approx(0, abs=1e-6)
+    assert found["policy"]["nll"]["value"] < found["reference"]["nll"]["value"]
+    model = load_segmenter(SegmenterConfig(path="run"), 2)
+    assert load_segmenter(SegmenterConfig(path="run/model"), 2).fingerprint() == model.fingerprint()
+    page = (here / "run" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 6
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
+    assert run_masks(recipe_of()).step == 6
+
+
+def test_a_stopped_run_goes_on_bitwise(here):
+    whole = recipe_of()
+    run_masks(whole)
+    expected = (here / "run" / "model" / "model.safetensors").read_bytes()
+
+    class Stop:
+        def __init__(self):
+            self.state = dict
+
+        def on_start(self, progress): ...
+        def on_metrics(self, progress, values): ...
+        def on_end(self, progress): ...
+        def restore(self, state): ...
+        def after_step(self, progress, sums):
+            if progress.step == 3:
+                raise KeyboardInterrupt
+
+    other = replace(whole, output=str(here / "second"))
+    with pytest.raises(KeyboardInterrupt):
+        run_masks(other, callbacks=[Stop()])
+    assert RunFolder(here / "second").run.status == "stopped"
+    assert run_masks(other).step == 6
+    assert (here / "second" / "model" / "model.safetensors").read_bytes() == expected
+
+
+def test_the_number_of_images_at_once_makes_no_difference(here):
+    losses = []
+    for images in (1, 6):
+        run_masks(replace(recipe_of(f"batch.images={images}"), output=f"run{images}"))
+        lines = [json.loads(line) for line in Path(f"run{images}/metrics.jsonl").read_text().splitlines()]
+        losses.append([line["train/loss"] for line in lines if "train/loss" in line])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss", ["dpo", "ipo", "kto_none", "sft", "plackett_luce", "simpo", "apo_zero_unpaired", "nll"]
+)
+def test_other_objectives_train_on_masks(here, loss):
+    if loss == "kto_none":
+        with pytest.raises(ConfigError, match="a mask belongs to one image"):
+            run_masks(recipe_of("loss=kto"))
+        return
+    outcome = run_masks(recipe_of(f"loss={loss}", "train.max_steps=2", "train.eval_every=0"))
+    assert outcome.step == 2
+    assert all(math.isfinite(value) for line in metrics() for value in line.values() if isinstance(value, float))
+
+
+def test_another_recipe_does_not_take_the_folder(here):
+    run_masks(recipe_of("train.max_steps=1"))
+    with pytest.raises(CheckpointError, match="holds a run of another recipe"):
+        run_masks(recipe_of("train.max_steps=1", "data.units=all"))
+
+
+def test_more_than_two_classes(here):
+    random = np.random.default_rng(0)
+    for path in here.glob("*-true.png"):
+        write_mask(path, random.integers(0, 4, (16, 16)))
+    outcome = run_masks(recipe_of("data.classes=4", "data.max_difference=1", "train.max_steps=1", "train.eval_every=0"))
+    assert outcome.finished
+    assert len(RunFolder(here / "run").read("mask_evaluation.json")["policy"]["dice_of_class"]) == 4
+    with pytest.raises(Exception, match=r"has 4 classes, and data\.classes has 2"):
+        load_segmenter(SegmenterConfig(path="run"), 2)
+
+
+SPOILED = {
+    "size": (
+        "another size",
+        lambda here: write_mask(here / "pairs3-true.png", np.zeros((8, 8))),
+        "8 x 8 pixels, and its image has 16 x 16",
+    ),
+    "class": (
+        "a class that is none",
+        lambda here: write_mask(here / "pairs3-true.png", np.full((16, 16), 7)),
+        "class id 7",
+    ),
+    "rgb": (
+        "colours",
+        lambda here: Image.new("RGB", (16, 16)).save(here / "pairs3-true.png"),
+        "a picture in mode RGB; a mask has one class id a pixel",
+    ),
+    "unreadable": (
+        "no picture",
+        lambda here: (here / "pairs3-true.png").write_bytes(b"PNG"),
+        "cannot be read as an image",
+    ),
+    "missing": ("no file", lambda here: (here / "pairs3-true.png").unlink(), "no such file"),
+    "ignored": (
+        "all ignored",
+        lambda here: write_mask(here / "pairs3-true.png", np.full((16, 16), 255)),
+        "every pixel is ignored",
+    ),
+    "same": (
+        "no difference",
+        lambda here: (here / "pairs3-wrong.png").write_bytes((here / "pairs3-true.png").read_bytes()),
+        "differ in no counted pixel",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_spoiled_file_is_named_with_its_row(here, name):
+    _, spoil, message = SPOILED[name]
+    spoil(here)
+    with pytest.raises(DataError) as refusal:
+        run_masks(recipe_of("train.max_steps=1"))
+    (line,) = str(refusal.value).splitlines()
+    assert line.startswith("pairs.jsonl:4: ")
+    assert message in line
+    key = "on_identical" if name == "same" else "on_invalid"
+    assert run_masks(recipe_of("train.max_steps=1", f"data.{key}=drop")).finished
+    left_out = RunFolder(here / "run").read("data.json")["train"]["rows_left_out"]
+    assert sum(left_out.values()) == 1
+
+
+def test_rows_of_the_manifest_are_checked(here):
+    rows = [json.loads(line) for line in Path("pairs.jsonl").read_text().splitlines()]
+    spoiled = [*rows, rows[0], {**rows[1], "chosen": rows[1]["rejected"], "rejected": rows[1]["chosen"]}]
+    text = "".join(json.dumps(row) + "\n" for row in spoiled)
+    (here / "pairs.jsonl").write_text(text + '{"image": "a.png", "chosn": "b.png"}\n{broken\n')
+    with pytest.raises(DataError) as refusal:
+        run_masks(recipe_of())
+    lines = str(refusal.value).splitlines()
+    assert any("pairs.jsonl:19" in line and "repeats an earlier" in line for line in lines)
+    assert any("pairs.jsonl:20" in line and "opposite label" in line for line in lines)
+    assert any("pairs.jsonl:21" in line and "did you mean 'chosen'?" in line for line in lines)
+    assert any("pairs.jsonl:22" in line and "not valid JSON" in line for line in lines)
+
+
+def test_masks_of_0_and_255_ask_what_255_means(here):
+    for path in here.glob("*-true.png"):
+        write_mask(path, (np.asarray(Image.open(path)) > 0) * 255)
+    with pytest.raises(DataError, match="is that the foreground"):
+        run_masks(recipe_of("data.ignore=null"))
+
+
+def test_a_linear_anchor_without_an_optimum_is_refused(here):
+    terms = "loss={name: mixture, terms: [{loss: {name: dpo, beta: 1}}, {loss: {name: anchor_linear}, weight: 0.2}]}"
+    with pytest.raises(ConfigError, match="has no optimum"):
+        recipe_of(terms)
+    assert recipe_of(terms, "allow_unbounded=true").allow_unbounded
+
+
+def test_models_whose_pixels_are_not_independent_are_refused(here):
+    from transformers import Mask2FormerConfig
+
+    Mask2FormerConfig().save_pretrained(here / "m2f")
+    with pytest.raises(Exception, match="predicts a set of masks, not a distribution for each pixel"):
+        load_segmenter(SegmenterConfig(path=str(here / "m2f")), 2)
+
+
+def test_a_segformer_trains_and_loads_again(here):
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    torch.manual_seed(0)
+    shape = {"depths": [1, 1], "hidden_sizes": [8, 16], "num_attention_heads": [1, 2], "num_encoder_blocks": 2}
+    more = {
+        "sr_ratios": [2, 1],
+        "patch_sizes": [3, 3],
+        "strides": [2, 2],
+        "mlp_ratios": [2, 2],
+        "decoder_hidden_size": 8,
+    }
+    SegformerForSemanticSegmentation(SegformerConfig(num_channels=1, num_labels=2, **shape, **more)).save_pretrained(
+        here / "seg"
+    )
+    run_masks(recipe_of("segmenter={path: seg}", "train.max_steps=2", "train.eval_every=0"))
+    again = SegformerForSemanticSegmentation.from_pretrained(here / "run" / "model")
+    start = SegformerForSemanticSegmentation.from_pretrained(here / "seg")
+    moved = [not torch.equal(a, b) for a, b in zip(again.parameters(), start.parameters(), strict=True)]
+    assert any(moved)
+
+
+def test_candidates_become_pairs_or_items(here, capsys):
+    run_masks(recipe_of("train.max_steps=1", "train.eval_every=0"))
+    request = load(
+        MaskRequest, None, ["segmenter.path=run", "images=pairs.jsonl", "output=cand", "annotator.temperature=0"]
+    )
+    masks(request)
+    rows = [json.loads(line) for line in Path("cand/pairs.jsonl").read_text().splitlines()]
+    assert len(rows) == 36
+    assert "36 pairs of 18 images" in capsys.readouterr().out
+    annotator = MaskAnnotator(temperature=0)
+    for row in rows:
+        chosen, rejected, true = (
+            np.asarray(Image.open(here / "cand" / row[key])) for key in ("chosen", "rejected", "target")
+        )
+        assert annotator.utility(chosen, true) >= annotator.utility(rejected, true)
+    before = Path("cand/pairs.jsonl").read_bytes()
+    masks(request)
+    assert Path("cand/pairs.jsonl").read_bytes() == before
+    with pytest.raises(ConfigError, match="masks of another request"):
+        masks(replace(request, round=2))
+    masks(load(MaskRequest, None, ["segmenter.path=run", "images=pairs.jsonl", "output=items"]))
+    items = [json.loads(line) for line in Path("items/items.jsonl").read_text().splitlines()]
+    assert len(items) == 18
+    assert all(len(item["masks"]) == 4 for item in items)
+    run_masks(
+        recipe_of("train.max_steps=1", "train.resume=never", "data.train=cand/pairs.jsonl", "data.max_difference=1")
+    )
