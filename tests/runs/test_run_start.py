@@ -95,7 +95,7 @@ def test_a_folder_of_a_version_that_signed_nothing_is_known_by_its_records(finis
 
 def test_every_path_that_a_recipe_reads_is_one_its_output_must_not_touch(make_recipe):
     recipe = make_recipe(
-        "model={path: a, tokenizer: b}", "reference.model=c", "adapter.path=d", "data.test_fraction=0", "data.test=e",
+        "model={path: a, tokenizer: b}", "model.config=null", "reference.model=c", "adapter.path=d", "data.test_fraction=0", "data.test=e",
         "data.mixture=[{path: f}, {path: g}]",
     )  # fmt: skip
     paths = inputs_of(recipe)

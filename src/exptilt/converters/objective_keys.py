@@ -107,7 +107,7 @@ def _settings(draft: Draft, name: str, *, alone: bool = True) -> dict[str, tuple
             draft.as_default("off here as well", theirs)
     if name == "ipo":
         found["length_normalized"] = (True, _naming(draft))  # the mean per token, as those tools take it
-    if name == "aot" and "unpaired" in str(draft.get("loss_type")):
+    if name == "aot" and draft.get("loss_type") == "aot_unpaired":
         found["paired"] = (False, ["loss_type"])
     return found | _shared(draft, name, alone=alone)
 

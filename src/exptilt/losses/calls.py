@@ -61,7 +61,7 @@ def arguments_of(loss: Loss, policy: LogProbs | Tensor, reference: LogProbs | No
     if isinstance(policy, Tensor):
         raise TypeError(f"{loss.name} is formed from LogProbs; a tensor of scores is what a reward model's loss reads")
     count = completions_per_row(loss)
-    if count is None or count == 1:
+    if count is None or not (loss.kind.is_paired or loss.extra_completions):
         return Arguments(policy, reference)
     columns, anchors = policy.columns(count), None if reference is None else reference.columns(count)
     further: dict[str, LogProbs | None] = {}

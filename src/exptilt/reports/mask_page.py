@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from exptilt.reports.figures.curves import LEARNING, Curve, curve
 from exptilt.reports.figures.svg import SERIES, Figure
-from exptilt.reports.page import environment, require_reports, write_files
+from exptilt.reports.page_files import environment, require_reports, write_files
 from exptilt.reports.tables.mask_table import ROWS, in_words, mask_evaluation_of
 from exptilt.reports.tone import Tone
 from exptilt.run_folder.file_names import PICTURES, REPORT_PAGE

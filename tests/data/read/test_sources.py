@@ -27,7 +27,7 @@ def test_every_problem_names_a_setting_that_exists():
         ("test_fraction=1", r"test_fraction must be in \[0, 1\), got 1"),
         ("limit=0", "limit must be at least 1, got 0"),
         ("on_empty=ignore", "on_empty: must be 'error', 'drop' or 'keep', got 'ignore'"),
-        ("format=trl", "format: must be 'auto', 'preference'"),
+        ("format=trl", "format: unknown format 'trl'; did you mean 'triple'"),
     ],
 )
 def test_settings_out_of_range(override, message):
