@@ -141,9 +141,16 @@ def call(loss: Loss, arguments: Arguments, columns: Columns, state: State | None
     if soft is not None:
         return with_soft_labels(loss, policy, reference, soft, **named)
     result: LossResult = form(policy, reference, *by_position, **named)
-    sides = arguments.policy.chosen if loss.kind.is_paired else arguments.policy
-    require_rows(loss, result, len(columns["sizes"]) if "sizes" in loss.kind.columns else len(sides))
+    require_rows(loss, result, _num_rows(loss, arguments.policy, columns))
     return result
+
+
+def _num_rows(loss: Loss, policy: Any, columns: Columns) -> int:
+    if "sizes" in loss.kind.columns:
+        return len(columns["sizes"])
+    if loss.kind.is_paired:
+        return len(policy.chosen)
+    return len(policy) // (loss.kind.num_completions or 1)
 
 
 def next_state(loss: Any, arguments: Arguments, columns: Columns, state: State) -> State:
