@@ -82,7 +82,7 @@ def test_no_key_is_left_out_in_silence(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
-    {
+    [
         ("empty.yaml", "", "holds no keys"),
         ("list.yaml", "- a\n", "holds no keys"),
         ("broken.yaml", "a: [\nb: 1", "line 2: cannot be parsed"),
@@ -93,7 +93,7 @@ def test_no_key_is_left_out_in_silence(tmp_path):
         ("ours.yaml", "model: {path: m}\ndata: {train: t}\n", "no configuration of TRL"),
         ("value.yaml", TRL_BASE + "learning_rate: fast\n", "learning_rate"),
         ("range.yaml", TRL_BASE + "beta: -1\n", "beta must be > 0"),
-    },
+    ],
 )
 def test_what_cannot_be_converted_is_one_line(name, text, message, tmp_path):
     (tmp_path / name).write_text(text)
