@@ -467,6 +467,24 @@ def export(
 
 
 @app.command()
+def serve(
+    what: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model or adapter folder, a hub id.")],
+    flags: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- FLAGS]", help="Handed to the server: -- --port 9000")
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge an adapter even where the server takes it.")] = False,
+    merged: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where a merged model goes. Default: RUN/merged.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command, and end there.")] = False,
+) -> None:
+    """Serve a model over HTTP by `vllm serve` where it is installed, else by `transformers serve`."""
+    from exptilt.verbs.serve import serve as run
+
+    run(what, flags or (), merge=merge, merged=merged, dry_run=dry_run)
+
+
+@app.command()
 def convert(
     files: Annotated[list[Path], typer.Argument(help="Configurations that belong together, or a training script.")],
     output: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
