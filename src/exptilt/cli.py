@@ -467,6 +467,21 @@ def export(
 
 
 @app.command()
+def chat(
+    what: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model or adapter folder, a hub id.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="key=value", help="How answers are drawn, e.g. law.temperature=0.7")
+    ] = None,
+    system: Annotated[str, typer.Option(help="The system prompt.")] = "",
+) -> None:
+    """Talk to a model in the terminal; /help lists commands."""
+    from exptilt.verbs.chat import chat as run
+    from exptilt.verbs.chat import chat_request
+
+    run(chat_request(what, overrides or [], system=system))
+
+
+@app.command()
 def serve(
     what: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a model or adapter folder, a hub id.")],
     flags: Annotated[

@@ -99,11 +99,10 @@ def sample(
         ValueError: an empty prompt, or one that does not fit the model's context with `max_new_tokens`.
         ModelError: the model's probabilities are not finite, or it keeps no cache of keys and values.
     """
-    law = law.ending_at(turn_ends(end, model) if hasattr(end, "all_special_ids") else end)
+    law = checked_law(model, end, prompts, law)
     for name, value, least in (("num_samples", num_samples, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}")
-    _check(model, prompts, law.max_new_tokens)
     rows = [(prompt, index) for prompt in range(len(prompts)) for index in range(num_samples)]
     order = sorted(range(len(rows)), key=lambda row: (len(prompts[rows[row][0]]), row))
     drawn: dict[int, Sample] = {}
@@ -113,7 +112,7 @@ def sample(
         start = 0
         for batch in _batches(model, order, [len(prompts[prompt]) for prompt, _ in rows], batch_size):
             members = [rows[row] for row in batch]
-            uniforms = np.stack([_uniforms(seed, *row, law.max_new_tokens, keys) for row in members])
+            uniforms = np.stack([uniforms_of(seed, *row, law.max_new_tokens, keys) for row in members])
             finished = _draw_batch(model, prompts, members, law, torch.as_tensor(uniforms), with_logps)
             drawn.update(zip(batch, finished, strict=True))
             if progress is not None:
@@ -122,6 +121,16 @@ def sample(
     finally:
         model.train(was_training)
     return [drawn[row] for row in range(len(rows))]
+
+
+def checked_law(model: Any, end: HasEos | Iterable[int], prompts: Sequence[TokenIds], law: SamplingLaw) -> SamplingLaw:
+    """The law with the ids that end a completion.
+
+    Raises:
+        ValueError: a prompt is empty, or does not fit the model's context with `max_new_tokens`.
+    """
+    _check(model, prompts, law.max_new_tokens)
+    return law.ending_at(turn_ends(end, model) if hasattr(end, "all_special_ids") else end)
 
 
 def _batches(model: Any, order: Sequence[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -196,9 +205,10 @@ def _draw_batch(
     ]
 
 
-def _uniforms(
+def uniforms_of(
     seed: int, prompt: int, index: int, count: int, keys: Sequence[bytes] | None = None
 ) -> NDArray[np.float64]:
+    """(count,) the random stream of one completion; see `sample`."""
     key = np.array([seed, (prompt << 32) | index], dtype=np.uint64)
     if keys is not None:
         named = hashlib.blake2b(keys[prompt], digest_size=16, salt=struct.pack("<QQ", seed, index))
@@ -217,18 +227,10 @@ def _draw_ids(
     rows = torch.arange(len(uniforms))
     alive = torch.ones(len(uniforms), dtype=torch.bool)
     for step in range(law.max_new_tokens):
-        own = state.logits.float()
-        logits = _bend(own, state.seen, law, eos, step)
-        weights = TokenWeights.of(logits)
-        if not weights.are_finite:
-            raise ModelError(
-                f"the model's probabilities are not finite at new token {step}: look at its weights and dtype"
-            )
-        tokens = logits.argmax(dim=-1) if law.temperature == 0 else weights.at(uniforms[rows, step].to(device))
+        tokens, drawn_logps = draw_tokens(state, law, uniforms[rows, step], step, with_logps=with_logps)
         out[rows[alive], step] = tokens.cpu()[alive]
-        if with_logps:
-            own_weights = weights if logits is own else TokenWeights.of(own)
-            logps[rows[alive], step] = own_weights.logps(tokens).cpu()[alive]
+        if drawn_logps is not None:
+            logps[rows[alive], step] = drawn_logps.cpu()[alive]
         alive &= ~torch.isin(tokens.cpu(), eos)
         if not bool(alive.any()) or step + 1 == law.max_new_tokens:
             break
@@ -241,6 +243,21 @@ def _draw_ids(
         (ids[ids >= 0].numpy().astype(np.int32), own[: int((ids >= 0).sum())].numpy())
         for ids, own in zip(out, logps, strict=True)
     ]
+
+
+def draw_tokens(
+    state: State, law: SamplingLaw, uniforms: Tensor, step: int, *, with_logps: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """(B,) the next token of each row by its uniform number (B,), and its log-probability under the model's own distribution."""
+    own = state.logits.float()
+    logits = _bend(own, state.seen, law, torch.tensor(law.eos_ids or (), dtype=torch.int64), step)
+    weights = TokenWeights.of(logits)
+    if not weights.are_finite:
+        raise ModelError(f"the model's probabilities are not finite at new token {step}: look at its weights and dtype")
+    tokens = logits.argmax(dim=-1) if law.temperature == 0 else weights.at(uniforms.to(own.device))
+    if not with_logps:
+        return tokens, None
+    return tokens, (weights if logits is own else TokenWeights.of(own)).logps(tokens)
 
 
 def _bend(logits: Tensor, seen: Tensor, law: SamplingLaw, eos: Tensor, step: int) -> Tensor:
