@@ -472,13 +472,28 @@ def chat(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="key=value", help="How answers are drawn, e.g. law.temperature=0.7")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Open a page that compares it blindly with this one, or with `reference`."),
+    ] = None,
     system: Annotated[str, typer.Option(help="The system prompt.")] = "",
+    store: Annotated[str, typer.Option(help="Where the page's votes go: a file or a postgresql:// URL.")] = "votes.db",
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Of the page. Default: the first free from 8765.")
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
 ) -> None:
-    """Talk to a model in the terminal; /help lists commands."""
+    """Talk to a model in the terminal (/help lists commands), or on a page to two at once and vote for the better answer."""
+    if against is not None:
+        require_installed("label", "fastapi", "uvicorn", "markdown_it", "nh3")
     from exptilt.verbs.chat import chat as run
-    from exptilt.verbs.chat import chat_request
+    from exptilt.verbs.chat import chat_page, chat_request
 
-    run(chat_request(what, overrides or [], system=system))
+    request = chat_request(what, overrides or [], against=against, system=system)
+    if against is None:
+        run(request)
+    else:
+        chat_page(request, (what, against), store=store, port=port, browser=browser)
 
 
 @app.command()

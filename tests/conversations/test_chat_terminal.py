@@ -94,6 +94,7 @@ def test_a_chat_keeps_its_history_and_obeys_its_commands(terminal, models, tmp_p
     assert "saved" in terminal.say(f"/save {tmp_path / 'chat.jsonl'}")
     assert "law.temperature=0.5" in terminal.say("/set law.temperature=0.5 seed=3")
     assert "temperature must be >= 0" in terminal.say("/set law.temperature=-1")
+    assert "law.eos_ids cannot be changed" in terminal.say("/set law.eos_ids=[1]")
     assert "no such command" in terminal.say("/what")
     assert "a new conversation" in terminal.say("/reset")
     assert "nothing was said yet" in terminal.say(f"/save {tmp_path / 'chat.jsonl'}")

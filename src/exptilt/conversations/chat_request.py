@@ -10,6 +10,9 @@ from exptilt.settings.declaration import config
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.ranges import Range
 
+POLICY, REFERENCE = "policy", "reference"
+"""What the two models of a request are called."""
+
 
 @config
 class TurnsConfig:

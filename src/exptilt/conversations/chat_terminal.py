@@ -156,7 +156,10 @@ class ChatTerminal:
                 f"{key}={'null' if value is None else value}"
                 for key, value in dotted(as_dict(self._state.draw)).items()
             ]
-            self._state.draw = load(ChatDraw, None, [*stated, *words.split()])
+            draw = load(ChatDraw, None, [*stated, *words.split()])
+            if draw.law.eos_ids != self._state.draw.law.eos_ids:
+                raise ConfigError("law.eos_ids cannot be changed in a conversation; begin another with it")
+            self._state.draw = draw
         shown = dotted(as_dict(self._state.draw))
         print(f"({' '.join(f'{key}={value}' for key, value in shown.items() if value is not None)})")
 

@@ -8,7 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from threading import Lock
@@ -101,7 +101,7 @@ class ModelProcess:
         seed: int = 0,
         index: int = 0,
         ending: Ending | None = None,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Stream an answer in pieces; who stops asking for pieces stops the model.
 
         Args:
@@ -168,7 +168,7 @@ class ModelProcess:
         return f"the model process ended with status {status}"
 
 
-def _pieces(reply: http.client.HTTPResponse, ending: Ending | None) -> Iterator[str]:
+def _pieces(reply: http.client.HTTPResponse, ending: Ending | None) -> Generator[str, None, bool]:
     """Pieces of a stream of events; returns whether it came to its end."""
     for line in reply:
         if not line.startswith(b"data: "):

@@ -20,16 +20,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
-from exptilt.conversations.chat_request import ChatRequest
-from exptilt.conversations.served_model import ServedModel, Wanted
+from exptilt.conversations.chat_request import POLICY, REFERENCE, ChatRequest
+from exptilt.conversations.served_model import ServedModel, WantedDraw
 from exptilt.errors import ExptiltError
 from exptilt.processes.surroundings import left_as_found
 from exptilt.settings.load import load
 from exptilt.wording import in_one_line
 
 _MOST_BODY = 64 * 1024 * 1024
-POLICY, REFERENCE = "policy", "reference"
-"""What the two models are called."""
 
 
 class _Refused(Exception):
@@ -122,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(400, "the request is no JSON object")
         return body
 
-    def _stream(self, name: str, model: ServedModel, wanted: Wanted, *, is_chat: bool) -> None:
+    def _stream(self, name: str, model: ServedModel, wanted: WantedDraw, *, is_chat: bool) -> None:
         if wanted.count != 1:
             raise _Refused(400, "n: a stream holds one completion")
         pieces = model.stream(wanted)
@@ -168,7 +166,7 @@ def _chunks(name: str, pieces: Iterator[str], *, is_chat: bool) -> Iterator[dict
     yield chunk("", before)  # the last piece says what ended it
 
 
-def _whole(name: str, model: ServedModel, wanted: Wanted, *, is_chat: bool) -> dict[str, Any]:
+def _whole(name: str, model: ServedModel, wanted: WantedDraw, *, is_chat: bool) -> dict[str, Any]:
     drawn = model.draw(wanted)
     choices = []
     for number, one in enumerate(drawn):

@@ -40,7 +40,7 @@ _OTHERS = ("model", "messages", "prompt", "n", "index", "seed", "stream", "logpr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class WantedDraw:
     """What a request asks for, in tokens."""
 
     prompt: TokenIds
@@ -76,7 +76,7 @@ class ServedModel:
         """Whether turns go through a chat template; without one they are written Human/Assistant."""
         return self.turns.template != "plain" and getattr(self.tokenizer, "chat_template", None) is not None
 
-    def wanted(self, body: Mapping[str, Any], seed: int = 0) -> Wanted:
+    def wanted(self, body: Mapping[str, Any], seed: int = 0) -> WantedDraw:
         """Read a request.
 
         Raises:
@@ -95,9 +95,9 @@ class ServedModel:
         numbers = {"seed": body.get("seed") or seed, "count": body.get("n") or 1, "index": body.get("index") or 0}
         if any(not isinstance(value, int) or value < 0 for value in numbers.values()):
             raise ConfigError("seed, n and index must be whole numbers of at least 0")
-        return Wanted(prompt=prompt, key=key, law=self._fitting(prompt, law), **numbers)
+        return WantedDraw(prompt=prompt, key=key, law=self._fitting(prompt, law), **numbers)
 
-    def stream(self, wanted: Wanted) -> Iterator[str]:
+    def stream(self, wanted: WantedDraw) -> Iterator[str]:
         """The text of one completion in pieces, and last what ended it: "stop" or "length"."""
         ends = set(wanted.law.eos_ids or ())
         last = -1
@@ -121,7 +121,7 @@ class ServedModel:
             yield from stream_text(self.tokenizer, noted(ids), ends)
         yield "stop" if last in ends else "length"
 
-    def draw(self, wanted: Wanted) -> list[Sample]:
+    def draw(self, wanted: WantedDraw) -> list[Sample]:
         """All completions of a request at once, with log-probabilities."""
         with self._turn:
             drawn = sample(

@@ -39,7 +39,7 @@ def label(request: LabelRequest, *, browser: bool = True) -> None:
     items = read_items(request.sources, request.known, rank=request.rank)
     with VoteStore(request.store) as store:
         desk = Desk(store, items.items, request.rules)
-        people = people_of(request.people, _user(), secret_of(request.store))
+        people = people_of(request.people, user_name(), secret_of(request.store))
         frame = PageFrame(guide)
         routers = [label_routes(desk, frame), owner_routes(desk, frame)]
         app = create_app(people, names_of(request.host, request.allowed_hosts), routers)
@@ -124,7 +124,8 @@ def _announce(request: LabelRequest, left_out: Mapping[str, int], desk: Desk) ->
         )
 
 
-def _user() -> str:
+def user_name() -> str:
+    """What the user of this machine is called."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):

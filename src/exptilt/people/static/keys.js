@@ -10,6 +10,7 @@ let tied = false;
 document.addEventListener("keydown", (event) => {
   const at = event.target, key = event.key;
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  if (at.matches("[data-send]") && key === "Enter" && !event.shiftKey && !event.isComposing) return event.preventDefault(), at.form.requestSubmit();
   if (at.matches("textarea, select")) return key === "Escape" && at.blur();
   if (key === "Enter" && at.matches("input")) return event.preventDefault();
   if ((keys && !keys.checked) || (key === "Enter" && at.matches("a, button, summary"))) return;
