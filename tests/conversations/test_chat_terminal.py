@@ -149,5 +149,5 @@ def test_a_model_without_chat_template_is_told_in_one_line(talkers, tmp_path):
     words = [sys.executable, "-m", "exptilt", "chat", str(bare), "law.max_new_tokens=4"]
     done = subprocess.run(words, input="hello\n", capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
-    assert done.stderr.startswith("note: the tokenizer has no chat template")
+    assert done.stderr.startswith("note: the tokenizer of the policy has no chat template")
     assert done.stderr.count("\n") == 1

@@ -190,3 +190,11 @@ def test_what_cannot_be_compared_is_one_line(arena_page, words, says):
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert says in done.stderr
+
+
+def test_the_page_process_never_imports_torch():
+    code = (
+        "import sys, exptilt.verbs.chat, exptilt.verbs.label, exptilt.people.arena_page; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n", done.stderr

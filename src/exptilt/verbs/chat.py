@@ -39,9 +39,10 @@ def chat_request(what: str, overrides: Sequence[str], *, against: str | None = N
     if recipe is not None:
         stated += [f"turns.{name}={json.dumps(getattr(recipe.data, name))}" for name in _TURNS]
         stated.append(f"model.trust_remote_code={json.dumps(recipe.model.trust_remote_code)}")
-    if against is not None:
-        other = _reference_of(what, recipe) if against == "reference" else _model_of(against)
-        stated.append(f"against.path={json.dumps(other)}")
+    if against == "reference":
+        stated += _reference_of(what, recipe)
+    elif against is not None:
+        stated.append(f"against.path={json.dumps(_model_of(against))}")
     return load(ChatRequest, None, [*stated, *overrides])
 
 
@@ -129,12 +130,18 @@ def _model_of(what: str) -> str:
     return path
 
 
-def _reference_of(what: str, recipe: Recipe | None) -> str:
-    """The model that a run's policy started from, or the one its recipe names as reference."""
+def _reference_of(what: str, recipe: Recipe | None) -> list[str]:
+    """Settings of the model that a run's policy started from, with the run's tokenizer, or of its recipe's other reference."""
     if recipe is None:
         raise ConfigError(f"{what}: is no run, so its reference is not known; name a model with --against")
-    supervised = Path(what) / "sft" / MODEL
-    path = recipe.reference.model or (str(supervised) if recipe.sft is not None else recipe.model.path)
-    if path is None:
+    if recipe.reference.model is not None:
+        return [f"against.path={json.dumps(recipe.reference.model)}"]
+    start: dict[str, object] = {"path": recipe.model.path, "revision": recipe.model.revision}
+    if recipe.sft is not None:
+        start = {"path": str(Path(what) / "sft" / MODEL)}
+    elif recipe.adapter is not None and recipe.adapter.path is not None:
+        start = {"path": recipe.adapter.path}
+    if start["path"] is None:
         raise ConfigError(f"{what}: started from random weights, which are kept nowhere; name a model with --against")
-    return path
+    start |= {"tokenizer": str(Path(what) / MODEL), "trust_remote_code": recipe.model.trust_remote_code}
+    return [f"against.{name}={json.dumps(value)}" for name, value in start.items()]
