@@ -15,7 +15,7 @@ from exptilt.evaluation.result import plain
 from exptilt.preferences import Comparison
 from exptilt.reports.tables.agreement_table import print_agreement
 from exptilt.votes.rater_table import rater_table
-from exptilt.votes.vote_records import Vote
+from exptilt.votes.vote_records import ADJUDICATOR, Vote
 from exptilt.votes.vote_store import VoteStore
 
 
@@ -68,7 +68,8 @@ def _read(stores: Sequence[str]) -> tuple[list[Vote], dict[str, Comparison], Sou
     sources: dict[str, Mapping[int, Sequence[str]]] = {}
     for where in stores:
         with VoteStore(where, create=False) as store:
-            votes |= {vote.nonce: vote for vote in store.votes()}
+            # Who settles a dispute has seen what others said, so that vote agrees with nobody by itself.
+            votes |= {vote.nonce: vote for vote in store.votes() if vote.rater.identity != ADJUDICATOR}
             comparisons |= store.comparisons()
             sources |= store.sources()
     return list(votes.values()), comparisons, sources
