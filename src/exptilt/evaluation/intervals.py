@@ -305,7 +305,7 @@ def mean(values: ArrayLike, prompts: Prompts, resampling: Resampling = DEFAULT) 
 
     Example:
         >>> print(mean([1.0, 2.0, 3.0, 4.0], prompts=["a", "b", "c", "d"]))
-        2.500 [0.264, 4.761]
+        2.500 [0.264, 4.761] (covers 92 %)
     """
     return ratio(values, np.ones(len(np.asarray(values))), prompts, resampling)
 

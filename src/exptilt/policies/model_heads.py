@@ -37,6 +37,10 @@ class ModelHead:
     left: tuple[str, ...] = ()
     """Beginnings of names of weights that a folder may hold unread: another head."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by name: transformers' tables hold classes of folders with code of their own, which no other process has."""
+        return _head_named, (next(name for name, head in globals().items() if head is self),)
+
     def config(self, path: str, given: PreTrainedConfig) -> PreTrainedConfig:
         """The configuration with which a folder is loaded.
 
@@ -70,6 +74,11 @@ class ModelHead:
     def model(self, architecture: PreTrainedConfig, **options: Any) -> Any:
         """Make a model with random weights."""
         return self.auto.from_config(self.own(architecture), **options)
+
+
+def _head_named(name: str) -> ModelHead:
+    head: ModelHead = globals()[name]
+    return head
 
 
 LANGUAGE_HEAD = ModelHead(

@@ -10,8 +10,7 @@ from exptilt.errors import DataError
 from exptilt.evaluation.intervals import Resampling
 from exptilt.evaluation.judged.benchmark_accuracy import benchmark_accuracy
 from exptilt.judges.benchmark_files import read_benchmark
-from exptilt.judges.named_judges import JudgeOptions
-from exptilt.verbs.judge import judge_benchmark
+from exptilt.verbs.judge import Asking, judge_benchmark
 
 QUICK = Resampling(num_resamples=100)
 
@@ -23,7 +22,7 @@ def write(path, rows):
 
 def measured(tmp_path, rows, by=(), judge="longest"):
     path = write(tmp_path / "benchmark.jsonl", rows)
-    found = judge_benchmark(path, by, tmp_path / "votes.db", JudgeOptions(), resampling=QUICK)
+    found = judge_benchmark(path, Asking(judges=by, store=tmp_path / "votes.db", resampling=QUICK))
     return found, found["judges"][judge]
 
 
@@ -188,4 +187,4 @@ def test_a_benchmark_of_another_schema_is_one_line(tmp_path, rows, message):
         measured(tmp_path, rows)
     assert len(str(error.value)) < 300
     with pytest.raises(DataError, match="no such benchmark"):
-        judge_benchmark(tmp_path / "absent.jsonl", (), tmp_path / "v.db", JudgeOptions())
+        judge_benchmark(tmp_path / "absent.jsonl", Asking(store=tmp_path / "v.db"))

@@ -11,9 +11,9 @@ from exptilt.run_folder.run_record import RoundRecord, RunRecord, SampledPolicy
 def rounds_table(run: RunRecord) -> Table:
     """Every policy on the way, in 80 columns: its reward, KL from the first, length, and the rows trained on next."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("policy", no_wrap=True)
+    table.add_column("policy", no_wrap=True, min_width=len("after round 1"))
     for name in ("reward", "KL, nats", "tokens", "then rows"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for row in round_rows(run):
         table.add_row(*(Text(cell) for cell in row))
     return table
