@@ -6,9 +6,12 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -29,6 +32,7 @@ from exptilt.settings.label_settings import LabelRules
 from exptilt.votes.vote_store import VoteStore
 
 BROWSERS = (os.environ.get("CHROMIUM", ""), "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
+AXE = "axe-core@4.14.1"
 
 
 def make_items(count: int, answers: int = 2) -> list[Item]:
@@ -235,3 +239,32 @@ def browser():
         opened = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """axe-core, which npm has and we do not; skipped aloud without it."""
+    if os.environ.get("AXE_CORE"):
+        return Path(os.environ["AXE_CORE"]).read_text()
+    kept = Path(tempfile.gettempdir()) / f"exptilt-{AXE}.js"
+    if not kept.exists():
+        if shutil.which("npm") is None:
+            pytest.skip("no npm to fetch axe-core with; name its axe.min.js in AXE_CORE")
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(["npm", "pack", AXE], cwd=folder, capture_output=True, text=True, timeout=120)
+            if done.returncode:
+                pytest.skip("npm cannot fetch axe-core here; name its axe.min.js in AXE_CORE")
+            with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+                kept.write_bytes(archive.extractfile("package/axe.min.js").read())
+    return kept.read_text()
+
+
+@pytest.fixture
+def violations(axe: str) -> Callable[..., list]:
+    """`violations(tab)`: what axe-core finds wrong with a tab, whose context has `bypass_csp=True`."""
+
+    def find(tab) -> list:
+        tab.evaluate(axe)
+        return tab.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])")
+
+    return find

@@ -174,6 +174,44 @@ def test_a_person_talks_and_votes_in_a_browser(arena_page, browser, script):
         context.close()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation(arena_page, browser, violations, scheme):
+    page, _ = arena_page
+    (link,) = page.links.values()
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True)
+    try:
+        tab = context.new_page()
+
+        def check(what: str) -> None:
+            tab.wait_for_load_state()
+            for width in (1280, 390):
+                tab.set_viewport_size({"width": width, "height": 844})
+                assert violations(tab) == [], (what, width)
+
+        tab.goto(link)
+        tab.wait_for_selector("h1:not(:text('Welcome'))")
+        tab.get_by_role("button", name="New conversation").click()
+        tab.wait_for_selector("text=A new conversation.")
+        check("nothing said yet")
+        for number in range(2):
+            tab.fill("#text", f"how was film {number}")
+            tab.get_by_role("button", name="Send").click()
+            tab.wait_for_selector("text=Answer B")
+            if not number:
+                check("two answers")
+                tab.goto(f"{page.address}/?view=diff")
+                tab.wait_for_selector("mark")
+                tab.locator(".note summary").click()
+                check("differences, and a note")
+            tab.get_by_role("button", name="A is better").click()
+            tab.wait_for_selector("text=Stored.")
+        assert tab.locator(".prompt > .turn").count() == 2  # what was asked stays with its answer
+        tab.locator(".prompt summary").click()
+        check("a conversation that goes on")
+    finally:
+        context.close()
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -19,7 +19,7 @@ from exptilt.people.page_guard import Person
 MOST_MESSAGE = 100_000
 _VIEWS = ("raw", "diff")
 _SAID = {
-    "stored": "Stored. The conversation goes on with the answer above.",
+    "stored": "Stored. The conversation goes on with the answer below.",
     "again": "You had voted on that already; it counts once.",
     "same": "Both gave the same answer, so there is nothing to vote on.",
     "old": "That message came from an earlier page and was not sent again.",
