@@ -126,3 +126,12 @@ def _ask(process: subprocess.Popen, port: int, body: dict) -> dict:
         except urllib.error.URLError:
             time.sleep(0.5)
     pytest.fail("the server did not come up")
+
+
+@pytest.mark.parametrize("what", ["no/such/folder", "nowhere"])
+def test_what_is_nowhere_is_told_before_a_server_is_started(what, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("exptilt.verbs.serve.is_reachable", lambda: False)
+    monkeypatch.setattr("exptilt.verbs.serve.os.execvp", lambda *_: pytest.fail("started"))
+    with pytest.raises(ModelError, match=f"{what}: no such folder"):
+        serve(what)

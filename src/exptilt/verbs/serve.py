@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from exptilt.data.read.hub import is_reachable
 from exptilt.errors import ConfigError, ModelError
 from exptilt.run_folder.file_names import CONFIG, MODEL
 from exptilt.settings.evaluated_recipe import is_reward_model, is_run
@@ -60,6 +61,8 @@ def serve(
     """
     server, program = _installed()
     command = server_command(what, server, program, flags, merge=merge, merged=merged)
+    if not dry_run:
+        _require_findable(what)
     if command.merge_to is not None and not dry_run:
         _merge(what, command.merge_to)
     note = "" if command.merge_to is None else f"  # the adapter merged with its base: {command.merge_to}"
@@ -67,6 +70,17 @@ def serve(
     if not dry_run:
         os.execvp(command.words[0], command.words)  # noqa: S606 - the program named above, without a shell
     return command
+
+
+def _require_findable(path: str) -> None:
+    """Refuse what is no folder and no hub id that can be had: the server would end in a traceback."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(path).expanduser().is_dir():
+        return
+    is_cached = path.count("/") <= 1 and isinstance(try_to_load_from_cache(path, "config.json"), str)
+    if not is_cached and not is_reachable():
+        raise ModelError(f"{path}: no such folder, and the hub, where it would be looked for, cannot be reached")
 
 
 def server_command(
