@@ -230,6 +230,28 @@ def test_a_linear_anchor_without_an_optimum_is_refused(here):
     with pytest.raises(ConfigError, match="has no optimum"):
         recipe_of(terms)
     assert recipe_of(terms, "allow_unbounded=true").allow_unbounded
+    with pytest.raises(ConfigError, match="has no optimum"):
+        recipe_of("loss=anchor_linear")
+    halved = terms.replace("beta: 1}}", "beta: 1}, weight: 0.5}").replace("weight: 0.2", "weight: 0.1")
+    with pytest.raises(ConfigError, match=r"Take a weight below 0\.0625"):
+        recipe_of(halved)
+    assert recipe_of(halved.replace("weight: 0.1", "weight: 0.06")).loss.name == "mixture"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.eval_samples=4",
+        "train.gradient_checkpointing=true",
+        "train.compile=true",
+        "train.precision=bfloat16",
+        "train.stop_if=[alarm]",
+        'train.best="min eval/loss"',
+    ],
+)
+def test_no_key_of_train_is_ignored_in_silence(here, override):
+    with pytest.raises(ConfigError, match="segmenters do not have"):
+        recipe_of(override)
 
 
 def test_models_whose_pixels_are_not_independent_are_refused(here):

@@ -119,6 +119,17 @@ def default_loss() -> LossChoice:
     return LossChoice.of("mixture", terms=terms)
 
 
+_ABSENT = {
+    "best": "weights kept by a held-out metric",
+    "eval_samples": "samples while they train",
+    "gradient_checkpointing": "gradient checkpointing",
+    "compile": "compiled blocks",
+    "precision": "bfloat16",
+    "stop_if": "guard rails (conditions on metrics do work)",
+}
+"""What keys of `train` mean for texts, and nothing for masks."""
+
+
 @config
 class MaskRecipe:
     """One run on masks: from preferences between masks to a segmenter."""
@@ -151,6 +162,7 @@ class MaskRecipe:
             raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
         object.__setattr__(self, "loss", choice_of(self.loss))
         self._check_loss(self.loss)
+        self._check_train()
         if self.parallel.kind == "fsdp":
             raise ValueError(
                 "parallel.kind: segmenters are trained by one process, or by several that each hold it (ddp)"
@@ -159,14 +171,29 @@ class MaskRecipe:
     def _check_loss(self, loss: NamedLoss) -> None:
         if loss.kind.reads != "logps":
             raise ValueError(f"loss: {loss.name} trains a reward model; segmenters take losses on log-probabilities")
-        terms = getattr(loss, "terms", ())
-        linear = sum(term.weight for term in terms if term.loss.name == "anchor_linear")
-        beta = max((float(getattr(term.loss, "beta", 0.0) or 0.0) for term in terms), default=0.0)
+        parts = [(term.loss, term.weight) for term in getattr(loss, "terms", ())] or [(loss, 1.0)]
+        linear = sum(weight for part, weight in parts if part.name == "anchor_linear")
+        beta = sum(weight * float(getattr(part, "beta", 0.0) or 0.0) for part, weight in parts)
         if linear >= beta / 8 and linear > 0 and not self.allow_unbounded:
             raise ValueError(
                 f"loss: anchor_linear with weight {linear:g} has no optimum beside beta {beta:g}: it is DPO with label smoothing "
                 f"-weight/beta. Take a weight below {beta / 8:g}, another anchor, or set allow_unbounded=true"
             )
+
+    def _check_train(self) -> None:
+        """Refuse keys of `train` on which nothing here depends, so that none is ignored in silence."""
+        train = self.train
+        without_effect = {
+            "best": train.best is not None,
+            "eval_samples": train.eval_samples > 0,
+            "gradient_checkpointing": train.gradient_checkpointing,
+            "compile": train.compile,
+            "precision": train.precision == "bfloat16",
+            "stop_if": bool(train.dangers),
+        }
+        for key, is_set in without_effect.items():
+            if is_set:
+                raise ValueError(f"train.{key}: segmenters do not have {_ABSENT[key]} here; leave it out")
 
     @property
     def folder(self) -> Path:

@@ -232,3 +232,21 @@ def test_a_mixture_gives_each_term_its_units():
     whole = policy.everywhere().sum()[0].item()
     assert value == pytest.approx(math.log(2) - 2 * whole, abs=1e-5)
     assert policy.sum()[0].item() != pytest.approx(whole, abs=1e-3)
+
+
+def test_rows_that_differ_in_what_they_ignore_have_log_probabilities_of_their_own():
+    model, whole = segmenter(), row(8)
+    ignoring = np.arange(64) % 2 == 0
+    part = Group(
+        id="part",
+        prompt=whole.prompt,
+        completions=tuple(Completion(one.ids, ignoring) for one in whole.completions),
+        label=whole.label,
+    )
+    table = MaskTable.of(MaskScorer(model), [whole, part], source="start")
+    with torch.no_grad():
+        for group in (whole, part):
+            expected = MaskScorer(model)([group])
+            assert table([group]).everywhere().sum().tolist() == pytest.approx(
+                expected.everywhere().sum().tolist(), abs=1e-6
+            )

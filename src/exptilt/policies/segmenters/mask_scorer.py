@@ -77,7 +77,7 @@ class MaskTable:
     source: str
     device: torch.device
     rows: dict[int, LogProbs]
-    """By `key_of` the row, on the CPU."""
+    """By what the row holds (`_place`), on the CPU."""
 
     @classmethod
     def of(cls, scorer: MaskScorer, groups: Sequence[Group[Any]], *, source: str, at_once: int = 8) -> MaskTable:
@@ -116,8 +116,9 @@ def differing(group: Group[Any]) -> Any:
 
 
 def _place(group: Group[Any]) -> int:
-    # `key_of` does not tell the order of completions, and the table keeps it.
-    return hash((key_of(group), tuple(completion.ids.tobytes() for completion in group.completions)))
+    # `key_of` tells neither the order of completions nor which pixels count, and both decide what the table holds.
+    masks = tuple(completion.ids.tobytes() for completion in group.completions)
+    return hash((key_of(group), masks, group.completions[0].counted.tobytes()))
 
 
 def _masks_of(group: Group[Any], log_probabilities: Tensor, pixels: CountedPixels) -> LogProbs:
