@@ -304,6 +304,11 @@ def test_candidates_become_pairs_or_items(here, capsys):
     assert Path("cand/pairs.jsonl").read_bytes() == before
     with pytest.raises(ConfigError, match="masks of another request"):
         masks(replace(request, round=2))
+    (here / "mine").mkdir()
+    (here / "mine" / "pairs.jsonl").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty"):
+        masks(replace(request, output="mine"))
+    assert (here / "mine" / "pairs.jsonl").read_text() == "mine"
     masks(load(MaskRequest, None, ["segmenter.path=run", "images=pairs.jsonl", "output=items"]))
     items = [json.loads(line) for line in Path("items/items.jsonl").read_text().splitlines()]
     assert len(items) == 18

@@ -62,13 +62,12 @@ TRL = Tool(
         "dataset_test_split": "test",
     },
 )
-TOOLS = (TRL, AXOLOTL, LLAMA_FACTORY, ALIGNMENT_HANDBOOK, UNSLOTH, ACCELERATE, DEEPSPEED)
+TOOLS = (ALIGNMENT_HANDBOOK, AXOLOTL, LLAMA_FACTORY, TRL, UNSLOTH, ACCELERATE, DEEPSPEED)
+"""Of tools with equally many marks in a file the first is meant: alignment-handbook's files hold TRL's keys as well."""
 
 
 def tool_of(source: Mapping[str, Any]) -> Tool | None:
     """The tool whose keys a configuration has most of; None where it has none of any."""
     counts = {tool.name: sum(mark in source for mark in tool.marks) for tool in TOOLS}
     best = max(TOOLS, key=lambda tool: counts[tool.name])
-    if counts[best.name] and counts[best.name] == counts[TRL.name] and best is TRL and "dataset_mixer" in source:
-        return ALIGNMENT_HANDBOOK
     return best if counts[best.name] else None

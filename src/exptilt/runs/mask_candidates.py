@@ -62,6 +62,8 @@ def _require_ours(folder: Path, request: MaskRequest) -> None:
     stated, path = dump(replace(request, output="")), folder / "masks.yaml"
     if path.exists() and path.read_text(encoding="utf-8") != stated:
         raise ConfigError(f"{folder}: holds masks of another request; give another output")
+    if not path.exists() and folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder}: is not empty and holds no masks of `exptilt masks`; give another output")
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, stated)
 

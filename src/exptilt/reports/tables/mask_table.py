@@ -8,7 +8,7 @@ from rich.table import Table
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.file_names import MASK_EVALUATION
 from exptilt.run_folder.folder import RunFolder
-from exptilt.run_folder.mask_evaluation_record import MaskEvaluation, MaskMeasures
+from exptilt.run_folder.mask_evaluation_record import MaskEvaluation
 
 ROWS = (
     ("Dice", "dice", 3),
@@ -58,8 +58,3 @@ def in_words(estimate: Estimate | None, digits: int) -> str:
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.{digits}f}"
     return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
-def best_of(measures: MaskMeasures) -> float | None:
-    """Mean Dice, where there were true masks."""
-    return None if measures.dice is None else measures.dice.value
