@@ -66,3 +66,37 @@ def test_what_is_no_reward_model_is_one_line(tmp_path, save_model):
         ModelReward.load(RewardModelConfig(path=str(causal)))
     with pytest.raises(ModelError, match="no such folder"):
         ModelReward.load(RewardModelConfig(path=str(tmp_path / "nowhere")))
+
+
+CHATML = (
+    "{% for turn in messages %}<|{{ turn['role'] }}|> {{ turn['content'] }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
+)
+
+
+def test_a_conversation_is_read_to_the_end_that_its_template_writes(tmp_path, save_model):
+    """As TRL trains and RewardBench measures: text tokenised as a whole, the score on ChatML's line break behind the end token."""
+    folder = save_model(tmp_path, labels=1)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+    asked: list = [{"role": "user", "content": "what do you think"}]
+    texts = ("I liked it", "bad")
+    turns = [[*asked, {"role": "assistant", "content": text}] for text in texts]
+    wholes = [tokenizer.apply_chat_template(one, tokenize=True, return_dict=True)["input_ids"] for one in turns]
+    assert all(whole[-1] != tokenizer.eos_token_id for whole in wholes)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        plain = [float(model(input_ids=torch.tensor([whole])).logits[0, 0]) for whole in wholes]
+        at_end = [float(model(input_ids=torch.tensor([whole[:-1]])).logits[0, 0]) for whole in wholes]
+    assert min(abs(one - other) for one, other in zip(plain, at_end, strict=True)) > 1e-3
+    reward = ModelReward.load(RewardModelConfig(path=str(folder)))
+    answers = [Answer(prompt=tuple(asked), text=text) for text in texts]
+    np.testing.assert_allclose(reward(answers), plain, atol=1e-5)
+    start = len(tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=True)["input_ids"])
+    drawn = [  # a sample stops at its end token
+        Answer(prompt=tuple(asked), text=text, ids=np.array(whole[start:-1], np.int32))
+        for text, whole in zip(texts, wholes, strict=True)
+    ]
+    assert all(one.ids is not None and one.ids[-1] == tokenizer.eos_token_id for one in drawn)
+    np.testing.assert_allclose(reward(drawn), plain, atol=1e-5)

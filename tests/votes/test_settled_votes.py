@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from exptilt.errors import DataError
 from exptilt.preferences import Comparison
+from exptilt.verbs.pair import pair, pair_request
 from exptilt.votes.settled_votes import VoteRule
 from exptilt.votes.vote_records import ADJUDICATOR, Rater, Vote
+from exptilt.votes.vote_store import VoteStore
 
 TWO = Comparison("2 + 2?", ("4", "5"))
 THREE = Comparison("Capital?", ("Lyon", "Nice", "Paris"))
@@ -162,3 +166,15 @@ def test_a_settled_dispute_is_what_the_owner_said(rule):
     settled, _ = settle([*DISPUTED, vote(owner, "second")], on_dispute=rule, wanted=3)
     assert settled[0].wins[0, 1] == 0.0
     assert settled[0].num_raters == 1
+
+
+def test_either_kind_of_store_gives_the_same_rows(where, tmp_path):
+    with VoteStore(where) as store:
+        for number, one in enumerate(DISPUTED):
+            store.add(TWO, replace(one, nonce=f"pair{number}"))
+        store.add_sources([(TWO, ("small", "large"))])
+    output = tmp_path / "rows.jsonl"
+    pair(pair_request([where], output))
+    (row,) = map(json.loads, output.read_text().splitlines())
+    assert (row["prompt"], row["chosen"], row["rejected"], row["p_chosen"]) == ("2 + 2?", "4", "5", 0.625)
+    assert (row["chosen_model"], row["num_raters"], row["num_orders"]) == ("small", 4, 2)

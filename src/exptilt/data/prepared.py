@@ -158,6 +158,7 @@ def _work(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None, kind: K
             boundary=config.boundary,
             template_args=config.template_args,
             fold_system=config.fold_system,
+            whole=kind.scores,
         )
         own_marks = " ".join([*encoder.renderer.special_tokens, template or ""])
     limits = [limit for limit in (config.max_tokens, max_tokens) if limit is not None]

@@ -19,16 +19,17 @@ _DECISIONS = Decisions(DataConfig(train="answers", on_lost="keep", on_missing_en
 """An answer is scored as the template renders it."""
 
 
-def groups_of(answers: Sequence[Answer], tokenizer: PreTrainedTokenizerBase) -> Iterator[Group]:
+def groups_of(answers: Sequence[Answer], tokenizer: PreTrainedTokenizerBase, *, whole: bool = False) -> Iterator[Group]:
     """Groups of neighbouring answers with one prompt; completions keep the order of the answers.
 
     Every answer is rendered by this tokenizer's own template. Token ids that come with an answer are taken where this
-    tokenizer reads its text in them, so that a sample keeps the tokens it was drawn with.
+    tokenizer reads its text in them, so that a sample keeps the tokens it was drawn with. With `whole`, answers are read as
+    reward models read them: prompt and answer are tokenised together, up to what the template writes after the last turn.
 
     Raises:
         DataError: an answer cannot be rendered by the template.
     """
-    encoder = Encoder(tokenizer, decisions=_DECISIONS)
+    encoder = Encoder(tokenizer, decisions=_DECISIONS, whole=whole)
     records = [
         Demonstration(id=f"answer {number}", prompt=answer.prompt, completion=answer.messages or answer.text)
         for number, answer in enumerate(answers, start=1)
@@ -61,4 +62,11 @@ def _completion(answer: Answer, encoded: Encoded, tokenizer: PreTrainedTokenizer
     spoken = str(tokenizer.decode(answer.ids.tolist(), skip_special_tokens=True))
     if spoken != answer.text:
         return completion
-    return Completion(answer.ids, np.ones(len(answer.ids), dtype=np.bool_))
+    ids = np.append(answer.ids, _after_end(completion.ids, answer.ids[-1])).astype(np.int32)
+    return Completion(ids, np.ones(len(ids), dtype=np.bool_))
+
+
+def _after_end(rendered: np.ndarray, end: np.int32) -> np.ndarray:
+    """What the template writes after a turn's end token; nothing if the sample has no end."""
+    ends = np.flatnonzero(rendered == end)
+    return rendered[ends[-1] + 1 :] if len(ends) else rendered[:0]

@@ -67,7 +67,7 @@ class ModelReward:
 
     def __call__(self, answers: Sequence[Answer]) -> NDArray[np.float64]:
         """(N,) scores."""
-        groups = list(groups_of(answers, self._tokenizer))
+        groups = list(groups_of(answers, self._tokenizer, whole=True))
         limit = context_of(self._model.config)
         values = [np.full(len(group.completions), np.nan) for group in groups]
         fits = [place for place, group in enumerate(groups) if limit is None or _longest(group) <= limit]

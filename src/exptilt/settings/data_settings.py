@@ -178,7 +178,8 @@ class DataConfig:
     fold_system: bool = False
     """Put a system turn's text before the first user's, for chat templates without a system turn."""
     boundary: Literal["split", "merge"] = "split"
-    """Where prompt and completion share a token: split keeps the prompt's own tokens, merge those of the whole."""
+    """Where prompt and completion share a token: split keeps the prompt's own tokens, merge those of the whole; reward
+    models always read the whole."""
     max_tokens: int | None = None
     """Longest prompt and completion together, in tokens; none: what the model can hold."""
     pairs: Literal["all", "best_worst", "adjacent"] = "all"

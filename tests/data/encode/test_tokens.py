@@ -111,6 +111,17 @@ def test_a_chat_template_is_encoded_without_a_second_bos(make_tokenizer):
     )
 
 
+def test_a_reward_model_reads_the_whole_as_the_tokenizer_reads_it(chat_tokenizer):
+    turns = ({"role": "user", "content": "hello"}, {"role": "assistant", "content": " the reply"})
+    record = Demonstration(id="f:1", prompt=turns[:1], completion=turns[1:])
+    ((front, (completion,), _),), _ = encode(chat_tokenizer, record, whole=True)
+    whole = chat_tokenizer.apply_chat_template(list(turns), tokenize=True, return_dict=True)["input_ids"]
+    assert [*front, *completion.ids] == whole
+    ((front, (completion,), _),), _ = encode(chat_tokenizer, record)
+    assert len(front) + len(completion.ids) < len(whole)  # a policy stops at its end token
+    assert chat_tokenizer.convert_ids_to_tokens(int(completion.ids[-1])) == "<|im_end|>"
+
+
 def test_multi_turn_counts_only_the_assistant(chat_tokenizer, base_tokenizer):
     said = [("assistant", "the answer"), ("user", "again"), ("assistant", "sorry é")]
     record = text(({"role": "user", "content": "Q"},), tuple({"role": r, "content": c} for r, c in said))

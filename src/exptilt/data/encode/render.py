@@ -80,6 +80,8 @@ class Renderer:
         template: records that go through the chat template; `messages` is an explicit `auto`.
         template_args: for the chat template of every row; a row's own go before them.
         fold_system: put a system turn into the first user's, where the template has no system turn.
+        to_end: keep what the template writes after the end of the last turn (ChatML's line break). A policy stops before
+            it; a reward model reads it, and its score stands there.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class Renderer:
         template_args: TemplateArgs | None = None,
         *,
         fold_system: bool = False,
+        to_end: bool = False,
     ) -> None:
+        self._to_end = to_end
         self.template_text = template_of(tokenizer)
         if template == "chat" and self.template_text is None:
             raise DataError("data.template=chat, but the tokenizer has no chat template; set data.chat_template")
@@ -180,7 +184,8 @@ class Renderer:
             stripped = spoken.rstrip()
             ended = stripped.endswith(self._ends)
             turn_texts.append(TurnText(turn, (len(before), len(before) + len(stripped if ended else spoken))))
-        return _whole(text[: turn_texts[-1].span[1]], turn_texts, reply, ended)
+        end = None if self._to_end else turn_texts[-1].span[1]
+        return _whole(text[:end], turn_texts, reply, ended)
 
     def _lost(self, start: str, reply: tuple[Message, ...], whole: Whole) -> Iterator[str]:
         spans = iter(turn_text.span for turn_text in whole.turns)

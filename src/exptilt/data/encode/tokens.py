@@ -54,7 +54,8 @@ class Encoder:
     sets its own; a prompt that would be empty gets BOS in any case. EOS ends every completion of text; a chat template
     must end its turns itself. If the tokens of prompt and completion together do not begin with those of the prompt
     alone, `boundary` decides: `split` keeps the prompt's tokens, which is what the model sees when it is asked; `merge`
-    keeps the tokens of the whole, and those that reach over the boundary belong to the completion.
+    keeps the tokens of the whole, and those that reach over the boundary belong to the completion. With `whole`, a
+    row is read as reward models read it: in the tokens of the whole, up to what a chat template writes after the last turn.
     """
 
     def __init__(
@@ -66,12 +67,14 @@ class Encoder:
         boundary: Boundary = "split",
         template_args: TemplateArgs | None = None,
         fold_system: bool = False,
+        whole: bool = False,
     ) -> None:
-        self.renderer = Renderer(tokenizer, template, template_args, fold_system=fold_system)
+        self.renderer = Renderer(tokenizer, template, template_args, fold_system=fold_system, to_end=whole)
         self._asks_about_text = template == "auto" and self.renderer.template_text not in (None, SCRATCH)
         self._tokenizer = tokenizer
         self._decisions = decisions
-        self._boundary = boundary
+        self._whole = whole
+        self._boundary: Boundary = "merge" if whole else boundary
         self._bos = _leading_ids(tokenizer)
         self._eos: int | None = tokenizer.eos_token_id
         self._unknown = _unknown_id(tokenizer)
@@ -223,7 +226,7 @@ class Encoder:
                 pieces.append(_Piece(ids[start:], [True] * (len(ids) - start), start))
             else:
                 pieces.append(_Piece(ids[start:], self._counted(whole.text, whole.spans, ids)[start:], start))
-        if crossed:
+        if crossed and not self._whole:
             codes.append("boundary")
         return pieces, codes
 
