@@ -45,6 +45,7 @@ GUESSES = {
     "what a group is": "data/groups.py::Group",
     "what kinds of objectives there are": "kinds.py::Kind",
     "samples beside the reference": "sampling/draws.py::Draws",
+    "how an object in memory stands for a path": "in_memory.py::InMemory",
     "what a reward is, and what a judge is": "preferences.py::Reward",
     "how votes become one opinion": "votes/settled_votes.py::VoteRule",
     "how samples and votes become rows": "runs/paired_rows.py::paired_rows",

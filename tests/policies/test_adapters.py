@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from exptilt.errors import ModelError
-from exptilt.policies.adapters import AdapterOff, adapter_fingerprint, base_of, has_adapter, is_adapter, with_adapter
+from exptilt.policies.adapters import AdapterOff, base_of, has_adapter, is_adapter, with_adapter
 from exptilt.policies.divergence import sequence_kl
+from exptilt.policies.fingerprint import adapter_fingerprint
 from exptilt.policies.models import load_model
 from exptilt.policies.policy import Policy
 from exptilt.policies.saving import save_model

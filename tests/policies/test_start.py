@@ -11,13 +11,14 @@ from peft import AutoPeftModelForCausalLM, IA3Config, LoKrConfig, LoraConfig, OF
 
 from exptilt.errors import ModelError
 from exptilt.policies.adapters import AdapterOff, base_of, with_adapter
+from exptilt.policies.fingerprint import identity_of
 from exptilt.policies.models import load_model
 from exptilt.policies.outgoing import check_outgoing
 from exptilt.policies.policy import Policy
 from exptilt.policies.saving import save_model
 from exptilt.policies.scoring import score
 from exptilt.policies.stacked import why_apart
-from exptilt.policies.start import identity_of, load_start, why_merged, write_merged_base
+from exptilt.policies.start import load_start, why_merged, write_merged_base
 from exptilt.policies.tokenizers import train_word_tokenizer
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig
 

@@ -17,6 +17,7 @@ from exptilt.data.read.hub_files import files_on_hub
 from exptilt.data.read.places import files_of, is_on_hub, place_of
 from exptilt.data.table import GroupTable
 from exptilt.disk import cache_folder
+from exptilt.in_memory import is_in_memory
 from exptilt.run_folder.data_record import DataReport
 from exptilt.settings.data_settings import DataConfig, SourceConfig
 from exptilt.settings.declaration import as_dict
@@ -63,13 +64,13 @@ class DataCache:
             return None
         held_out = config.held_out_source
         sources = [*config.sources, *([held_out] if held_out else [])]
-        on_hub = [_content_on_hub(source) for source in sources]
-        files = [_files(source) for source, content in zip(sources, on_hub, strict=True) if content is None]
+        known = [_known_content(source) for source in sources]
+        files = [_files(source) for source, content in zip(sources, known, strict=True) if content is None]
         if not all(files):
             return None
         paths = [path for some in files for path in some]
         digest = blake2b(digest_size=16)
-        settings = [as_dict(replace(config, workers=None)), kind, max_tokens, _tokenizer_settings(tokenizer), on_hub]
+        settings = [as_dict(replace(config, workers=None)), kind, max_tokens, tokenizer_settings(tokenizer), known]
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         for path in dict.fromkeys([*paths, Path(__file__).parent]):
             try:
@@ -106,9 +107,11 @@ class DataCache:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _content_on_hub(source: SourceConfig) -> str | None:
-    """What decides the rows of a hub data set, if its files are known; None for any other source."""
+def _known_content(source: SourceConfig) -> str | None:
+    """What decides the rows of a hub data set whose files are known, or of rows in memory; None for any other source."""
     listed = None
+    if is_in_memory(source.path):
+        return source.path
     if is_on_hub(source.path):
         listed = files_on_hub(source.path, source.split, source.subset, source.revision)
     return None if listed is None else listed.content
@@ -122,7 +125,8 @@ def _files(source: SourceConfig) -> tuple[Path, ...]:
     return (path,) if path is not None and path.is_dir() else tuple(files_of(source.path, source.split))
 
 
-def _tokenizer_settings(tokenizer: Any) -> list[Any]:
+def tokenizer_settings(tokenizer: Any) -> list[Any]:
+    """Everything that decides how a fast tokenizer reads text and renders turns, as JSON could hold it."""
     core = tokenizer.backend_tokenizer.to_str()
     specials = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
     return [type(tokenizer).__name__, core, tokenizer.chat_template, specials, tokenizer.special_tokens_map]

@@ -21,6 +21,7 @@ from exptilt.data.read.source_records import SourcePart, read_part
 from exptilt.data.records import Record
 from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.errors import DataError
+from exptilt.in_memory import is_in_memory, kind_in
 from exptilt.kinds import Kind
 from exptilt.settings.data_settings import DataConfig, SourceConfig
 
@@ -65,13 +66,18 @@ def _prefixes(sources: Sequence[SourceConfig]) -> list[str]:
     """The number of each source whose row ids would be those of another: a row id begins with the name of its file."""
     if len(sources) == 1:
         return [""]
-    names = [
-        {Path(source.path).name, *(file.name for file in files_of(source.path, source.split))} for source in sources
-    ]
+    names = [_names_in_ids(source) for source in sources]
     counts = Counter(chain.from_iterable(names))
     return [
         f"{position}/" if any(counts[name] > 1 for name in own) else "" for position, own in enumerate(names, start=1)
     ]
+
+
+def _names_in_ids(source: SourceConfig) -> set[str]:
+    """The names that ids of a source's rows begin with."""
+    if is_in_memory(source.path):
+        return {kind_in(source.path)}
+    return {Path(source.path).name, *(file.name for file in files_of(source.path, source.split))}
 
 
 def _mixed(sources: Sequence[SourceConfig], prefixes: Sequence[str], decisions: Decisions) -> Split:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import warnings
@@ -19,6 +18,7 @@ from transformers.utils.hub import cached_file
 
 from exptilt.data.read.hub import is_reachable
 from exptilt.errors import ModelError
+from exptilt.in_memory import is_in_memory
 from exptilt.policies.adapter_weights import require_no_head, require_same_weights
 from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.model_heads import LANGUAGE_HEAD, SCORE_HEAD, ModelHead, head_of
@@ -48,6 +48,8 @@ def with_adapter(model: Any, settings: AdapterConfig, *, seed: int = 0, revision
     """
     from peft import LoraConfig, get_peft_model
 
+    if is_in_memory(settings.path):
+        return _trainable(model)
     if settings.path is not None:
         folder = find_adapter(settings.path)
         _check_adapter(settings.path)
@@ -72,6 +74,16 @@ def with_adapter(model: Any, settings: AdapterConfig, *, seed: int = 0, revision
     lora.base_model_name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
     lora.revision = None if Path(base).is_dir() else revision
     return adapted
+
+
+def _trainable(model: Any) -> Any:
+    """A model in memory whose own adapter is trained further, in float32."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        model.set_adapter("default")
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
 
 
 def _targets(model: Any, settings: AdapterConfig) -> dict[str, Any]:
@@ -112,6 +124,8 @@ def find_adapter(path: str, revision: str | None = None) -> Path | None:
 
     A cached hub id needs no network. A hub id that cannot be reached counts as no adapter; loading it then gives the reason.
     """
+    if is_in_memory(path):
+        return None
     folder = Path(path).expanduser()
     if folder.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
         return folder if is_adapter(folder) else None
@@ -264,20 +278,6 @@ class AdapterOff:
         """Switch the adapter off for the duration of a block; code that runs a part of the model enters it."""
         with only_start(self.model) if is_stacked(self.model) else self.model.disable_adapter():
             yield
-
-
-def adapter_fingerprint(model: Any) -> str:
-    """Hash of the settings of a saved adapter that shape its result beside its weights: its scale, its layers and its kind."""
-    configs = {name: config.to_dict() for name, config in model.peft_config.items()}
-    ignored = {"base_model_name_or_path", "inference_mode", "lora_dropout", "revision", "peft_version"}
-    settings = {
-        name: {key: value for key, value in config.items() if key not in ignored} for name, config in configs.items()
-    }
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=_json_value).encode()).hexdigest()
-
-
-def _json_value(value: Any) -> Any:
-    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def has_adapter(model: Any) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from exptilt.errors import ModelError
+from exptilt.in_memory import from_memory, is_in_memory
 from exptilt.policies.adapters import base_of, find_adapter, revision_of
-from exptilt.policies.engine.forward import context_of
+from exptilt.policies.engine.forward import causal_lm, context_of
 from exptilt.policies.models import architecture_of
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.wording import in_one_line
@@ -24,6 +25,9 @@ def architecture_for(settings: ModelConfig, tokenizer: Any) -> PreTrainedConfig:
         return architecture_of(settings.config, tokenizer)
     if settings.path is None:
         raise ModelError("no model given: set model.path to a folder or hub id, or model.config")
+    if is_in_memory(settings.path):
+        held: PreTrainedConfig = causal_lm(from_memory(settings.path).content).config
+        return held
     adapter = find_adapter(settings.path, settings.revision)
     path = settings.path if adapter is None else base_of(adapter)
     revision = settings.revision if adapter is None else revision_of(adapter)

@@ -1,4 +1,4 @@
-"""A short name for a model's weights and settings, equal exactly when its log-probabilities would be."""
+"""Short names for a model's weights and settings, equal exactly when its log-probabilities would be."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from exptilt.policies.adapters import has_adapter
 from exptilt.policies.engine.forward import causal_lm
 
 _FULL_BYTES = 256 * 2**20
@@ -44,6 +45,28 @@ def fingerprint(model: Any) -> str:
         raw = tensor.contiguous().reshape(-1).view(torch.uint8)
         digest.update(_bytes(raw) if full else _sampled(raw))
     return digest.hexdigest()
+
+
+def identity_of(model: Any) -> str:
+    """Fingerprint of a model's computation, including its adapters and their scales."""
+    weights = fingerprint(model)
+    if not has_adapter(model):
+        return weights
+    return hashlib.sha256((weights + adapter_fingerprint(model)).encode()).hexdigest()
+
+
+def adapter_fingerprint(model: Any) -> str:
+    """Hash of the settings of an adapter that shape its result beside its weights: its scale, its layers and its kind."""
+    configs = {name: config.to_dict() for name, config in model.peft_config.items()}
+    ignored = {"base_model_name_or_path", "inference_mode", "lora_dropout", "revision", "peft_version"}
+    settings = {
+        name: {key: value for key, value in config.items() if key not in ignored} for name, config in configs.items()
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=_json_value).encode()).hexdigest()
+
+
+def _json_value(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def _settings(model: Any) -> dict[str, Any]:

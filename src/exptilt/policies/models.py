@@ -22,12 +22,14 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_bitsandbytes_available
 
 from exptilt.errors import ModelError
+from exptilt.in_memory import is_in_memory, kind_in
 from exptilt.policies.adapters import base_of, find_adapter, is_score_adapter, load_adapter
 from exptilt.policies.embeddings import add_rows
 from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.engine.product import prefer_onednn
 from exptilt.policies.gate import Incoming, check_folder, identify, refused, require_all_read
 from exptilt.policies.model_heads import LANGUAGE_HEAD, SCORE_HEAD, ModelHead, set_padding
+from exptilt.policies.models_in_memory import held_model, held_tokenizer
 from exptilt.processes.allocator import keep_freed
 from exptilt.processes.surroundings import is_borrowed
 from exptilt.processes.world import local_device
@@ -70,6 +72,9 @@ def load_model(
                 "model.config makes a model from scratch and needs a tokenizer; set model.tokenizer, or train one"
             )
         model = _from_scratch(settings, settings.config, tokenizer, seed, head)
+    elif is_in_memory(settings.path):
+        model = held_model(settings, head)
+        _add_rows_if_wanted(settings, model, tokenizer)
     elif settings.path is not None:
         model = _incoming(settings, identify(settings, head), tokenizer, seed, head)
     else:
@@ -94,6 +99,8 @@ def load_tokenizer(settings: ModelConfig) -> PreTrainedTokenizerBase:
     path = settings.tokenizer or settings.path
     if path is None:
         raise ModelError("no tokenizer given: set model.tokenizer to a folder or hub id, or train one")
+    if is_in_memory(path):
+        return _with_end_token(held_tokenizer(path), kind_in(path))
     adapter = None if settings.tokenizer is not None else find_adapter(path, settings.revision)
     if adapter is not None:
         path = str(adapter) if any((adapter / name).is_file() for name in _TOKENIZER_FILES) else base_of(adapter)
@@ -103,6 +110,10 @@ def load_tokenizer(settings: ModelConfig) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=settings.trust_remote_code)
     except Exception as error:  # transformers, tokenizers and the hub each raise their own kinds
         raise refused(path, "a tokenizer", error) from error
+    return _with_end_token(tokenizer, path)
+
+
+def _with_end_token(tokenizer: PreTrainedTokenizerBase, path: str) -> PreTrainedTokenizerBase:
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"{path}: the tokenizer has no end token (eos_token), so no completion could ever end; set one"
@@ -191,9 +202,13 @@ def _from_path(
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # Its layout for inference has no gradient, and stays once the reference has been scored.
             module.support_avx512bf16_for_cpu = False
+    _add_rows_if_wanted(settings, model, tokenizer)
+    return model  # type: ignore[no-any-return]
+
+
+def _add_rows_if_wanted(settings: ModelConfig, model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:
     if settings.resize_embeddings and tokenizer is not None:
         add_rows(model, len(tokenizer))
-    return model  # type: ignore[no-any-return]
 
 
 @contextmanager

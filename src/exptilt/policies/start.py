@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import torch
 
 from exptilt.errors import ModelError
+from exptilt.in_memory import is_in_memory, kind_in
 from exptilt.policies.adapters import (
-    adapter_fingerprint,
     as_one_line,
     base_of,
     find_adapter,
@@ -20,7 +19,6 @@ from exptilt.policies.adapters import (
 )
 from exptilt.policies.device import is_quantized
 from exptilt.policies.engine.forward import causal_lm
-from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.gate import identify
 from exptilt.policies.merging import merge
 from exptilt.policies.model_heads import LANGUAGE_HEAD, ModelHead, head_of
@@ -69,6 +67,8 @@ def load_start(
         ModelError: `load_model` refuses the model; weights in few bits without an adapter to train; two adapters on two bases;
             a reward model of another build than a decoder with a score.
     """
+    if is_in_memory(settings.path):
+        return _held_start(settings, adapter, tokenizer, seed, head)
     folder = None if settings.path is None else find_adapter(settings.path, settings.revision)
     if folder is None:
         model: Any = load_model(settings, tokenizer, seed=seed, head=head)
@@ -86,11 +86,28 @@ def load_start(
     return Start(model if adapter is not None else merge(model).model, dtype, incoming.revision)
 
 
+def _held_start(
+    settings: ModelConfig, adapter: AdapterConfig | None, tokenizer: Any, seed: int, head: ModelHead
+) -> Start:
+    """A model in memory as a start; its adapter is trained further (`adapter.path` names the model) or merged into it."""
+    model: Any = load_model(settings, tokenizer, seed=seed, head=head)
+    dtype = causal_lm(model).dtype
+    _require_trainable(model, adapter, settings, head)
+    if not has_adapter(model) or (adapter is not None and adapter.path == settings.path):
+        return Start(model, dtype)
+    if adapter is not None:
+        raise ModelError(
+            f"{kind_in(str(settings.path))}: has an adapter already, and a new one cannot be put on it in memory; leave out "
+            "`adapter` to train its own, or give model.merge_and_unload()"
+        )
+    return Start(merge(model).model, dtype)
+
+
 def why_merged(settings: ModelConfig, adapter: AdapterConfig | None) -> str:
     """Why the adapter in `model.path` cannot stay beside a new one; empty if it can, or if there is no such pair."""
     from peft import PeftConfig
 
-    if settings.path is None or adapter is None or adapter.path is not None:
+    if settings.path is None or is_in_memory(settings.path) or adapter is None or adapter.path is not None:
         return ""
     folder = find_adapter(settings.path, settings.revision)
     if folder is None:
@@ -119,14 +136,6 @@ def write_merged_base(settings: ModelConfig, folder: Path, head: ModelHead = LAN
     merged = merge(model)
     save_model(merged.model, tokenizer, folder, dtype=dtype)
     return merged.difference
-
-
-def identity_of(model: Any) -> str:
-    """Fingerprint of a model's computation, including its adapters and their scales."""
-    weights = fingerprint(model)
-    if not has_adapter(model):
-        return weights
-    return hashlib.sha256((weights + adapter_fingerprint(model)).encode()).hexdigest()
 
 
 def _require_trainable(model: Any, adapter: AdapterConfig | None, settings: ModelConfig, head: ModelHead) -> None:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from exptilt.data.groups import Group
 from exptilt.policies.device import model_on_device
 from exptilt.policies.engine.forward import context_of
+from exptilt.policies.fingerprint import identity_of
 from exptilt.policies.model_heads import TRAINED_SCORE
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.reward_scorer import scores_of_groups
-from exptilt.policies.start import identity_of
 from exptilt.preferences import Answer
 from exptilt.rewards.answer_groups import groups_of
 from exptilt.run_folder.file_names import CONFIG, MODEL

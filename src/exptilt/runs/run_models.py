@@ -24,7 +24,7 @@ from exptilt.policies.engine.balance import Balance, asks
 from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.engine.inside import set_precision
 from exptilt.policies.engine.self_check import packable
-from exptilt.policies.fingerprint import fingerprint
+from exptilt.policies.fingerprint import fingerprint, identity_of
 from exptilt.policies.model_heads import LANGUAGE_HEAD, SCORE_HEAD, TRAINED_SCORE, ModelHead, head_of
 from exptilt.policies.outgoing import check_outgoing
 from exptilt.policies.policy import Policy
@@ -33,7 +33,7 @@ from exptilt.policies.reference.references import START, AdapterOffReference, Li
 from exptilt.policies.reward_scorer import RewardScorer
 from exptilt.policies.scorer import ModelScorer, Reference
 from exptilt.policies.sharding import blocks_of, shard
-from exptilt.policies.start import Start, identity_of, load_start
+from exptilt.policies.start import Start, load_start
 from exptilt.processes.world import World, local_device
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig, ReferenceConfig
 from exptilt.settings.recipe import Recipe

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from rich.console import Console
 
@@ -14,6 +15,7 @@ from exptilt.data.prepared import refused
 from exptilt.errors import ConfigError
 from exptilt.evaluation.held_out import Wanted, detectable_line, measure_policy
 from exptilt.evaluation.held_out_scores import measure_reward_model
+from exptilt.in_memory import from_memory, is_in_memory
 from exptilt.policies.device import model_on_device
 from exptilt.policies.models import load_model
 from exptilt.processes.interrupt import losing_no_process
@@ -27,7 +29,7 @@ from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.merged_base import write_base_if_needed
 from exptilt.runs.run_models import TRAINED, reference_model
 from exptilt.runs.run_rows import check_phases
-from exptilt.runs.run_start import started
+from exptilt.runs.run_start import inputs_of, started
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.session import Session, open_session
 from exptilt.settings.load import dump
@@ -42,10 +44,17 @@ class Outcome:
     folder: RunFolder
     step: int
     finished: bool
+    model: Any = None
+    """The model that was trained, as it is in memory; None where nothing was left to do. With `train.best` the folder has others."""
 
 
 def run_recipe(
-    recipe: Recipe, console: Console | None = None, *, page: bool = True, callbacks: Sequence[Callback] = ()
+    recipe: Recipe,
+    console: Console | None = None,
+    *,
+    page: bool = True,
+    callbacks: Sequence[Callback] = (),
+    measures: bool = True,
 ) -> Outcome:
     """Train, measure and report by a recipe, in this process or in all that torchrun started.
 
@@ -53,25 +62,41 @@ def run_recipe(
     saved model; the other processes have ended by then. The process is left as it was: its
     precision, random generators, signal handlers, threads and logging (`processes.surroundings`).
 
+    Objects of a program take part under names: models and tokenizers of `policies.models_in_memory`, rows of
+    `data.read.rows_in_memory`. The caller keeps them in `in_memory.holding` around this call.
+
     Args:
         recipe: the run.
         console: console for messages; default, standard error.
         page: whether to write the report.
         callbacks: your own, beside those of the recipe (docs/callbacks.md); not called in its supervised phase.
+        measures: whether the saved model is measured on the held-out rows. A model trained in place cannot be: its start
+            is gone.
 
     Raises:
         ExptiltError: data cannot be used, the model is no model, or a loss is not finite; the message is for a person.
     """
     if recipe.rounds is not None:
         raise ConfigError("rounds: this recipe is several runs; `exptilt train` or run_rounds runs them")
+    _require_held(recipe)
     with left_as_found(), ExitStack() as held:
         # The folder stays ours until the report is written, when the other processes have left.
         with joined(recipe.parallel) as world, losing_no_process(world):
             console = (console or Console(stderr=True)) if world.is_first else Console(quiet=True)
             outcome, session = _run(recipe, console, world, held, callbacks)
         if session is not None and outcome.finished and world.is_first:
-            _finish(session, console, page)
+            _finish(session, console, page, measures)
     return outcome
+
+
+def _require_held(recipe: Recipe) -> None:
+    """Refuse a recipe with objects in memory that this process does not have, before its folder is touched."""
+    for key, path in inputs_of(recipe).items():
+        if is_in_memory(path):
+            try:
+                from_memory(path)
+            except ConfigError as error:
+                raise ConfigError(f"{key}: {error}") from None
 
 
 def _run(
@@ -102,7 +127,7 @@ def _run(
         recipe = recipe.after_sft(first.folder.model)
     session = open_session(recipe, folder, console, world, callbacks)
     progress = session.train()
-    return Outcome(folder, progress.step, finished=progress.is_last), session
+    return Outcome(folder, progress.step, progress.is_last, session.models.policy), session
 
 
 def _take_over_warnings(recipe: Recipe, folder: RunFolder) -> None:
@@ -119,10 +144,11 @@ def _refuse_phases(recipe: Recipe) -> None:
             refused(phase.rows)
 
 
-def _finish(session: Session, console: Console, page: bool) -> None:
-    """Measure the saved model, and tell where the files are."""
+def _finish(session: Session, console: Console, page: bool, measures: bool) -> None:
+    """Measure the saved model if wanted, and tell where the files are."""
     folder = session.folder
-    _measure(session)
+    if measures:
+        _measure(session)
     _close(session)
     write_card(folder)
     console.print(f"model: {folder.model}", soft_wrap=True, highlight=False)

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from exptilt.disk import write_whole
 from exptilt.errors import ConfigError
 from exptilt.policies.device import model_on_device
+from exptilt.policies.fingerprint import identity_of
 from exptilt.policies.models import load_model, load_tokenizer
-from exptilt.policies.start import identity_of
 from exptilt.run_folder.file_names import CONFIG, MODEL
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.checkpoint_model import checkpoints_at, model_at

@@ -22,11 +22,11 @@ from exptilt.evaluation.held_out import HeldOutMeasures, Wanted, detectable_line
 from exptilt.evaluation.held_out_scores import measure_reward_model
 from exptilt.kinds import Kind as LossKind
 from exptilt.losses.from_choice import build_loss
-from exptilt.policies.adapters import adapter_fingerprint, base_of, find_adapter, has_adapter
+from exptilt.policies.adapters import base_of, find_adapter, has_adapter
 from exptilt.policies.device import is_quantized, model_on_device
 from exptilt.policies.engine.forward import context_length
 from exptilt.policies.engine.self_check import packable
-from exptilt.policies.fingerprint import fingerprint
+from exptilt.policies.fingerprint import adapter_fingerprint, fingerprint
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.reference.references import START, TableReference, table_reference
 from exptilt.processes.surroundings import left_as_found

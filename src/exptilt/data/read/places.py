@@ -20,6 +20,7 @@ from exptilt.data.problems import MAX_EXAMPLES
 from exptilt.data.read import hub, tables
 from exptilt.data.read.files import kind_of
 from exptilt.errors import DataError
+from exptilt.in_memory import is_in_memory
 
 STDIN = "-"
 """The source that is standard input."""
@@ -30,13 +31,15 @@ _SPLITS = {"train": "train", "training": "train", "test": "test", "validation": 
 
 
 def place_of(source: str) -> Path | None:
-    """The file or folder that holds a source; None where it is a hub id or where several files match a pattern.
+    """The file or folder that holds a source; None where it is a hub id, where several files match a pattern, or in memory.
 
     Standard input (`-`) and other pipes are copied into a file first, once in a process.
 
     Raises:
         DataError: where nothing of the kind can be read.
     """
+    if is_in_memory(source):
+        return None
     if source == STDIN:
         return _copied(source)
     path = _path(source)
@@ -57,7 +60,9 @@ def place_of(source: str) -> Path | None:
 
 def is_on_hub(source: str) -> bool:
     """Whether a source is taken for a hub id: spelled like one, no path that is there, and no kind of file."""
-    return hub.is_id(source) and not _exists(_path(source)) and kind_of(Path(source)) is None
+    return (
+        hub.is_id(source) and not is_in_memory(source) and not _exists(_path(source)) and kind_of(Path(source)) is None
+    )
 
 
 def is_pattern(source: str) -> bool:

@@ -24,6 +24,7 @@ from exptilt.data.read.tables import licence_of
 from exptilt.data.records import Record
 from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.errors import DataError
+from exptilt.in_memory import is_in_memory
 from exptilt.settings.data_settings import SourceConfig
 from exptilt.wording import nearest
 
@@ -218,7 +219,7 @@ def _renamed(row: Row, source: SourceConfig) -> Row:
 
 
 def _licence(source: SourceConfig) -> str | None:
-    if is_pattern(source.path):
+    if is_pattern(source.path) or is_in_memory(source.path):
         return None
     if is_on_hub(source.path):
         listed = files_on_hub(source.path, source.split, source.subset, source.revision)

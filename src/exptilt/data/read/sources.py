@@ -12,8 +12,10 @@ from exptilt.data.problems import RowError
 from exptilt.data.read.files import read_file
 from exptilt.data.read.hub_files import files_on_hub
 from exptilt.data.read.places import files_of, is_on_hub, place_of
+from exptilt.data.read.rows_in_memory import read_held
 from exptilt.data.read.tables import is_saved, read_hub, read_saved
 from exptilt.errors import DataError
+from exptilt.in_memory import is_in_memory
 
 Row = Mapping[str, Any]
 
@@ -29,7 +31,8 @@ def read_rows(
     """Read a source row by row; a row that cannot be read comes as a `RowError`, so that a policy can decide about it.
 
     Args:
-        source: a file, a folder or a pattern of files, `-` for standard input, a folder saved by datasets, or a hub id.
+        source: a file, a folder or a pattern of files, `-` for standard input, a folder saved by datasets, a hub id, or
+            the name of rows in memory.
         split: which split, where the source has splits.
         subset: configuration of a hub data set.
         revision: commit or tag of a hub data set.
@@ -51,6 +54,8 @@ def read_rows(
 
 
 def _open(source: str, split: str, subset: str | None, revision: str | None) -> Iterator[tuple[str, Row | RowError]]:
+    if is_in_memory(source):
+        return read_held(source, split)
     path = place_of(source)
     if path is None and is_on_hub(source):
         return _on_hub(source, split, subset, revision)

@@ -67,13 +67,13 @@ def read_saved(path: Path, split: str) -> Rows:
         if split not in loaded:
             raise DataError(f"{path}: has no split {split!r}; it has {', '.join(loaded)}")
         loaded = loaded[split]
-    return _of_data_set(str(path), path.name, loaded)
+    return rows_of_data_set(str(path), path.name, loaded)
 
 
 def read_hub(source: str, split: str, subset: str | None, revision: str | None) -> Rows:
     """Rows of a data set on the Hugging Face hub."""
     name = f"{source}/{split}"
-    return _of_data_set(name, name, hub.data_set(source, split, subset, revision))
+    return rows_of_data_set(name, name, hub.data_set(source, split, subset, revision))
 
 
 def licence_of(path: Path | None, source: str, subset: str | None, revision: str | None) -> str | None:
@@ -91,8 +91,8 @@ def licence_of(path: Path | None, source: str, subset: str | None, revision: str
     return str(said) if said else None
 
 
-def _of_data_set(path: str, name: str, loaded: Any) -> Rows:
-    """Rows as Arrow holds them: no picture is decoded that nobody reads."""
+def rows_of_data_set(path: str, name: str, loaded: Any) -> Rows:
+    """Rows of a `datasets.Dataset` as Arrow holds them: no picture is decoded that nobody reads."""
     tables = loaded.with_format("arrow").iter(batch_size=_AT_ONCE)
     return _numbered(path, name, tables, "no data set")
 
