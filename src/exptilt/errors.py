@@ -4,6 +4,7 @@
     |- ConfigError              a recipe, a key=value or a hyper-parameter (also a ValueError)
     |- DataError                a file, a row, a tokenised example (also a ValueError)
     |- ModelError               a model folder, a tokenizer, an architecture
+    |- ServerError              a server that draws completions is gone, or gives what cannot be used
     |- CheckpointError          a run folder that cannot be resumed or read
     |- DiskError                a disk that refuses: full, read-only, failing
     |- Stopped                  no fault: somebody asked to stop, and the same command goes on
@@ -35,6 +36,10 @@ class DataError(ExptiltError, ValueError):
 
 class ModelError(ExptiltError):
     """A model folder, a tokenizer or an architecture cannot be used."""
+
+
+class ServerError(ExptiltError):
+    """A server that draws completions for a run is gone or gives what cannot be used; the message names it and says what."""
 
 
 class CheckpointError(ExptiltError):

@@ -44,6 +44,7 @@ GUESSES = {
     "what a recipe's keys are": "settings/recipe.py::Recipe",
     "what a group is": "data/groups.py::Group",
     "what kinds of objectives there are": "kinds.py::Kind",
+    "who draws rollouts": "sampling/sampler.py::Sampler",
     "samples beside the reference": "sampling/draws.py::Draws",
     "how an object in memory stands for a path": "in_memory.py::InMemory",
     "what a reward is, and what a judge is": "preferences.py::Reward",

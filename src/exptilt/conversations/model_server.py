@@ -3,6 +3,8 @@
     GET  /v1/models
     POST /v1/chat/completions     messages; with `stream`, pieces as server-sent events
     POST /v1/completions          a text, or token ids; token ids and log-probabilities come back
+    POST /v1/load_lora_adapter    an adapter beside the policy, by a name of its own (`lora_name`, `lora_path`)
+    POST /v1/unload_lora_adapter
 
 It reads what it is to load as one line of its standard input, says in one line of its standard output on which port it listens
 or why not, and ends when its standard input ends: it never outlives whoever started it.
@@ -22,6 +24,7 @@ from typing import Any
 
 from exptilt.conversations.chat_request import POLICY, REFERENCE, ChatRequest
 from exptilt.conversations.served_model import ServedModel, WantedDraw
+from exptilt.conversations.served_models import ServedModels
 from exptilt.errors import ExptiltError
 from exptilt.processes.surroundings import left_as_found
 from exptilt.settings.load import load
@@ -50,14 +53,14 @@ def serve_models(models: Mapping[str, ServedModel], token: str, seed: int = 0) -
     class Handler(_Handler):
         pass
 
-    Handler.models, Handler.token, Handler.seed = models, token, seed
+    Handler.models, Handler.token, Handler.seed = ServedModels(models), token, seed
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     return server
 
 
 class _Handler(BaseHTTPRequestHandler):
-    models: Mapping[str, ServedModel]
+    models: ServedModels
     token: str
     seed: int
 
@@ -65,7 +68,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answering(self._list)
 
     def do_POST(self) -> None:
-        self._answering(self._complete)
+        others = {"/v1/load_lora_adapter": self._load, "/v1/unload_lora_adapter": self._unload}
+        self._answering(others.get(self.path, self._complete))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: texts are nobody else's business."""
@@ -90,7 +94,25 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self) -> None:
         if self.path != "/v1/models":
             raise _Refused(404, f"{self.path}: there is nothing here")
-        self._json({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
+        self._json({"object": "list", "data": self.models.listed()})
+
+    def _load(self) -> None:
+        name, folder = self._texts("lora_name", "lora_path")
+        self.models.load(name, folder)
+        self._json({"loaded": name})
+
+    def _unload(self) -> None:
+        (name,) = self._texts("lora_name")
+        if not self.models.unload(name):
+            raise _Refused(404, f"there is no adapter {name!r} here")
+        self._json({"unloaded": name})
+
+    def _texts(self, *names: str) -> list[str]:
+        body = self._body()
+        for name in names:
+            if not isinstance(body.get(name), str) or not body[name]:
+                raise _Refused(400, f"{name} must be a text")
+        return [body[name] for name in names]
 
     def _complete(self) -> None:
         if self.path not in ("/v1/chat/completions", "/v1/completions"):
@@ -98,7 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         model = self.models.get(body.get("model", ""))
         if model is None:
-            raise _Refused(404, f"there is no model {body.get('model')!r} here; there are {', '.join(self.models)}")
+            raise _Refused(
+                404, f"there is no model {body.get('model')!r} here; there are {', '.join(self.models.names)}"
+            )
         is_chat = self.path == "/v1/chat/completions"
         if is_chat == ("messages" not in body):
             raise _Refused(400, "chat/completions takes messages, and completions a prompt")

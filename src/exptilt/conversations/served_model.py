@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
@@ -15,7 +16,7 @@ from exptilt.data.encode.tokens import Encoder
 from exptilt.data.groups import TokenIds
 from exptilt.data.problems import RowError
 from exptilt.data.stage_account import Decisions
-from exptilt.errors import ConfigError, DataError
+from exptilt.errors import ConfigError, DataError, ModelError
 from exptilt.policies.device import model_on_device
 from exptilt.policies.engine.forward import context_length
 from exptilt.policies.models import load_model, load_tokenizer
@@ -36,7 +37,10 @@ _OF_LAW = {
     "max_completion_tokens": "max_new_tokens",
 }
 """Fields of the protocol, and of vLLM's, by what the sampling law calls them."""
-_OTHERS = ("model", "messages", "prompt", "n", "index", "seed", "stream", "logprobs", "user")
+_OTHERS = (
+    *("model", "messages", "prompt", "n", "index", "seed", "stream", "logprobs", "user"),
+    *("stop_token_ids", "ignore_eos", "return_token_ids", "min_p"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,10 @@ class ServedModel:
     turns: TurnsConfig
     law: SamplingLaw
     """Where a request does not say otherwise."""
-    _turn: Lock = field(default_factory=Lock)
+    turn: Lock = field(default_factory=Lock)
+    """Held by whoever runs the model, or exchanges its adapter."""
+    is_gone: bool = False
+    """Whether its adapter was unloaded."""
 
     @classmethod
     def load(cls, settings: ModelConfig, turns: TurnsConfig, law: SamplingLaw) -> ServedModel:
@@ -84,10 +91,11 @@ class ServedModel:
             DataError: the prompt cannot be read, or leaves no room in the model's context.
         """
         unknown = [name for name in body if name not in _OF_LAW and name not in _OTHERS]
-        if unknown:
-            raise ConfigError(f"{unknown[0]}: this server does not know the field; leave it out")
+        if unknown or body.get("min_p"):
+            raise ConfigError(f"{[*unknown, 'min_p'][0]}: this server does not know the field; leave it out")
         prompt, key = self._prompt(body)
         given = {_OF_LAW[name]: body[name] for name in body if name in _OF_LAW and body[name] is not None}
+        given |= self._ends(body) | ({"top_k": 0} if given.get("top_k") == -1 else {})
         try:
             law = replace(self.law, **given)
         except (TypeError, ValueError) as error:
@@ -108,7 +116,7 @@ class ServedModel:
                 last = token
                 yield token
 
-        with self._turn:
+        with self._running():
             ids = stream_ids(
                 self.model,
                 self.tokenizer,
@@ -123,7 +131,7 @@ class ServedModel:
 
     def draw(self, wanted: WantedDraw) -> list[Sample]:
         """All completions of a request at once, with log-probabilities."""
-        with self._turn:
+        with self._running():
             drawn = sample(
                 self.model,
                 self.tokenizer,
@@ -135,6 +143,21 @@ class ServedModel:
                 with_logps=True,
             )
         return drawn[wanted.index :]
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with self.turn:
+            if self.is_gone:
+                raise ModelError("this adapter was unloaded meanwhile")
+            yield
+
+    def _ends(self, body: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """The ids that end a completion, where a request says so; in vLLM's words."""
+        more = body.get("stop_token_ids") or []
+        if not isinstance(more, list) or not all(isinstance(one, int) for one in more):
+            raise ConfigError("stop_token_ids must be a list of token ids")
+        own = () if body.get("ignore_eos") else self.law.eos_ids or ()
+        return {"eos_ids": tuple(dict.fromkeys((*own, *more)))}
 
     def _prompt(self, body: Mapping[str, Any]) -> tuple[TokenIds, bytes]:
         if "messages" in body:

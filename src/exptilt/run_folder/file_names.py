@@ -44,6 +44,9 @@ PICTURES = "pictures"
 STEP_SAMPLES = "samples"
 """Folder of the completions drawn while a run goes on: `StepSample`."""
 
+ROLLOUT_WEIGHTS = "rollout-weights"
+"""Folder of the adapter that a server draws a run's rollouts with; there while the run goes on."""
+
 STUDY_CONFIG = "frontier.yaml"
 """The resolved recipe of a study."""
 STUDY_RUNS = "runs"

@@ -64,7 +64,7 @@ def sample(
     *,
     num_samples: int = 1,
     law: SamplingLaw,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     batch_size: int = 256,
     progress: Callable[[int, int], None] | None = None,
     keys: Sequence[bytes] | None = None,
@@ -85,7 +85,7 @@ def sample(
         prompts: token ids of each prompt, at least one id each.
         num_samples: completions per prompt, >= 1.
         law: law to draw by.
-        seed: >= 0.
+        seed: >= 0; or a seed for each prompt.
         batch_size: completions drawn at a time.
         progress: called with (completions drawn, completions in all) after every batch.
         keys: what names the random streams of each prompt, instead of its position: then prompts may be added anywhere
@@ -100,7 +100,11 @@ def sample(
         ModelError: the model's probabilities are not finite, or it keeps no cache of keys and values.
     """
     law = checked_law(model, end, prompts, law)
-    for name, value, least in (("num_samples", num_samples, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts need as many seeds, or one for all; got {len(seeds)}")
+    least_seed = min(seeds, default=0)
+    for name, value, least in (("num_samples", num_samples, 1), ("batch_size", batch_size, 1), ("seed", least_seed, 0)):
         if value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}")
     rows = [(prompt, index) for prompt in range(len(prompts)) for index in range(num_samples)]
@@ -112,7 +116,7 @@ def sample(
         start = 0
         for batch in _batches(model, order, [len(prompts[prompt]) for prompt, _ in rows], batch_size):
             members = [rows[row] for row in batch]
-            uniforms = np.stack([uniforms_of(seed, *row, law.max_new_tokens, keys) for row in members])
+            uniforms = np.stack([uniforms_of(seeds[row[0]], *row, law.max_new_tokens, keys) for row in members])
             finished = _draw_batch(model, prompts, members, law, torch.as_tensor(uniforms), with_logps)
             drawn.update(zip(batch, finished, strict=True))
             if progress is not None:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from exptilt.servers.endpoint import Endpoint
 from exptilt.servers.server_client import ServerClient, ServerReply
@@ -38,6 +38,10 @@ class BackgroundCalls:
     def submit(self, request: dict[str, Any], optional: Sequence[str] = ()) -> Future[ServerReply]:
         """Begin a call, see `ServerClient.ask`."""
         return asyncio.run_coroutine_threadsafe(self._client.ask(request, optional), self._loop)
+
+    def control(self, method: Literal["GET", "POST"], path: str, body: dict[str, Any] | None = None) -> ServerReply:
+        """Ask and wait, see `ServerClient.control`."""
+        return asyncio.run_coroutine_threadsafe(self._client.control(method, path, body), self._loop).result()
 
     async def _close(self) -> None:
         self._client.begin_no_more()

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from exptilt.errors import ConfigError
 from exptilt.servers.endpoint import NO_KEY, Endpoint
@@ -135,6 +135,37 @@ class ServerClient:
                 self._answered = True
                 return ServerReply(sent, body, time.monotonic() - started, "" if _is_completion(body) else "no choice")
 
+    async def control(
+        self, method: Literal["GET", "POST"], path: str, body: dict[str, Any] | None = None
+    ) -> ServerReply:
+        """Ask for something else than a completion, such as a list of models; what a server refuses is a fault of the reply.
+
+        Args:
+            method: of HTTP.
+            path: below the server's base, with its slash.
+            body: sent as JSON.
+
+        Raises:
+            ConfigError: no server answers there, or it refuses the key.
+        """
+        sent, started = body or {}, time.monotonic()
+        try:
+            async with self._free:
+                if method == "GET":
+                    text = await self._client.get(path, cast_to=str)
+                else:
+                    text = await self._client.post(path, body=sent, cast_to=str)
+        except self._openai.APIStatusError as error:
+            if error.status_code in (401, 403):
+                self._require_usable(error, sent)
+            fault = f"{path} answers {error.status_code}: {self._said(error)}"
+            return ServerReply(sent, {}, time.monotonic() - started, fault, exhausted=True, refused=_is_refusal(error))
+        except self._openai.APIError as error:
+            self._require_reachable(error)
+            return ServerReply(sent, {}, time.monotonic() - started, self._said(error), exhausted=True)
+        self._answered = True
+        return ServerReply(sent, _json_object(self._without_key(text)), time.monotonic() - started)
+
     async def _body(self, sent: dict[str, Any]) -> dict[str, Any]:
         """The reply as it came, not as a model of the package: a server may leave fields out."""
         asked: Any = self._client.chat.completions if "messages" in sent else self._client.completions
@@ -206,6 +237,15 @@ def _words(error: Exception) -> str:
     response = getattr(error, "response", None)
     text = str(error)
     return f"{text} - {response.text}" if response is not None and text.endswith(str(response.status_code)) else text
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """The object that a reply holds; empty where it holds words or nothing."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def _is_completion(body: dict[str, Any]) -> bool:
