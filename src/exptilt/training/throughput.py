@@ -1,17 +1,19 @@
 """Speed of a run beside the speed of its hardware: floating point operations per token, and a peak to compare with.
 
-    operations of a token = 2 per weight forward, 2 per weight for the gradient of its input, 2 per trained weight for
-                            its own gradient; so 6 where everything is trained, 4 on frozen weights
-                          + 12 * layers * width * (mean number of positions a token attends to), which has no weights
+    operations of a weight = 2 forward, 2 for the gradient of its input, 2 for its own gradient where it is trained;
+                             so 6 where everything is trained, 4 on frozen weights
+    of all rows            = blocks * tokens fed + head * tokens that count + 12 * width * positions attended to, of all layers
 
-Only what the mathematics needs is counted: not activations computed again, not the second pass of a coupled loss, not
-the reference. Source: Chowdhery et al., "PaLM", https://arxiv.org/abs/2204.02311, appendix B; they count attention over
-the whole window, here it is over the positions of each token's own prompt and completion.
+divided by the unique tokens of the rows. Only what the mathematics needs is counted: the last token of a completion predicts
+nothing and is not fed, tokens outside the loss need no logits, of experts those in use, under a window no position beyond
+it; not activations computed again, not the second pass of a coupled loss, not the reference. Source: Chowdhery et al.,
+"PaLM", https://arxiv.org/abs/2204.02311, appendix B; they count head and attention for every token of the whole window.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,45 +88,92 @@ def work_of(model: Any, groups: Sequence[Group], precision: torch.dtype, num_pro
         num_processes: number of such devices in the run.
     """
     device = next(model.parameters()).device
-    per_token = weight_operations(model) + attention_operations(model, groups)
+    per_token = operations_per_token(model, groups)
     if device.type == "cpu":
         return Work("matmul_floor_share", per_token, measured_speed(precision) * num_processes)
     peak = peak_of(_name(device)) if precision == torch.bfloat16 else None
     return None if peak is None else Work("model_flop_utilisation", per_token, peak * num_processes)
 
 
-def weight_operations(model: Any) -> float:
-    """Operations per token of everything that multiplies a matrix: the head is included, an embedding's look-up is not.
+def operations_per_token(model: Any, groups: Sequence[Group]) -> float:
+    """Operations that training on these rows needs, forward and backward, per unique token."""
+    unique = sum(group.num_tokens for group in groups)
+    if not unique:
+        return 0.0
+    blocks, head = weight_operations(model)
+    counted = sum(side.length for group in groups for side in group.completions)
+    return (
+        blocks * sum(group.num_fed for group in groups) + head * counted + attention_operations(model, groups)
+    ) / unique
+
+
+def weight_operations(model: Any) -> tuple[float, float]:
+    """Operations of a token that is fed to the blocks, and of one whose logits are formed; a look-up is none.
 
     Example:
         >>> weight_operations(nn.Linear(10, 20))
-        1200.0
+        (1200.0, 0.0)
     """
     looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    head = getattr(causal_lm(model), "get_output_embeddings", lambda: None)()
-    if head is not None:
-        looked_up -= {id(head.weight)}  # tied weights are looked up and multiplied
-    matrices = [weight for weight in model.parameters() if weight.ndim >= 2 and id(weight) not in looked_up]
-    return float(sum(_size(weight) * (6 if weight.requires_grad else 4) for weight in matrices))
+    output = getattr(causal_lm(model), "get_output_embeddings", lambda: None)()
+    head = None if output is None else output.weight
+    matrices = [one for one in model.parameters() if one.ndim >= 2 and id(one) not in looked_up and one is not head]
+    settings = getattr(getattr(causal_lm(model), "config", None), "get_text_config", lambda: None)()
+    blocks = sum(_operations(one) * _share_in_use(one, settings) for one in matrices)
+    return float(blocks), 0.0 if head is None else float(_operations(head))
+
+
+def _operations(weight: Any) -> int:
+    return _size(weight) * (6 if weight.requires_grad else 4)
+
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def _share_in_use(weight: Any, settings: Any) -> float:
+    """The share of stacked experts that one token passes through; 1 for other weights."""
+    experts: int | None = next((count for key in _EXPERTS if (count := getattr(settings, key, None))), None)
+    if experts is None or weight.ndim != 3 or weight.shape[0] != experts:
+        return 1.0
+    return float(getattr(settings, "num_experts_per_tok", experts)) / experts
 
 
 def attention_operations(model: Any, groups: Sequence[Group]) -> float:
-    """Operations per unique token of attention between positions: 12 * layers * width * mean reach."""
+    """Operations of attention between positions: 12 * width * positions attended to, of all layers and rows."""
     settings = causal_lm(model).config.get_text_config()
-    tokens = sum(group.num_tokens for group in groups)
-    if not tokens:
-        return 0.0
     heads = getattr(settings, "num_attention_heads", 0) or 0
     width = heads * (getattr(settings, "head_dim", None) or settings.hidden_size // max(1, heads))
-    layers = int(settings.num_hidden_layers)
-    return 12 * layers * int(width) * sum(_reach(group) for group in groups) / tokens
+    reaches = Counter(_windows(settings)).items()
+    return 12.0 * width * sum(count * _reach(group, window) for window, count in reaches for group in groups)
 
 
-def _reach(group: Group) -> float:
-    """Number of positions attended to by all unique tokens of a group: a completion's token sees the prompt, too."""
+def _windows(settings: Any) -> list[int | None]:
+    """For each layer that attends between positions, how many it sees at most; None where there is no window."""
+    window = getattr(settings, "sliding_window", None)
+    kinds = getattr(settings, "layer_types", None)
+    if kinds is None:
+        is_used = getattr(settings, "use_sliding_window", True)
+        return [window if is_used else None] * int(settings.num_hidden_layers)
+    seen = {"full_attention": None, "sliding_attention": window}
+    return [seen[kind] for kind in kinds if kind in seen]
+
+
+def _reach(group: Group, window: int | None = None) -> int:
+    """Number of positions attended to by all tokens fed of a group: a completion's token sees the prompt, too."""
     prompt = len(group.prompt)
-    lengths = [len(completion.ids) for completion in group.following]
-    return prompt * (prompt + 1) / 2 + sum(length * prompt + length * (length + 1) / 2 for length in lengths)
+    ends = [prompt + max(0, len(completion.ids) - 1) for completion in group.following]
+    return _seen(prompt, window) + sum(_seen(end, window) - _seen(prompt, window) for end in ends)
+
+
+def _seen(length: int, window: int | None) -> int:
+    """Positions that all tokens of a sequence attend to, themselves included.
+
+    Example:
+        >>> _seen(4, None), _seen(4, 2)  # 1 + 2 + 3 + 4, and 1 + 2 + 2 + 2
+        (10, 7)
+    """
+    near = length if window is None else min(length, window)
+    return near * (near + 1) // 2 + (length - near) * near
 
 
 def _size(weight: Any) -> int:
