@@ -144,7 +144,7 @@ def attention_operations(model: Any, groups: Sequence[Group]) -> float:
     heads = getattr(settings, "num_attention_heads", 0) or 0
     width = heads * (getattr(settings, "head_dim", None) or settings.hidden_size // max(1, heads))
     reaches = Counter(_windows(settings)).items()
-    return 12.0 * width * sum(count * _reach(group, window) for window, count in reaches for group in groups)
+    return float(12.0 * width * sum(count * _reach(group, window) for window, count in reaches for group in groups))
 
 
 def _windows(settings: Any) -> list[int | None]:
