@@ -13,54 +13,11 @@ import torch
 from PIL import Image
 
 from exptilt.data.masks.image_files import write_mask
-from exptilt.errors import CheckpointError, ConfigError, DataError
+from exptilt.errors import CheckpointError, ConfigError, DataError, TrainingError
 from exptilt.policies.segmenters.segmenter_files import load_segmenter
-from exptilt.rewards.mask_annotator import MaskAnnotator
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.mask_run import run_masks
-from exptilt.settings.any_recipe import load_recipe
-from exptilt.settings.load import load
-from exptilt.settings.mask_settings import MaskRecipe, MaskRequest, SegmenterConfig
-from exptilt.testbed.blobs import blobs, thickened
-from exptilt.verbs.masks import masks
-
-RECIPE = """\
-segmenter: {config: {channels: 1, width: 4, levels: 2}}
-data: {train: pairs.jsonl, test: held.jsonl}
-output: run
-batch: {size: 6, images: 4}
-train: {epochs: 2, log_every: 1, save_every: 2, eval_every: 3}
-"""
-
-
-def write_pairs(folder, name, count, seed, size=16):
-    images, masks = blobs(count, size, seed)
-    wrong = thickened(masks, 1)
-    rows = []
-    for at in range(count):
-        stem = f"{name}{at}"
-        Image.fromarray(images[at]).save(folder / f"{stem}.png")
-        write_mask(folder / f"{stem}-true.png", masks[at])
-        write_mask(folder / f"{stem}-wrong.png", wrong[at])
-        rows.append({"image": f"{stem}.png", "chosen": f"{stem}-true.png", "rejected": f"{stem}-wrong.png"})
-    rows = [{**row, "target": row["chosen"]} for row in rows]
-    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return rows
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_pairs(tmp_path, "pairs", 18, 0)
-    write_pairs(tmp_path, "held", 6, 1)
-    (tmp_path / "r.yaml").write_text(RECIPE)
-    return tmp_path
-
-
-def recipe_of(*overrides) -> MaskRecipe:
-    recipe = load_recipe("r.yaml", overrides)
-    assert isinstance(recipe, MaskRecipe)
-    return recipe
+from exptilt.settings.mask_settings import SegmenterConfig
 
 
 def metrics():
@@ -68,7 +25,7 @@ def metrics():
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-def test_a_run_trains_measures_and_saves(here):
+def test_a_run_trains_measures_and_saves(here, recipe_of):
     outcome = run_masks(recipe_of())
     assert (outcome.finished, outcome.step) == (True, 6)
     lines = metrics()
@@ -90,7 +47,7 @@ def test_a_run_trains_measures_and_saves(here):
     assert run_masks(recipe_of()).step == 6
 
 
-def test_a_stopped_run_goes_on_bitwise(here):
+def test_a_stopped_run_goes_on_bitwise(here, recipe_of):
     whole = recipe_of()
     run_masks(whole)
     expected = (here / "run" / "model" / "model.safetensors").read_bytes()
@@ -115,7 +72,37 @@ def test_a_stopped_run_goes_on_bitwise(here):
     assert (here / "second" / "model" / "model.safetensors").read_bytes() == expected
 
 
-def test_the_number_of_images_at_once_makes_no_difference(here):
+def test_the_best_weights_by_dice_are_the_model(here, recipe_of):
+    far = ("optim.learning_rate=0.1", "optim.schedule=constant")  # after a step that helps, all is background
+    run_masks(recipe_of('train.best="max eval/dice"', "train.eval_every=1", *far))
+    dice = {line["step"]: line["eval/dice"] for line in metrics() if "eval/dice" in line}
+    kept = RunFolder(here / "run").run.kept
+    assert len(dice) == 7
+    assert (kept.step, kept.value) == max(dice.items(), key=lambda one: (one[1], -one[0]))
+    assert 0 < kept.step < 6  # neither the start nor the end, where a plain run would have found its model
+    found = RunFolder(here / "run").read("mask_evaluation.json")
+    assert found["policy"]["dice"]["value"] == pytest.approx(kept.value, abs=1e-6)
+    warnings = RunFolder(here / "run").run
+    assert [(one.name, one.step) for one in warnings.warnings if one.alarm] == [("runaway", 2)]
+    assert warnings.alarms == ()  # it came after the weights that were kept
+
+
+def test_without_an_anchor_the_rest_drifts_and_a_guard_rail_says_so(here, recipe_of):
+    wild = ("loss={name: dpo, beta: 1}", "optim.learning_rate=0.05", "train.epochs=8", "train.eval_every=1")
+    run_masks(recipe_of(*wild))
+    said = {one.name: one for one in RunFolder(here / "run").run.warnings}
+    lines = [line["eval/agreement"] for line in metrics() if "eval/agreement" in line]
+    assert said["displacement"].value == pytest.approx(next(one for one in lines if lines[0] - one > 0.1) - lines[0])
+    assert "changes where nobody disagreed" in said["displacement"].message
+    assert said["displacement"].advice.startswith("raise loss.terms: the weight of an anchor")
+    with pytest.raises(
+        TrainingError, match=r"pixels on which both masks of a pair agree .* train\.stop_if has 'displacement'"
+    ):
+        run_masks(recipe_of(*wild, "train.stop_if=[displacement]", "output=stopped"))
+    assert RunFolder(here / "stopped").run.status == "failed"
+
+
+def test_the_number_of_images_at_once_makes_no_difference(here, recipe_of):
     losses = []
     for images in (1, 6):
         run_masks(replace(recipe_of(f"batch.images={images}"), output=f"run{images}"))
@@ -127,7 +114,7 @@ def test_the_number_of_images_at_once_makes_no_difference(here):
 @pytest.mark.parametrize(
     "loss", ["dpo", "ipo", "kto_none", "sft", "plackett_luce", "simpo", "apo_zero_unpaired", "nll"]
 )
-def test_other_objectives_train_on_masks(here, loss):
+def test_other_objectives_train_on_masks(here, recipe_of, loss):
     if loss == "kto_none":
         with pytest.raises(ConfigError, match="a mask belongs to one image"):
             run_masks(recipe_of("loss=kto"))
@@ -137,13 +124,13 @@ def test_other_objectives_train_on_masks(here, loss):
     assert all(math.isfinite(value) for line in metrics() for value in line.values() if isinstance(value, float))
 
 
-def test_another_recipe_does_not_take_the_folder(here):
+def test_another_recipe_does_not_take_the_folder(here, recipe_of):
     run_masks(recipe_of("train.max_steps=1"))
     with pytest.raises(CheckpointError, match="holds a run of another recipe"):
         run_masks(recipe_of("train.max_steps=1", "data.units=all"))
 
 
-def test_more_than_two_classes(here):
+def test_more_than_two_classes(here, recipe_of):
     random = np.random.default_rng(0)
     for path in here.glob("*-true.png"):
         write_mask(path, random.integers(0, 4, (16, 16)))
@@ -190,7 +177,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("name", SPOILED)
-def test_a_spoiled_file_is_named_with_its_row(here, name):
+def test_a_spoiled_file_is_named_with_its_row(here, recipe_of, name):
     _, spoil, message = SPOILED[name]
     spoil(here)
     with pytest.raises(DataError) as refusal:
@@ -204,7 +191,7 @@ def test_a_spoiled_file_is_named_with_its_row(here, name):
     assert sum(left_out.values()) == 1
 
 
-def test_rows_of_the_manifest_are_checked(here):
+def test_rows_of_the_manifest_are_checked(here, recipe_of):
     rows = [json.loads(line) for line in Path("pairs.jsonl").read_text().splitlines()]
     spoiled = [*rows, rows[0], {**rows[1], "chosen": rows[1]["rejected"], "rejected": rows[1]["chosen"]}]
     text = "".join(json.dumps(row) + "\n" for row in spoiled)
@@ -218,14 +205,14 @@ def test_rows_of_the_manifest_are_checked(here):
     assert any("pairs.jsonl:22" in line and "not valid JSON" in line for line in lines)
 
 
-def test_masks_of_0_and_255_ask_what_255_means(here):
+def test_masks_of_0_and_255_ask_what_255_means(here, recipe_of):
     for path in here.glob("*-true.png"):
         write_mask(path, (np.asarray(Image.open(path)) > 0) * 255)
     with pytest.raises(DataError, match="is that the foreground"):
         run_masks(recipe_of("data.ignore=null"))
 
 
-def test_a_linear_anchor_without_an_optimum_is_refused(here):
+def test_a_linear_anchor_without_an_optimum_is_refused(here, recipe_of):
     terms = "loss={name: mixture, terms: [{loss: {name: dpo, beta: 1}}, {loss: {name: anchor_linear}, weight: 0.2}]}"
     with pytest.raises(ConfigError, match="has no optimum"):
         recipe_of(terms)
@@ -245,16 +232,16 @@ def test_a_linear_anchor_without_an_optimum_is_refused(here):
         "train.gradient_checkpointing=true",
         "train.compile=true",
         "train.precision=bfloat16",
-        "train.stop_if=[alarm]",
-        'train.best="min eval/loss"',
     ],
 )
-def test_no_key_of_train_is_ignored_in_silence(here, override):
+def test_no_key_of_train_is_ignored_in_silence(here, recipe_of, override):
     with pytest.raises(ConfigError, match="segmenters do not have"):
         recipe_of(override)
+    with pytest.raises(ConfigError, match=r"train\.stop_if: drift is a danger of texts"):
+        recipe_of("train.stop_if=[drift]")
 
 
-def test_models_whose_pixels_are_not_independent_are_refused(here):
+def test_models_whose_pixels_are_not_independent_are_refused(here, recipe_of):
     from transformers import Mask2FormerConfig
 
     Mask2FormerConfig().save_pretrained(here / "m2f")
@@ -262,7 +249,7 @@ def test_models_whose_pixels_are_not_independent_are_refused(here):
         load_segmenter(SegmenterConfig(path=str(here / "m2f")), 2)
 
 
-def test_a_segformer_trains_and_loads_again(here):
+def test_a_segformer_trains_and_loads_again(here, recipe_of):
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
     torch.manual_seed(0)
@@ -282,37 +269,3 @@ def test_a_segformer_trains_and_loads_again(here):
     start = SegformerForSemanticSegmentation.from_pretrained(here / "seg")
     moved = [not torch.equal(a, b) for a, b in zip(again.parameters(), start.parameters(), strict=True)]
     assert any(moved)
-
-
-def test_candidates_become_pairs_or_items(here, capsys):
-    run_masks(recipe_of("train.max_steps=1", "train.eval_every=0"))
-    request = load(
-        MaskRequest, None, ["segmenter.path=run", "images=pairs.jsonl", "output=cand", "annotator.temperature=0"]
-    )
-    masks(request)
-    rows = [json.loads(line) for line in Path("cand/pairs.jsonl").read_text().splitlines()]
-    assert len(rows) == 36
-    assert "36 pairs of 18 images" in capsys.readouterr().out
-    annotator = MaskAnnotator(temperature=0)
-    for row in rows:
-        chosen, rejected, true = (
-            np.asarray(Image.open(here / "cand" / row[key])) for key in ("chosen", "rejected", "target")
-        )
-        assert annotator.utility(chosen, true) >= annotator.utility(rejected, true)
-    before = Path("cand/pairs.jsonl").read_bytes()
-    masks(request)
-    assert Path("cand/pairs.jsonl").read_bytes() == before
-    with pytest.raises(ConfigError, match="masks of another request"):
-        masks(replace(request, round=2))
-    (here / "mine").mkdir()
-    (here / "mine" / "pairs.jsonl").write_text("mine")
-    with pytest.raises(ConfigError, match="is not empty"):
-        masks(replace(request, output="mine"))
-    assert (here / "mine" / "pairs.jsonl").read_text() == "mine"
-    masks(load(MaskRequest, None, ["segmenter.path=run", "images=pairs.jsonl", "output=items"]))
-    items = [json.loads(line) for line in Path("items/items.jsonl").read_text().splitlines()]
-    assert len(items) == 18
-    assert all(len(item["masks"]) == 4 for item in items)
-    run_masks(
-        recipe_of("train.max_steps=1", "train.resume=never", "data.train=cand/pairs.jsonl", "data.max_difference=1")
-    )

@@ -1,43 +1,34 @@
-"""The callbacks of a recipe's run, in the order in which they must be called."""
+"""The callbacks of a run, of texts or of masks, in the order in which they must be called; and the end of its training."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from rich.console import Console
 
-from exptilt.data.groups import Group
-from exptilt.losses.at_zero import loss_at_zero
-from exptilt.losses.from_choice import build_loss
-from exptilt.policies.saving import save_model
-from exptilt.policies.turn_ends import turn_ends
+from exptilt.policies.saving import copy_model
 from exptilt.processes.world import World
 from exptilt.run_folder.file_names import BEST, METRICS
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import Caution
-from exptilt.runs.run_models import Models
-from exptilt.sampling.draws import Draws, distinct_prompts, draw, room_for
-from exptilt.sampling.sampling_law import SamplingLaw
-from exptilt.settings.declaration import as_dict
-from exptilt.settings.recipe import Recipe
 from exptilt.settings.training_settings import TrainConfig, parse_best
-from exptilt.training.callbacks.best import Best
+from exptilt.training.callbacks.best import Best, best_in_words
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.callbacks.log import Evaluate, Log, LogMetrics
 from exptilt.training.callbacks.progress_bar import ShowProgress
-from exptilt.training.callbacks.sample_files import SampleFiles
 from exptilt.training.callbacks.trackers import Trackers
 from exptilt.training.guards.cautions import Facts
+from exptilt.training.guards.checks import Checks
 from exptilt.training.guards.guards import Guards
 from exptilt.training.guards.stop_if import StopIf
+from exptilt.training.loop import train
+from exptilt.training.run import Run
 from exptilt.training.sums import Sums
-from exptilt.training.throughput import work_of
-
-_USUAL_RATE, _USUAL_RATE_OF_ADAPTERS = 2e-5, 5e-4
-"""The largest learning rates of published runs that train all weights, and of those that train an adapter."""
+from exptilt.training.throughput import Work
 
 
 def own_callbacks(settings: TrainConfig) -> list[Callback]:
@@ -53,28 +44,27 @@ def own_callbacks(settings: TrainConfig) -> list[Callback]:
     return callbacks
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Watched:
-    """The parts of a run that its callbacks read."""
+    """The parts of a run that its callbacks read; texts and masks differ in these and in nothing else."""
 
-    recipe: Recipe
+    settings: TrainConfig
+    recipe: Mapping[str, Any]
+    """The whole recipe as plain values, for trackers."""
     folder: RunFolder
     world: World
-    models: Models
-    products: torch.dtype
-    tokenizer: Any
-    rows: Sequence[Group]
-    """Training rows."""
-    held_out: Sequence[Group]
-    held_out_sums: Callable[[], Sums]
-    contradicting: int
-    """Number of training rows whose label is the opposite of another row's."""
-    quiet: bool
-
-    @property
-    def best(self) -> Path:
-        """The folder of the best weights so far."""
-        return self.folder.path / BEST
+    facts: Facts
+    checks: Checks
+    """The dangers that metrics of this run can show."""
+    save: Callable[[Path], None]
+    """Writes the weights as they are now into a folder; called in every process."""
+    held_out_sums: Callable[[], Sums] | None
+    """Loss and metrics of held-out rows; None where nothing is held out."""
+    samples: Callable[[Progress], Sums] | None = None
+    """What is drawn at every evaluation."""
+    work: Work | None = None
+    """Operations of a step beside those the hardware could do."""
+    quiet: bool = False
 
     def callbacks(self, *others: Callback) -> list[Callback]:
         """All callbacks of a run, with `others` among them.
@@ -82,45 +72,28 @@ class Watched:
         The writer of metrics comes first, then callbacks that may end the run, then those that must see its end: the last
         evaluation and, behind it, the last line of training.
         """
-        settings, first = self.recipe.train, self.world.is_first
+        settings, first = self.settings, self.world.is_first
         log = Log(self.folder.path / METRICS, world=self.world)
         callbacks: list[Callback] = [log, *others]
         if settings.best is not None:
             callbacks.append(Best(*parse_best(settings.best), self._keep, settings.patience))  # type: ignore[arg-type]
         callbacks.append(StopIf(settings.conditions))
-        callbacks.append(Guards(self._facts(), self._record, settings.dangers, settings.log_every, speaks=first))
+        guards = Guards(
+            self.facts, self._record, settings.dangers, settings.log_every, speaks=first, checks=self.checks
+        )
+        callbacks.append(guards)
         if first and settings.report_to:
-            callbacks.append(Trackers(settings.report_to, self.folder.path, as_dict(self.recipe)))
-        if self.held_out:
-            callbacks.append(Evaluate(log, settings.eval_every, self.held_out_sums, self._samples()))
-        work = work_of(self.models.policy, self.rows, self.products, self.world.size)
-        callbacks.append(LogMetrics(log, settings.log_every, work))
+            callbacks.append(Trackers(settings.report_to, self.folder.path, self.recipe))
+        if self.held_out_sums is not None:
+            callbacks.append(Evaluate(log, settings.eval_every, self.held_out_sums, self.samples))
+        callbacks.append(LogMetrics(log, settings.log_every, self.work))
         if first:
             callbacks.append(ShowProgress(0 if self.quiet else settings.log_every))
         log.listeners = callbacks
         return callbacks
 
     def _keep(self) -> None:
-        models = self.models
-        save_model(models.policy, self.tokenizer, self.best, dtype=models.dtype, world=self.world)
-
-    def _facts(self) -> Facts:
-        """The facts that guards need; with dropout the first losses scatter, and with another reference they begin anywhere."""
-        recipe, loss = self.recipe, build_loss(self.recipe.loss)
-        own = recipe.reference.model is None
-        return Facts(
-            loss.name,
-            beta=_number(getattr(loss, "beta", None)),
-            usual_beta=_number(getattr(type(loss), "beta", None)),
-            learning_rate=recipe.optim.learning_rate,
-            usual_rate=_USUAL_RATE if recipe.adapter is None else _USUAL_RATE_OF_ADAPTERS,
-            max_grad_norm=recipe.optim.max_grad_norm,
-            start_loss=loss_at_zero(loss) if own and not recipe.model.dropout else None,
-            own_reference=own,
-            vocabulary=getattr(self.models.policy.config.get_text_config(), "vocab_size", None),
-            rows=len(self.rows),
-            contradicting=self.contradicting,
-        )
+        self.save(self.folder.path / BEST)
 
     def _record(self, caution: Caution) -> None:
         """Write a warning to run.json once; a run that was killed may give it again."""
@@ -131,23 +104,36 @@ class Watched:
         ):
             self.folder.update_manifest(warnings=(*known, caution))
 
-    def _samples(self) -> Callable[[Progress], Sums] | None:
-        recipe, policy, held = self.recipe, self.models.policy, self.models.held
-        if not recipe.train.eval_samples:
-            return None
-        prompts = distinct_prompts(self.held_out)[: recipe.train.eval_samples]
-        law = SamplingLaw(
-            max_new_tokens=room_for(policy, prompts, recipe.evaluate.max_new_tokens),
-            eos_ids=turn_ends(self.tokenizer, policy, self.held_out),
-        )
 
-        def drawn() -> Draws:
-            draws = draw(policy, self.tokenizer, prompts, law=law, seed=recipe.seed)
-            return draws if held is None else draws.compared(policy, held.model)
+def trained(run: Run, watched: Watched, console: Console) -> Progress:
+    """Train a run to its end, or until somebody stops it; at the end, write its model.
 
-        return SampleFiles(self.folder.write_lines, drawn, self.tokenizer)
+    The model has the weights that `train.best` kept, or else those of the last step.
+    """
+    folder, began = watched.folder, time.perf_counter()
+    progress = train(run)
+    spent = (folder.run.seconds or 0.0) + time.perf_counter() - began
+    folder.update_manifest(steps=progress.step, seconds=round(spent, 1))
+    best = next((callback for callback in run.callbacks if isinstance(callback, Best)), None)
+    if not progress.is_last:
+        folder.update_manifest(status="stopped")
+    elif best is not None:
+        best_weights = best.kept()
+        folder.update_manifest(kept=best_weights)
+        console.print(best_in_words(best_weights, progress.step), soft_wrap=True, highlight=False)
+        run.world.first_alone(lambda: copy_model(folder.path / BEST, folder.model))
+    else:
+        watched.save(folder.model)
+    return progress
 
 
-def _number(given: Any) -> float | None:
-    """A setting that is a plain number; objectives of users may have others."""
-    return float(given) if isinstance(given, int | float) else None
+def contradicting(findings: Sequence[Any], policy: str) -> int:
+    """Number of training rows that contradict others and were not left out.
+
+    Args:
+        findings: of the account of the data.
+        policy: `data.on_conflict`.
+    """
+    if policy == "drop":
+        return 0
+    return sum(finding.count or 0 for finding in findings if finding.code == "conflict")

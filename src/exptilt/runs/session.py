@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,7 @@ from exptilt.policies.engine.forward import evaluating
 from exptilt.policies.reference.references import TableReference
 from exptilt.policies.reference.start_distance import start_distance
 from exptilt.policies.reference.step_zero import check_step_zero
-from exptilt.policies.saving import copy_model, save_model
+from exptilt.policies.saving import save_model
 from exptilt.policies.scorer import ModelScorer, Reference, Scorer
 from exptilt.processes.world import World
 from exptilt.run_folder.file_names import DATA
@@ -28,22 +27,24 @@ from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import ReferenceIdentity
 from exptilt.runs.identity import identity
 from exptilt.runs.run_batches import ObjectiveBatches, batches_for, steps_in
-from exptilt.runs.run_callbacks import Watched, own_callbacks
+from exptilt.runs.run_callbacks import Watched, contradicting, own_callbacks, trained
 from exptilt.runs.run_models import Models, Setup, in_words, models_of, setup_of
 from exptilt.runs.run_reference import groups_to_score, moving_reference_of, table_of
 from exptilt.runs.run_rows import rows_of
 from exptilt.runs.run_tokenizer import find_tokenizer
+from exptilt.runs.text_watch import step_samples, text_facts
 from exptilt.runs.token_budget import settle_tokens
+from exptilt.settings.declaration import as_dict
 from exptilt.settings.recipe import Recipe
-from exptilt.training.callbacks.best import Best, best_in_words
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.callbacks.moving_reference import MovingReference
 from exptilt.training.callbacks.trackers import require_trackers
-from exptilt.training.loop import train
+from exptilt.training.guards.dangers import OF_TEXTS
 from exptilt.training.objective import Objective
 from exptilt.training.optim import build_optimizer, build_schedule
 from exptilt.training.run import Run
 from exptilt.training.sums import Sums
+from exptilt.training.throughput import work_of
 from exptilt.types import LogProbs
 
 _STEP_ZERO_ROWS = 8
@@ -80,42 +81,28 @@ class Session:
             return self.moving
         return self.table.as_sums() if self.objective.loss.sums_suffice else self.table
 
-    @property
     def watched(self) -> Watched:
         """The parts of the run that callbacks read."""
+        recipe, models, rows = self.recipe, self.models, self.rows
+        opposite = contradicting(rows.report.findings, recipe.data.on_conflict)
         return Watched(
-            recipe=self.recipe,
+            settings=recipe.train,
+            recipe=as_dict(recipe),
             folder=self.folder,
             world=self.world,
-            models=self.models,
-            products=self.setup.products,
-            tokenizer=self.tokenizer,
-            rows=self.rows.train,
-            held_out=self.rows.test,
-            held_out_sums=self._held_out_sums,
-            contradicting=_contradicting(self.rows, self.recipe.data.on_conflict),
+            facts=text_facts(recipe, models, len(rows.train), opposite),
+            checks=OF_TEXTS,
+            save=lambda folder: save_model(models.policy, self.tokenizer, folder, dtype=models.dtype, world=self.world),
+            held_out_sums=self._held_out_sums if rows.test else None,
+            samples=step_samples(recipe, models, self.tokenizer, rows.test, self.folder) if rows.test else None,
+            work=work_of(models.policy, rows.train, self.setup.products, self.world.size),
             quiet=self.console.quiet,
         )
 
     def train(self) -> Progress:
         """Train to the end, or until somebody stops it, and save the model at the end."""
-        began = time.perf_counter()
-        run = run_of(self)
-        progress = train(run)
-        spent = (self.folder.run.seconds or 0.0) + time.perf_counter() - began
-        self.folder.update_manifest(steps=progress.step, seconds=round(spent, 1))
-        best = next((callback for callback in run.callbacks if isinstance(callback, Best)), None)
-        if not progress.is_last:
-            self.folder.update_manifest(status="stopped")
-        elif best is not None:
-            best_weights = best.kept()
-            self.folder.update_manifest(kept=best_weights)
-            _say(self.console, best_in_words(best_weights, progress.step))
-            self.world.first_alone(lambda: copy_model(self.watched.best, self.folder.model))
-        else:
-            models = self.models
-            save_model(models.policy, self.tokenizer, self.folder.model, dtype=models.dtype, world=self.world)
-        return progress
+        watched = self.watched()
+        return trained(run_of(self, watched), watched, self.console)
 
     def _held_out_sums(self) -> Sums:
         """Sum loss and metrics over all held-out rows at once, so that batches and processes cannot change them."""
@@ -183,7 +170,7 @@ def open_session(
     )
 
 
-def run_of(session: Session) -> Run:
+def run_of(session: Session, watched: Watched) -> Run:
     """Make the run for the loop: optimizer and schedule are built, step 0 is checked."""
     recipe, model = session.recipe, session.models.policy
     optimizer = build_optimizer(recipe.optim, model)
@@ -211,7 +198,7 @@ def run_of(session: Session) -> Run:
         num_steps=session.num_steps,
         folder=session.folder.path,
         identity=identity(recipe, **content),
-        callbacks=session.watched.callbacks(*moving, *own_callbacks(recipe.train), *session.own_callbacks),
+        callbacks=watched.callbacks(*moving, *own_callbacks(recipe.train), *session.own_callbacks),
         seed=recipe.seed,
         world=session.world,
     )
@@ -225,13 +212,6 @@ def _distance(session: Session, reference: Scorer, groups: Sequence[Group]) -> s
             loss = session.objective(groups, session.policy(groups), reference(groups)).sums.means()["loss"]
     at_zero, name = loss_at_zero(session.objective.loss), str(session.recipe.reference.model)
     return start_distance(session.policy, reference, groups, name=name, loss=loss, at_zero=at_zero)
-
-
-def _contradicting(rows: Prepared, policy: str) -> int:
-    """Number of training rows that contradict others and were not left out."""
-    if policy == "drop":
-        return 0
-    return sum(finding.count or 0 for finding in rows.report.findings if finding.code == "conflict")
 
 
 def _say(console: Console, words: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 from exptilt.settings.declaration import config
-from exptilt.settings.evaluation_settings import EvaluateConfig
 from exptilt.settings.loss_choice import AnyLossChoice, LossChoice, NamedLoss, choice_of
-from exptilt.settings.training_settings import OptimConfig, ParallelConfig, TrainConfig
+from exptilt.settings.mask_rounds_settings import AnnotatorConfig, MaskLaw, MaskRoundsConfig
+from exptilt.settings.ranges import Range
+from exptilt.settings.training_settings import OF_TEXT_ALONE, OptimConfig, ParallelConfig, TrainConfig
 
 OnProblem = Literal["error", "drop"]
 
@@ -119,13 +121,24 @@ def default_loss() -> LossChoice:
     return LossChoice.of("mixture", terms=terms)
 
 
+@config
+class MaskEvaluateConfig:
+    """What is measured on held-out images when training has ended."""
+
+    level: Annotated[float, Range(gt=0, lt=1)] = 0.95
+    """Coverage of every interval; they are over images."""
+    pictures: Annotated[int, Range(ge=0)] = 6
+    """Held-out rows that are drawn."""
+    rivals: bool = False
+    """Train on the same comparisons what must stand beside a preference objective: imitation of winners, one bias a class, labels
+    by a coin, and true masks where there are some. Takes four more trainings."""
+
+
 _ABSENT = {
-    "best": "weights kept by a held-out metric",
     "eval_samples": "samples while they train",
     "gradient_checkpointing": "gradient checkpointing",
     "compile": "compiled blocks",
     "precision": "bfloat16",
-    "stop_if": "guard rails (conditions on metrics do work)",
 }
 """What keys of `train` mean for texts, and nothing for masks."""
 
@@ -152,10 +165,14 @@ class MaskRecipe:
     """How long to train, and what to write on the way."""
     parallel: ParallelConfig = ParallelConfig()
     """How several processes share the work."""
-    evaluate: EvaluateConfig = EvaluateConfig()
-    """What is measured at the end; `level` is that of intervals."""
+    evaluate: MaskEvaluateConfig = MaskEvaluateConfig()
+    """What is measured at the end."""
+    rounds: MaskRoundsConfig | None = None
+    """Candidates, labels and training several times, each time from the segmenter just trained; none: train once on data.train."""
     allow_unbounded: bool = False
     """Take a linear anchor whose objective has no optimum (weight of at least an eighth of beta)."""
+    bare_keys: ClassVar[Mapping[str, str]] = {"rounds": "num_rounds"}
+    """Sections that may be one bare value, and the key it is short for."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -163,6 +180,7 @@ class MaskRecipe:
         object.__setattr__(self, "loss", choice_of(self.loss))
         self._check_loss(self.loss)
         self._check_train()
+        self._check_rounds()
         if self.parallel.kind == "fsdp":
             raise ValueError(
                 "parallel.kind: segmenters are trained by one process, or by several that each hold it (ddp)"
@@ -184,41 +202,39 @@ class MaskRecipe:
         """Refuse keys of `train` on which nothing here depends, so that none is ignored in silence."""
         train = self.train
         without_effect = {
-            "best": train.best is not None,
             "eval_samples": train.eval_samples > 0,
             "gradient_checkpointing": train.gradient_checkpointing,
             "compile": train.compile,
             "precision": train.precision == "bfloat16",
-            "stop_if": bool(train.dangers),
         }
         for key, is_set in without_effect.items():
             if is_set:
                 raise ValueError(f"train.{key}: segmenters do not have {_ABSENT[key]} here; leave it out")
+        for name in train.dangers:
+            if name in OF_TEXT_ALONE:
+                raise ValueError(
+                    f"train.stop_if: {name} is a danger of texts, which masks are not watched for; leave it out"
+                )
+
+    def _check_rounds(self) -> None:
+        rounds = self.rounds
+        if rounds is None:
+            return
+        if self.segmenter.path is None:
+            raise ValueError("rounds needs segmenter.path: candidates of random weights are not worth comparing")
+        if self.data.test_fraction:
+            raise ValueError(
+                "rounds makes rows of all images of data.train; name held-out images with data.test, not test_fraction"
+            )
+        if self.evaluate.rivals and rounds.annotator is None:
+            raise ValueError(
+                "evaluate.rivals of rounds needs rounds.annotator: rivals make candidates of their own, which nobody labels"
+            )
 
     @property
     def folder(self) -> Path:
         """The run folder."""
         return Path(self.output).expanduser()
-
-
-@config
-class AnnotatorConfig:
-    """A simulated annotator, who knows the true masks."""
-
-    overlap: Literal["dice", "iou"] = "dice"
-    """What makes a mask better."""
-    temperature: float = 0.02
-    """Difference in overlap that counts, >= 0; 0 prefers the better mask always."""
-    flip: float = 0.0
-    """Share of answers that are turned round, in [0, 0.5]; 0.5 is a coin."""
-    weights: tuple[float, ...] = ()
-    """Of classes but the background; all alike by default."""
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
-        if not 0 <= self.flip <= 0.5:
-            raise ValueError(f"flip must be in [0, 0.5], got {self.flip}")
 
 
 @config
@@ -243,14 +259,8 @@ class MaskRequest:
     """Masks of each image, the segmenter's own among them, >= 2."""
     num_pairs: int = 2
     """Pairs of each image that the annotator sees, >= 1."""
-    bias: float = 1.0
-    """Standard deviation of the bias of each class, in logits."""
-    noise: float = 0.6
-    """Standard deviation of the smooth noise, in logits."""
-    smoothness: int = 4
-    """Pixels over which noise is smooth, >= 1."""
-    dropout: bool = False
-    """Draw logits with dropout on."""
+    law: MaskLaw = MaskLaw()
+    """How candidates differ from the segmenter's own mask."""
     annotator: AnnotatorConfig | None = None
     """Who labels; without it the masks are written for people (`exptilt label`)."""
     limit: int | None = None
@@ -261,6 +271,6 @@ class MaskRequest:
     """Seed of all draws."""
 
     def __post_init__(self) -> None:
-        for name, least in (("num_masks", 2), ("num_pairs", 1), ("smoothness", 1)):
+        for name, least in (("num_masks", 2), ("num_pairs", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")

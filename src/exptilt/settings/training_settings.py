@@ -21,6 +21,8 @@ GUARD_RAILS = (
     *("saturated", "overfitting", "kl"),
 )
 """All dangers that a run is watched for."""
+OF_TEXT_ALONE = ("below_uniform", "drift")
+"""Dangers that a run on masks is not watched for: what they measure, masks do not have."""
 _CONDITION = re.compile(r"\s*([\w/]+)\s*(<=|>=|==|<|>)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*")
 _BEST = re.compile(r"\s*(min|max)\s+([\w/]+)\s*")
 

@@ -23,7 +23,8 @@ from exptilt.run_folder.mask_evaluation_record import MaskMeasures
 from exptilt.runs.mask_candidates import write_candidates
 from exptilt.runs.mask_run import run_masks
 from exptilt.settings.loss_choice import LossChoice
-from exptilt.settings.mask_settings import AnnotatorConfig, MaskData, MaskRecipe, MaskRequest, SegmenterConfig
+from exptilt.settings.mask_rounds_settings import AnnotatorConfig
+from exptilt.settings.mask_settings import MaskData, MaskRecipe, MaskRequest, SegmenterConfig
 from exptilt.settings.training_settings import TrainConfig
 
 

@@ -275,7 +275,7 @@ def doctor_of_masks(recipe: MaskRecipe, as_json: bool, console: Console | None =
     from exptilt.data.masks.mask_checks import prepare_masks
     from exptilt.losses.from_choice import build_loss
     from exptilt.policies.segmenters.segmenter_files import channels_of, load_segmenter
-    from exptilt.runs.mask_run import num_classes
+    from exptilt.runs.mask_session import num_classes
 
     kind = build_loss(recipe.loss).kind
     channels = recipe.data.channels

@@ -67,6 +67,10 @@ class Palette:
             raise RowError("bad_value", f"{path}: class id {highest}, and there are {len(self.names)} classes{hint}")
         return ids
 
+    def values(self, ids: Any) -> Any:
+        """Class ids as values of pixels, which `read` turns into the same ids."""
+        return ids if self.foreground is None else np.where(ids == 1, self.foreground, 0)
+
 
 def _names_in(path: Path) -> tuple[str, ...]:
     try:

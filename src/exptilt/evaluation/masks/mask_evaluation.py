@@ -50,7 +50,7 @@ def evaluate_masks(
     with torch.no_grad():
         for begin in range(0, len(rows), at_once):
             some = [rows.pixels(at) for at in range(begin, min(begin + at_once, len(rows)))]
-            both = zip(some, _log_probabilities(segmenter, some), _log_probabilities(reference, some), strict=True)
+            both = zip(some, log_probabilities_of(segmenter, some), log_probabilities_of(reference, some), strict=True)
             for pixels, policy, of_reference in both:
                 each.append(_of_image(pixels, policy, of_reference, len(rows.palette.names)))
                 images.append(f"{hash(pixels.image.tobytes())}")
@@ -66,14 +66,23 @@ def predicted(segmenter: Segmenter, images: Sequence[Any]) -> list[Tensor]:
         ]
 
 
-def _log_probabilities(segmenter: Segmenter, some: Sequence[Pixels]) -> list[Tensor]:
+def log_probabilities_of(segmenter: Segmenter, some: Sequence[Pixels]) -> list[Tensor]:
+    """(classes, H, W) log-probabilities of each row's image, on the CPU; images of one size go in one pass."""
     if len({pixels.image.shape for pixels in some}) > 1:
         return predicted(segmenter, [pixels.image for pixels in some])
     images = torch.from_numpy(np.stack([as_floats(pixels.image) for pixels in some]))
     return list(segmenter.log_probabilities(images.to(segmenter.device)).cpu())
 
 
-def _of_image(pixels: Pixels, policy: Tensor, reference: Tensor, classes: int) -> _OfImage:
+def measured_row(pixels: Pixels, policy: Tensor, reference: Tensor, classes: int) -> dict[str, float]:
+    """Measures of one row that are a number each; NaN where there is none.
+
+    Args:
+        pixels: the row.
+        policy: (classes, H, W) log-probabilities.
+        reference: the same of the segmenter that divergence and margins are measured against.
+        classes: their number.
+    """
     valid = torch.from_numpy(pixels.valid)
     likeliest = policy.argmax(0)
     values = {
@@ -87,17 +96,23 @@ def _of_image(pixels: Pixels, policy: Tensor, reference: Tensor, classes: int) -
         moved = {key: own[key] - other[key] for key in own}
         margin = moved["chosen_on_difference"] - moved["rejected_on_difference"]
         values |= own | {"accuracy": 0.5 if abs(margin) < 1e-7 else float(margin > 0)}
+    if pixels.target is not None:
+        true = torch.from_numpy(pixels.target).long()
+        values |= {
+            "nll": measures.nll(policy, true),
+            "dice": float(measures.dice_of(measures.overlaps(likeliest, true, classes))[1:].nanmean()),
+            "boundary": measures.boundary_f((likeliest > 0) & (true >= 0), true > 0),
+        }
+    return values
+
+
+def _of_image(pixels: Pixels, policy: Tensor, reference: Tensor, classes: int) -> _OfImage:
+    values = measured_row(pixels, policy, reference, classes)
     if pixels.target is None:
         return _OfImage(values)
     true = torch.from_numpy(pixels.target).long()
-    overlap = measures.overlaps(likeliest, true, classes)
-    of_classes = measures.dice_of(overlap)[1:]
-    values |= {
-        "nll": measures.nll(policy, true),
-        "dice": float(of_classes.nanmean()),
-        "boundary": measures.boundary_f((likeliest > 0) & (true >= 0), true > 0),
-    }
     curve = _at_thresholds(policy, true) if classes == 2 else None
+    overlap = measures.overlaps(policy.argmax(0), true, classes)
     return _OfImage(values, overlap, curve, measures.calibration_counts(policy.exp(), true))
 
 

@@ -58,7 +58,7 @@ class MaskScorer:
             images = torch.from_numpy(np.stack([as_floats(groups[place].prompt) for place in places]))
             log_probabilities = self.model.log_probabilities(images.to(self.model.device))
             for place, of_pixels in zip(places, log_probabilities, strict=True):
-                scored[place] = _masks_of(groups[place], of_pixels.flatten(1), self.pixels)
+                scored[place] = masks_of(groups[place], of_pixels.flatten(1), self.pixels)
         return LogProbs.cat([scored[place] for place in range(len(groups))])
 
     def backward(self, groups: Sequence[Group[Any]], loss_of: LossOf) -> None:
@@ -121,8 +121,14 @@ def _place(group: Group[Any]) -> int:
     return hash((key_of(group), masks, group.completions[0].counted.tobytes()))
 
 
-def _masks_of(group: Group[Any], log_probabilities: Tensor, pixels: CountedPixels) -> LogProbs:
-    """Log-probabilities of the masks of one image, from (classes, H*W) of its pixels."""
+def masks_of(group: Group[Any], log_probabilities: Tensor, pixels: CountedPixels) -> LogProbs:
+    """Log-probabilities of the masks of one image.
+
+    Args:
+        group: the image and its masks.
+        log_probabilities: (classes, H*W) of its pixels, nats.
+        pixels: which of them count.
+    """
     device = log_probabilities.device
     ids = torch.from_numpy(np.stack([completion.ids for completion in group.completions])).to(device, torch.int64)
     valid = torch.from_numpy(np.ascontiguousarray(group.completions[0].counted)).to(device)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from exptilt.training.guards.cautions import Facts, History, Line
+from exptilt.training.guards.checks import Check
 from exptilt.training.guards.cures import Cure, Danger, cures
 from exptilt.training.guards.moved import side_moved
 
@@ -20,8 +20,6 @@ RUNAWAY_AT_LEAST = 100.0
 STILL = 3
 """Steps in a row."""
 _SIDES = ("/chosen", "", "/rejected")
-
-Check = Callable[[History, Facts], Danger | None]
 
 
 def below_uniform(prefix: str) -> Check:
@@ -109,6 +107,8 @@ def no_gradient(step: int, is_last: bool, history: History, facts: Facts, loss: 
     always = still == step
     if always and facts.contradicting:
         cause = Cure("set", "data.on_conflict=drop", ": labels of one half leave nothing to learn")
+    elif always and facts.of_masks:
+        cause = Cure("raise", "optim.learning_rate")
     elif always:
         cause = Cure("set", "data.on_tie=drop", ", since ties (and sides that are one text) leave nothing to learn")
     else:

@@ -36,6 +36,8 @@ class Facts:
     """Number of training rows."""
     contradicting: int = 0
     """Number of training rows whose label is the opposite of another row's."""
+    of_masks: bool = False
+    """Whether completions are masks."""
 
 
 @dataclass(frozen=True)

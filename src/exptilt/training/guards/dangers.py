@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from statistics import mean
 
 from exptilt.training.guards.alarms import below_uniform, runaway
 from exptilt.training.guards.cautions import FEW, Facts, History
+from exptilt.training.guards.checks import Checks
 from exptilt.training.guards.cures import Danger, cures
 from exptilt.training.guards.loss_dangers import overfitting, overshooting, saturated, worse_than_the_start, wrong_start
 from exptilt.training.guards.moved import Moved, moved
@@ -146,7 +146,8 @@ def _far(history: History, facts: Facts) -> Danger | None:
     )
 
 
-def _clipped(history: History, facts: Facts) -> Danger | None:
+def clipped(history: History, facts: Facts) -> Danger | None:
+    """The gradient has grown far beyond its start, and every step clips it."""
     norms = [line.values.get("train/grad_norm", 0.0) for line in history.training]
     if len(norms) < 2 * FEW:
         return None
@@ -165,26 +166,26 @@ def _clipped(history: History, facts: Facts) -> Danger | None:
     )
 
 
-Check = Callable[[History, Facts], Danger | None]
-TRAINING: tuple[Check, ...] = (
-    below_uniform("train"),
-    runaway("train"),
-    overshooting,
-    _falling_in_training,
-    _drifting,
-    _flat,
-    _says_the_same,
-    _clipped,
-    saturated,
+OF_TEXTS = Checks(
+    training=(
+        below_uniform("train"),
+        runaway("train"),
+        overshooting,
+        _falling_in_training,
+        _drifting,
+        _flat,
+        _says_the_same,
+        clipped,
+        saturated,
+    ),
+    held_out=(
+        below_uniform("eval"),
+        runaway("eval"),
+        wrong_start,
+        overfitting,
+        worse_than_the_start,
+        _falling_held_out,
+        _far,
+    ),
 )
-"""Asked after every line of training metrics, the gravest first."""
-HELD_OUT: tuple[Check, ...] = (
-    below_uniform("eval"),
-    runaway("eval"),
-    wrong_start,
-    overfitting,
-    worse_than_the_start,
-    _falling_held_out,
-    _far,
-)
-"""Asked after every line of held-out metrics, the gravest first."""
+"""Of language models and reward models."""

@@ -14,8 +14,9 @@ from exptilt.settings.training_settings import ALARMS
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.guards.alarms import no_gradient
 from exptilt.training.guards.cautions import Facts, History, Line
+from exptilt.training.guards.checks import Check, Checks
 from exptilt.training.guards.cures import Danger
-from exptilt.training.guards.dangers import HELD_OUT, TRAINING
+from exptilt.training.guards.dangers import OF_TEXTS
 from exptilt.training.guards.loss_dangers import starting_loss
 from exptilt.training.guards.row_dangers import contradictory, repeated
 from exptilt.training.sums import Sums
@@ -43,6 +44,8 @@ class Guards(Callback):
     every: int = 1
     """Most steps that are judged together."""
     speaks: bool = True
+    checks: Checks = OF_TEXTS
+    """The dangers that metrics can show."""
     history: History = field(default_factory=History)
     window: Sums = field(default_factory=Sums)
     """Of training steps that are not judged yet."""
@@ -65,14 +68,14 @@ class Guards(Callback):
         if progress.step % self._window(progress) == 0 or progress.is_last:
             history.add(_line(progress, self.window.means("train/")), held_out=False)
             self.window = Sums()
-            self._judge(TRAINING)
+            self._judge(self.checks.training)
 
     def on_metrics(self, progress: Progress, values: Mapping[str, float]) -> None:
         """Judge a line of held-out metrics by all lines so far."""
         if any(name.startswith("eval/") for name in values):
             line = dataclasses.replace(_line(progress, dict(values)), train_loss=self.history.train_loss())
             self.history.add(line, held_out=True)
-            self._judge(HELD_OUT)
+            self._judge(self.checks.held_out)
 
     def _begin(self, progress: Progress, values: dict[str, float]) -> None:
         self.history.start = _line(progress, values)
@@ -84,7 +87,7 @@ class Guards(Callback):
     def _window(self, progress: Progress) -> int:
         return max(1, min(self.every, progress.num_steps // _WINDOWS))
 
-    def _judge(self, checks: Sequence[Callable[[History, Facts], Danger | None]]) -> None:
+    def _judge(self, checks: Sequence[Check]) -> None:
         for check in checks:
             self._speak(check(self.history, self.facts))
 
