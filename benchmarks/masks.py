@@ -23,7 +23,7 @@ from exptilt.data.masks.image_files import write_mask
 from exptilt.runs.mask_run import run_masks
 from exptilt.settings.load import load
 from exptilt.settings.mask_settings import MaskRecipe
-from exptilt.studies.mask_rounds import METHODS, RoundsOfMasks, run_rounds
+from exptilt.studies.mask_methods import METHODS, compare_methods
 from exptilt.testbed.blobs import blobs, thickened
 
 
@@ -63,6 +63,26 @@ def supervised(folder: Path, manifest: Path, width: int, steps: int, seed: int) 
     return folder / "start"
 
 
+def rounds_from(start: Path, manifests: list[Path], output: Path, rounds: int, epochs: float, seed: int) -> MaskRecipe:
+    """Rounds of a simulated annotator, two comparisons of each image."""
+    return load(
+        MaskRecipe,
+        None,
+        [
+            f"segmenter.path={start}",
+            f"data.train={manifests[0]}",
+            f"data.test={manifests[1]}",
+            f"output={output}",
+            f"seed={seed}",
+            f"rounds={{num_rounds: {rounds}, annotator: {{temperature: 0.02}}}}",
+            f"train.epochs={epochs}",
+            "train.log_every=10000",
+            "train.save_every=10000",
+            "train.keep_checkpoints=1",
+        ],
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("world", choices=["blobs", "nuclei"])
@@ -98,16 +118,8 @@ def main() -> None:
                 written(folder, name, *part, grown) for name, part in zip(("train", "test"), parts, strict=True)
             ]
             start = supervised(folder, manifests[0], 8, given.steps, seed)
-            study = RoundsOfMasks(
-                start=start,
-                images=manifests[0],
-                test=manifests[1],
-                output=folder / "study",
-                rounds=given.rounds,
-                epochs=given.epochs,
-                seed=seed,
-            )
-            for one in run_rounds(study, methods):
+            recipe = rounds_from(start, manifests, folder / "study", given.rounds, given.epochs, seed)
+            for one in compare_methods(recipe, methods):
                 dice.setdefault(one.name, []).append(one.dice.value)
                 print(
                     seed,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
 
-from exptilt.data.masks.image_files import write_mask
 from exptilt.settings.any_recipe import load_recipe
 from exptilt.settings.mask_settings import MaskRecipe
-from exptilt.testbed.blobs import blobs, thickened
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests find `mask_rows` there
+from mask_rows import write_pairs
 
 RECIPE = """\
 segmenter: {config: {channels: 1, width: 4, levels: 2}}
@@ -22,22 +21,6 @@ output: run
 batch: {size: 6, images: 4}
 train: {epochs: 2, log_every: 1, save_every: 2, eval_every: 3}
 """
-
-
-def write_pairs(folder: Path, name: str, count: int, seed: int, size: int = 16) -> list[dict[str, Any]]:
-    """Images of blobs; the true mask is chosen, a mask that is a pixel too thick is rejected."""
-    images, masks = blobs(count, size, seed)
-    wrong = thickened(masks, 1)
-    rows = []
-    for at in range(count):
-        stem = f"{name}{at}"
-        Image.fromarray(images[at]).save(folder / f"{stem}.png")
-        write_mask(folder / f"{stem}-true.png", masks[at])
-        write_mask(folder / f"{stem}-wrong.png", wrong[at])
-        row = {"image": f"{stem}.png", "chosen": f"{stem}-true.png", "rejected": f"{stem}-wrong.png"}
-        rows.append({**row, "target": row["chosen"]})
-    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return rows
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def has_images(source: str) -> bool:
 
 
 def image_rows(source: str, left_out: Counter[str]) -> Iterator[ImageRow]:
-    """Rows of a file with pictures: `prompt`, `image` or `images`, and `chosen` and `rejected` or `completions`."""
+    """Rows of a file with pictures: `prompt`, `image` or `images`, and `chosen` and `rejected`, `completions` or `masks`."""
     folder = Path(source).expanduser().resolve().parent
     for _, row in read_rows(source):
         if isinstance(row, RowError):
@@ -75,6 +75,12 @@ def image_rows(source: str, left_out: Counter[str]) -> Iterator[ImageRow]:
             left_out["a picture that is not in the folder of the file"] += 1
         else:
             yield ImageRow(Comparison(_with_pictures(row.get("prompt"), pictures), answers), sources, folder)
+
+
+def shows_masks(comparison: Comparison) -> bool:
+    """Whether all answers are pictures that are laid over an image of the prompt: masks."""
+    pictures, answers = pictures_of(comparison), len(comparison.answers)
+    return len(pictures) > answers and all(pictures[-answers:])
 
 
 def pictures_of(comparison: Comparison) -> list[str]:
@@ -127,7 +133,7 @@ def _path(folder: Path, name: str) -> Path | None:
 def _answers(row: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if row.get("chosen") is not None and row.get("rejected") is not None:
         return (_words(row["chosen"]), _words(row["rejected"])), ("chosen", "rejected")
-    several = row.get("completions")
+    several = row.get("completions") or row.get("masks")
     return (tuple(_words(one) for one in several) if isinstance(several, Sequence) else (), ())
 
 

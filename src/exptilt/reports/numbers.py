@@ -164,3 +164,12 @@ def _hidden(letter: str) -> bool:
         return False
     bidi = code in (0x061C, 0x200B, 0x200E, 0x200F, 0xFEFF) or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
     return code < 0x20 or 0x7F <= code < 0xA0 or bidi or 0xD800 <= code <= 0xDFFF
+
+
+def with_interval(measured: Estimate | None, digits: int) -> str:
+    """A value with its interval; empty where it was not measured."""
+    if measured is None or measured.value is None:
+        return ""
+    if measured.low is None or measured.high is None:
+        return f"{measured.value:.{digits}f}"
+    return f"{measured.value:.{digits}f} [{measured.low:.{digits}f}, {measured.high:.{digits}f}]"

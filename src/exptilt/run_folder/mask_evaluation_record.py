@@ -7,6 +7,9 @@ from pydantic import Field
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.record import FilePart, FileRecord
 
+TRUTH = "true masks"
+"""Name of what learned from true masks: the ceiling beside rivals."""
+
 
 class MaskMeasures(FilePart):
     """One segmenter on the held-out images."""
@@ -14,6 +17,8 @@ class MaskMeasures(FilePart):
     name: str = ""
     dice: Estimate | None = None
     """Mean over images of the mean over classes but the background, at the likeliest class."""
+    gain: Estimate | None = None
+    """Mean over images of Dice less that of the reference on the same image."""
     dice_of_class: dict[str, Estimate] = Field(default_factory=dict)
     iou_of_class: dict[str, Estimate] = Field(default_factory=dict)
     dice_at_best: Estimate | None = None
@@ -47,6 +52,8 @@ class MaskEvaluation(FileRecord):
     num_targets: int | None = None
     """Images with a true mask."""
     classes: tuple[str, ...] = ()
+    tiles: tuple[str, ...] = ()
+    """What pictures of held-out rows show, from left to right."""
     policy: MaskMeasures = MaskMeasures()
     reference: MaskMeasures = MaskMeasures()
     rivals: tuple[MaskMeasures, ...] = ()

@@ -64,10 +64,29 @@ def write_candidates(request: MaskRequest) -> WrittenMasks:
         ConfigError: the folder holds candidates of another request.
         DataError: an image cannot be read, or has no true mask for the annotator.
     """
-    folder = Path(request.output).expanduser()
+    folder, left_out = Path(request.output).expanduser(), draw_candidates(request)
+    manifest = folder / ITEMS
+    if request.annotator is not None:
+        manifest = folder / PAIRS
+        palette = Palette.of(request.classes, request.ignore, request.foreground)
+        write_lines(manifest, simulated_rows(folder, request.annotator, palette, request.seed))
+    images = [json.loads(line)["image"] for line in manifest.read_text(encoding="utf-8").splitlines()]
+    return WrittenMasks(manifest, len(images), len(set(images)), left_out)
+
+
+def draw_candidates(request: MaskRequest) -> Counter[str]:
+    """Write candidates of every image and the pairs that are compared.
+
+    Returns:
+        What nobody is asked about, by reason.
+
+    Raises:
+        ConfigError: the folder holds candidates of another request.
+        DataError: an image cannot be read, has no true mask for the annotator, or nothing can be compared.
+    """
+    folder, left_out = Path(request.output).expanduser(), Counter[str]()
     palette = Palette.of(request.classes, request.ignore, request.foreground)
-    _require_weights(request.annotator, palette)
-    left_out: Counter[str] = Counter()
+    require_weights(request.annotator, palette)
     segmenter = load_segmenter(request.segmenter, len(palette.names), request.seed)
     _require_ours(folder, request)
     items = list(_items(request, folder, palette, segmenter, left_out))
@@ -76,12 +95,7 @@ def write_candidates(request: MaskRequest) -> WrittenMasks:
             f"{request.images}: all candidates of an image are alike, so there is nothing to compare; raise law.noise"
         )
     write_lines(folder / ITEMS, items)
-    num_images = len({item["image"] for item in items})
-    if request.annotator is None:
-        return WrittenMasks(folder / ITEMS, len(items), num_images, left_out)
-    rows = list(simulated_rows(folder, request.annotator, palette, request.seed))
-    write_lines(folder / PAIRS, rows)
-    return WrittenMasks(folder / PAIRS, len(rows), num_images, left_out)
+    return left_out
 
 
 def simulated_rows(folder: Path, settings: AnnotatorConfig, palette: Palette, seed: int) -> Iterator[dict[str, Any]]:
@@ -108,7 +122,12 @@ def simulated_rows(folder: Path, settings: AnnotatorConfig, palette: Palette, se
         yield {**kept, "chosen": chosen, "rejected": rejected, "annotator": "simulated"}
 
 
-def _require_weights(settings: AnnotatorConfig | None, palette: Palette) -> None:
+def require_weights(settings: AnnotatorConfig | None, palette: Palette) -> None:
+    """Refuse an annotator that weighs other classes than there are.
+
+    Raises:
+        ConfigError: it does.
+    """
     if settings is not None and settings.weights and len(settings.weights) != len(palette.names) - 1:
         raise ConfigError(
             f"annotator.weights: {len(settings.weights)} of them, and there are {len(palette.names) - 1} classes beside the "

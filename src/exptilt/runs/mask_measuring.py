@@ -9,7 +9,7 @@ from pathlib import Path
 from exptilt.data.masks.mask_set import MaskSet
 from exptilt.disk import write_whole
 from exptilt.evaluation.masks.mask_evaluation import evaluate_masks
-from exptilt.evaluation.masks.mask_pictures import picture_of
+from exptilt.evaluation.masks.mask_pictures import picture_of, tiles_of
 from exptilt.policies.segmenters.segmenter_files import load_segmenter
 from exptilt.run_folder.file_names import MASK_EVALUATION, PICTURES
 from exptilt.run_folder.folder import RunFolder
@@ -46,6 +46,7 @@ def measure_masks(
         num_images=len({row.image for row in test.rows}),
         num_targets=len({row.image for row in test.rows if row.target is not None}),
         classes=test.palette.names,
+        tiles=tiles_of(test.pixels(0)),
         policy=measured(trained, name="trained"),
         reference=measured(start, name="start"),
         rivals=tuple(

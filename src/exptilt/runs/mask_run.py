@@ -4,37 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
 
-from exptilt.errors import ConfigError
+from exptilt.errors import ConfigError, Stopped
 from exptilt.processes.interrupt import losing_no_process
 from exptilt.processes.launch import joined
 from exptilt.processes.surroundings import left_as_found
 from exptilt.reports.mask_page import write_mask_report
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.mask_measuring import measure_masks
+from exptilt.runs.mask_rivals import rivals_of_run
 from exptilt.runs.mask_session import MaskSession, open_masks
-from exptilt.runs.run_start import started
+from exptilt.runs.run_start import Outcome, started
 from exptilt.settings.load import dump
 from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.training.callbacks.callback import Callback
 
 
-@dataclass(frozen=True)
-class MaskOutcome:
-    """The state of a run when `run_masks` returns."""
-
-    folder: RunFolder
-    step: int
-    finished: bool
-
-
 def run_masks(
     recipe: MaskRecipe, console: Console | None = None, *, page: bool = True, callbacks: Sequence[Callback] = ()
-) -> MaskOutcome:
+) -> Outcome:
     """Train a segmenter by a recipe and measure it; a second call after an interruption goes on, after the end it does nothing.
 
     Args:
@@ -55,21 +47,41 @@ def run_masks(
             goes_on = recipe.train.resume != "never"
             if world.first(world.first_alone(lambda: goes_on and folder.is_finished_run_of(dump(recipe)))):
                 console.print(f"{folder.path}: this run is finished; its model is in {folder.model}")
-                return MaskOutcome(folder, folder.run.steps or 0, finished=True)
+                return Outcome(folder, folder.run.steps or 0, finished=True)
             world.first_alone(lambda: held.enter_context(started(recipe, folder, world.size, console)))
             session = open_masks(recipe, folder, console, world, callbacks)
             progress = session.train()
         if progress.is_last and world.is_first:
             _finish(session, console, page)
-    return MaskOutcome(folder, progress.step, progress.is_last)
+    return Outcome(folder, progress.step, progress.is_last)
 
 
 def _finish(session: MaskSession, console: Console, page: bool) -> None:
-    """Measure the saved model, and tell where the files are."""
-    folder = session.folder
-    if len(session.rows.test):
-        measure_masks(session.recipe, folder, folder.model, session.rows.test)
+    """Train rivals where they are wanted, measure all as they were saved, and tell where the files are."""
+    recipe, folder, test = session.recipe, session.folder, session.rows.test
+    if len(test):
+        measure_masks(recipe, folder, folder.model, test, _rivals(session, console))
     folder.update_manifest(status="done", finished=datetime.now(UTC).isoformat(timespec="seconds"))
     console.print(f"model: {folder.model}", soft_wrap=True, highlight=False)
     if page:
         console.print(f"report: {write_mask_report(folder.path)}", soft_wrap=True, highlight=False)
+
+
+def _rivals(session: MaskSession, console: Console) -> dict[str, Path]:
+    """Folders of the rivals' segmenters, by name."""
+    if not session.recipe.evaluate.rivals:
+        return {}
+    if session.world.size > 1:
+        console.print(
+            f"rivals are trained by one process: exptilt evaluate {session.folder.path} evaluate.rivals=true",
+            soft_wrap=True,
+        )
+        return {}
+    models: dict[str, Path] = {}
+    for name, rival in rivals_of_run(session.recipe, session.rows.train).items():
+        console.print(f"rival: {name}", highlight=False)
+        outcome = run_masks(rival, Console(quiet=True), page=False)
+        if not outcome.finished:
+            raise Stopped(f"stopped in the rival {name!r}; give the same command again to go on")
+        models[name] = outcome.folder.model
+    return models

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exptilt.data.masks.written_masks import mask_row
 from exptilt.data.records import words_of
 from exptilt.data.written_rows import Candidate, preference_row, ranking_row, rating_row
 from exptilt.errors import ConfigError, DataError
+from exptilt.people.image_items import shows_masks
 from exptilt.preferences import Answer
 from exptilt.rewards.preferred_pairs import PairRule, PreferredPair, compared_positions, ranks_of
 from exptilt.rewards.reward_from_choice import build_reward
@@ -208,7 +210,8 @@ def _by_votes(request: PairRequest, votes: VotesConfig) -> PairedRows:
     rows: list[Row] = []
     for one in settled:
         candidates = _candidates(one, sources.get(one.comparison.id, {}), drawn)
-        rows += _rows_of_votes(request, kind, one, candidates, left_out)
+        made = _rows_of_votes(request, kind, one, candidates, left_out)
+        rows += map(mask_row, made) if shows_masks(one.comparison) else made
     return PairedRows(rows, name, len(settled), left_out, _notes(settled, rows, bool(request.samples)))
 
 
@@ -225,7 +228,7 @@ def _candidates(
     settled: SettledComparison, writers: dict[int, list[str]], drawn: dict[tuple[str, str], SampleRow]
 ) -> list[Candidate]:
     asked = settled.comparison
-    samples = [drawn.get((words_of(asked.prompt), answer)) for answer in asked.answers]
+    samples = [drawn.get((words_of(asked.prompt), answer)) if drawn else None for answer in asked.answers]
     known = next((row for row in samples if row is not None), None)
     prompt = asked.prompt if known is None else known.prompt
     return [

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from rich.console import Console
 
@@ -29,23 +28,12 @@ from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.merged_base import write_base_if_needed
 from exptilt.runs.run_models import TRAINED, reference_model
 from exptilt.runs.run_rows import check_phases
-from exptilt.runs.run_start import inputs_of, started
+from exptilt.runs.run_start import Outcome, inputs_of, started
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.session import Session, open_session
 from exptilt.settings.load import dump
 from exptilt.settings.recipe import Recipe
 from exptilt.training.callbacks.callback import Callback
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The state of a run when `run_recipe` returns."""
-
-    folder: RunFolder
-    step: int
-    finished: bool
-    model: Any = None
-    """The model that was trained, as it is in memory; None where nothing was left to do. With `train.best` the folder has others."""
 
 
 def run_recipe(

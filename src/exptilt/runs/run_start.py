@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,17 @@ from exptilt.settings.rounds_settings import RoundsConfig
 
 _REASON = 2000
 """Most characters of an error that are kept in run.json."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The state of a run when the function that runs it returns."""
+
+    folder: RunFolder
+    step: int
+    finished: bool
+    model: Any = None
+    """The model that was trained, as it is in memory; None where nothing was left to do. With `train.best` the folder has others."""
 
 
 @contextmanager
@@ -56,6 +68,7 @@ def inputs_of(recipe: Recipe | MaskRecipe) -> dict[str, str]:
             "segmenter.path": recipe.segmenter.path,
             "data.train": recipe.data.train,
             "data.test": recipe.data.test,
+            "rounds.images": recipe.rounds and recipe.rounds.images,
         }
         return {key: path for key, path in of_masks.items() if path}
     named = {"reference.model": recipe.reference.model, "adapter.path": recipe.adapter and recipe.adapter.path}

@@ -180,6 +180,10 @@ class MaskRecipe:
         object.__setattr__(self, "loss", choice_of(self.loss))
         self._check_loss(self.loss)
         self._check_train()
+        if self.evaluate.rivals and self.loss.kind.imitates:
+            raise ValueError(
+                f"evaluate.rivals: {self.loss.name} imitates masks, and rivals belong to objectives of preferences"
+            )
         self._check_rounds()
         if self.parallel.kind == "fsdp":
             raise ValueError(

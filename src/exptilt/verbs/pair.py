@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from exptilt.disk import refusals, write_lines
 from exptilt.errors import ConfigError, DataError
@@ -68,9 +69,22 @@ def pair(request: PairRequest) -> Path:
         print(f"note: {note}")
     if not paired.rows:
         raise DataError(f"{paired.source}: nothing is preferred, so no file was written")
+    _require_masks(paired.rows, output)
     with refusals(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
     write_lines(output, paired.rows)
     asked = "prompt" if request.votes is None else "comparison"
     print(f"{counted(len(paired.rows), 'row')} of {counted(paired.num_asked, asked)}: {output}")
     return output
+
+
+def _require_masks(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
+    """Refuse a place from which the paths of masks, which people were shown by, lead nowhere."""
+    missing = next(
+        (row["image"] for row in rows if "image" in row and not (output.parent / row["image"]).is_file()), None
+    )
+    if missing is not None:
+        raise ConfigError(
+            f"{output}: {missing} is not in its folder; paths of images and masks are relative to the file that people were shown, "
+            "so write the rows beside it, e.g. --output candidates/pairs.jsonl"
+        )

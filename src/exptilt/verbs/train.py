@@ -5,11 +5,12 @@ from __future__ import annotations
 from rich.console import Console
 
 from exptilt.reports.tables.evaluation_table import print_summary
-from exptilt.reports.tables.mask_table import print_masks
+from exptilt.reports.tables.mask_table import mask_rounds_table, print_masks
 from exptilt.reports.tables.rounds_table import rounds_table
 from exptilt.runs.mask_run import run_masks
 from exptilt.runs.rounds.run_rounds import run_rounds
 from exptilt.runs.run_recipe import run_recipe
+from exptilt.runs.run_start import Outcome
 from exptilt.settings.any_recipe import AnyRecipe
 from exptilt.settings.mask_settings import MaskRecipe
 
@@ -23,26 +24,24 @@ def train(recipe: AnyRecipe, command: str) -> None:
 
     A recipe with `rounds` samples, labels and trains that often; see `run_rounds`.
     """
-    if isinstance(recipe, MaskRecipe):
-        _train_masks(recipe, command)
-        return
     if recipe.rounds is not None:
-        outcome = run_rounds(recipe)
-        Console().print(rounds_table(outcome.folder.run))
-        print(f"model: {outcome.folder.model}")
+        _show_rounds(run_rounds(recipe), recipe)
         return
-    outcome = run_recipe(recipe)
+    outcome = run_masks(recipe) if isinstance(recipe, MaskRecipe) else run_recipe(recipe)
     if not outcome.folder.writes:  # another process of the run prints
         return
-    if outcome.finished:
-        print_summary(outcome.folder)
-    else:
+    if not outcome.finished:
         print(f"stopped at step {outcome.step}; to go on: {command}")
-
-
-def _train_masks(recipe: MaskRecipe, command: str) -> None:
-    outcome = run_masks(recipe)
-    if outcome.folder.writes and outcome.finished:
+    elif isinstance(recipe, MaskRecipe):
         print_masks(outcome.folder)
-    elif outcome.folder.writes:
-        print(f"stopped at step {outcome.step}; to go on: {command}")
+    else:
+        print_summary(outcome.folder)
+
+
+def _show_rounds(outcome: Outcome, recipe: AnyRecipe) -> None:
+    if isinstance(recipe, MaskRecipe):
+        Console().print(mask_rounds_table(outcome.folder))
+        print_masks(outcome.folder)
+    else:
+        Console().print(rounds_table(outcome.folder.run))
+    print(f"model: {outcome.folder.model}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,20 @@ def read_rows(source: str, kind: Kind, limit: int | None = None) -> list[MaskRow
             rows.append(Refused(where, error))
     if not rows:
         raise DataError(f"data: {path}: holds no row")
+    return rows
+
+
+def read_held_out(source: str, kind: Kind) -> list[MaskRow | Refused]:
+    """Rows to measure on: of the kind that a loss takes, or images with nothing but their true masks.
+
+    Raises:
+        DataError: there is nothing to read.
+    """
+    rows = read_rows(source, kind)
+    if all(isinstance(row, Refused) and row.error.code == "missing_column" for row in rows):
+        with_targets = [row for row in read_rows(source, COMPLETION) if isinstance(row, MaskRow)]
+        if len(with_targets) == len(rows):
+            return [replace(row, target=row.target or row.masks[0]) for row in with_targets]
     return rows
 
 
@@ -173,19 +187,26 @@ Made = list[tuple[tuple[Path, ...], Label | None]]
 def _pairs(content: Mapping[str, Any], file: Callable[[str], Path], base: Path) -> Made:
     if "masks" in content:
         raise RowError("missing_column", "a ranking of masks; losses on pairs need `chosen` and `rejected`")
-    return [((file("chosen"), file("rejected")), Preferred(_number(content, "p_chosen", 1.0, 0.0, 1.0)))]
+    return [((file("chosen"), file("rejected")), Preferred(_belief(content)))]
 
 
 def _imitated(content: Mapping[str, Any], file: Callable[[str], Path], base: Path) -> Made:
-    key = next((key for key in ("mask", "chosen", "target") if content.get(key) is not None), "mask")
     if content.get("label") in _BAD and content.get("label") is not None:
         raise RowError("unjudged", "the mask is marked as bad, and this loss imitates masks")
-    return [((file(key),), None)]
+    if content.get("masks") is not None and content.get("mask") is None:
+        ((masks, label),) = _ranked(content, file, base)
+        return [((masks[min(range(len(masks)), key=label.ranks.__getitem__)],), None)]  # type: ignore[union-attr]
+    if content.get("mask") is None and content.get("chosen") is not None:
+        return [((_better_first(content, file)[0],), None)]
+    return [((file("mask" if content.get("mask") is not None or content.get("target") is None else "target"),), None)]
 
 
 def _marked(content: Mapping[str, Any], file: Callable[[str], Path], base: Path) -> Made:
     if "chosen" in content:
-        return [((file("chosen"),), Desirable(True)), ((file("rejected"),), Desirable(False))]
+        if _belief(content) == 0.5:
+            raise RowError("unjudged", "a tie, which marks neither mask as good or bad; leave the row out")
+        good, bad = _better_first(content, file)
+        return [((good,), Desirable(True)), ((bad,), Desirable(False))]
     label = content.get("label")
     if label not in (*_GOOD, *_BAD) or label is None:
         raise RowError("bad_value", f"label must be true (good) or false (bad), got {label!r}")
@@ -195,13 +216,25 @@ def _marked(content: Mapping[str, Any], file: Callable[[str], Path], base: Path)
 def _ranked(content: Mapping[str, Any], file: Callable[[str], Path], base: Path) -> Made:
     masks = content.get("masks")
     if masks is None and "chosen" in content:
-        return [((file("chosen"), file("rejected")), Ranked((1, 2)))]
+        return [(_better_first(content, file), Ranked((1, 1) if _belief(content) == 0.5 else (1, 2)))]
     if not isinstance(masks, Sequence) or isinstance(masks, str) or len(masks) < 2:
         raise RowError("missing_column", "a ranking has `masks`, a list of two or more, the best first")
+    if not all(isinstance(mask, str) and mask for mask in masks):
+        raise RowError("wrong_type", f"masks must be paths of files, got {masks!r}")
     ranks = content.get("ranks", list(range(1, len(masks) + 1)))
     if not isinstance(ranks, list) or len(ranks) != len(masks) or not all(type(rank) is int for rank in ranks):
         raise RowError("bad_value", f"ranks must be {len(masks)} whole numbers, 1 for the best, got {ranks!r}")
-    return [(tuple(base / str(mask) for mask in masks), Ranked(tuple(ranks)))]
+    return [(tuple(base / mask for mask in masks), Ranked(tuple(ranks)))]
+
+
+def _belief(content: Mapping[str, Any]) -> float:
+    """Probability that `chosen` is the better one."""
+    return _number(content, "p_chosen", 1.0, 0.0, 1.0)
+
+
+def _better_first(content: Mapping[str, Any], file: Callable[[str], Path]) -> tuple[Path, Path]:
+    sides = (file("chosen"), file("rejected"))
+    return sides if _belief(content) >= 0.5 else (sides[1], sides[0])
 
 
 _MAKERS: Mapping[Kind, Callable[[Mapping[str, Any], Callable[[str], Path], Path], Made]] = {

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from exptilt.data.masks.manifest import MaskRow, Refused, read_rows
+from exptilt.data.masks.image_files import read_image
+from exptilt.data.masks.manifest import MaskRow, Refused, read_held_out, read_rows
 from exptilt.data.masks.mask_set import MaskSet, Palette, Pixels, read_pixels
 from exptilt.data.problems import MAX_EXAMPLES, RowError
 from exptilt.errors import DataError
-from exptilt.kinds import Kind
+from exptilt.kinds import PROMPT, Kind
 from exptilt.labels import Desirable, Preferred
 from exptilt.run_folder.data_record import DataReport, Finding, SplitReport
 from exptilt.settings.mask_settings import MaskData
@@ -86,11 +87,11 @@ def prepare_masks(data: MaskData, kind: Kind, channels: int) -> PreparedMasks:
         DataError: there is nothing to read.
     """
     palette = Palette.of(data.classes, data.ignore, data.foreground)
-    train, account, read = _checked(data.train, data.limit, data, kind, palette, channels)
+    train, account, read = _checked(read_rows(data.train, kind, data.limit), data, palette, channels)
     findings = account.findings(data)
     splits: dict[str, Any] = {}
     if data.test is not None:
-        test, of_test, read_test = _checked(data.test, None, data, kind, palette, channels)
+        test, of_test, read_test = _checked(read_held_out(data.test, kind), data, palette, channels)
         _note_leaks(train, test, findings)
         findings += of_test.findings(data)
         splits["test"] = _split(data.test, read_test, of_test, test)
@@ -101,6 +102,54 @@ def prepare_masks(data: MaskData, kind: Kind, channels: int) -> PreparedMasks:
     splits["train"] = _split(data.train, read, account, train)
     report = DataReport(kind=kind.name, findings=tuple(findings), **splits)
     return PreparedMasks(train, test, report)
+
+
+def prepare_held_out(data: MaskData, kind: Kind, channels: int) -> MaskSet:
+    """The rows of `data.test` alone.
+
+    Raises:
+        DataError: there are none, or one cannot be used.
+    """
+    if data.test is None:
+        raise DataError("data.test is missing")
+    palette = Palette.of(data.classes, data.ignore, data.foreground)
+    test, account, _ = _checked(read_held_out(data.test, kind), data, palette, channels)
+    errors = [finding for finding in account.findings(data) if finding.severity == "error"]
+    if errors:
+        raise DataError("\n".join(str(finding) for finding in errors))
+    return test
+
+
+def prepare_images(
+    images: Sequence[MaskRow | Refused], data: MaskData, channels: int, *, with_targets: bool
+) -> DataReport:
+    """Read every image, and every true mask beside it, that candidates will be made of.
+
+    Args:
+        images: as a manifest or a folder names them.
+        data: how true masks are read.
+        channels: that images are read with.
+        with_targets: whether each needs a true mask, for a simulated annotator.
+    """
+    palette, account, good = Palette.of(data.classes, data.ignore, data.foreground), _Account(), 0
+    for row in images:
+        try:
+            if isinstance(row, Refused):
+                raise row.error
+            size = read_image(row.image, channels).shape[1:]
+            if row.target is not None:
+                palette.read(row.target, size)
+            elif with_targets:
+                raise RowError("missing_column", "no true mask (`target`), which a simulated annotator compares with")
+        except RowError as error:
+            account.note(error.code, row.where, error.detail)
+            continue
+        good += 1
+    findings = tuple(
+        finding.updated(fix="repair the row") for finding in account.findings(replace(data, on_invalid="error"))
+    )
+    train = SplitReport(format="images", rows=len(images), rows_left_out=dict(account.counts), examples=good, kept=good)
+    return DataReport(kind=PROMPT.name, findings=findings, train=train)
 
 
 def refused_masks(prepared: PreparedMasks) -> PreparedMasks:
@@ -118,10 +167,9 @@ def refused_masks(prepared: PreparedMasks) -> PreparedMasks:
 
 
 def _checked(
-    source: str, limit: int | None, data: MaskData, kind: Kind, palette: Palette, channels: int
+    rows: Sequence[MaskRow | Refused], data: MaskData, palette: Palette, channels: int
 ) -> tuple[MaskSet, _Account, int]:
     account = _Account()
-    rows = read_rows(source, kind, limit)
     good = MaskSet([], palette, channels)
     seen: dict[str, str] = {}
     for row in rows:

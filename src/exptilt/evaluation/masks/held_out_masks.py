@@ -52,8 +52,9 @@ class HeldOutMasks:
                     for name, value in measured_row(pixels, policy, reference, classes).items():
                         if name not in _NOT_LOGGED and math.isfinite(value):
                             measured.add(name, value * group.weight, group.weight)
-            device = self.policy.model.device
+            if any(row.label is None for row in self.rows.rows) and not self.objective.loss.kind.imitates:
+                return measured  # images with true masks alone: no loss of preferences
             anchor = self.table(groups) if self.table else None
-            sums = self.objective(groups, LogProbs.cat(parts).to(device), anchor).sums
+            sums = self.objective(groups, LogProbs.cat(parts).to(self.policy.model.device), anchor).sums
         sums.merge(measured)
         return sums

@@ -98,12 +98,18 @@ def measured_row(pixels: Pixels, policy: Tensor, reference: Tensor, classes: int
         values |= own | {"accuracy": 0.5 if abs(margin) < 1e-7 else float(margin > 0)}
     if pixels.target is not None:
         true = torch.from_numpy(pixels.target).long()
+        dice, before = (_dice(one, true, classes) for one in (likeliest, reference.argmax(0)))
         values |= {
             "nll": measures.nll(policy, true),
-            "dice": float(measures.dice_of(measures.overlaps(likeliest, true, classes))[1:].nanmean()),
+            "dice": dice,
+            "gain": dice - before,
             "boundary": measures.boundary_f((likeliest > 0) & (true >= 0), true > 0),
         }
     return values
+
+
+def _dice(predicted: Tensor, true: Tensor, classes: int) -> float:
+    return float(measures.dice_of(measures.overlaps(predicted, true, classes))[1:].nanmean())
 
 
 def _of_image(pixels: Pixels, policy: Tensor, reference: Tensor, classes: int) -> _OfImage:

@@ -14,8 +14,6 @@ from exptilt.evaluation.masks.mask_evaluation import predicted
 from exptilt.policies.segmenters.mask_scorer import as_floats
 from exptilt.policies.segmenters.segmenter import Segmenter
 
-TILES = ("image", "chosen", "rejected", "difference", "before", "after", "shift of logits")
-"""From left to right. What was not given is left out."""
 _SIDE = 128
 """Least pixels of a tile's side; smaller images are enlarged by a whole factor."""
 _CLASSES = np.array(
@@ -25,8 +23,19 @@ _CLASSES = np.array(
 """Colours of classes, told apart by the colour-blind (Okabe and Ito); the background is dark."""
 
 
+def tiles_of(pixels: Pixels) -> tuple[str, ...]:
+    """What the picture of a row shows, from left to right.
+
+    Example:
+        >>> tiles_of(Pixels(np.zeros((1, 2, 2)), np.zeros((2, 2, 2)), None))
+        ('image', 'chosen', 'rejected', 'difference', 'before', 'after', 'shift of logits')
+    """
+    masks = {1: ("mask",), 2: ("chosen", "rejected", "difference")}.get(len(pixels.masks), ("best", "second"))
+    return ("image", *masks, "before", "after", "shift of logits")
+
+
 def picture_of(pixels: Pixels, before: Segmenter, after: Segmenter) -> bytes:
-    """One PNG with the tiles of a row side by side.
+    """One PNG with the tiles of a row (`tiles_of`) side by side.
 
     The last tile is the change of the log-odds of the foreground, blue where it rose and orange where it fell, white at none; for a
     mask with a certain reward of pixels it is what the annotator pays for.

@@ -52,8 +52,13 @@ class RoundLabels:
                 if settings.judge is not None:
                     ask_judge(settings.judge, comparisons, store, self.seed)
                 else:
-                    self._require_votes(comparisons, store)
-            paired = _in_one_order(paired_rows(self._by_votes()))
+                    store.add_sources((one, ()) for one in comparisons)  # so that the page needs nothing but the store
+                    enough, page = (
+                        (settings.wanted, settings.least_labelled),
+                        f"exptilt label {store.name} --store {store.name}",
+                    )
+                    require_votes(comparisons, store, self.files.number, enough, page)
+            paired = in_one_order(paired_rows(self._by_votes()))
         if not paired.rows:
             raise DataError(f"no completion is preferred to another, so there is nothing to train on{_why(paired)}")
         return paired
@@ -88,21 +93,34 @@ class RoundLabels:
             on_tie=settings.on_tie,
         )
 
-    def _require_votes(self, comparisons: Sequence[Comparison], store: VoteStore) -> None:
-        """Lay the comparisons out for people, and go on only once enough of them have votes."""
-        store.add_sources((one, ()) for one in comparisons)
-        raters: dict[str, set[str]] = {one.id: set() for one in comparisons}
-        for vote in store.votes():
-            if vote.rater.kind == "person" and vote.comparison in raters:
-                raters[vote.comparison].add(vote.rater.name)
-        done = sum(len(names) >= self.settings.wanted for names in raters.values())
-        needed = math.ceil(self.settings.least_labelled * len(comparisons))
-        if done < needed:
-            raise Waiting(
-                f"round {self.files.number} waits for people: {done:,} of {counted(needed, 'comparison')} have "
-                f"{counted(self.settings.wanted, 'vote')} in {self.files.votes}; open the page with "
-                f"`exptilt label {self.files.votes} --store {self.files.votes}`, and then give the same command again"
-            )
+
+def require_votes(
+    comparisons: Sequence[Comparison], store: VoteStore, number: int, enough: tuple[int, float], page: str
+) -> None:
+    """Go on only once enough of a round's comparisons have the votes of people.
+
+    Args:
+        comparisons: of the round.
+        store: of votes.
+        number: of the round.
+        enough: votes that a comparison needs, and the share of the comparisons that need them.
+        page: the command that opens the page on which people vote.
+
+    Raises:
+        Waiting: they have not.
+    """
+    wanted, share = enough
+    raters: dict[str, set[str]] = {one.id: set() for one in comparisons}
+    for vote in store.votes():
+        if vote.rater.kind == "person" and vote.comparison in raters:
+            raters[vote.comparison].add(vote.rater.name)
+    done = sum(len(names) >= wanted for names in raters.values())
+    needed = math.ceil(share * len(comparisons))
+    if done < needed:
+        raise Waiting(
+            f"round {number} waits for people: {done:,} of {counted(needed, 'comparison')} have "
+            f"{counted(wanted, 'vote')} in {store.name}; open the page with `{page}`, and then give the same command again"
+        )
 
 
 def comparisons_of(samples: Path, pairs: str) -> list[Comparison]:
@@ -155,7 +173,7 @@ def ask_judge(settings: RoundJudge, comparisons: Sequence[Comparison], store: Vo
         pass
 
 
-def _in_one_order(paired: PairedRows) -> PairedRows:
+def in_one_order(paired: PairedRows) -> PairedRows:
     """The rows in an order that does not depend on who voted when, so that training does not either."""
     rows = sorted(paired.rows, key=lambda row: json.dumps(row, sort_keys=True))
     return replace(paired, rows=rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 
@@ -12,6 +14,13 @@ class RoundSteps(Protocol):
     an interruption go on where it stopped, and end equal to rounds that were never stopped. A step that cannot go on raises
     `Stopped`, or `Waiting` where people are to vote first.
     """
+
+    def work(self) -> Sequence[str]:
+        """What the rounds will do, in lines for a person.
+
+        Raises:
+            ExptiltError: something is known that would keep them from it.
+        """
 
     def begin(self) -> None:
         """Make the model that the first round begins with, where the recipe trains one."""
@@ -27,6 +36,9 @@ class RoundSteps(Protocol):
 
     def finish(self, num_rounds: int) -> None:
         """Measure the model of the last round."""
+
+    def report(self) -> Path:
+        """Write the page of all rounds."""
 
 
 def follow(steps: RoundSteps, num_rounds: int) -> None:

@@ -11,24 +11,20 @@ from rich.console import Console
 
 from exptilt.errors import ConfigError, Waiting
 from exptilt.processes.surroundings import left_as_found
-from exptilt.reports.page import write_report
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.round_files import RoundFiles
 from exptilt.run_folder.run_record import RoundRecord, SampledPolicy
-from exptilt.runs.rounds.round_recipe import prompt_data, rounds_of
-from exptilt.runs.rounds.round_steps import follow
-from exptilt.runs.rounds.round_work import refused_reward, work_of
+from exptilt.runs.rounds.mask_rounds import MaskRounds
+from exptilt.runs.rounds.round_steps import RoundSteps, follow
 from exptilt.runs.rounds.text_rounds import TextRounds
-from exptilt.runs.run_recipe import Outcome
-from exptilt.runs.run_start import started
-from exptilt.sampling.prompts_to_sample import prompts_of
+from exptilt.runs.run_start import Outcome, started
+from exptilt.settings.any_recipe import AnyRecipe
 from exptilt.settings.load import dump
-from exptilt.settings.recipe import Recipe
-from exptilt.wording import counted
+from exptilt.settings.mask_settings import MaskRecipe
 
 
-def run_rounds(recipe: Recipe, console: Console | None = None, *, page: bool = True) -> Outcome:
-    """Sample, label and train as often as the recipe says, each time from the model just trained.
+def run_rounds(recipe: AnyRecipe, console: Console | None = None, *, page: bool = True) -> Outcome:
+    """Draw completions, label and train as often as the recipe says, each time from the model just trained; texts or masks.
 
     A second call after an interruption, or once people have voted, goes on; after the end it does nothing. A recipe whose
     number of rounds was raised goes on from its last round.
@@ -44,35 +40,36 @@ def run_rounds(recipe: Recipe, console: Console | None = None, *, page: bool = T
     Raises:
         Waiting: people are to vote first.
         Stopped: somebody asked to stop.
-        ExptiltError: prompts, reward, judge or a run cannot be used, or a round prefers nothing; earlier rounds stay.
+        ExptiltError: prompts, images, reward, judge or a run cannot be used, or a round prefers nothing; earlier rounds stay.
     """
     console = console or Console(stderr=True)
-    rounds, folder = rounds_of(recipe), RunFolder(recipe.folder)
+    if recipe.rounds is None:
+        raise ValueError("this recipe has no rounds")
+    folder, num_rounds = RunFolder(recipe.folder), recipe.rounds.num_rounds
     _require_one_process()
     if recipe.train.resume != "never" and folder.is_finished_run_of(dump(recipe)):
         console.print(f"{folder.path}: these rounds are finished; the model is in {folder.model}", soft_wrap=True)
         return Outcome(folder, folder.run.steps or 0, finished=True)
-    asked, left_out = prompts_of(prompt_data(recipe))  # before a folder is made, and before anything is sampled
-    refusal = refused_reward(rounds)
-    if refusal:
-        raise ConfigError(f"rounds.reward: {refusal}")
-    with left_as_found(), started(recipe, folder, 1, console):
-        console.print("\n".join(work_of(rounds, recipe, len(asked))), soft_wrap=True, highlight=False)
-        for reason, count in left_out.items():
-            console.print(f"left out: {counted(count, 'row')} with {reason}", soft_wrap=True, highlight=False)
-        notes = RoundNotes(folder)
+    notes = RoundNotes(folder)
+    steps: RoundSteps
+    if isinstance(recipe, MaskRecipe):
+        steps = MaskRounds(recipe, notes.record, notes.note, console, run_rounds, page)
+    else:
         steps = TextRounds(recipe, notes.record, notes.note, notes.note_end, console, page)
+    work = steps.work()  # before a folder is made, and before anything is drawn
+    with left_as_found(), started(recipe, folder, 1, console):
+        console.print("\n".join(work), soft_wrap=True, highlight=False)
         try:
-            follow(steps, rounds.num_rounds)
+            follow(steps, num_rounds)
         except Waiting as waiting:
             folder.update_manifest(status="waiting", reason=str(waiting))
             raise
-        last = RoundFiles(folder.path, rounds.num_rounds)
+        last = RoundFiles(folder.path, num_rounds)
         _point_at(folder.model, last.model)
         step = RunFolder(last.run).run.steps or 0
         folder.update_manifest(status="done", finished=datetime.now(UTC).isoformat(timespec="seconds"), steps=step)
         if page:
-            console.print(f"report: {write_report([folder.path])}", soft_wrap=True, highlight=False)
+            console.print(f"report: {steps.report()}", soft_wrap=True, highlight=False)
     return Outcome(folder, step, finished=True)
 
 

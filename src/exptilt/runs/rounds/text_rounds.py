@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from rich.console import Console
 
 from exptilt.data.groups import Completion, Group
 from exptilt.disk import write_lines
-from exptilt.errors import CheckpointError, DataError, Stopped, Waiting
+from exptilt.errors import CheckpointError, ConfigError, DataError, Stopped, Waiting
 from exptilt.evaluation.intervals import Resampling, mean
 from exptilt.policies.device import model_on_device
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.scoring import score_all
+from exptilt.reports.page import write_report
 from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.round_files import RoundFiles
@@ -25,6 +27,7 @@ from exptilt.run_folder.run_record import RoundRecord, SampledPolicy
 from exptilt.runs.paired_rows import paired_rows
 from exptilt.runs.rounds.round_labels import RoundLabels
 from exptilt.runs.rounds.round_recipe import policy_of, prompt_data, recipe_of_round, rounds_of, seed_of
+from exptilt.runs.rounds.round_work import refused_reward, work_of
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.sampling.drawn_folder import draw_into
 from exptilt.sampling.prompts_to_sample import AskedPrompt, prompts_of
@@ -52,6 +55,20 @@ class TextRounds:
     console: Console
     page: bool = True
     """Whether every run writes its report."""
+
+    def work(self) -> list[str]:
+        """What the rounds will do, and which rows have no prompt.
+
+        Raises:
+            ConfigError: the reward cannot be used.
+        """
+        rounds = rounds_of(self.recipe)
+        asked, left_out = prompts_of(prompt_data(self.recipe))
+        refusal = refused_reward(rounds)
+        if refusal:
+            raise ConfigError(f"rounds.reward: {refusal}")
+        reasons = [f"left out: {counted(count, 'row')} with {reason}" for reason, count in left_out.items()]
+        return [*work_of(rounds, self.recipe, len(asked)), *reasons]
 
     def begin(self) -> None:
         """Train the supervised phase, where the recipe has one."""
@@ -121,6 +138,10 @@ class TextRounds:
             )
             after = after.updated(reward=_mean_reward(paired_rows(request).rewards, self._resampling))
         self.note_end(after)
+
+    def report(self) -> Path:
+        """Write the page of all rounds."""
+        return write_report([self.recipe.folder])
 
     def _train(self, recipe: Recipe, where: str) -> None:
         """Train one run to its end.
