@@ -19,5 +19,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     Raises:
         ConfigError: a line per problem.
     """
-    cls: type[AnyRecipe] = MaskRecipe if "segmenter" in read_yaml(path).values else Recipe
+    cls: type[AnyRecipe] = MaskRecipe if names_segmenter(path, overrides) else Recipe
     return load(cls, path, overrides)
+
+
+def names_segmenter(path: str | Path, overrides: Sequence[str] = ()) -> bool:
+    """Whether a recipe, or what is laid over it, has the section `segmenter`, which makes it one of masks.
+
+    Raises:
+        ConfigError: the file is no YAML.
+    """
+    stated = {item.lstrip("-").partition("=")[0].partition(".")[0] for item in overrides}
+    return "segmenter" in read_yaml(path).values or "segmenter" in stated
