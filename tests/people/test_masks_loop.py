@@ -120,7 +120,9 @@ def test_the_outline_is_of_the_pixels_that_differ_and_of_no_others(open_page, tm
     assert drawn[0, 11]
     ring = differs.copy()
     ring[0, 11] = ring[3, 3] = ring[3, 8] = ring[8, 3] = ring[8, 8] = False
-    assert np.array_equal(drawn[2:10, 2:10], ring[2:10, 2:10])  # two pixels wide: all but the corners touch what is outside
+    assert np.array_equal(
+        drawn[2:10, 2:10], ring[2:10, 2:10]
+    )  # two pixels wide: all but the corners touch what is outside
     second = picture(path.replace("/differing/", "/image/") + "/2")
     assert tuple(second[0, 11]) == (0, 114, 178, 120)
     assert tuple(second[4, 4]) == (255, 64, 0, 120)

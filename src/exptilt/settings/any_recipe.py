@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from exptilt.errors import ConfigError
 from exptilt.settings.load import load
 from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.settings.recipe import Recipe
@@ -21,6 +22,28 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     """
     cls: type[AnyRecipe] = MaskRecipe if names_segmenter(path, overrides) else Recipe
     return load(cls, path, overrides)
+
+
+def load_text_recipe(path: str | Path, overrides: Sequence[str], instead: str) -> Recipe:
+    """Read a recipe for texts.
+
+    Args:
+        path: the file.
+        overrides: `key=value`.
+        instead: what a recipe for masks is told, in words.
+
+    Raises:
+        ConfigError: a line per problem; or the recipe is one for masks.
+    """
+    if names_segmenter(path, overrides):
+        raise ConfigError(f"{path}: a recipe for masks (it has `segmenter`); {instead}")
+    return load(Recipe, path, overrides)
+
+
+def is_run_on_masks(what: str | Path) -> bool:
+    """Whether this is the folder of a run on masks."""
+    config = Path(what).expanduser() / "config.yaml"
+    return config.is_file() and names_segmenter(config)
 
 
 def names_segmenter(path: str | Path, overrides: Sequence[str] = ()) -> bool:
