@@ -14,7 +14,7 @@ from exptilt.conversations.model_process import ModelProcess
 from exptilt.data.turns import Message
 from exptilt.errors import ConfigError
 from exptilt.run_folder.file_names import CONFIG, MODEL
-from exptilt.run_folder.text_model import model_of_texts
+from exptilt.runs.text_model import model_of_texts
 from exptilt.settings.evaluated_recipe import is_reward_model, is_run
 from exptilt.settings.load import load
 from exptilt.settings.recipe import Recipe

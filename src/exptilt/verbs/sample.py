@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from exptilt.run_folder.lock import claimed
-from exptilt.run_folder.text_model import model_of_texts
+from exptilt.runs.text_model import model_of_texts
 from exptilt.sampling.drawn_folder import draw_into
 from exptilt.sampling.prompts_to_sample import prompts_of
 from exptilt.sampling.sample_request import SampleRequest

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from exptilt.data.read.hub import is_reachable
 from exptilt.errors import ConfigError, ModelError
 from exptilt.run_folder.file_names import CONFIG
-from exptilt.run_folder.text_model import model_of_texts
+from exptilt.runs.text_model import model_of_texts
 from exptilt.settings.evaluated_recipe import is_reward_model, is_run
 
 Server = Literal["vllm", "transformers"]
