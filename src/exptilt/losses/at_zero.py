@@ -48,6 +48,7 @@ def _logps(loss: Any, longest: int, count: int) -> LogProbs:
         "entropy": torch.rand(num, dtype=torch.float64),
         "log_sum_squares": -torch.rand(num, dtype=torch.float64),
         "divergence": torch.zeros(num, dtype=torch.float64),
+        "kl": torch.zeros(num, dtype=torch.float64),
     }
     values = -longest * torch.rand(num, dtype=torch.float64)
     return LogProbs(values=values, lengths=lengths, **{name: units[name] for name in loss.byproducts})

@@ -50,8 +50,8 @@ def score(
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
         groups: groups that fit in memory at once, see `by_size`. An empty list gives no completions but still runs the model.
-        byproducts: any of "entropy", "log_sum_squares", "divergence"; each fills the field of that name.
-        reference: the model "divergence" is measured against, KL(reference || policy); it gets no gradient.
+        byproducts: any of "entropy", "log_sum_squares", "divergence", "kl"; each fills the field of that name.
+        reference: the model of "divergence", KL(reference || policy), and "kl", KL(policy || reference); it gets no gradient.
         balance: adds the balance loss of the model's router to the gradient of whatever is made of the result.
 
     Raises:
@@ -194,7 +194,7 @@ def score_all(
         model: as in `score`.
         groups: any number.
         max_tokens: unique tokens scored at once; a larger group goes alone.
-        byproducts: as in `score`, without "divergence".
+        byproducts: as in `score`, without "divergence" and "kl".
         progress: name of the progress bar; shown after two seconds, never without a terminal. Empty for none.
 
     Returns:

@@ -134,7 +134,7 @@ class _Bench:
             return torch.rand(num, generator=generator, dtype=torch.float64)
 
         values = -scale * (0.05 + 2 * draw())
-        further = {"entropy": draw(), "log_sum_squares": -draw(), "divergence": draw()}
+        further = {"entropy": draw(), "log_sum_squares": -draw(), "divergence": draw(), "kl": draw()}
         byproducts = {name: further[name] for name in self.loss.byproducts}
         return LogProbs(values=values, lengths=torch.tensor([num]), **byproducts)
 
