@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from exptilt.losses.base import check_column
+from exptilt.losses.stable import expm1_with_linear_tail
 from exptilt.types import LogProbs, at_least_float32
 
 Level = Literal["token", "sequence"]
@@ -83,6 +84,6 @@ def clipped_surrogate(log_ratios: Tensor, advantages: Tensor, clip: float) -> tu
         >>> [round(value, 4) for value in loss.tolist()], clipped.tolist()
         ([-1.2, 1.5], [True, False])
     """
-    ratio = log_ratios.exp()
+    ratio = expm1_with_linear_tail(log_ratios) + 1
     plain, cut = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
     return torch.maximum(plain, cut), cut > plain

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from exptilt.losses.base import check_same_completions
+from exptilt.losses.stable import expm1_with_linear_tail
 from exptilt.types import LogProbs, at_least_float32
 
 Estimator = Literal["k1", "k2", "k3"]
@@ -40,6 +40,7 @@ def kl_of_tokens(log_ratios: Tensor, estimator: Estimator = "k1") -> Tensor:
     """The estimate of each log-ratio, of the same shape, with its gradient.
 
     Example:
+        >>> import torch
         >>> ratio = torch.tensor([0.5])
         >>> [round(kl_of_tokens(ratio, name).item(), 6) for name in ("k1", "k2", "k3")]
         [0.5, 0.125, 0.106531]
@@ -48,13 +49,14 @@ def kl_of_tokens(log_ratios: Tensor, estimator: Estimator = "k1") -> Tensor:
         return log_ratios
     if estimator == "k2":
         return log_ratios**2 / 2
-    return torch.expm1(-log_ratios) + log_ratios
+    return expm1_with_linear_tail(-log_ratios) + log_ratios
 
 
 def sequence_kl_estimate(policy: LogProbs, reference: LogProbs | None, estimator: Estimator = "k1") -> Tensor:
     """(B,) the estimates summed over each sample, nats.
 
     Example:
+        >>> import torch
         >>> policy = LogProbs(values=torch.tensor([-1.0, -2.0]), lengths=torch.tensor([2]))
         >>> reference = LogProbs(values=torch.tensor([-1.5, -2.5]), lengths=torch.tensor([2]))
         >>> sequence_kl_estimate(policy, reference).tolist()

@@ -126,7 +126,7 @@ class PPO(Loss):
             "kl": (_of_groups(policy, at_drawing, sizes), counts),
             "beta": counts * 0 + (state or self.initial_state())["beta"],
             "clip_fraction": (_of_groups(policy, clipped.to(terms), sizes), tokens),
-            "moved": (_of_groups(policy, -weights.detach(), sizes), counts),
+            "update_kl": (_of_groups(policy, -weights.detach(), sizes), counts),
         }
         loss = _of_groups(policy, terms, sizes) / tokens
         return RolloutLoss(loss, terms.new_zeros(len(policy)), sizes, weight=tokens, measured=measured)

@@ -230,6 +230,9 @@ def _settings_class(described: Mapping[str, Any], bases: tuple[type, ...], facts
 
 
 def _annotation(field: Mapping[str, Any]) -> Any:
+    if "anyOf" in field:  # a number that may be left out
+        (given,) = (one for one in field["anyOf"] if one != {"type": "null"})
+        return Annotated[_annotation(given) | None, Field(description=field.get("description"))]
     kind: Any = _type_of(field)
     constraints: list[Any] = []
     if field.get("type") == "number":
