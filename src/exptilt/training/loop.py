@@ -82,6 +82,7 @@ def _one_step(run: Run, step: int) -> Sums:
     learning_rate = float(run.schedule.get_last_lr()[0])
     run.optimizer.step()
     run.schedule.step()
+    sums.merge(run.drawn(step))
     run.objective.advance(sums)
     sums.add("lr", learning_rate, 1)
     sums.count("seconds", time.perf_counter() - began)
