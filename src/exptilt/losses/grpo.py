@@ -15,7 +15,7 @@ from exptilt.losses.kl_control import moved_beta, require_movable
 from exptilt.losses.kl_estimates import kl_of_tokens, token_log_ratios
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import NonNegative, Positive, Range
-from exptilt.types import LogProbs, RolloutLoss, group_sums, owners
+from exptilt.types import LogProbs, Measured, RolloutLoss, group_sums, owners
 
 
 @config
@@ -112,7 +112,7 @@ class GRPO(Loss):
         totals = policy.sum_of(terms)
         lengths = policy.nonempty_lengths().to(totals)
         counts = sizes.to(totals)
-        measured = {
+        measured: Measured = {
             "kl": (group_sums(kl, sizes), counts),
             "beta": counts * 0 + beta,
             "clip_fraction": (group_sums(policy.sum_of(clipped.to(totals)), sizes), group_sums(lengths, sizes)),

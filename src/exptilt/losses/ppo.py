@@ -15,7 +15,7 @@ from exptilt.losses.kl_control import moved_beta, require_movable
 from exptilt.losses.kl_estimates import token_log_ratios
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import NonNegative, Positive, Range
-from exptilt.types import LogProbs, RolloutLoss, group_sums
+from exptilt.types import LogProbs, Measured, RolloutLoss, group_sums
 
 
 class TokenCredit(NamedTuple):
@@ -122,7 +122,7 @@ class PPO(Loss):
         at_drawing = token_log_ratios(policy, reference).detach() - weights.detach()
         tokens = group_sums(policy.nonempty_lengths().to(terms), sizes)
         counts = sizes.to(terms)
-        measured = {
+        measured: Measured = {
             "kl": (_of_groups(policy, at_drawing, sizes), counts),
             "beta": counts * 0 + (state or self.initial_state())["beta"],
             "clip_fraction": (_of_groups(policy, clipped.to(terms), sizes), tokens),

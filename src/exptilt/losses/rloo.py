@@ -14,7 +14,7 @@ from exptilt.losses.importance import truncated_weights
 from exptilt.losses.kl_control import moved_beta, require_movable
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import NonNegative, Positive
-from exptilt.types import LogProbs, RolloutLoss, group_sums
+from exptilt.types import LogProbs, Measured, RolloutLoss, group_sums
 
 
 @config
@@ -96,7 +96,7 @@ class RLOO(Loss):
         beta = (state or self.initial_state())["beta"]
         scores = check_column("scores", scores, len(policy)).to(kl)
         advantages = leave_one_out(scores - beta * kl, sizes)
-        measured = {"kl": (group_sums(kl, sizes), sizes.to(kl)), "beta": sizes.to(kl) * 0 + beta}
+        measured: Measured = {"kl": (group_sums(kl, sizes), sizes.to(kl)), "beta": sizes.to(kl) * 0 + beta}
         if self.max_weight is not None:
             advantages = advantages * truncated_weights(policy, behaviour, self.max_weight)
         loss = group_sums(-advantages * policy.sum(), sizes) / sizes.to(kl)

@@ -79,7 +79,7 @@ def _column(name: str, groups: Sequence[Group], loss: Loss, device: torch.device
     if name in _POSITIONS:
         return torch.tensor(flat)
     if name in _OF_TOKENS:
-        return on_device(np.concatenate(flat), device, torch.float32)
+        return on_device(torch.from_numpy(np.concatenate(flat)), device, torch.float32)
     return on_device(flat, device, torch.bool if name == "desirable" else torch.float32)
 
 
@@ -118,9 +118,9 @@ def _of_tokens(
 
 _OF_TOKENS: dict[str, Callable[[Group], tuple[Any, ...] | None]] = {
     "behaviour": _of_tokens(lambda one: one.behaviour),
-    "advantages": _of_tokens(lambda one: one.credit and one.credit.advantages),
-    "returns": _of_tokens(lambda one: one.credit and one.credit.returns),
-    "values": _of_tokens(lambda one: one.credit and one.credit.values),
+    "advantages": _of_tokens(lambda one: None if one.credit is None else one.credit.advantages),
+    "returns": _of_tokens(lambda one: None if one.credit is None else one.credit.returns),
+    "values": _of_tokens(lambda one: None if one.credit is None else one.credit.values),
 }
 """By name the numbers of all counted tokens, an array for each completion."""
 
