@@ -226,7 +226,10 @@ def test_two_processes_as_torchrun_starts_them(recipe_of, metrics_of, write_rows
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize(
     ("loss", "rollout"),
-    [(RLOO(beta=0.1, target_kl=0.5), RolloutConfig(**ASKED)), (DPO(), RolloutConfig(**ASKED, num_prompts=16, epochs=2))],
+    [
+        (RLOO(beta=0.1, target_kl=0.5), RolloutConfig(**ASKED)),
+        (DPO(), RolloutConfig(**ASKED, num_prompts=16, epochs=2)),
+    ],
     ids=["rloo", "online dpo"],
 )
 def test_two_processes_draw_what_one_draws(recipe_of, metrics_of, spawn, kind, loss, rollout):

@@ -1,1 +1,1 @@
-"""Training on completions that the policy draws itself: prompts are asked, answers rewarded and scored, and the loop takes its steps on them."""
+"""Training on completions that the policy draws itself: prompts are asked, answers rewarded and scored, rows made of them."""

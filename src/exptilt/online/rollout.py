@@ -81,7 +81,11 @@ class Rollout:
         sums.add("rollout/length", float(lengths.sum()), count)
         sums.add("rollout/truncated", float((~self.ended).sum()), count)
         sums.add("rollout/unscored", float(count - len(scored)), count)
-        sums.add("rollout/no_signal", float(sum(len(known) < 2 or np.ptp(known) == 0 for known in of_prompts)), len(self.groups))
+        sums.add(
+            "rollout/no_signal",
+            float(sum(len(known) < 2 or np.ptp(known) == 0 for known in of_prompts)),
+            len(self.groups),
+        )
         sums.add("rollout/distinct", float(sum(_num_distinct(group) for group in self.groups)), count)
         sums.add("rollout/mismatch", float(np.abs(policy - self.drawn).sum(dtype=np.float64)), len(self.drawn))
         return sums
@@ -119,7 +123,11 @@ class Rollout:
         """
         arrays = {name: value.numpy() for name, value in state.items() if isinstance(value, torch.Tensor)}
         cuts = np.cumsum(arrays["lengths"])[:-1]
-        parts = {name: np.split(arrays[name], cuts) for name in ("ids", "behaviour", "advantages", "returns", "values") if name in arrays}
+        parts = {
+            name: np.split(arrays[name], cuts)
+            for name in ("ids", "behaviour", "advantages", "returns", "values")
+            if name in arrays
+        }
         completions = [
             Completion(
                 ids=ids,
@@ -127,7 +135,9 @@ class Rollout:
                 score=None if np.isnan(arrays["rewards"][at]) else float(arrays["rewards"][at]),
                 behaviour=parts["behaviour"][at],
                 version=state["version"],
-                credit=Credit(parts["advantages"][at], parts["returns"][at], parts["values"][at]) if "returns" in parts else None,
+                credit=Credit(parts["advantages"][at], parts["returns"][at], parts["values"][at])
+                if "returns" in parts
+                else None,
             )
             for at, ids in enumerate(parts["ids"])
         ]
@@ -136,8 +146,15 @@ class Rollout:
             replace(prompt, completions=tuple(next(remaining) for _ in range(size)))
             for prompt, size in zip(prompts, state["sizes"], strict=True)
         ]
-        columns = {name: arrays[name] for name in ("ended", "reference", "kl", "entropy", "drawn")}
-        return cls(number=state["number"], groups=groups, **columns)
+        return cls(
+            number=state["number"],
+            groups=groups,
+            ended=arrays["ended"],
+            reference=arrays["reference"],
+            kl=arrays["kl"],
+            entropy=arrays["entropy"],
+            drawn=arrays["drawn"],
+        )
 
 
 def _behaviour(completion: Completion) -> NDArray[np.float32]:

@@ -50,7 +50,9 @@ class RolloutMaker:
     """Most tokens scored at once."""
     world: World
 
-    def make(self, asked: Sequence[Asked], *, number: int, seed: int, version: int | None, num_samples: int = 0) -> Rollout:
+    def make(
+        self, asked: Sequence[Asked], *, number: int, seed: int, version: int | None, num_samples: int = 0
+    ) -> Rollout:
         """Draw, reward and score completions; every process gets the whole rollout.
 
         Which completions are drawn depends on seed, number and the place of each prompt, not on the processes.

@@ -87,10 +87,14 @@ class Rollouts(Callback):
         self.version = step
         rollout = self._rollout(number)
         self.left_out = Counter()
-        rows = self.rows_of({place: rollout.groups[place] for place in self._minibatch(number, update)}, number, self.left_out)
+        rows = self.rows_of(
+            {place: rollout.groups[place] for place in self._minibatch(number, update)}, number, self.left_out
+        )
         if not rows:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
-            raise TrainingError(f"step {step + 1}: rollout {number + 1} left nothing to learn from: {reasons or 'no completion'}")
+            raise TrainingError(
+                f"step {step + 1}: rollout {number + 1} left nothing to learn from: {reasons or 'no completion'}"
+            )
         return shares(pack(rows, self.tokens), self.world.size)[self.world.rank]
 
     def _minibatch(self, number: int, update: int) -> list[int]:
@@ -148,6 +152,10 @@ class Rollouts(Callback):
         self.version = progress.step
         whole, drawing = (sums.totals.get(name, [0.0, 0.0])[0] for name in ("seconds", "rollout/seconds_drawing"))
         sums.add("rollout/seconds_learning", whole - drawing, 1)
+
+    def on_end(self, progress: Progress) -> None:
+        """Let go of the sampler."""
+        self.maker.sampler.close()
 
     def state(self) -> dict[str, Any]:
         """The rollout, as there may be further updates on it."""

@@ -19,15 +19,17 @@ from exptilt.online.asked import PromptOrder, asked_of, digest_of_asked
 from exptilt.online.online_pairs import pairs_of, scored_groups
 from exptilt.online.rollout_maker import RolloutMaker
 from exptilt.online.rollout_reference import RolloutReference
-from exptilt.online.rollouts import RowsOf, Rollouts
+from exptilt.online.rollouts import Rollouts, RowsOf
 from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.turn_ends import turn_ends
+from exptilt.preferences import Reward
 from exptilt.processes.world import World
 from exptilt.rewards.preferred_pairs import PairRule
 from exptilt.rewards.reward_from_choice import build_reward
+from exptilt.run_folder.file_names import ROLLOUT_WEIGHTS
 from exptilt.runs.run_models import Models
 from exptilt.runs.run_rows import prompt_data
-from exptilt.sampling.sampler import LocalSampler
+from exptilt.sampling.policy_on_server import open_sampler
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.rollout_settings import RolloutConfig
@@ -59,12 +61,17 @@ def rollouts_of(
     require_updates(loss, settings, recipe.batch.size)
     asked, held_out = asked_of(prompt_data(recipe), (rows.train, rows.test), take_prompts=settings.take_prompts)
     law = law_of(settings, turn_ends(tokenizer, models.policy))
-    reads_rewards = loss.kind != ROLLOUT or "scores" in loss.inputs
-    is_rewarded = reads_rewards or settings.reward is not None
     maker = RolloutMaker(
-        sampler=LocalSampler(models.policy, tokenizer, batch_size=settings.samples_at_once),
-        reward=world.first_alone(lambda: build_reward(settings.reward)) if settings.reward is not None else None,
-        is_rewarded=is_rewarded,
+        sampler=open_sampler(
+            settings.sampler,
+            models.policy,
+            tokenizer,
+            folder=recipe.folder / ROLLOUT_WEIGHTS,
+            batch_size=settings.samples_at_once,
+            world=world,
+        ),
+        reward=world.first_alone(lambda: _reward_of(settings)),
+        is_rewarded=settings.reward is not None,
         policy=models.policy,
         reference=held.model,
         tokenizer=tokenizer,
@@ -93,6 +100,10 @@ def rollouts_of(
         world=world,
         held_out_samples=recipe.evaluate.num_samples,
     )
+
+
+def _reward_of(settings: RolloutConfig) -> Reward | None:
+    return None if settings.reward is None else build_reward(settings.reward)
 
 
 def require_updates(loss: Loss, settings: RolloutConfig, batch_size: int) -> None:
@@ -134,7 +145,9 @@ def rows_maker(loss: Loss, settings: RolloutConfig, seed: int) -> RowsOf:
     return partial(_pairs, rule=rule, seed=seed)
 
 
-def _pairs(groups: Mapping[int, Group], number: int, left_out: Counter[str], *, rule: PairRule, seed: int) -> list[Group]:
+def _pairs(
+    groups: Mapping[int, Group], number: int, left_out: Counter[str], *, rule: PairRule, seed: int
+) -> list[Group]:
     return pairs_of(groups, rule, (seed, number), left_out)
 
 
@@ -161,7 +174,9 @@ def longest_rows(rows: Prepared, settings: RolloutConfig, size: int) -> list[Gro
 
 def _followed_by(group: Group, *completions: Any) -> Group:
     made = tuple(
-        Completion(ids, np.ones(len(ids), np.bool_), score=float(at % 2), behaviour=np.zeros(len(ids), np.float32), version=0)
+        Completion(
+            ids, np.ones(len(ids), np.bool_), score=float(at % 2), behaviour=np.zeros(len(ids), np.float32), version=0
+        )
         for at, ids in enumerate(completions)
     )
     return Group(id=group.id, prompt=group.prompt, completions=made)

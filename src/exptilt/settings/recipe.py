@@ -129,7 +129,9 @@ class Recipe:
     def _check_rollout(self, rollout: RolloutConfig) -> None:
         """Refuse what cannot be trained online, or means nothing there."""
         if self.loss.kind not in (ROLLOUT, PAIR):
-            raise ValueError(f"rollout needs a loss on rollouts or on pairs, and {self.loss.name} is on {self.loss.kind.rows}")
+            raise ValueError(
+                f"rollout needs a loss on rollouts or on pairs, and {self.loss.name} is on {self.loss.kind.rows}"
+            )
         meaningless = {
             "rounds": self.rounds is not None,
             "data.drop_highest_ches": self.data.drop_highest_ches > 0,

@@ -13,6 +13,7 @@ from exptilt.settings.declaration import config
 from exptilt.settings.ranges import Finite, NonNegative, Positive, Range
 from exptilt.settings.reward_settings import AnyReward
 from exptilt.settings.rounds_settings import RoundLaw
+from exptilt.settings.sampler_settings import SamplerConfig
 
 
 @config
@@ -52,6 +53,9 @@ class RolloutConfig:
     """Of a loss on pairs: two completions of equal reward; keep makes a pair with p_chosen 0.5."""
     take_prompts: bool = False
     """Whether rows with preferences may be asked as prompts, their completions unread; false refuses them."""
+    sampler: SamplerConfig | None = None
+    """A server that draws and is given the policy's adapter after every update, e.g. {url: "http://localhost:8000/v1"}; none: the
+    run draws itself."""
     samples_at_once: Annotated[int, Range(ge=1)] = 256
     """Completions drawn at a time; it changes nothing beyond rounding."""
 
@@ -67,4 +71,6 @@ class RolloutConfig:
     def bent(self) -> tuple[str, ...]:
         """Settings of the law under which completions are no samples of the model's own distribution."""
         own = RoundLaw()
-        return tuple(name for name in ("temperature", "top_k", "top_p") if getattr(self.law, name) != getattr(own, name))
+        return tuple(
+            name for name in ("temperature", "top_k", "top_p") if getattr(self.law, name) != getattr(own, name)
+        )
