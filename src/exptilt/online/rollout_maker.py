@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from exptilt.data.batching import pack, shares
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import ExptiltError
-from exptilt.online.asked import Asked
 from exptilt.online.rollout import Floats, Rollout
+from exptilt.online.rollout_prompts import RolloutPrompt
 from exptilt.policies.engine.forward import evaluating
 from exptilt.policies.engine.inside import ENTRANCE, beside
 from exptilt.policies.scoring import unit_scores
@@ -51,7 +51,7 @@ class RolloutMaker:
     world: World
 
     def make(
-        self, asked: Sequence[Asked], *, number: int, seed: int, version: int | None, num_samples: int = 0
+        self, asked: Sequence[RolloutPrompt], *, number: int, seed: int, version: int | None, num_samples: int = 0
     ) -> Rollout:
         """Draw, reward and score completions; every process gets the whole rollout.
 
@@ -106,7 +106,7 @@ class RolloutMaker:
                 by_prompt[first + one.prompt_index * size].append(one)
         return [one for some in by_prompt for one in some]
 
-    def _rewarded(self, asked: Sequence[Asked], samples: Sequence[Sample]) -> Floats:
+    def _rewarded(self, asked: Sequence[RolloutPrompt], samples: Sequence[Sample]) -> Floats:
         """(C,) rewards, NaN where a completion is unscored; the first process asks for all, so that a reward may compare them."""
         if not self.is_rewarded:
             return np.full(len(samples), np.nan)
@@ -161,7 +161,7 @@ def _logps(drawn: Sample) -> NDArray[np.float32]:
     return drawn.logps
 
 
-def _answer(asked: Asked, drawn: Sample, tokenizer: Any) -> Answer:
+def _answer(asked: RolloutPrompt, drawn: Sample, tokenizer: Any) -> Answer:
     columns = {} if asked.record.answer is None else {"answer": asked.record.answer}
     return Answer(prompt=asked.record.prompt, text=drawn.text(tokenizer), ids=drawn.ids, columns=columns)
 

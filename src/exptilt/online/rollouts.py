@@ -18,9 +18,9 @@ import numpy as np
 from exptilt.data.batching import pack, shares
 from exptilt.data.groups import Group
 from exptilt.errors import DataError, TrainingError
-from exptilt.online.asked import Asked, PromptOrder
 from exptilt.online.rollout import Rollout
 from exptilt.online.rollout_maker import RolloutMaker
+from exptilt.online.rollout_prompts import PromptOrder, RolloutPrompt
 from exptilt.online.rollout_reference import RolloutReference
 from exptilt.policies.scorer import MicroBatches
 from exptilt.processes.world import World
@@ -43,9 +43,9 @@ class Rollouts(Callback):
     """
 
     maker: RolloutMaker
-    asked: Sequence[Asked]
+    asked: Sequence[RolloutPrompt]
     """Training prompts."""
-    held_out: Sequence[Asked]
+    held_out: Sequence[RolloutPrompt]
     order: PromptOrder
     rows_of: RowsOf
     reference: RolloutReference

@@ -15,9 +15,9 @@ from exptilt.data.prepared import Prepared
 from exptilt.errors import ConfigError
 from exptilt.kinds import ROLLOUT
 from exptilt.losses import Loss
-from exptilt.online.asked import PromptOrder, asked_of, digest_of_asked
 from exptilt.online.online_pairs import pairs_of, scored_groups
 from exptilt.online.rollout_maker import RolloutMaker
+from exptilt.online.rollout_prompts import PromptOrder, digest_of_prompts, rollout_prompts
 from exptilt.online.rollout_reference import RolloutReference
 from exptilt.online.rollouts import Rollouts, RowsOf
 from exptilt.policies.engine.forward import causal_lm
@@ -59,7 +59,7 @@ def rollouts_of(
     if settings is None or held is None:
         raise ConfigError("rollout is missing")
     require_updates(loss, settings, recipe.batch.size)
-    asked, held_out = asked_of(prompt_data(recipe), (rows.train, rows.test), take_prompts=settings.take_prompts)
+    asked, held_out = rollout_prompts(prompt_data(recipe), (rows.train, rows.test), take_prompts=settings.take_prompts)
     law = law_of(settings, turn_ends(tokenizer, models.policy))
     maker = RolloutMaker(
         sampler=open_sampler(
@@ -155,7 +155,7 @@ def identity_of_rollouts(rollouts: Rollouts, world: World) -> dict[str, str]:
     """What a resume must find equal: the words of the prompts, and the reward."""
     reward = rollouts.maker.reward
     return {
-        "prompts' words": digest_of_asked([*rollouts.asked, *rollouts.held_out]),
+        "prompts' words": digest_of_prompts([*rollouts.asked, *rollouts.held_out]),
         "reward": world.first("" if reward is None else reward.identity),
     }
 

@@ -21,7 +21,7 @@ from exptilt.wording import counted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked:
+class RolloutPrompt:
     """One prompt."""
 
     group: Group
@@ -30,7 +30,9 @@ class Asked:
     """Its words, and the right answer if the row has one."""
 
 
-def asked_of(config: DataConfig, splits: Sequence[Sequence[Group]], *, take_prompts: bool = False) -> list[list[Asked]]:
+def rollout_prompts(
+    config: DataConfig, splits: Sequence[Sequence[Group]], *, take_prompts: bool = False
+) -> list[list[RolloutPrompt]]:
     """Join tokenised prompts with the words of their rows, which are read again.
 
     Args:
@@ -51,7 +53,7 @@ def asked_of(config: DataConfig, splits: Sequence[Sequence[Group]], *, take_prom
         for record in split.records:
             if record.id in named:
                 records[record.id] = record if isinstance(record, Prompt) else record_to_prompt(record)
-    return [[Asked(group, records[group.id]) for group in split] for split in splits]
+    return [[RolloutPrompt(group, records[group.id]) for group in split] for split in splits]
 
 
 def _refuse_preferences(source: str, records: Iterable[Record]) -> None:
@@ -63,7 +65,7 @@ def _refuse_preferences(source: str, records: Iterable[Record]) -> None:
         )
 
 
-def digest_of_asked(asked: Iterable[Asked]) -> str:
+def digest_of_prompts(asked: Iterable[RolloutPrompt]) -> str:
     """Fingerprint of the words of all prompts and of their answers, in order."""
     digest = hashlib.blake2b(digest_size=16)
     for one in asked:

@@ -6,7 +6,7 @@ import pytest
 
 from exptilt.data.groups import Group
 from exptilt.errors import DataError
-from exptilt.online.asked import PromptOrder, asked_of, digest_of_asked
+from exptilt.online.rollout_prompts import PromptOrder, digest_of_prompts, rollout_prompts
 from exptilt.settings.data_settings import DataConfig
 
 
@@ -17,16 +17,16 @@ def groups_of(*names):
 def test_prompts_keep_their_words_and_their_answers(write_rows):
     path = write_rows("prompts.jsonl", [{"prompt": "2 + 2?", "answer": 4}, {"prompt": "Well?"}])
     data = DataConfig(train=str(path), format="prompt_only")
-    [[second, first]] = asked_of(data, [groups_of("prompts.jsonl:2", "prompts.jsonl:1")])
+    [[second, first]] = rollout_prompts(data, [groups_of("prompts.jsonl:2", "prompts.jsonl:1")])
     assert (first.record.prompt, first.record.answer) == ("2 + 2?", "4")
     assert (second.record.prompt, second.record.answer) == ("Well?", None)
-    one, other = digest_of_asked([first]), digest_of_asked([second])
+    one, other = digest_of_prompts([first]), digest_of_prompts([second])
     assert one != other
 
 
 def test_a_completion_to_imitate_is_the_right_answer(write_rows):
     path = write_rows("rows.jsonl", [{"question": "3 + 3?", "answer": "6"}])
-    [[only]] = asked_of(DataConfig(train=str(path)), [groups_of("rows.jsonl:1")])
+    [[only]] = rollout_prompts(DataConfig(train=str(path)), [groups_of("rows.jsonl:1")])
     assert only.record.answer == "6"
 
 
@@ -34,10 +34,10 @@ def test_rows_with_preferences_are_refused_unless_their_prompts_are_asked_for(wr
     path = write_rows("pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
     data, splits = DataConfig(train=str(path)), [groups_of("pairs.jsonl:1")]
     with pytest.raises(DataError, match="1 row with preferences, but `rollout:` samples completions itself") as refused:
-        asked_of(data, splits)
+        rollout_prompts(data, splits)
     assert "rollout.take_prompts=true" in str(refused.value)
     assert len(str(refused.value)) < 300
-    assert asked_of(data, splits, take_prompts=True)[0][0].record.prompt == "a"
+    assert rollout_prompts(data, splits, take_prompts=True)[0][0].record.prompt == "a"
 
 
 @pytest.mark.parametrize(("num_prompts", "size"), [(5, 2), (3, 24), (7, 7), (100, 16)])
