@@ -50,6 +50,8 @@ GUESSES = {
     "what a reward is, and what a judge is": "preferences.py::Reward",
     "how votes become one opinion": "votes/settled_votes.py::VoteRule",
     "how samples and votes become rows": "runs/paired_rows.py::paired_rows",
+    "where the batches of an online run come from": "online/rollouts.py::Rollouts",
+    "how completions are drawn, rewarded and scored": "online/rollout_maker.py::RolloutMaker",
     "what `exptilt pair` runs": "verbs/pair.py::pair",
 }
 

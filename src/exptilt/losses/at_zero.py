@@ -37,6 +37,8 @@ def _probe(loss: Any, longest: int) -> Tensor:
     sizes = torch.tensor([_ROWS - 2, 2] if per_row is None else [per_row] * _ROWS)
     logps = _logps(loss, longest, int(sizes.sum()))
     columns = {name: _column(name) for name in columns_needed(loss)} | {"sizes": sizes}
+    of_tokens = {"behaviour": logps.tokens(), "advantages": torch.rand_like(logps.tokens())}
+    columns |= {name: values for name, values in of_tokens.items() if name in columns}
     state = loss.initial_state() if loss.is_stateful else None
     return call(loss, arguments_of(loss, logps, logps), columns, state).loss.double()
 

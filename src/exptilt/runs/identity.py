@@ -12,7 +12,7 @@ from exptilt.settings.recipe import Recipe
 _NO_EFFECT = ("output", "evaluate.", "train.log_", "train.report_", "train.eval_", "train.save_", "train.keep_",
               "train.resume", "train.stop_", "train.best", "train.patience", "train.compile", "train.gradient_",
               "parallel.", "reference.cache", "batch.tokens", "batch.images", "data.workers", "rounds.num_rounds",
-              "rounds.samples_at_once", "rounds.least_labelled")  # fmt: skip
+              "rounds.samples_at_once", "rounds.least_labelled", "rollout.samples_at_once", "rollout.sampler.")  # fmt: skip
 """Keys that may change between an interruption and its resume: no step depends on them beyond rounding."""
 
 

@@ -118,7 +118,7 @@ class Watched:
             start_loss=loss_at_zero(loss) if own and not recipe.model.dropout else None,
             own_reference=own,
             vocabulary=getattr(self.models.policy.config.get_text_config(), "vocab_size", None),
-            rows=len(self.rows),
+            rows=None if recipe.rollout is not None else len(self.rows),  # prompts may be asked again and again
             contradicting=self.contradicting,
         )
 

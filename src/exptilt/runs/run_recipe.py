@@ -165,10 +165,12 @@ def _measure(session: Session) -> None:
     recipe, folder, tokenizer, held_out = session.recipe, session.folder, session.tokenizer, session.rows.test
     if not held_out or recipe.loss.kind.imitates:  # SFT makes the reference: it has none
         return
-    session.console.print(detectable_line(held_out, recipe.evaluate.level), soft_wrap=True, highlight=False)
+    if recipe.rollout is None:
+        session.console.print(detectable_line(held_out, recipe.evaluate.level), soft_wrap=True, highlight=False)
     saved = replace(recipe.model, path=str(folder.model), config=None, revision=None)
     model = model_on_device(load_model(saved, tokenizer, head=TRAINED[recipe.loss.kind.reads]))
     wanted = Wanted.of(session.objective.loss, recipe.evaluate, recipe.batch.at_once, recipe.seed)
+    wanted = wanted if recipe.rollout is None else replace(wanted, pairs=False)  # held out are prompts alone
     if recipe.loss.kind.scores:
         measured = measure_reward_model(model, held_out, wanted)
     else:

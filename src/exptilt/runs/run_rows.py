@@ -7,6 +7,8 @@ from typing import Any
 
 from exptilt.data.prepared import Prepared, prepare
 from exptilt.data.splits import refuse_errors
+from exptilt.errors import ConfigError
+from exptilt.kinds import PROMPT
 from exptilt.losses import Loss
 from exptilt.losses.from_choice import build_loss
 from exptilt.policies.architecture import declared_context
@@ -16,6 +18,7 @@ from exptilt.processes.world import World
 from exptilt.runs.checks.ches_filter import leave_out_displacing
 from exptilt.runs.checks.familiarity import check_reference
 from exptilt.runs.run_batches import check_batches
+from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.recipe import Recipe
 
 
@@ -29,6 +32,8 @@ def rows_of(recipe: Recipe, loss: Loss, model: Any, tokenizer: Any, world: World
         tokenizer: tokenizer of the model.
         world: the processes that share the run; the first prepares, the others find its work in the cache.
     """
+    if recipe.rollout is not None:
+        return prompts_of_run(recipe, model, tokenizer, world)
     kind = loss.kind
     rows = world.first_before_others(lambda: prepare(recipe.data, tokenizer, kind, context_length(model)))
     rows = leave_out_displacing(model, rows, recipe.data.drop_highest_ches, kind=kind)
@@ -39,6 +44,39 @@ def rows_of(recipe: Recipe, loss: Loss, model: Any, tokenizer: Any, world: World
     findings = check_batches(loss, rows.train, rows.test, recipe.batch, recipe.train, seed=recipe.seed)
     refuse_errors(findings)
     return replace(rows, report=rows.report.adding(*findings))
+
+
+def prompts_of_run(recipe: Recipe, model: Any, tokenizer: Any, world: World) -> Prepared:
+    """Prepare the prompts of an online run, each once; those that leave no room for a completion are too long.
+
+    Raises:
+        DataError: prompts cannot be used.
+    """
+    data = prompt_data(recipe)
+    limit = room_for_prompts(recipe, context_length(model))
+    return world.first_before_others(lambda: prepare(data, tokenizer, PROMPT, limit))
+
+
+def prompt_data(recipe: Recipe) -> DataConfig:
+    """The settings of the data of an online run: a prompt that is there twice is asked once."""
+    return replace(recipe.data, on_duplicate="drop") if recipe.data.on_duplicate == "error" else recipe.data
+
+
+def room_for_prompts(recipe: Recipe, context: int | None) -> int | None:
+    """Most tokens of a prompt, so that its completion fits behind it.
+
+    Raises:
+        ConfigError: the context is too short for the completion alone.
+    """
+    if context is None or recipe.rollout is None:
+        return context
+    room = context - recipe.rollout.law.max_new_tokens
+    if room < 1:
+        raise ConfigError(
+            f"rollout.law.max_new_tokens={recipe.rollout.law.max_new_tokens} leaves no room for a prompt in the model's context of "
+            f"{context} tokens; lower it"
+        )
+    return room
 
 
 def check_phases(recipe: Recipe, tokenizer: Any) -> tuple[Phase, ...]:
@@ -53,6 +91,10 @@ def check_phases(recipe: Recipe, tokenizer: Any) -> tuple[Phase, ...]:
     checked = []
     for phase in phases:
         loss = build_loss(phase.loss)
+        if phase.rollout is not None:
+            rows = prepare(prompt_data(phase), tokenizer, PROMPT, room_for_prompts(phase, context), strict=False)
+            checked.append(Phase(name=loss.name, rows=rows))
+            continue
         rows = prepare(phase.data, tokenizer, loss.kind, context, strict=False)
         findings = check_batches(loss, rows.train, rows.test, phase.batch, phase.train, seed=phase.seed)
         rows = replace(rows, report=rows.report.adding(*findings))
