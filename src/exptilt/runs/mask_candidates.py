@@ -17,6 +17,7 @@ from exptilt.data.problems import RowError
 from exptilt.disk import write_lines, write_whole
 from exptilt.errors import ConfigError, DataError
 from exptilt.policies.segmenters.candidates import CandidateLaw, candidates
+from exptilt.policies.segmenters.sam_candidates import SamGenerator, sam_candidates
 from exptilt.policies.segmenters.segmenter import Segmenter
 from exptilt.policies.segmenters.segmenter_files import channels_of, load_segmenter
 from exptilt.rewards.mask_annotator import MaskAnnotator
@@ -71,6 +72,7 @@ def _require_ours(folder: Path, request: MaskRequest) -> None:
 def _written(request: MaskRequest, folder: Path, palette: Palette, segmenter: Segmenter) -> Iterator[dict[str, Any]]:
     law = CandidateLaw(request.bias, request.noise, request.smoothness, dropout=request.dropout)
     channels = request.channels or channels_of(segmenter)
+    sam = None if request.sam is None else SamGenerator.load(request.sam.path, request.sam.revision)
     for number, row in enumerate(_images(request)):
         try:
             image = read_image(row.image, channels)
@@ -78,7 +80,9 @@ def _written(request: MaskRequest, folder: Path, palette: Palette, segmenter: Se
         except RowError as error:
             raise DataError(f"{row.where}: {error.detail}") from None
         seed = (request.seed, request.round, number)
-        drawn = candidates(segmenter, image, request.num_masks, law, seed)
+        drawn = candidates(segmenter, image, 1 if sam else request.num_masks, law, seed)
+        if sam is not None:
+            drawn = sam_candidates(sam, image, drawn[0], request.num_masks, seed, true)
         paths = [folder / "masks" / f"{number:05d}-{at}.png" for at in range(len(drawn))]
         for path, mask in zip(paths, drawn, strict=True):
             write_mask(path, mask)
