@@ -89,9 +89,7 @@ def rows(kind: Kind) -> list[Group]:
     def completion() -> Completion:
         drawn = ids(7)
         of_tokens = [rng.normal(-1.0, 0.3, len(drawn)).astype(np.float32) for _ in range(4)]
-        return Completion(
-            drawn, np.ones(len(drawn), dtype=bool), behaviour=of_tokens[0], credit=Credit(*of_tokens[1:])
-        )
+        return Completion(drawn, np.ones(len(drawn), dtype=bool), behaviour=of_tokens[0], credit=Credit(*of_tokens[1:]))
 
     def group(number: int) -> Group:
         completions = [replace(completion(), score=float(rng.uniform(0.1, 0.9))) for _ in range(num)]
