@@ -1,4 +1,4 @@
-"""An online run before its completions exist: all are taken to have the greatest length, so that memory and time are the most there can be."""
+"""An online run before its completions exist: all have the greatest length, so that memory and time are the most there can be."""
 
 from __future__ import annotations
 
