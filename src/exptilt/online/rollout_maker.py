@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from exptilt.data.batching import pack, shares
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import ExptiltError
+from exptilt.online.rewarded_draws import TruncatedReward, answer_to, with_cut
 from exptilt.online.rollout import Floats, Rollout
 from exptilt.online.rollout_prompts import RolloutPrompt
 from exptilt.policies.engine.forward import evaluating
 from exptilt.policies.engine.inside import ENTRANCE, beside
 from exptilt.policies.scoring import unit_scores
-from exptilt.preferences import Answer, Reward
+from exptilt.preferences import Reward
 from exptilt.processes.world import World
 from exptilt.rewards.scored_answers import rewards_of
 from exptilt.sampling.generate import Sample
@@ -45,7 +46,7 @@ class RolloutMaker:
     tokenizer: Any
     law: SamplingLaw
     num_samples: int
-    truncated_reward: float | Literal["own", "unscored"]
+    truncated_reward: TruncatedReward
     tokens: int | None
     """Most tokens scored at once."""
     world: World
@@ -113,17 +114,16 @@ class RolloutMaker:
 
         def ask() -> Floats:
             per_prompt = len(samples) // len(asked)
-            answers = [_answer(asked[at // per_prompt], one, self.tokenizer) for at, one in enumerate(samples)]
+            answers = [
+                answer_to(asked[at // per_prompt], one.text(self.tokenizer), one.ids) for at, one in enumerate(samples)
+            ]
             if self.reward is None:
                 raise ExptiltError("the first process has no reward")
             return rewards_of(self.reward, answers)
 
         rewards = self.world.first(self.world.first_alone(ask, patient=True))
         assert rewards is not None  # noqa: S101 - the first process gave it
-        if self.truncated_reward != "own":
-            cut = np.array([not one.ended for one in samples])
-            rewards[cut] = np.nan if self.truncated_reward == "unscored" else float(self.truncated_reward)
-        return rewards
+        return with_cut(rewards, np.array([not one.ended for one in samples]), self.truncated_reward)
 
     def _scored(self, groups: Sequence[Group]) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
         """(N,) log-probabilities under the policy, and of each token what `_SCORED` names; processes share the work."""
@@ -159,11 +159,6 @@ def _logps(drawn: Sample) -> NDArray[np.float32]:
     if drawn.logps is None:
         raise ExptiltError("the sampler gave no log-probabilities")
     return drawn.logps
-
-
-def _answer(asked: RolloutPrompt, drawn: Sample, tokenizer: Any) -> Answer:
-    columns = {} if asked.record.answer is None else {"answer": asked.record.answer}
-    return Answer(prompt=asked.record.prompt, text=drawn.text(tokenizer), ids=drawn.ids, columns=columns)
 
 
 def _with_behaviour(groups: Sequence[Group], values: NDArray[np.float32]) -> list[Group]:

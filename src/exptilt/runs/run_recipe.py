@@ -28,6 +28,7 @@ from exptilt.run_folder.file_names import EVALUATION, SAMPLES, margins_of
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.merged_base import write_base_if_needed
 from exptilt.runs.run_models import TRAINED, reference_model
+from exptilt.runs.run_rollouts import wanted_online
 from exptilt.runs.run_rows import check_phases
 from exptilt.runs.run_start import inputs_of, started
 from exptilt.runs.run_tokenizer import find_tokenizer
@@ -170,7 +171,9 @@ def _measure(session: Session) -> None:
     saved = replace(recipe.model, path=str(folder.model), config=None, revision=None)
     model = model_on_device(load_model(saved, tokenizer, head=TRAINED[recipe.loss.kind.reads]))
     wanted = Wanted.of(session.objective.loss, recipe.evaluate, recipe.batch.at_once, recipe.seed)
-    wanted = wanted if recipe.rollout is None else replace(wanted, pairs=False)  # held out are prompts alone
+    if session.rollouts is not None:
+        online = session.rollouts
+        wanted = wanted_online(recipe, session.objective.loss, online.maker.reward, online.held_out)
     if recipe.loss.kind.scores:
         measured = measure_reward_model(model, held_out, wanted)
     else:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -13,11 +13,13 @@ import numpy as np
 from exptilt.data.groups import Completion, Group
 from exptilt.data.prepared import Prepared
 from exptilt.errors import ConfigError
+from exptilt.evaluation.held_out import Wanted
 from exptilt.kinds import ROLLOUT
 from exptilt.losses import Loss
 from exptilt.online.online_pairs import pairs_of, scored_groups
+from exptilt.online.rewarded_draws import RewardOfDraws
 from exptilt.online.rollout_maker import RolloutMaker
-from exptilt.online.rollout_prompts import PromptOrder, digest_of_prompts, rollout_prompts
+from exptilt.online.rollout_prompts import PromptOrder, RolloutPrompt, digest_of_prompts, rollout_prompts
 from exptilt.online.rollout_reference import RolloutReference
 from exptilt.online.rollouts import Rollouts, RowsOf
 from exptilt.policies.engine.forward import causal_lm
@@ -160,19 +162,38 @@ def identity_of_rollouts(rollouts: Rollouts, world: World) -> dict[str, str]:
     }
 
 
+def wanted_online(recipe: Recipe, loss: Loss, reward: Reward | None, held_out: Sequence[RolloutPrompt]) -> Wanted:
+    """What is measured of an online run: samples of held-out prompts, under the law of its rollouts, with their rewards.
+
+    Args:
+        recipe: with a section `rollout`.
+        loss: of the run.
+        reward: of the run; None where it has none.
+        held_out: prompts to measure on.
+    """
+    settings = recipe.rollout
+    if settings is None:
+        raise ConfigError("rollout is missing")
+    measured = replace(recipe.evaluate, max_new_tokens=settings.law.max_new_tokens)
+    wanted = Wanted.of(loss, measured, recipe.batch.at_once, recipe.seed)
+    asks = None if reward is None else RewardOfDraws(reward, held_out, settings.truncated_reward)
+    return replace(wanted, pairs=False, reward=asks)
+
+
 def prompts_as_rows(rows: Prepared) -> list[Group]:
     """A few prompts with themselves as completions: text on which policy and reference can be compared before anything is drawn."""
-    return [_followed_by(group, group.prompt) for group in rows.train[:DRAWN_BEFORE_STEP_1]]
+    return [followed_by(group, group.prompt) for group in rows.train[:DRAWN_BEFORE_STEP_1]]
 
 
 def longest_rows(rows: Prepared, settings: RolloutConfig, size: int) -> list[Group]:
     """Rows as large as a rollout's can be, for probes of memory."""
     longest = sorted(rows.train, key=lambda group: -len(group.prompt))[:size]
     blank = np.zeros(settings.law.max_new_tokens, np.int32)
-    return [_followed_by(group, *[blank] * settings.num_samples) for group in longest]
+    return [followed_by(group, *[blank] * settings.num_samples) for group in longest]
 
 
-def _followed_by(group: Group, *completions: Any) -> Group:
+def followed_by(group: Group, *completions: Any) -> Group:
+    """A prompt with these token ids as completions, as a rollout would have them."""
     made = tuple(
         Completion(
             ids, np.ones(len(ids), np.bool_), score=float(at % 2), behaviour=np.zeros(len(ids), np.float32), version=0

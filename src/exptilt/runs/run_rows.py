@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exptilt.data.prepared import Prepared, prepare
+from exptilt.data.problems import finding_of
 from exptilt.data.splits import refuse_errors
-from exptilt.errors import ConfigError
+from exptilt.errors import ConfigError, DataError
 from exptilt.kinds import PROMPT
 from exptilt.losses import Loss
 from exptilt.losses.from_choice import build_loss
+from exptilt.online.rollout_prompts import rollout_prompts
 from exptilt.policies.architecture import declared_context
 from exptilt.policies.engine.forward import context_length
 from exptilt.processes.allocator import given_back
@@ -92,14 +94,25 @@ def check_phases(recipe: Recipe, tokenizer: Any) -> tuple[Phase, ...]:
     for phase in phases:
         loss = build_loss(phase.loss)
         if phase.rollout is not None:
-            rows = prepare(prompt_data(phase), tokenizer, PROMPT, room_for_prompts(phase, context), strict=False)
-            checked.append(Phase(name=loss.name, rows=rows))
+            checked.append(Phase(name=loss.name, rows=_checked_prompts(phase, tokenizer, context)))
             continue
         rows = prepare(phase.data, tokenizer, loss.kind, context, strict=False)
         findings = check_batches(loss, rows.train, rows.test, phase.batch, phase.train, seed=phase.seed)
         rows = replace(rows, report=rows.report.adding(*findings))
         checked.append(Phase(name="sft" if phase is not phases[-1] else loss.name, rows=rows))
     return tuple(checked)
+
+
+def _checked_prompts(recipe: Recipe, tokenizer: Any, context: int | None) -> Prepared:
+    """The prompts of an online run, none of them refused."""
+    rows = prepare(prompt_data(recipe), tokenizer, PROMPT, room_for_prompts(recipe, context), strict=False)
+    try:
+        rollout_prompts(
+            prompt_data(recipe), (rows.train,), take_prompts=recipe.rollout is None or recipe.rollout.take_prompts
+        )
+    except DataError as error:
+        rows = replace(rows, report=rows.report.adding(finding_of("unformed_batch", str(error), 1)))
+    return rows
 
 
 @dataclass(frozen=True, kw_only=True)

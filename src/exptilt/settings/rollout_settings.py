@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import Finite, NonNegative, Positive, Range
 from exptilt.settings.reward_settings import AnyReward
-from exptilt.settings.rounds_settings import RoundLaw
+from exptilt.settings.rounds_settings import RoundLaw, most_pairs
 from exptilt.settings.sampler_settings import SamplerConfig
 
 
@@ -66,6 +66,11 @@ class RolloutConfig:
     def updates(self, batch_size: int) -> int:
         """Optimizer steps on one rollout."""
         return self.prompts_per_rollout(batch_size) // batch_size * self.epochs
+
+    @property
+    def pairs_of_a_prompt(self) -> int:
+        """Most pairs that the completions of one prompt make."""
+        return most_pairs(self.pairs, self.num_samples)
 
     @property
     def bent(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ ALARMS = ("below_uniform", "runaway", "no_gradient")
 GUARD_RAILS = (
     *ALARMS,
     *("start", "contradiction", "repetition", "overshoot", "displacement", "drift", "flat", "gradient"),
-    *("saturated", "overfitting", "kl"),
+    *("saturated", "overfitting", "kl", "entropy", "length"),
 )
 """All dangers that a run is watched for."""
 _CONDITION = re.compile(r"\s*([\w/]+)\s*(<=|>=|==|<|>)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*")

@@ -12,7 +12,13 @@ from tqdm.auto import tqdm
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.sums import Sums
 
-_SHOWN = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+_SHOWN = {
+    "rollout/reward": "reward",
+    "rollout/kl": "KL",
+    "loss": "loss",
+    "rewards/margins": "margin",
+    "rewards/accuracies": "accuracy",
+}
 
 
 @dataclass

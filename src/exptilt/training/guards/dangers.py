@@ -10,6 +10,7 @@ from exptilt.training.guards.cautions import FEW, Facts, History
 from exptilt.training.guards.cures import Danger, cures
 from exptilt.training.guards.loss_dangers import overfitting, overshooting, saturated, worse_than_the_start, wrong_start
 from exptilt.training.guards.moved import Moved, moved
+from exptilt.training.guards.rollout_dangers import collapsing, far_from_reference, lengthening
 from exptilt.training.guards.row_dangers import rows_contradict
 
 FORCED_FACTOR = 2.0
@@ -176,6 +177,9 @@ TRAINING: tuple[Check, ...] = (
     _says_the_same,
     _clipped,
     saturated,
+    collapsing,
+    far_from_reference,
+    lengthening,
 )
 """Asked after every line of training metrics, the gravest first."""
 HELD_OUT: tuple[Check, ...] = (
