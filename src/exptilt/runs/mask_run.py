@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from exptilt.evaluation.masks.mask_evaluation import evaluate_masks
 from exptilt.evaluation.masks.mask_pictures import picture_of
 from exptilt.losses import Loss
 from exptilt.losses.from_choice import build_loss
-from exptilt.policies.segmenters.mask_scorer import CountedPixels, MaskScorer, MaskTable
+from exptilt.policies.segmenters.mask_scorer import CountedPixels, MaskScorer, MaskTable, with_distribution
 from exptilt.policies.segmenters.segmenter import Segmenter
 from exptilt.policies.segmenters.segmenter_files import (
     channels_of,
@@ -67,6 +68,10 @@ _STEP_ZERO = 1e-4
 """Nats a pixel by which policy and reference may differ before step 1."""
 
 
+def _as_it_is(group: Group[Any]) -> Group[Any]:
+    return group
+
+
 @dataclass(frozen=True)
 class MaskOutcome:
     """The state of a run when `run_masks` returns."""
@@ -83,6 +88,7 @@ class MaskBatches:
     batches: Batches
     images: int
     world: World = field(default_factory=World.alone)
+    prepare: Callable[[Group[Any]], Group[Any]] = _as_it_is
 
     @property
     def num_steps(self) -> int:
@@ -91,7 +97,7 @@ class MaskBatches:
 
     def step(self, step: int) -> Sequence[Sequence[Group[Any]]]:
         """The micro-batches of one step that this process runs."""
-        groups = self.batches.groups(step)
+        groups = [self.prepare(group) for group in self.batches.groups(step)]
         parts = [groups[at : at + self.images] for at in range(0, len(groups), self.images)]
         return shares(parts, self.world.size)[self.world.rank]
 
@@ -105,8 +111,6 @@ def mask_loss(recipe: MaskRecipe) -> Loss:
     loss: Loss = build_loss(recipe.loss)
     if loss.byproducts:
         raise ConfigError(f"loss: {loss.name} reads {loss.byproducts[0]} of every token, which masks do not have here")
-    if loss.mixes_rows:
-        raise ConfigError(f"loss: {loss.name} scores completions under other prompts, and a mask belongs to one image")
     if loss.needs_tokens and (recipe.data.units, recipe.data.reduce) != ("all", "sum"):
         raise ConfigError(f"loss: {loss.name} reads single pixels; set data.units=all and data.reduce=sum")
     return loss
@@ -232,7 +236,7 @@ class MaskSession:
 
     def _held_out_sums(self) -> Sums:
         """Sum loss and metrics over all held-out rows at once."""
-        groups = list(self.rows.test)
+        groups = [self.batches.prepare(group) for group in self.rows.test]
         with torch.no_grad():
             parts = [
                 self.policy(groups[at : at + self.batches.images]) for at in range(0, len(groups), self.batches.images)
@@ -256,13 +260,16 @@ def open_masks(
         lambda: refused_masks(prepare_masks(recipe.data, loss.kind, recipe.data.channels or channels_of(segmenter)))
     )
     world.first_alone(lambda: folder.write(DATA, rows.report))
-    two_of = None if loss.needs_two is None else TwoOf.of(loss.needs_two, list(rows.train))
+    two_of = TwoOf.of(loss.needs_two, list(rows.train)) if loss.needs_two and not loss.mixes_rows else None
+    prepare = with_distribution if loss.mixes_rows else _as_it_is
+    start = copy.deepcopy(segmenter).requires_grad_(False) if loss.mixes_rows else None
     plan = BatchConfig(size=recipe.batch.size, tokens=None, shuffle=recipe.batch.shuffle)
     batches = Batches(rows.train, plan, seed=recipe.seed, world_size=world.size, two_of=two_of)
-    policy = MaskScorer(segmenter, CountedPixels(recipe.data.units, recipe.data.reduce))
+    policy = MaskScorer(segmenter, CountedPixels(recipe.data.units, recipe.data.reduce), start)
     table = None
     if loss.needs_reference:
-        table = MaskTable.of(policy, _all_rows(rows.train, rows.test), source=_START, at_once=recipe.batch.images)
+        every, at_once = _all_rows(rows.train, rows.test), recipe.batch.images
+        table = MaskTable.of(policy, every, source=_START, at_once=at_once, prepare=prepare)
         folder.update_manifest(reference=ReferenceIdentity(identity=table.identity, source=table.source))
     return MaskSession(
         recipe=recipe,
@@ -273,7 +280,7 @@ def open_masks(
         segmenter=segmenter,
         policy=policy,
         rows=rows,
-        batches=MaskBatches(batches, recipe.batch.images, world),
+        batches=MaskBatches(batches, recipe.batch.images, world, prepare),
         num_steps=steps_in(recipe.train, batches.num_steps),
         table=table,
         own_callbacks=callbacks,
