@@ -19,8 +19,9 @@ from exptilt.data.table import GroupTable
 from exptilt.disk import cache_folder
 from exptilt.in_memory import is_in_memory
 from exptilt.run_folder.data_record import DataReport
-from exptilt.settings.data_settings import DataConfig, SourceConfig
+from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.declaration import as_dict
+from exptilt.settings.source_settings import SourceConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,8 +63,7 @@ class DataCache:
         """
         if tokenizer is None or not tokenizer.is_fast:
             return None
-        held_out = config.held_out_source
-        sources = [*config.sources, *([held_out] if held_out else [])]
+        sources = [*config.sources, *config.held_out_sources]
         known = [_known_content(source) for source in sources]
         files = [_files(source) for source, content in zip(sources, known, strict=True) if content is None]
         if not all(files):

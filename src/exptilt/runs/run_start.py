@@ -86,9 +86,7 @@ def model_inputs(model: ModelConfig, prefix: str = "model") -> dict[str, str]:
 
 def data_inputs(data: DataConfig, prefix: str = "data") -> dict[str, str]:
     """Paths that settings of data name, by key."""
-    named = {f"{prefix}.train": data.train, f"{prefix}.test": data.test}
-    more = {f"{prefix}.mixture[{number}].path": source.path for number, source in enumerate(data.mixture)}
-    return {key: path for key, path in (named | more).items() if path}
+    return {f"{prefix}.{key}": path for key, path in data.paths.items() if path}
 
 
 def _make_way(recipe: Recipe | MaskRecipe, folder: RunFolder, console: Console) -> None:

@@ -26,7 +26,8 @@ from exptilt.processes.world import World
 from exptilt.run_folder.file_names import DATA
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import ReferenceIdentity
-from exptilt.runs.identity import identity
+from exptilt.runs.checks.stop_conditions import refuse_impossible
+from exptilt.runs.identity import defaults_of, identity
 from exptilt.runs.run_batches import ObjectiveBatches, batches_for, steps_in
 from exptilt.runs.run_callbacks import Watched, own_callbacks
 from exptilt.runs.run_models import Models, Setup, in_words, models_of, setup_of
@@ -39,6 +40,7 @@ from exptilt.training.callbacks.best import Best, best_in_words
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.callbacks.moving_reference import MovingReference
 from exptilt.training.callbacks.trackers import require_trackers
+from exptilt.training.guards.measured_names import measured_names
 from exptilt.training.loop import train
 from exptilt.training.objective import Objective
 from exptilt.training.optim import build_optimizer, build_schedule
@@ -142,6 +144,7 @@ def open_session(
         callbacks: the caller's own, beside those of the recipe.
     """
     require_trackers(recipe.train.report_to)
+    refuse_impossible(recipe)
     own_callbacks(recipe.train)  # refused before anything is spent
     objective = Objective(build_loss(recipe.loss))
     setup = setup_of(recipe, objective.loss, world.size)
@@ -154,7 +157,9 @@ def open_session(
     print_report(rows.report, console)
     held_out = objective.prepare(rows.test)
     batches = batches_for(objective.loss, rows.train, recipe.batch, seed=recipe.seed, world_size=world.size)
-    first_rows = objective.prepare(batches.groups(0)) if recipe.batch.tokens == "auto" else []
+    first_rows = objective.prepare(batches.groups(0))
+    refuse_impossible(recipe, measured_names(objective, first_rows))
+    first_rows = first_rows if recipe.batch.tokens == "auto" else []
     tokens, words = settle_tokens(recipe.batch, recipe.optim, folder, policy, objective, first_rows, world)
     _say(console, words)
     scored = ObjectiveBatches(batches, objective, tokens, world)
@@ -211,6 +216,7 @@ def run_of(session: Session) -> Run:
         num_steps=session.num_steps,
         folder=session.folder.path,
         identity=identity(recipe, **content),
+        defaults=defaults_of(recipe),
         callbacks=session.watched.callbacks(*moving, *own_callbacks(recipe.train), *session.own_callbacks),
         seed=recipe.seed,
         world=session.world,

@@ -36,6 +36,8 @@ class Run:
     folder: Path
     identity: Mapping[str, str]
     """Values that must be equal for a resume: fingerprints of recipe, data and reference by name."""
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """The values that a checkpoint of an earlier version has under names it does not know."""
     callbacks: Sequence[Callback] = ()
     seed: int = 0
     """Seed of dropout and of everything else that draws from the global generators."""

@@ -51,7 +51,7 @@ def sample(request: SampleRequest) -> Path:
     console = Console(stderr=True)
     asked, left_out = prompts_of(request.data)
     folder = Path(request.output).expanduser()
-    inputs = {"data.train": request.data.train}
+    inputs = {f"data.{key}": path for key, path in request.data.paths.items()}
     if request.model is not None and request.model.path is not None:
         inputs["model.path"] = request.model.path
     with claimed(folder, "samples", inputs) as caution:
