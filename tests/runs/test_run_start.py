@@ -21,8 +21,9 @@ from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.ownership import LOCK_FILE
 from exptilt.runs.identity import is_finished
+from exptilt.runs.run_inputs import inputs_of
 from exptilt.runs.run_recipe import run_recipe
-from exptilt.runs.run_start import inputs_of, started
+from exptilt.runs.run_start import started
 from exptilt.settings.load import dump, load
 from exptilt.settings.recipe import Recipe
 from exptilt.training.callbacks.callback import Callback

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from exptilt.errors import ConfigError
+from exptilt.errors import CheckpointError, ConfigError
 from exptilt.run_folder.file_names import CONFIG
 from exptilt.run_folder.folder import RunFolder
 from exptilt.settings.declaration import as_dict, declared_defaults, dotted
-from exptilt.settings.load import load
+from exptilt.settings.load import dump, load
 from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.settings.recipe import Recipe
 
@@ -46,6 +46,31 @@ def is_finished(folder: RunFolder, recipe: Recipe | MaskRecipe) -> bool:
         return load(type(recipe), folder.path / CONFIG) == recipe
     except ConfigError:
         return False
+
+
+def refuse_another_run(recipe: Recipe | MaskRecipe, folder: RunFolder) -> None:
+    """Refuse a folder whose run was made by a recipe that moves weights otherwise.
+
+    Raises:
+        CheckpointError: naming what is different.
+    """
+    written = folder.recipe_text()
+    if written is None or written == dump(recipe) or not folder.has_results():
+        return
+    try:
+        changed = changed_keys(load(type(recipe), folder.path / CONFIG), recipe)
+    except ConfigError:
+        changed = ["config.yaml, which this version of exptilt does not read"]
+    if changed:
+        raise CheckpointError(
+            f"{folder.path}: holds a run of another recipe (different: {_listed(changed)}); set another output, "
+            "or train.resume=never to move that run aside and start anew"
+        )
+
+
+def _listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(keys[:3]) + more
 
 
 def defaults_of(recipe: Recipe | MaskRecipe) -> dict[str, str]:

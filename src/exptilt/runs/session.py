@@ -32,7 +32,7 @@ from exptilt.runs.run_batches import ObjectiveBatches, batches_for, steps_in
 from exptilt.runs.run_callbacks import Watched, own_callbacks
 from exptilt.runs.run_models import Models, Setup, in_words, models_of, setup_of
 from exptilt.runs.run_reference import groups_to_score, moving_reference_of, table_of
-from exptilt.runs.run_rows import rows_of
+from exptilt.runs.run_rows import checked_with_model, rows_of
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.token_budget import settle_tokens
 from exptilt.settings.recipe import Recipe
@@ -149,10 +149,11 @@ def open_session(
     objective = Objective(build_loss(recipe.loss))
     setup = setup_of(recipe, objective.loss, world.size)
     tokenizer = world.first_before_others(lambda: find_tokenizer(recipe.model, recipe.data, folder.path))
+    rows = rows_of(recipe, tokenizer, world)
     models = models_of(recipe.model, recipe.reference, setup, tokenizer, world)
     _say(console, in_words(models, setup, world))
     policy = models.scorer(setup, objective.loss)
-    rows = rows_of(recipe, objective.loss, models.policy, tokenizer, world)
+    rows = checked_with_model(recipe, rows, objective.loss, models.policy, tokenizer)
     folder.write(DATA, rows.report)
     print_report(rows.report, console)
     held_out = objective.prepare(rows.test)

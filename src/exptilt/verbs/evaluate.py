@@ -38,8 +38,8 @@ from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.ownership import Kind
 from exptilt.run_folder.run_record import ModelFacts, ReferenceIdentity
 from exptilt.runs.merged_base import from_merged_base
+from exptilt.runs.run_inputs import inputs_of
 from exptilt.runs.run_models import TRAINED, reference_model
-from exptilt.runs.run_start import inputs_of
 from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
