@@ -108,9 +108,22 @@ def demo(
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write the recipe.")] = Path("recipe.yaml"),
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="DATA", help="Read these rows and choose the objective that fits; repeatable."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="With --from: folder or hub id of the model to train.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write a commented recipe to edit."""
+    """Write a commented recipe to edit, or with --from one that fits your data, with the reason."""
+    if source:
+        from exptilt.verbs.init import init_from
+
+        print(init_from(path, source, model, force=force))
+        print(f"wrote {path}; {'' if model else 'set model.path, '}then: exptilt doctor {path} && exptilt train {path}")
+        return
+    if model is not None:
+        raise ConfigError("--model needs --from DATA: without rows, set model.path in the recipe")
     from exptilt.verbs.init import init as run
 
     run(path, force)

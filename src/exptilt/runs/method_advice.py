@@ -14,6 +14,7 @@ from exptilt.kinds import COMPLETION, LIST, PROMPT, UNPAIRED, Kind
 from exptilt.rewards.answer_checks import check_by_name
 from exptilt.run_folder.data_record import DataReport
 from exptilt.settings.data_settings import DataConfig
+from exptilt.settings.reward_settings import VerifierConfig
 from exptilt.wording import counted
 
 LONGER_WINS = 0.6
@@ -38,7 +39,7 @@ class MethodAdvice:
     """A sentence with a number from the data."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the objective that the data ask for."""
-    reward: Mapping[str, Any] | None = None
+    reward: VerifierConfig | None = None
     """A reward for rounds, where answers can be checked."""
     remarks: tuple[str, ...] = ()
     """What else speaks for something."""
@@ -81,14 +82,16 @@ def base_model_remark(model: str | None) -> str:
     folder = None if model is None else Path(model).expanduser()
     if folder is None or not folder.is_dir() or has_template(folder):
         return ""
-    return f"{model} has no chat template: it is a base model, so `sft` teaches it such answers before they are compared"
+    return (
+        f"{model} has no chat template: it is a base model, so `sft` teaches it such answers before they are compared"
+    )
 
 
 def learning_rate(kind: Kind, num_examples: int) -> float:
     """Where to begin for an adapter: ten times what all weights of a large model take (`data.account.statistics.suggestion`)."""
     steps = -(-num_examples // _STEP)
     if kind.imitates:
-        return 2e-4 if steps >= 2 * _SOME_STEPS else 5e-4
+        return 2e-4
     return 5e-6 if steps >= _MANY_STEPS else 1e-5 if steps >= _SOME_STEPS else 2e-5
 
 
@@ -140,15 +143,19 @@ def _of_completions(kind: Kind, report: DataReport, records: Sequence[Record]) -
     num_rows = report.train.kept or len(records)
     check, read, asked = _check_for(records)
     if check:
-        reason = f"check={check} reads the answer of {read} of {asked} rows, so samples can be checked instead of compared"
-        return MethodAdvice(loss="dpo", reason=reason, reward={"kind": "verifier", "check": check})
+        reason = (
+            f"check={check} reads the answer of {read} of {asked} rows, so samples can be checked instead of compared"
+        )
+        return MethodAdvice(loss="dpo", reason=reason, reward=VerifierConfig(check="gsm8k"))
     if kind is PROMPT:
         return MethodAdvice(
             loss="",
             reason=f"{counted(num_rows, 'prompt')} have no answers: draw some with `exptilt sample`, compare them with "
             "`exptilt label`, or let `rounds:` do both",
         )
-    return MethodAdvice(loss="sft", reason=f"{counted(num_rows, 'completion')} are to be imitated, and none is compared")
+    return MethodAdvice(
+        loss="sft", reason=f"{counted(num_rows, 'completion')} are to be imitated, and none is compared"
+    )
 
 
 def _check_for(records: Sequence[Record]) -> tuple[str, int, int]:

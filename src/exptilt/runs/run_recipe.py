@@ -28,9 +28,10 @@ from exptilt.run_folder.file_names import EVALUATION, SAMPLES, margins_of
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.identity import is_finished
 from exptilt.runs.merged_base import write_base_if_needed
+from exptilt.runs.run_inputs import inputs_of
 from exptilt.runs.run_models import TRAINED, reference_model
 from exptilt.runs.run_rows import check_phases
-from exptilt.runs.run_start import inputs_of, started
+from exptilt.runs.run_start import started
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.session import Session, open_session
 from exptilt.settings.recipe import Recipe

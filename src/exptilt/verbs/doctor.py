@@ -16,6 +16,8 @@ from exptilt.data.kind_of_rows import kind_of_rows
 from exptilt.data.prepared import Prepared, prepare
 from exptilt.errors import ConfigError, DataError
 from exptilt.kinds import Kind
+from exptilt.run_folder.data_record import DataReport
+from exptilt.runs.method_advice import advise
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 from exptilt.settings.declaration import config
 from exptilt.settings.load import load
@@ -82,8 +84,18 @@ def doctor(
 
         write_doctor_page(report, html)
     if not as_json:
+        _print_advice(subject, report, console)
         _print_verdict(_verdict(subject.kind, refusal), bool(refusal), html, console)
     return int(bool(refusal))
+
+
+def _print_advice(subject: _Subject, report: DataReport, console: Console) -> None:
+    """Say in one line which objective fits the rows; a reward model has its own."""
+    if subject.kind.scores or report.refusal == "nothing is left to use":
+        return
+    advice = advise(subject.data, subject.kind, report)
+    if advice.loss or subject.kind.is_trained:
+        console.print(str(advice), highlight=False, markup=False)
 
 
 def _print_verdict(verdict: str, is_refused: bool, html: Path | None, console: Console) -> None:

@@ -89,6 +89,11 @@ def refuse_missing(name: str, folder: str | None) -> None:
         _of_file(name, [*there, *OWN])
 
 
+def has_template(folder: Path) -> bool:
+    """Whether a tokenizer's folder holds a chat template."""
+    return bool(_names_in(folder))
+
+
 def _names_in(folder: Path) -> list[str]:
     """Names of the templates in a tokenizer's folder."""
     names = [path.stem for path in folder.glob("additional_chat_templates/*.jinja")]
