@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from exptilt.data.cache import DataCache
+from exptilt.data.kind_of_rows import kind_of_rows
 from exptilt.data.prepared import prepare
 from exptilt.errors import ExptiltError
 from exptilt.policies.tokenizers import train_tokenizer
