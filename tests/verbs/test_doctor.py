@@ -8,12 +8,13 @@ from unittest import mock
 
 import pytest
 
+from exptilt.data.kind_of_rows import kind_of_rows
 from exptilt.data.splits import read_splits
 from exptilt.errors import ConfigError
 from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.load import dump
 from exptilt.settings.model_settings import ModelConfig
-from exptilt.verbs.doctor import _kind_of, doctor
+from exptilt.verbs.doctor import doctor
 
 DATA = Path(os.environ.get("EXPTILT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 REAL = {  # file: rows, whether a run would take them as they are, left out
@@ -76,10 +77,10 @@ def test_the_first_rows_tell_the_kind_and_all_rows_where_none_of_them_can_be_use
         asked.append(config.limit)
         return read_splits(config, decisions)
 
-    with mock.patch("exptilt.data.splits.read_splits", reading):
-        assert _kind_of(DataConfig(train=str(path), test_fraction=0.5)) == "unpaired"
-        assert _kind_of(DataConfig(train=str(path), limit=20)) == "unpaired"
-        assert _kind_of(DataConfig(train=str(path), where={"set": 1})) == "unpaired"
+    with mock.patch("exptilt.data.kind_of_rows.read_splits", reading):
+        assert kind_of_rows(DataConfig(train=str(path), test_fraction=0.5)) == "unpaired"
+        assert kind_of_rows(DataConfig(train=str(path), limit=20)) == "unpaired"
+        assert kind_of_rows(DataConfig(train=str(path), where={"set": 1})) == "unpaired"
     assert asked == [256, 20, 256, None]
 
 

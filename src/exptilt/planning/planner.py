@@ -20,7 +20,6 @@ from exptilt.losses.from_choice import build_loss
 from exptilt.planning.advice import changes_of
 from exptilt.planning.arithmetic import Manner, Storage, memory_parts, step_flops
 from exptilt.planning.devices import Fleet
-from exptilt.planning.disk_space import disk_space
 from exptilt.planning.model_size import Kept, ModelSize, kept_bytes, model_size
 from exptilt.planning.phases import SHARE, Costs, Plan, PlannedPhase, checks_reference, seconds_of, steps_of
 from exptilt.planning.planned_rollouts import planned_prompts, reward_bytes, reward_models
@@ -30,6 +29,7 @@ from exptilt.planning.probe import Rehearsal, Subject, rehearse, rehearsed
 from exptilt.policies.architecture import architecture_for
 from exptilt.policies.start import why_merged
 from exptilt.runs.checks.familiarity import NUM_PROMPTS, chosen_groups
+from exptilt.runs.disk_space import disk_space
 from exptilt.runs.run_models import Setup, setup_of
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.token_budget import MOST_TOKENS
@@ -270,7 +270,9 @@ class Planner:
     def _disk(self, recipe: Recipe) -> float:
         size, steps = self.counted(recipe)[0], steps_of(recipe, self.rows(recipe).num_train)
         trained = torch.float32 if recipe.adapter is not None else self.weights(recipe)
-        return disk_space(recipe, size, steps, trained=trained.itemsize, saved=self._saved.itemsize)
+        return disk_space(
+            recipe, (size.total, size.trained), steps, trained=trained.itemsize, saved=self._saved.itemsize
+        )
 
     @property
     def _saved(self) -> torch.dtype:

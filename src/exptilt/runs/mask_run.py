@@ -41,18 +41,19 @@ from exptilt.run_folder.file_names import DATA, MASK_EVALUATION, METRICS, PICTUR
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.mask_evaluation_record import MaskEvaluation
 from exptilt.run_folder.run_record import ReferenceIdentity
-from exptilt.runs.identity import identity
+from exptilt.runs.checks.stop_conditions import refuse_impossible
+from exptilt.runs.identity import defaults_of, identity, is_finished
 from exptilt.runs.run_batches import steps_in
 from exptilt.runs.run_callbacks import own_callbacks
 from exptilt.runs.run_start import started
 from exptilt.settings.data_settings import BatchConfig
 from exptilt.settings.declaration import as_dict
-from exptilt.settings.load import dump
 from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.callbacks.log import Evaluate, Log, LogMetrics
 from exptilt.training.callbacks.progress_bar import ShowProgress
 from exptilt.training.callbacks.trackers import Trackers
+from exptilt.training.guards.measured_names import measured_names
 from exptilt.training.guards.stop_if import StopIf
 from exptilt.training.loop import train
 from exptilt.training.objective import Objective
@@ -132,7 +133,7 @@ def run_masks(recipe: MaskRecipe, console: Console | None = None, *, callbacks: 
             console = (console or Console(stderr=True)) if world.is_first else Console(quiet=True)
             folder = RunFolder(recipe.folder, writes=world.is_first)
             goes_on = recipe.train.resume != "never"
-            if world.first(world.first_alone(lambda: goes_on and folder.is_finished_run_of(dump(recipe)))):
+            if world.first(world.first_alone(lambda: goes_on and is_finished(folder, recipe))):
                 console.print(f"{folder.path}: this run is finished; its model is in {folder.model}")
                 return MaskOutcome(folder, folder.run.steps or 0, finished=True)
             world.first_alone(lambda: held.enter_context(started(recipe, folder, world.size, console)))
@@ -182,6 +183,7 @@ class MaskSession:
             num_steps=self.num_steps,
             folder=self.folder.path,
             identity=identity(recipe, **rows, **start),
+            defaults=defaults_of(recipe),
             callbacks=self._callbacks(),
             seed=recipe.seed,
             world=self.world,
@@ -249,6 +251,7 @@ def open_masks(
     recipe: MaskRecipe, folder: RunFolder, console: Console, world: World, callbacks: Sequence[Callback] = ()
 ) -> MaskSession:
     """Make all parts of a run on masks: weights, rows, batches, reference."""
+    refuse_impossible(recipe)
     loss = mask_loss(recipe)
     classes = num_classes(recipe)
     segmenter = load_segmenter(recipe.segmenter, classes, recipe.seed)
@@ -266,6 +269,7 @@ def open_masks(
     plan = BatchConfig(size=recipe.batch.size, tokens=None, shuffle=recipe.batch.shuffle)
     batches = Batches(rows.train, plan, seed=recipe.seed, world_size=world.size, two_of=two_of)
     policy = MaskScorer(segmenter, CountedPixels(recipe.data.units, recipe.data.reduce), start)
+    refuse_impossible(recipe, measured_names(Objective(loss), [prepare(row) for row in batches.groups(0)]))
     table = None
     if loss.needs_reference:
         every, at_once = _all_rows(rows.train, rows.test), recipe.batch.images

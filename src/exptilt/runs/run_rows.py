@@ -14,7 +14,6 @@ from exptilt.losses import Loss
 from exptilt.losses.from_choice import build_loss
 from exptilt.online.rollout_prompts import rollout_prompts
 from exptilt.policies.architecture import declared_context
-from exptilt.policies.engine.forward import context_length
 from exptilt.processes.allocator import given_back
 from exptilt.processes.world import World
 from exptilt.runs.checks.ches_filter import leave_out_displacing
@@ -24,20 +23,33 @@ from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.recipe import Recipe
 
 
-def rows_of(recipe: Recipe, loss: Loss, model: Any, tokenizer: Any, world: World) -> Prepared:
-    """Prepare the rows that a run trains on, and the account of every row.
+def rows_of(recipe: Recipe, tokenizer: Any, world: World) -> Prepared:
+    """Prepare the rows that a run trains on, and the account of every row, before any weight is read.
 
     Args:
-        recipe: says where rows are and how they are batched.
-        loss: the objective, which decides what kind of rows is wanted.
-        model: the weights training starts from; it says how long a row may be, and what it knows of such text.
+        recipe: says where rows are, and which model says how long they may be.
         tokenizer: tokenizer of the model.
         world: the processes that share the run; the first prepares, the others find its work in the cache.
     """
     if recipe.rollout is not None:
-        return prompts_of_run(recipe, model, tokenizer, world)
+        return prompts_of_run(recipe, tokenizer, world)
+    context = declared_context(recipe.model, tokenizer)
+    return world.first_before_others(lambda: prepare(recipe.data, tokenizer, recipe.loss.kind, context))
+
+
+def checked_with_model(recipe: Recipe, rows: Prepared, loss: Loss, model: Any, tokenizer: Any) -> Prepared:
+    """Check prepared rows with the model, leave out those that would displace, and see whether batches can be made.
+
+    Args:
+        recipe: says how they are batched.
+        rows: as `rows_of` prepared them.
+        loss: the objective.
+        model: the weights training starts from, and what they know of such text.
+        tokenizer: tokenizer of the model.
+    """
+    if recipe.rollout is not None:
+        return rows
     kind = loss.kind
-    rows = world.first_before_others(lambda: prepare(recipe.data, tokenizer, kind, context_length(model)))
     rows = leave_out_displacing(model, rows, recipe.data.drop_highest_ches, kind=kind)
     if kind.is_paired and kind.has_reference and recipe.reference.model is None:
         with given_back():
@@ -48,14 +60,14 @@ def rows_of(recipe: Recipe, loss: Loss, model: Any, tokenizer: Any, world: World
     return replace(rows, report=rows.report.adding(*findings))
 
 
-def prompts_of_run(recipe: Recipe, model: Any, tokenizer: Any, world: World) -> Prepared:
+def prompts_of_run(recipe: Recipe, tokenizer: Any, world: World) -> Prepared:
     """Prepare the prompts of an online run, each once; those that leave no room for a completion are too long.
 
     Raises:
         DataError: prompts cannot be used.
     """
     data = prompt_data(recipe)
-    limit = room_for_prompts(recipe, context_length(model))
+    limit = room_for_prompts(recipe, declared_context(recipe.model, tokenizer))
     return world.first_before_others(lambda: prepare(data, tokenizer, PROMPT, limit))
 
 

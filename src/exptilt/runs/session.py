@@ -27,13 +27,14 @@ from exptilt.processes.world import World
 from exptilt.run_folder.file_names import DATA
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import ReferenceIdentity
-from exptilt.runs.identity import identity
+from exptilt.runs.checks.stop_conditions import refuse_impossible
+from exptilt.runs.identity import defaults_of, identity
 from exptilt.runs.run_batches import ObjectiveBatches, batches_for, steps_in
 from exptilt.runs.run_callbacks import Watched, own_callbacks
 from exptilt.runs.run_models import Models, Setup, in_words, models_of, setup_of
 from exptilt.runs.run_reference import groups_to_score, moving_reference_of, table_of
 from exptilt.runs.run_rollouts import identity_of_rollouts, longest_rows, prompts_as_rows, rollouts_of
-from exptilt.runs.run_rows import rows_of
+from exptilt.runs.run_rows import checked_with_model, rows_of
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.token_budget import settle_tokens
 from exptilt.settings.recipe import Recipe
@@ -41,6 +42,7 @@ from exptilt.training.callbacks.best import Best, best_in_words
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.callbacks.moving_reference import MovingReference
 from exptilt.training.callbacks.trackers import require_trackers
+from exptilt.training.guards.measured_names import measured_names
 from exptilt.training.loop import train
 from exptilt.training.objective import Objective
 from exptilt.training.optim import build_optimizer, build_schedule
@@ -150,17 +152,21 @@ def open_session(
         callbacks: the caller's own, beside those of the recipe.
     """
     require_trackers(recipe.train.report_to)
+    refuse_impossible(recipe)
     own_callbacks(recipe.train)  # refused before anything is spent
     objective = Objective(build_loss(recipe.loss))
     setup = setup_of(recipe, objective.loss, world.size)
     tokenizer = world.first_before_others(lambda: find_tokenizer(recipe.model, recipe.data, folder.path))
+    rows = rows_of(recipe, tokenizer, world)
     models = models_of(recipe.model, recipe.reference, setup, tokenizer, world)
     _say(console, in_words(models, setup, world))
     policy = models.scorer(setup, objective.loss)
-    rows = rows_of(recipe, objective.loss, models.policy, tokenizer, world)
+    rows = checked_with_model(recipe, rows, objective.loss, models.policy, tokenizer)
     folder.write(DATA, rows.report)
     print_report(rows.report, console)
     planned = _planned(recipe, objective, rows, world)
+    if planned is not None:
+        refuse_impossible(recipe, measured_names(objective, objective.prepare(planned.groups(0))))
     probes = _probes(recipe, objective, rows, planned) if recipe.batch.tokens == "auto" else []
     tokens, words = settle_tokens(recipe.batch, recipe.optim, folder, policy, objective, probes, world)
     _say(console, words)
@@ -240,6 +246,7 @@ def run_of(session: Session) -> Run:
         num_steps=session.num_steps,
         folder=session.folder.path,
         identity=identity(recipe, **content),
+        defaults=defaults_of(recipe),
         callbacks=session.watched.callbacks(*parts, *own_callbacks(recipe.train), *session.own_callbacks),
         seed=recipe.seed,
         world=session.world,

@@ -65,6 +65,29 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def declared_defaults(settings: Any) -> dict[str, Any]:
+    """The default of every key of a settings object that has one, by dotted key, as plain values.
+
+    A section's own default goes before those of its class.
+
+    Example:
+        >>> from exptilt.settings.evaluation_settings import EvaluateConfig
+        >>> declared_defaults(EvaluateConfig(level=0.5))["level"]
+        0.95
+    """
+    defaults: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value) and not hasattr(value, "written"):
+            defaults |= {f"{field.name}.{key}": inner for key, inner in declared_defaults(value).items()}
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if default is not dataclasses.MISSING and (
+            type(default) is type(value) or not dataclasses.is_dataclass(default)
+        ):
+            defaults |= dotted({field.name: _plain(default)})
+    return defaults
+
+
 def _plain(value: Any) -> Any:
     if hasattr(type(value), "written"):  # a part of your own knows how it stands in a recipe
         return _plain(value.written())

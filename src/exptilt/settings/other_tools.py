@@ -51,7 +51,7 @@ WORDS: Mapping[str, Word] = {
     "hub_model_id": Word("exptilt export RUN --push OWNER/NAME"),
     # rows
     "dataset": Word("data.train"),
-    "datasets": Word("data.train", "more sources go to data.mixture"),
+    "datasets": Word("data.train", "a list of paths, or of sources with weights"),
     "dataset_name": Word("data.train"),
     "train_dataset": Word("data.train"),
     "dataset_dir": Word("data.train"),

@@ -37,6 +37,8 @@ class Run:
     folder: Path
     identity: Mapping[str, str]
     """Values that must be equal for a resume: fingerprints of recipe, data and reference by name."""
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """The values that a checkpoint of an earlier version has under names it does not know."""
     callbacks: Sequence[Callback] = ()
     drawn: Callable[[int], Sums] = field(default=lambda step: Sums())
     """What was measured of the completions that were drawn for a step, of all processes; nothing where rows are given."""

@@ -38,8 +38,8 @@ from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.ownership import Kind
 from exptilt.run_folder.run_record import ModelFacts, ReferenceIdentity
 from exptilt.runs.merged_base import from_merged_base
+from exptilt.runs.run_inputs import inputs_of
 from exptilt.runs.run_models import TRAINED, reference_model
-from exptilt.runs.run_start import inputs_of
 from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
@@ -137,7 +137,7 @@ def _evaluated(
     rows = _prepared(recipe, model, tokenizer)
     if not rows.test:
         raise DataError(
-            f"{recipe.data.train}: no held-out rows; name some with data.test=... or data.test_fraction=0.1"
+            f"{recipe.data.named}: no held-out rows; name some with data.test=... or data.test_fraction=0.1"
         )
     held_out = rows.test
     Console().print(detectable_line(held_out, recipe.evaluate.level), highlight=False, soft_wrap=True)
@@ -309,7 +309,7 @@ def _begin_folder(
 def _evaluation_file(recipe: Recipe, overrides: Sequence[str], policy: str | None) -> str:
     if not overrides and policy is None:
         return EVALUATION
-    parts = [Path(recipe.data.test or recipe.data.train).name.split(".")[0]]
+    parts = [Path(next(iter(recipe.data.held_out_sources or recipe.data.sources)).path).name.split(".")[0]]
     parts += [_short(model) for model in (policy, recipe.reference.model) if model is not None]
     return "-".join(["evaluation", *parts]) + ".json"
 

@@ -15,6 +15,7 @@ from exptilt.reports.page import write_report
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.round_files import RoundFiles
 from exptilt.run_folder.run_record import RoundRecord, SampledPolicy
+from exptilt.runs.identity import is_finished
 from exptilt.runs.rounds.round_recipe import prompt_data, rounds_of
 from exptilt.runs.rounds.round_steps import follow
 from exptilt.runs.rounds.round_work import refused_reward, work_of
@@ -22,7 +23,6 @@ from exptilt.runs.rounds.text_rounds import TextRounds
 from exptilt.runs.run_recipe import Outcome
 from exptilt.runs.run_start import started
 from exptilt.sampling.prompts_to_sample import prompts_of
-from exptilt.settings.load import dump
 from exptilt.settings.recipe import Recipe
 from exptilt.wording import counted
 
@@ -49,7 +49,7 @@ def run_rounds(recipe: Recipe, console: Console | None = None, *, page: bool = T
     console = console or Console(stderr=True)
     rounds, folder = rounds_of(recipe), RunFolder(recipe.folder)
     _require_one_process()
-    if recipe.train.resume != "never" and folder.is_finished_run_of(dump(recipe)):
+    if recipe.train.resume != "never" and is_finished(folder, recipe):
         console.print(f"{folder.path}: these rounds are finished; the model is in {folder.model}", soft_wrap=True)
         return Outcome(folder, folder.run.steps or 0, finished=True)
     asked, left_out = prompts_of(prompt_data(recipe))  # before a folder is made, and before anything is sampled
