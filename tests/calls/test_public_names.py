@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +110,11 @@ def test_a_section_keeps_its_settings():
 def test_an_unknown_name_is_told():
     with pytest.raises(AttributeError, match=r"exptilt has no 'trian'; did you mean exptilt\.train\?"):
         xt.trian  # noqa: B018
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/first_run.ipynb"])
+def test_pages_name_what_there_is(page):
+    text = (Path(__file__).parents[2] / page).read_text()
+    used = set(re.findall(r"\bxt\.(\w+)", text))
+    assert used - set(NAMES) == set()
+    assert "train" in used
