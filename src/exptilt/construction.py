@@ -39,12 +39,13 @@ def told(
         given: keyword arguments.
         hint: what was meant by an unknown keyword; default, the field that is spelled like it.
     """
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init and field.name != "name"}
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     unknown = next((name for name in given if name not in fields), None)
     if unknown is not None:
         return ConfigError(f"{cls.__name__}: {unknown}: unknown keyword{(hint or did_you_mean_of(fields))(unknown)}")
     if args and len(args) > sum(not field.kw_only for field in fields.values()):
-        example = f", such as {cls.__name__}({next(iter(fields))}=...)" if fields else ""
+        first = next((name for name in fields if name != "name"), None)
+        example = f", such as {cls.__name__}({first}=...)" if first else ""
         return ConfigError(f"{cls.__name__}: settings are given by name{example}, got {args[0]!r}")
     for name, value in given.items():
         what, fits = _TYPES.get(str(fields[name].type).removesuffix(" | None"), ("", lambda _value: True))
