@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "exptilt"
-COMPOSING = ("runs", "planning", "studies", "verbs", "cli.py", "trl.py", "settings")
+COMPOSING = ("runs", "planning", "studies", "verbs", "calls", "cli.py", "trl.py", "settings")
 
 GUESSES = {
     "the formula of DPO": "losses/dpo.py::DPO",
@@ -47,6 +47,8 @@ GUESSES = {
     "what kinds of objectives there are": "kinds.py::Kind",
     "who draws rollouts": "sampling/sampler.py::Sampler",
     "samples beside the reference": "sampling/draws.py::Draws",
+    "what `xt.train` runs": "calls/train_call.py::train",
+    "what a run gives in Python": "calls/run_result.py::RunResult",
     "how an object in memory stands for a path": "in_memory.py::InMemory",
     "what a reward is, and what a judge is": "preferences.py::Reward",
     "how votes become one opinion": "votes/settled_votes.py::VoteRule",

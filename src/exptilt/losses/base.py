@@ -49,6 +49,7 @@ what it measured over the whole batch (`RolloutLoss.measured`):
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -56,6 +57,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from exptilt.construction import told
 from exptilt.errors import ConfigError
 from exptilt.kinds import Kind
 from exptilt.types import LogProbs, LossResult, Pair, PairLoss, at_least_float32
@@ -65,7 +67,19 @@ Normalization = Literal["token", "sequence", "sum"]
 """How a negative log-likelihood is counted: tokens of the batch alike, completions by their mean, or by their sum."""
 
 
-class Loss:
+class _Told(type):
+    """Makes losses; what is wrong with a setting is one line."""
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:
+        try:
+            return super().__call__(*args, **given)
+        except (TypeError, ValueError) as error:
+            if not dataclasses.is_dataclass(cls) or isinstance(error, ConfigError):
+                raise
+            raise told(cls, error, args, given) from None
+
+
+class Loss(metaclass=_Told):
     """Base of every loss: the class attributes the loop reads, and nothing else.
 
     Combinators and losses with an option that changes the answer make some of these properties of the instance, so read

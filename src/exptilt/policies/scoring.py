@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from exptilt.data.batching import by_size
 from exptilt.data.groups import Group
@@ -31,6 +30,7 @@ from exptilt.policies.engine.inside import inside
 from exptilt.policies.engine.packing import Packed, pack
 from exptilt.policies.engine.passes import Passes, passes
 from exptilt.policies.engine.self_check import packable
+from exptilt.progress import progress_bar
 from exptilt.settings.data_settings import DEFAULT_TOKENS
 from exptilt.types import LogProbs
 
@@ -201,7 +201,7 @@ def score_all(
         One `LogProbs` per group, on the CPU.
     """
     logps: list[LogProbs | None] = [None] * len(groups)
-    bar = tqdm(total=len(groups), desc=progress, unit="row", delay=2, disable=None if progress else True)
+    bar = progress_bar(len(groups), doing=progress, unit="row", shown=bool(progress))
     with evaluating(model), torch.no_grad(), bar:
         for batch in by_size([group.num_tokens for group in groups], max_tokens):
             scored = score(model, [groups[index] for index in batch], byproducts=byproducts).to("cpu")

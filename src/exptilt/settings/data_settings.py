@@ -216,7 +216,12 @@ DEFAULT_TOKENS = 4096
 
 @config
 class BatchConfig:
-    """How many groups make a step, and how many tokens are held in memory at once."""
+    """How many groups make a step, and how many tokens are held in memory at once.
+
+    Example:
+        >>> BatchConfig(size=32, tokens=None).at_once
+        4096
+    """
 
     size: int = 64
     """Groups (prompts with their completions) per optimizer step, over all processes."""

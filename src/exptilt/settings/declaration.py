@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, TypeVar, dataclass_transform
 
+from exptilt.construction import told
+from exptilt.settings.other_tools import word_for
 from exptilt.settings.ranges import check_ranges
+from exptilt.wording import did_you_mean
 
 T = TypeVar("T")
 
@@ -35,6 +39,7 @@ def config(cls: type[T]) -> type[T]:
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    made.__init__ = _telling(made, made.__init__)
     made.__pydantic_config__ = {
         "extra": "forbid",
         "use_attribute_docstrings": True,
@@ -43,6 +48,26 @@ def config(cls: type[T]) -> type[T]:
     made.__get_pydantic_core_schema__ = classmethod(_with_plain_numbers)
     result: type[T] = made
     return result
+
+
+def _telling(cls: Any, make: Any) -> Any:
+    """The constructor of a settings class, whose mistakes are one line each in Python, too."""
+
+    @functools.wraps(make)
+    def __init__(self: Any, *args: Any, **given: Any) -> None:
+        try:
+            make(self, *args, **given)
+        except (TypeError, ValueError) as error:
+            raise told(cls, error, args, given, functools.partial(_meant, cls)) from None
+
+    return __init__
+
+
+def _meant(cls: Any, name: str) -> str:
+    names = [field.name for field in dataclasses.fields(cls)]
+    word = word_for(name)
+    ours = word.ours.rpartition(".")[2].partition("=")[0] if word is not None else ""
+    return f"; it is {ours!r} here" if ours in names else did_you_mean(name, names)
 
 
 def as_dict(settings: Any) -> dict[str, Any]:

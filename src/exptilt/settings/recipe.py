@@ -20,7 +20,12 @@ from exptilt.settings.training_settings import OptimConfig, ParallelConfig, Trai
 
 @config
 class SFTPhase:
-    """A first phase of supervised fine-tuning on the chosen completions; its result is the reference."""
+    """A first phase of supervised fine-tuning on the chosen completions; its result is the reference.
+
+    Example:
+        >>> SFTPhase(train=TrainConfig(epochs=2)).optim.learning_rate
+        1e-05
+    """
 
     batch: BatchConfig = BatchConfig()
     """Batches of this phase."""
@@ -32,7 +37,13 @@ class SFTPhase:
 
 @config
 class Recipe:
-    """One run: a model, preferences, an objective, and how to train and measure."""
+    """One run: a model, preferences, an objective, and how to train and measure.
+
+    Example:
+        >>> run = Recipe(output="runs/a", model=ModelConfig(path="gpt2"), data=DataConfig(train="pairs.jsonl"))
+        >>> run.loss.name, run.loss.beta
+        ('dpo', 0.1)
+    """
 
     output: str
     """The run folder; made if absent, resumed if it holds an unfinished run of an equal recipe."""

@@ -27,7 +27,12 @@ _BEST = re.compile(r"\s*(min|max)\s+([\w/]+)\s*")
 
 @config
 class TrainConfig:
-    """How long to train, in which precision, and what to write on the way."""
+    """How long to train, in which precision, and what to write on the way.
+
+    Example:
+        >>> TrainConfig(epochs=2, stop_if=("eval/kl > 30", "runaway")).dangers
+        ('runaway',)
+    """
 
     epochs: float = 1.0
     """Passes over the data, > 0; parts of a pass count."""
@@ -139,7 +144,12 @@ def parse_best(text: str) -> tuple[str, str]:
 
 @config
 class ParallelConfig:
-    """How the processes that torchrun (or SLURM, Ray) started share the work."""
+    """How the processes that torchrun (or SLURM, Ray) started share the work.
+
+    Example:
+        >>> ParallelConfig().resolved(8).kind
+        'ddp'
+    """
 
     kind: Literal["auto", "none", "ddp", "fsdp"] = "auto"
     """none: one process; ddp: every process holds the model; fsdp: weights are sharded; auto: ddp if there are several."""
@@ -159,7 +169,12 @@ class ParallelConfig:
 
 @config
 class OptimConfig:
-    """How weights move."""
+    """How weights move.
+
+    Example:
+        >>> OptimConfig(learning_rate=5e-7).schedule
+        'linear'
+    """
 
     name: Literal["adamw", "adamw_8bit", "adafactor", "rmsprop"] = "adamw"
     """adamw; adamw_8bit: its state in a quarter of the memory (bitsandbytes); adafactor: hardly any state; rmsprop: as in

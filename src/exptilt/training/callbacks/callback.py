@@ -37,6 +37,16 @@ class Callback:
     """Hooks of a run; each does nothing unless overridden.
 
     In a run of several processes every process calls the hooks of its own callbacks, with equal numbers.
+
+    Example:
+        >>> class StopEarly(Callback):
+        ...     def after_step(self, progress, sums):
+        ...         if progress.step == 10:
+        ...             progress.num_steps = 10
+        >>> progress = Progress(step=10, num_steps=100, steps_per_epoch=50)
+        >>> StopEarly().after_step(progress, Sums())
+        >>> progress.is_last
+        True
     """
 
     def on_start(self, progress: Progress) -> None:
