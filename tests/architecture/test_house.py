@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "exptilt"
-COMPOSING = ("runs", "planning", "studies", "verbs", "cli.py", "trl.py", "settings")
+COMPOSING = ("runs", "planning", "studies", "verbs", "cli.py", "trl", "settings")
 
 GUESSES = {
     "the formula of DPO": "losses/dpo.py::DPO",
@@ -50,6 +50,8 @@ GUESSES = {
     "what a reward is, and what a judge is": "preferences.py::Reward",
     "how votes become one opinion": "votes/settled_votes.py::VoteRule",
     "how samples and votes become rows": "runs/paired_rows.py::paired_rows",
+    "what TRL's keywords become": "converters/trl_keywords.py::keywords_of",
+    "what TRL's DPOTrainer is": "trl/trainers.py::DPOTrainer",
     "what `exptilt pair` runs": "verbs/pair.py::pair",
 }
 

@@ -68,9 +68,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def model_for(kind: str, tokenizer: Any) -> Any:
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     marks = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=64, initializer_range=0.2, **shape, **marks
-    )
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, initializer_range=0.2, **shape, **marks)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         if kind == "Reward":

@@ -14,7 +14,7 @@ SWITCHES = ("reference_free", "ld_alpha", "use_weighting", "dpo_use_weighting", 
 
 
 @dataclass(frozen=True)
-class Loss:
+class LossVariant:
     """A loss by our name, with the settings that its variant fixes and the keys of the source that say them."""
 
     name: str
@@ -25,7 +25,7 @@ class Loss:
     """Keys that are settled with it."""
 
 
-def variant_of(draft: Draft, name: str, naming: Sequence[str]) -> Loss:
+def variant_of(draft: Draft, name: str, naming: Sequence[str]) -> LossVariant:
     """The loss that a name means together with the switches beside it."""
     on = [key for key in SWITCHES if _is_on(draft, key)]
     draft.as_default("off here as well", *(key for key in SWITCHES if key in draft.source and key not in on))
@@ -56,43 +56,43 @@ def _divergence_number(draft: Draft, on: Sequence[str]) -> None:
         draft.no_effect("only the alpha divergence has a number", *keys)
 
 
-def _switched(draft: Draft, key: str) -> Loss:
+def _switched(draft: Draft, key: str) -> LossVariant:
     """What TRL's sigmoid loss becomes by one of its switches."""
     if key == "reference_free":  # a reference for which all completions are alike
-        return Loss("cpo", {"nll_weight": (0.0, [key])})
+        return LossVariant("cpo", {"nll_weight": (0.0, [key])})
     if key == "ld_alpha":
-        return Loss("ld_dpo", {"alpha": (float(draft.get(key)), [key])})
+        return LossVariant("ld_dpo", {"alpha": (float(draft.get(key)), [key])})
     if key in ("use_weighting", "dpo_use_weighting"):
-        return Loss("wpo", {"cap": (False, [key])})
+        return LossVariant("wpo", {"cap": (False, [key])})
     name = divergence(draft.get(key))
     if name not in _DIVERGENCES:
         draft.refuse(f"f_dpo has no divergence {name!r}", key)
-        return Loss("dpo")
+        return LossVariant("dpo")
     settings: dict[str, tuple[Any, list[str]]] = {"divergence": (_DIVERGENCES[name], [key])}
     if name == "alpha_divergence":  # there the number is what 1 - alpha is in the paper
         params = draft.get("f_divergence_params") or {}
         number = params.get("alpha_divergence_coef", draft.get("f_alpha_divergence_coef", default=0.5))
         said = [one for one in ("f_alpha_divergence_coef", "f_divergence_params") if draft.has(one)]
         settings["alpha"] = (1 - float(number), said or [key])
-    return Loss("f_dpo", settings)
+    return LossVariant("f_dpo", settings)
 
 
-def _fixed(draft: Draft, name: str, naming: list[str]) -> Loss:
+def _fixed(draft: Draft, name: str, naming: list[str]) -> LossVariant:
     """Settings of our loss without which it is not TRL's."""
     by_trl = not draft.has("stage", "pref_loss", "finetuning_type")  # LLaMA-Factory has an ORPO of its own
     smoothing = draft.get("label_smoothing", "dpo_label_smoothing")
     if name == "aot_unpaired":
-        return Loss("aot", {"paired": (False, naming)})
+        return LossVariant("aot", {"paired": (False, naming)})
     if name == "slic":  # CPO's hinge, max(0, 1 - beta * difference)
         beta = float(draft.get("beta", default=0.1))
         said = [key for key in ("beta",) if draft.has(key)] or naming
         settings = {"delta": (1 / beta, said), "lam": (0.0, naming)}
-        return Loss("slic", settings, factor=beta, reads=("beta",))
+        return LossVariant("slic", settings, factor=beta, reads=("beta",))
     if name == "robust_dpo":
-        return Loss(name, {"label_smoothing": (float(smoothing or 0.0), _said_smoothing(draft) or naming)})
+        return LossVariant(name, {"label_smoothing": (float(smoothing or 0.0), _said_smoothing(draft) or naming)})
     if name == "exo" and not smoothing:
         draft.as_default("TRL takes 0.001 then, which is the default here", *_said_smoothing(draft))
-        return Loss(name, reads=("label_smoothing", "dpo_label_smoothing"))
+        return LossVariant(name, reads=("label_smoothing", "dpo_label_smoothing"))
     fixed: Mapping[str, Mapping[str, Any]] = {
         "ipo": {"length_normalized": True},
         "bco": {"threshold": "zero"},
@@ -100,7 +100,7 @@ def _fixed(draft: Draft, name: str, naming: list[str]) -> Loss:
         "orpo": {"normalization": "token", "nll_over": "all"} if by_trl else {},
         "apo_zero_unpaired": {"balanced": False},
     }
-    return Loss(name, {ours: (value, naming) for ours, value in fixed.get(name, {}).items()})
+    return LossVariant(name, {ours: (value, naming) for ours, value in fixed.get(name, {}).items()})
 
 
 def _said_smoothing(draft: Draft) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exptilt.converters.draft import Draft
-from exptilt.converters.loss_variants import SWITCHES, Loss, variant_of
+from exptilt.converters.loss_variants import SWITCHES, LossVariant, variant_of
 from exptilt.settings.objectives import entries
 from exptilt.settings.other_tools import LOSS_TYPES
 
@@ -115,12 +115,12 @@ def _of_type(name: str, method: str) -> str:
     return {"sft": "nll", "aot_unpaired": "aot_unpaired"}.get(name) or LOSS_TYPES.get(name, name)
 
 
-def _only_a_term(loss: Loss) -> bool:
+def _only_a_term(loss: LossVariant) -> bool:
     """Whether a loss stands in a mixture only."""
     return loss.name == "nll"
 
 
-def _settings(draft: Draft, loss: Loss, *, alone: bool = True) -> dict[str, tuple[Any, list[str]]]:
+def _settings(draft: Draft, loss: LossVariant, *, alone: bool = True) -> dict[str, tuple[Any, list[str]]]:
     """Settings of one loss, each with the keys that say it."""
     found = dict(loss.settings)
     for theirs, ours in _FURTHER.get(loss.name, {}).items():
@@ -129,7 +129,9 @@ def _settings(draft: Draft, loss: Loss, *, alone: bool = True) -> dict[str, tupl
     return found | _shared(draft, loss, found, alone=alone)
 
 
-def _shared(draft: Draft, loss: Loss, given: Mapping[str, Any], *, alone: bool) -> dict[str, tuple[Any, list[str]]]:
+def _shared(
+    draft: Draft, loss: LossVariant, given: Mapping[str, Any], *, alone: bool
+) -> dict[str, tuple[Any, list[str]]]:
     """Strength and label smoothing, which many losses have; alone: a loss without them refuses them."""
     found: dict[str, tuple[Any, list[str]]] = {}
     name = loss.name
@@ -150,7 +152,7 @@ def _shared(draft: Draft, loss: Loss, given: Mapping[str, Any], *, alone: bool) 
     return found
 
 
-def _likelihood_terms(draft: Draft, losses: Sequence[Loss]) -> list[dict[str, Any]]:
+def _likelihood_terms(draft: Draft, losses: Sequence[LossVariant]) -> list[dict[str, Any]]:
     """Terms of the chosen completions' likelihood that are added to the losses."""
     terms = []
     for key in (*_SFT_TERMS, "cpo_alpha"):
@@ -169,7 +171,7 @@ def _likelihood_terms(draft: Draft, losses: Sequence[Loss]) -> list[dict[str, An
     return terms
 
 
-def _use_mixture(draft: Draft, losses: Sequence[Loss], extra: Sequence[Mapping[str, Any]]) -> None:
+def _use_mixture(draft: Draft, losses: Sequence[LossVariant], extra: Sequence[Mapping[str, Any]]) -> None:
     """Several types, or one with a weighted likelihood term, as one mixture."""
     weights = draft.get("loss_weights", "dpo_loss_weights") or [1.0] * len(losses)
     naming = _naming(draft)
@@ -190,7 +192,7 @@ _REMARKS = {
     "ipo": "ipo: those tools average log-probabilities over tokens; the paper's sums are length_normalized: false",
     "orpo": "orpo: TRL counts the prompt's tokens in the likelihood term (nll_over: all); the paper does not",
     "kto": "kto: the reference point is taken over the whole batch, not over one device's part, with other mismatched rows",
-    "bco": "bco: TRL has no running mean of rewards since 1.0; that of the paper is threshold: running_mean",
+    "bco": "bco: TRL 1.16 has no running mean of rewards; that of the paper is threshold: running_mean",
     "wpo": "wpo: TRL does not cap a pair's weight; the paper's cap is cap: true",
 }
 

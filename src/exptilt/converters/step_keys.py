@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import get_args
 
 from exptilt.converters.draft import Draft
 from exptilt.settings.training_settings import Schedule

@@ -193,7 +193,7 @@ _OLDER = {
     "is_encoder_decoder": True,
     "generate_during_eval": True,
 }
-"""Of the configurations on preferences, up to 0.2x."""
+"""Of the configurations on preferences, in older versions."""
 _BEST = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 50}
 OWN: Mapping[str, Mapping[str, Any]] = {
     "DPO": {
@@ -276,7 +276,7 @@ BESIDE: Mapping[str, Mapping[str, Any]] = {
     "ref_model_mixup_alpha": {"sync_ref_model": True},
     "lr_scheduler_kwargs": {"lr_scheduler_type": "cosine_with_restarts"},
     **dict.fromkeys(("load_best_model_at_end", "greater_is_better", "metric_for_best_model"), _BEST),
-    **dict.fromkeys(("evaluation_strategy", "save_strategy", "logging_strategy"), {"per_device_train_batch_size": 8}),
+    **{key: {"per_device_train_batch_size": 8} for key in ("evaluation_strategy", "save_strategy", "logging_strategy")},
 }
 """Keywords without which one of the above means nothing."""
 
@@ -297,23 +297,47 @@ BY_TRAINER: Mapping[str, str] = {
 
 OBJECTS: Mapping[str, tuple[Outcome, str]] = {
     "model": ("used", "an object, which ends trained; or a folder or hub id"),
-    "ref_model": ("used", "an object, a folder or a hub id; none: the weights training starts from, as they are in memory"),
+    "ref_model": (
+        "used",
+        "an object, a folder or a hub id; none: the weights training starts from, as they are in memory",
+    ),
     "args": ("used", "a configuration of exptilt.trl, of TRL, or transformers' TrainingArguments"),
-    "train_dataset": ("used", "a datasets.Dataset, a list of rows, a path or a hub id; other columns than TRL reads are left out"),
+    "train_dataset": (
+        "used",
+        "a datasets.Dataset, a list of rows, a path or a hub id; other columns than TRL reads are left out",
+    ),
     "eval_dataset": ("used", "the same; of several by name the first is measured on the way, and evaluate takes any"),
     "processing_class": ("used", "the tokenizer"),
     "tokenizer": ("used", "the tokenizer"),
-    "callbacks": ("used", "transformers' TrainerCallback: all events, and control.should_training_stop, _log, _evaluate, _save"),
+    "callbacks": (
+        "used",
+        "transformers' TrainerCallback: all events, and control.should_training_stop, _log, _evaluate, _save",
+    ),
     "peft_config": ("used", "a LoraConfig; what has no counterpart in it is refused by name"),
     "model_init": ("used", "called once"),
     "formatting_func": ("used", "called for every row; what it gives is its text"),
-    "quantization_config": ("used", "nf4 in 4 bits for a model named by folder or hub id; a model given as an object is as it is"),
-    "data_collator": ("no effect", "rows are packed, so TRL's collators, which pad, have nothing to do; one of your own is refused"),
-    "compute_metrics": ("refused", "evaluate() and callbacks have the metrics; set callbacks, or measure with exptilt evaluate"),
-    "compute_loss_func": ("refused", "set loss_type, or a loss of your own: recipe={'loss': {'import': 'module:Loss'}}"),
+    "quantization_config": (
+        "used",
+        "nf4 in 4 bits for a model named by folder or hub id; a model given as an object is as it is",
+    ),
+    "data_collator": (
+        "no effect",
+        "rows are packed, so TRL's collators, which pad, have nothing to do; one of your own is refused",
+    ),
+    "compute_metrics": (
+        "refused",
+        "evaluate() and callbacks have the metrics; set callbacks, or measure with exptilt evaluate",
+    ),
+    "compute_loss_func": (
+        "refused",
+        "set loss_type, or a loss of your own: recipe={'loss': {'import': 'module:Loss'}}",
+    ),
     "optimizers": ("refused", "set optim, learning_rate, lr_scheduler_type and lr_scheduler_kwargs"),
     "optimizer_cls_and_kwargs": ("refused", "set optim, learning_rate, lr_scheduler_type and lr_scheduler_kwargs"),
-    "preprocess_logits_for_metrics": ("refused", "logits are never held whole; evaluate() and callbacks have the metrics"),
+    "preprocess_logits_for_metrics": (
+        "refused",
+        "logits are never held whole; evaluate() and callbacks have the metrics",
+    ),
 }
 """Keywords of trainers that take objects: what becomes of them."""
 

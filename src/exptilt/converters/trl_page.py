@@ -64,7 +64,8 @@ def page() -> str:
 
 def _table(title: str, fates: list[Fate]) -> list[str]:
     rows = [
-        f"| `{fate.key}` | `{to_yaml(fate.value, flow=True)}` | {_SAYS[fate.outcome]} | {_how(fate)} |" for fate in fates
+        f"| `{fate.key}` | `{to_yaml(fate.value, flow=True)}` | {_SAYS[fate.outcome]} | {_how(fate)} |"
+        for fate in fates
     ]
     return [f"## {title}", "", "| keyword | e.g. | here | how |", "|---|---|---|---|", *rows, ""]
 

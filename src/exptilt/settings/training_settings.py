@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 from exptilt.settings.declaration import config
 from exptilt.settings.own_parts import OwnPart, OwnPartOf
 
-_CALLBACK = OwnPartOf("callback", ("on_start", "after_step", "on_metrics", "on_checkpoint", "on_end", "state", "restore"))
+_CALLBACK = OwnPartOf(
+    "callback", ("on_start", "after_step", "on_metrics", "on_checkpoint", "on_end", "state", "restore")
+)
 AnyCallback = Annotated[OwnPart, _CALLBACK]
 """Type of a settings field that holds a callback of your own."""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from exptilt.trl.trainers import SFTTrainer as SFTTrainer
 
 _KINDS = ("CPO", "DPO", "KTO", "ORPO", "Reward", "SFT")
-__all__ = [f"{kind}{end}" for kind in _KINDS for end in ("Config", "Trainer")]  # noqa: PLE0604
+__all__ = [f"{kind}{end}" for kind in _KINDS for end in ("Config", "Trainer")]
 
 
 def __getattr__(name: str) -> Any:

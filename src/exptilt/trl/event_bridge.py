@@ -28,7 +28,7 @@ def made(callbacks: Sequence[Any]) -> list[TrainerCallback]:
     Raises:
         ConfigError: one is no TrainerCallback, or waits for an event that never comes.
     """
-    objects = [one() if inspect.isclass(one) else one for one in callbacks]
+    objects: list[Any] = [one() if inspect.isclass(one) else one for one in callbacks]
     for one in objects:
         name = type(one).__name__
         if not isinstance(one, TrainerCallback):
@@ -94,10 +94,11 @@ class EventBridge(Callback):
         loss = sums.means().get("loss")
         self.losses += [] if loss is None else [float(loss)]
         self.fire("on_step_end")
+        self._stop_if_asked(progress)
         ends_epoch = progress.step % progress.steps_per_epoch == 0 or progress.is_last
         if ends_epoch:
             self.fire("on_epoch_end")
-        self._stop_if_asked(progress)
+            self._stop_if_asked(progress)
         if not progress.is_last:
             if ends_epoch:
                 self.fire("on_epoch_begin")
@@ -118,6 +119,7 @@ class EventBridge(Callback):
             self.log(metrics)
             self.fire("on_log", logs=metrics)
             self.fire("on_evaluate", metrics=metrics)
+            self._keep_best(metrics)
             self._stop_if_asked(progress)
 
     def on_checkpoint(self, progress: Progress) -> None:
@@ -137,6 +139,14 @@ class EventBridge(Callback):
         """Go on with a saved log."""
         self.trainer_state.log_history = list(state["log_history"])
         self.losses = list(state["losses"])
+
+    def _keep_best(self, metrics: Mapping[str, float]) -> None:
+        """Note the best metric, behind the callbacks that compare with it, as transformers does."""
+        name = self.args.metric_for_best_model
+        value = metrics.get(f"eval_{str(name).removeprefix('eval_')}") if name else None
+        best = self.trainer_state.best_metric
+        if value is not None and (best is None or (value > best if self.args.greater_is_better else value < best)):
+            self.trainer_state.best_metric, self.trainer_state.best_global_step = value, self.trainer_state.global_step
 
     def _follow(self, progress: Progress) -> None:
         self.trainer_state.global_step, self.trainer_state.epoch = progress.step, progress.epoch

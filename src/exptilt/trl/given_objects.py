@@ -18,7 +18,16 @@ _WITHOUT_REFERENCE = ("ORPO", "CPO", "Reward", "SFT")
 _INIT = {"dtype": "dtype", "torch_dtype": "dtype", "revision": "revision", "trust_remote_code": "trust_remote_code"}
 _INIT_WITHOUT_EFFECT = ("attn_implementation", "device_map", "use_cache", "low_cpu_mem_usage")
 _TRL_METHODS = (
-    *("dpo_loss", "kto_loss", "cpo_loss", "odds_ratio_loss", "simpo_loss", "bco_loss", "_compute_loss", "store_metrics"),
+    *(
+        "dpo_loss",
+        "kto_loss",
+        "cpo_loss",
+        "odds_ratio_loss",
+        "simpo_loss",
+        "bco_loss",
+        "_compute_loss",
+        "store_metrics",
+    ),
     *("get_batch_loss_metrics", "get_batch_logps", "get_batch_samples", "concatenated_forward", "concatenated_inputs"),
     *("tokenize_row", "process_row", "build_tokenized_answer", "compute_reference_log_probs", "compute_ref_log_probs"),
     *("null_ref_context", "generate_from_model_and_ref", "_prepare_dataset"),

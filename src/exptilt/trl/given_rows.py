@@ -56,7 +56,9 @@ def given_rows(
     if isinstance(rows, Mapping) and not hasattr(rows, "column_names"):
         raise DataError(f"{what}: several data sets by name ({', '.join(map(str, rows))}); give one")
     if hasattr(rows, "num_rows") and isinstance(rows.num_rows, dict):
-        raise DataError(f"{what}: a DatasetDict has several splits ({', '.join(rows)}); give one, such as dataset['train']")
+        raise DataError(
+            f"{what}: a DatasetDict has several splits ({', '.join(rows)}); give one, such as dataset['train']"
+        )
     if made_text is not None:
         rows = _made(rows, made_text)
     rows, names = _with_names(rows, what)
@@ -72,9 +74,7 @@ def given_rows(
 def _made(rows: Iterable[Any], made_text: Callable[[Any], Any]) -> list[dict[str, str]]:
     """One row for every text; a function may give several of one row."""
     texts = (made_text(row) for row in rows)
-    return [
-        {"text": str(text)} for made in texts for text in (made if isinstance(made, list | tuple) else (made,))
-    ]
+    return [{"text": str(text)} for made in texts for text in (made if isinstance(made, list | tuple) else (made,))]
 
 
 def _with_names(rows: Any, what: str) -> tuple[Any, list[str]]:

@@ -104,7 +104,9 @@ class PreferenceTrainer:
             model=self.model,
             tokenizer=self.processing_class,
             train=given_rows(train, self.kind, DATASET, field, self._made_text),
-            held_out=None if held_out is None else given_rows(held_out, self.kind, "eval_dataset", field, self._made_text),
+            held_out=None
+            if held_out is None
+            else given_rows(held_out, self.kind, "eval_dataset", field, self._made_text),
             ref_model=self.ref_model,
             peft_config=self._peft_config,
         )
@@ -171,7 +173,9 @@ class PreferenceTrainer:
         return TrainOutput(outcome.step, metrics["train_loss"], metrics)
 
     def _new_bridge(self, start: TrainerRecipe) -> EventBridge:
-        strategy = self.args.eval_strategy if "evaluation_strategy" not in self.args.stated else self.args.evaluation_strategy
+        strategy = (
+            self.args.eval_strategy if "evaluation_strategy" not in self.args.stated else self.args.evaluation_strategy
+        )
         return EventBridge(
             args=self.args,
             trainer_state=self.state,
@@ -184,7 +188,9 @@ class PreferenceTrainer:
 
     def _require_newest(self, resume: Any) -> None:
         """A path must be that of the run: only its newest complete checkpoint is gone on with."""
-        if isinstance(resume, str | Path) and not Path(resume).resolve().is_relative_to(Path(self.args.output_dir).resolve()):
+        if isinstance(resume, str | Path) and not Path(resume).resolve().is_relative_to(
+            Path(self.args.output_dir).resolve()
+        ):
             raise ConfigError(
                 f"resume_from_checkpoint={str(resume)!r}: a run goes on from its newest checkpoint in "
                 f"output_dir={self.args.output_dir!r}; give True"
@@ -223,9 +229,9 @@ class PreferenceTrainer:
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         if rows is None:
             raise ConfigError("eval_dataset: is missing; give it to the trainer or to evaluate")
-        trained = self._bridge is not None and bool(self._bridge.latest)
-        if trained and eval_dataset is None and self._start.recipe.train.best is None:
-            named = {f"{metric_key_prefix}{key.removeprefix('eval')}": value for key, value in self._bridge.latest.items()}  # type: ignore[union-attr]
+        latest = {} if self._bridge is None else self._bridge.latest
+        if latest and eval_dataset is None and self._start.recipe.train.best is None:
+            named = {f"{metric_key_prefix}{key.removeprefix('eval')}": value for key, value in latest.items()}
         else:
             self._require_reference(bool(self._bridge))
             parts = self._parts_of(rows, rows)

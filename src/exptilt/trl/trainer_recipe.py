@@ -9,7 +9,6 @@ from typing import Any
 
 from exptilt.converters.conversion import convert_keywords
 from exptilt.converters.draft import Fate
-from exptilt.converters.recipe_text import nested
 from exptilt.converters.trl_keywords import BY_TRAINER
 from exptilt.errors import ConfigError
 from exptilt.in_memory import InMemory
@@ -23,7 +22,10 @@ from exptilt.trl.lora_keys import lora_keys
 from exptilt.trl.trainer_configs import TrainerConfig
 
 _AS_TRL: Mapping[str, Any] = {
-    **{f"data.on_{problem}": "keep" for problem in ("lost", "empty", "identical", "tie", "duplicate", "conflict", "leak")},
+    **{
+        f"data.on_{problem}": "keep"
+        for problem in ("lost", "empty", "identical", "tie", "duplicate", "conflict", "leak")
+    },
     "data.on_missing_end": "keep",
     "data.template": "messages",
     "data.boundary": "merge",

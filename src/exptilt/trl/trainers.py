@@ -34,9 +34,9 @@ class _WithoutReference(PreferenceTrainer):
         processing_class: Any = None,
         **keywords: Any,
     ) -> None:
-        super().__init__(
-            model, None, args, data_collator, train_dataset, eval_dataset, processing_class, **keywords
-        )
+        reference = keywords.pop("ref_model", None)  # refused with the other objects
+        datasets = train_dataset, eval_dataset
+        super().__init__(model, reference, args, data_collator, *datasets, processing_class, **keywords)
 
 
 class ORPOTrainer(_WithoutReference):
