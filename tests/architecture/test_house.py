@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "exptilt"
-COMPOSING = ("runs", "planning", "studies", "verbs", "calls", "cli.py", "trl.py", "settings")
+COMPOSING = ("runs", "planning", "studies", "verbs", "calls", "cli.py", "trl", "settings")
 
 GUESSES = {
     "the formula of DPO": "losses/dpo.py::DPO",
@@ -55,6 +55,8 @@ GUESSES = {
     "how samples and votes become rows": "runs/paired_rows.py::paired_rows",
     "where the batches of an online run come from": "online/rollouts.py::Rollouts",
     "how completions are drawn, rewarded and scored": "online/rollout_maker.py::RolloutMaker",
+    "what TRL's keywords become": "converters/trl_keywords.py::keywords_of",
+    "what TRL's DPOTrainer is": "trl/trainers.py::DPOTrainer",
     "what `exptilt pair` runs": "verbs/pair.py::pair",
 }
 

@@ -230,6 +230,8 @@ class BatchConfig:
     for the step. No result depends on it."""
     shuffle: bool = True
     """A new seeded order each epoch; false keeps the order of the file."""
+    order: Literal["own", "torch"] = "own"
+    """Which seeded order: our own, or that of transformers' Trainer and TRL (torch.randperm by seed + epoch)."""
 
     def __post_init__(self) -> None:
         if self.size < 1:

@@ -70,13 +70,19 @@ def _take_steps(run: Run, progress: Progress, checkpoints: Checkpoints) -> None:
             for callback in run.callbacks:
                 callback.after_step(progress, sums)
             if progress.step % run.settings.save_every == 0 or progress.is_last:
-                checkpoints.save(progress.step, state_of(run, progress), random_state())
+                _save(run, progress, checkpoints)
                 saved = progress.step
             asked, is_writing = run.world.any(bool(stop), checkpoints.is_writing)
             if not is_writing:
                 checkpoints.settle()
         if saved != progress.step:
-            checkpoints.save(progress.step, state_of(run, progress), random_state())
+            _save(run, progress, checkpoints)
+
+
+def _save(run: Run, progress: Progress, checkpoints: Checkpoints) -> None:
+    checkpoints.save(progress.step, state_of(run, progress), random_state())
+    for callback in run.callbacks:
+        callback.on_checkpoint(progress)
 
 
 def _one_step(run: Run, step: int) -> Sums:

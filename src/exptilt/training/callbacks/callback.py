@@ -58,6 +58,9 @@ class Callback:
     def on_metrics(self, progress: Progress, values: Mapping[str, float]) -> None:
         """Called for every line of metrics.jsonl, with its values, e.g. `{"train/loss": 0.69, ...}`."""
 
+    def on_checkpoint(self, progress: Progress) -> None:
+        """Called when a checkpoint of this step has been written, or with `train.save_async` copied to be written."""
+
     def on_end(self, progress: Progress) -> None:
         """Called when this process stops stepping: at the end, on a request to stop, or before an error is raised."""
 
