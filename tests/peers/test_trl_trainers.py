@@ -21,10 +21,11 @@ from exptilt.policies.tokenizers import train_word_tokenizer
 pytest.importorskip("trl", reason="the comparison with TRL's own code needs it: pip install 'exptilt[peers]'")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import trl
     import trl.experimental.cpo
     import trl.experimental.orpo
     from datasets import Dataset
+
+    import trl
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOLERANCE = 1e-5
@@ -143,7 +144,12 @@ LOSSES: dict[str, dict[str, Any]] = {
     "use_weighting": {"use_weighting": True},
     "a list": {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
     "accumulation": {"num_train_epochs": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
-    "sync_ref_model": {"num_train_epochs": 2, "sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.5},
+    "sync_ref_model": {
+        "num_train_epochs": 2,
+        "sync_ref_model": True,
+        "ref_model_sync_steps": 2,
+        "ref_model_mixup_alpha": 0.5,
+    },
     "precomputed": {"precompute_ref_log_probs": True},
     "sequential": {"train_sampling_strategy": "sequential"},
     "decay and clipping": {"weight_decay": 0.1, "max_grad_norm": 0.05, "adam_beta2": 0.9},
