@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exptilt.errors import ConfigError
+from exptilt.settings.grid_settings import GridRecipe
 from exptilt.settings.load import load
+from exptilt.settings.mask_grid_settings import MaskGridRecipe
 from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.yaml_source import read_yaml
 
 AnyRecipe = Recipe | MaskRecipe
+AnyGrid = GridRecipe | MaskGridRecipe
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
@@ -54,3 +57,13 @@ def names_segmenter(path: str | Path, overrides: Sequence[str] = ()) -> bool:
     """
     stated = {item.lstrip("-").partition("=")[0].partition(".")[0] for item in overrides}
     return "segmenter" in read_yaml(path).values or "segmenter" in stated
+
+
+def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> AnyGrid:
+    """Read the recipe of a study.
+
+    Raises:
+        ConfigError: a line per problem.
+    """
+    cls: type[AnyGrid] = MaskGridRecipe if names_segmenter(path, overrides) else GridRecipe
+    return load(cls, path, overrides)

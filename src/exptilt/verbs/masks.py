@@ -24,12 +24,13 @@ from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.mask_evaluation_record import MaskEvaluation
 from exptilt.run_folder.ownership import require_apart
+from exptilt.runs.checks.installation import installation_findings
 from exptilt.runs.mask_candidates import write_candidates
 from exptilt.runs.mask_measuring import measure_masks
 from exptilt.runs.mask_run import train_rivals
 from exptilt.runs.mask_session import channels_of_recipe, mask_loss
 from exptilt.runs.rounds.mask_rounds import images_of_rounds, mask_work_of
-from exptilt.runs.run_start import inputs_of
+from exptilt.runs.run_inputs import inputs_of
 from exptilt.settings.evaluated_recipe import instead_of_share
 from exptilt.settings.load import load
 from exptilt.settings.mask_settings import MaskRecipe, MaskRequest, SegmenterConfig
@@ -69,6 +70,7 @@ def doctor_of_masks(recipe: MaskRecipe, as_json: bool, console: Console | None =
         report = images_of_rounds(recipe)
         if recipe.data.test is not None:
             prepare_held_out(recipe.data, kind, channels_of_recipe(recipe))
+    report = report.adding(*installation_findings())
     if as_json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
         return int(bool(report.refusal))
