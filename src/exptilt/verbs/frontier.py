@@ -30,6 +30,7 @@ from exptilt.errors import ConfigError, ExptiltError
 from exptilt.policies.device import model_on_device
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.turn_ends import turn_ends
+from exptilt.processes.cores import usable_cores
 from exptilt.processes.surroundings import left_as_found
 from exptilt.reports.page import write_report
 from exptilt.reports.report_terminal import best_of_n_table, frontier_table
@@ -286,7 +287,7 @@ def _begin_study(folder: RunFolder, recipe: AnyGrid) -> None:
 
 def _in_processes(recipe: GridRecipe, console: Console) -> None:
     """Run every run in a process of its own, `jobs` at a time; if one fails, the study stops once the others have ended."""
-    threads = max(1, (os.cpu_count() or 1) // recipe.jobs)
+    threads = max(1, usable_cores() // recipe.jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
 
     def start(entry: GridRun) -> int:
