@@ -14,24 +14,17 @@ from typing import Any
 
 from rich.console import Console
 
+from exptilt.data.groups import Group
 from exptilt.errors import CheckpointError, ConfigError, DataError
 from exptilt.evaluation.held_out import HeldOutMeasures, Wanted, detectable_line, measure_policy
 from exptilt.evaluation.held_out_scores import measure_reward_model
 from exptilt.losses.from_choice import build_loss
-<<<<<<< HEAD
+from exptilt.online.rollout_prompts import rollout_prompts
 from exptilt.policies.adapters import has_adapter
 from exptilt.policies.device import is_quantized
-=======
-from exptilt.online.rollout_prompts import rollout_prompts
-from exptilt.policies.adapters import base_of, find_adapter, has_adapter
-from exptilt.policies.device import is_quantized, model_on_device
-from exptilt.policies.engine.forward import context_length
-from exptilt.policies.engine.self_check import packable
->>>>>>> 673de6b (Online runs: XPO's completions of the reference, evaluate, docs and a recipe)
 from exptilt.policies.fingerprint import adapter_fingerprint, fingerprint
 from exptilt.policies.reference.references import TableReference
 from exptilt.processes.surroundings import left_as_found
-from exptilt.processes.world import World
 from exptilt.reports.tables.evaluation_table import evaluation_table, gainers_text, references_table
 from exptilt.rewards.reward_from_choice import build_reward
 from exptilt.run_folder.evaluation_record import Evaluation
@@ -41,16 +34,11 @@ from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.ownership import Kind
 from exptilt.run_folder.run_record import ModelFacts, ReferenceIdentity
 from exptilt.runs.merged_base import from_merged_base
-<<<<<<< HEAD
 from exptilt.runs.model_evaluation import loaded, measure_model, measured_rows, reference_table
 from exptilt.runs.run_inputs import inputs_of
 from exptilt.runs.run_models import reference_model
-=======
-from exptilt.runs.run_models import TRAINED, reference_model
 from exptilt.runs.run_rollouts import rollouts_in, wanted_online
-from exptilt.runs.run_rows import prompt_data, prompts_of_run
-from exptilt.runs.run_start import inputs_of
->>>>>>> 673de6b (Online runs: XPO's completions of the reference, evaluate, docs and a recipe)
+from exptilt.runs.run_rows import prompt_data
 from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
 from exptilt.settings.recipe import Recipe
 
@@ -143,13 +131,8 @@ def _evaluated(
     start = from_merged_base(recipe)
     start = start if start.sft is None else start.after_sft(start.sft_recipe().folder / MODEL)
     where = replace(recipe.model, path=policy or str(folder.model), config=None, tokenizer=None, revision=None)
-<<<<<<< HEAD
     model, tokenizer = loaded(where, recipe.loss.kind)
     rows = measured_rows(recipe, model, tokenizer)
-=======
-    model, tokenizer = _loaded(where, recipe.loss.kind)
-    rows = _prepared(recipe, model, tokenizer) if recipe.rollout is None else _prompts(recipe, model, tokenizer)
->>>>>>> 673de6b (Online runs: XPO's completions of the reference, evaluate, docs and a recipe)
     if not rows.test:
         raise DataError(
             f"{recipe.data.named}: no held-out rows; name some with data.test=... or data.test_fraction=0.1"
@@ -170,13 +153,6 @@ def _evaluated(
             table = _require_same(folder, reference, table)
     measures = measure_policy(model, partial(reference_model, start, tokenizer), tokenizer, held_out, table, wanted)
     return _kept(RunFolder(output or folder.path), name, measures, table)
-
-
-def _prompts(recipe: Recipe, tokenizer: Any) -> Prepared:
-    """The prompts of an online run."""
-    rows = prompts_of_run(recipe, tokenizer, World.alone())
-    print_report(rows.report, Console(stderr=True))
-    return rows
 
 
 def _online(recipe: Recipe, start: Recipe, model: Any, tokenizer: Any, held_out: Sequence[Group]) -> HeldOutMeasures:
