@@ -23,7 +23,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from exptilt.errors import CheckpointError
-from exptilt.losses import BCO, DPO, KTO, NLL, RLOO, BradleyTerry, Mixture, PlackettLuceReward, SimPO, Term
+from exptilt.losses import BCO, DPO, KTO, NLL, RLOO, XPO, BradleyTerry, Mixture, PlackettLuceReward, SimPO, Term
 from exptilt.policies.models import load_model
 from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_tokenizer
@@ -143,7 +143,7 @@ ONLINE = {"evaluate": EvaluateConfig(num_prompts=4, num_samples=1), "train": {"s
 CASES = {
     "rollouts of one update": (RLOO(beta=0.1, target_kl=0.5), {**ONLINE, "rollout": RolloutConfig(**ASKED)}),
     "rollouts of four updates": (
-        DPO(),
+        XPO(),
         {**ONLINE, "rollout": RolloutConfig(**ASKED, num_prompts=16, epochs=2, decide="coin", pairs="all")},
     ),
     "dpo with dropout": (DPO(), DROPPED),

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from exptilt.data.groups import Group
-from exptilt.errors import ConfigError
 from exptilt.kinds import PAIR, PROMPT
 from exptilt.labels import Preferred
 from exptilt.planning.arithmetic import Load
@@ -18,7 +17,7 @@ from exptilt.planning.model_size import model_size
 from exptilt.planning.planned_rows import PlannedRows, rows_of
 from exptilt.policies.architecture import architecture_for
 from exptilt.policies.model_heads import SCORE_HEAD
-from exptilt.runs.run_rollouts import followed_by
+from exptilt.runs.run_rollouts import followed_by, rollouts_in
 from exptilt.runs.run_rows import prompt_data, room_for_prompts
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
@@ -27,13 +26,6 @@ from exptilt.settings.rollout_settings import RolloutConfig
 
 _LOOKED_AT = 64
 """Prompts whose lengths stand for all."""
-
-
-def rollouts_in(recipe: Recipe) -> RolloutConfig:
-    """The rollouts of an online recipe."""
-    if recipe.rollout is None:
-        raise ConfigError("rollout is missing")
-    return recipe.rollout
 
 
 def rows_of_update(recipe: Recipe) -> int:

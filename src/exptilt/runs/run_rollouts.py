@@ -32,12 +32,20 @@ from exptilt.run_folder.file_names import ROLLOUT_WEIGHTS
 from exptilt.runs.run_models import Models
 from exptilt.runs.run_rows import prompt_data
 from exptilt.sampling.policy_on_server import open_sampler
+from exptilt.sampling.sampler import LocalSampler
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.rollout_settings import RolloutConfig
 
 DRAWN_BEFORE_STEP_1 = 8
 """Rows compared with the reference before step 1."""
+
+
+def rollouts_in(recipe: Recipe) -> RolloutConfig:
+    """The rollouts of an online recipe."""
+    if recipe.rollout is None:
+        raise ConfigError("rollout is missing")
+    return recipe.rollout
 
 
 def rollouts_of(
@@ -57,12 +65,13 @@ def rollouts_of(
     Raises:
         ExptiltError: the reward cannot be made, or rows are preferences.
     """
-    settings, held = recipe.rollout, models.held
-    if settings is None or held is None:
-        raise ConfigError("rollout is missing")
+    settings, held = rollouts_in(recipe), models.held
+    if held is None:
+        raise ConfigError("an online run needs its reference as a model")
     require_updates(loss, settings, recipe.batch.size)
     asked, held_out = rollout_prompts(prompt_data(recipe), (rows.train, rows.test), take_prompts=settings.take_prompts)
     law = law_of(settings, turn_ends(tokenizer, models.policy))
+    beside = compares_with_reference(loss)
     maker = RolloutMaker(
         sampler=open_sampler(
             settings.sampler,
@@ -82,6 +91,7 @@ def rollouts_of(
         truncated_reward=settings.truncated_reward,
         tokens=recipe.batch.at_once,
         world=world,
+        beside=LocalSampler(held.model, tokenizer, batch_size=settings.samples_at_once) if beside else None,
     )
     return Rollouts(
         maker=maker,
@@ -122,6 +132,11 @@ def require_updates(loss: Loss, settings: RolloutConfig, batch_size: int) -> Non
         )
 
 
+def compares_with_reference(loss: Loss) -> bool:
+    """Whether a pair is one completion of the policy and one of the reference, as XPO needs."""
+    return "chosen_is_policy" in loss.inputs
+
+
 def law_of(settings: RolloutConfig, ends: tuple[int, ...]) -> SamplingLaw:
     """The law of a recipe's rollouts.
 
@@ -138,7 +153,7 @@ def rows_maker(loss: Loss, settings: RolloutConfig, seed: int) -> RowsOf:
         least = 2 if "scores" in loss.inputs else 0
         return lambda groups, number, left_out: scored_groups(groups, least, left_out)
     rule = PairRule(
-        which=settings.pairs,
+        which="across" if compares_with_reference(loss) else settings.pairs,
         label={"greater": "reward", "coin": "coin", "soft": "soft"}[settings.decide],  # type: ignore[arg-type]
         scale=settings.scale,
         min_margin=settings.min_margin,
@@ -171,9 +186,7 @@ def wanted_online(recipe: Recipe, loss: Loss, reward: Reward | None, held_out: S
         reward: of the run; None where it has none.
         held_out: prompts to measure on.
     """
-    settings = recipe.rollout
-    if settings is None:
-        raise ConfigError("rollout is missing")
+    settings = rollouts_in(recipe)
     measured = replace(recipe.evaluate, max_new_tokens=settings.law.max_new_tokens)
     wanted = Wanted.of(loss, measured, recipe.batch.at_once, recipe.seed)
     asks = None if reward is None else RewardOfDraws(reward, held_out, settings.truncated_reward)

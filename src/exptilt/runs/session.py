@@ -99,7 +99,7 @@ class Session:
             products=self.setup.products,
             tokenizer=self.tokenizer,
             rows=self.rows.train,
-            held_out=self.rows.test,
+            held_out=self.rows.test if self.rollouts is None else [one.group for one in self.rollouts.held_out],
             held_out_sums=self._held_out_sums,
             contradicting=_contradicting(self.rows, self.recipe.data.on_conflict),
             quiet=self.console.quiet,
