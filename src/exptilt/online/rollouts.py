@@ -62,7 +62,7 @@ class Rollouts(Callback):
     world: World
     held_out_samples: int = 2
     weighs_sampler: bool = False
-    """Whether the loss weighs samples by trainer over sampler, since the sampler is another program, and not by present over past policy."""
+    """Whether the loss weighs samples by trainer over sampler, as these are two programs, and not by present over past policy."""
     credited: Callable[[Rollout], Rollout] = field(default=lambda rollout: rollout)
     """What a critic adds to a rollout before the first update on it."""
     current: Rollout | None = None
