@@ -60,6 +60,12 @@ def test_measures_are_sums_over_what_they_are_about(rollout):
     )
 
 
+def test_as_drawn_has_the_samplers_log_probabilities_and_the_rest_as_it_was(rollout):
+    parts = [one.behaviour.tolist() for each in rollout.as_drawn for one in each.completions]
+    assert parts == [[-1.0] * 5, [-1.0] * 2, [-2.0], [-1.0]]  # the last is -2 to the trainer
+    assert [one.score for each in rollout.as_drawn for one in each.completions] == [1.0, 3.0, 5.0, None]
+
+
 @pytest.mark.parametrize("credited", [False, True])
 def test_a_rollout_comes_back_from_a_checkpoint_as_it_was(rollout, credited):
     if credited:

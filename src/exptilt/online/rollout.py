@@ -56,6 +56,11 @@ class Rollout:
         """(C,) tokens."""
         return np.array([len(one.ids) for one in self.completions])
 
+    @property
+    def as_drawn(self) -> list[Group]:
+        """The groups with the log-probabilities of the sampler as `behaviour`, where it is another program than the trainer."""
+        return with_behaviour(self.groups, self.drawn)
+
     def sums_of(self, units: NDArray[np.float32]) -> Floats:
         """(C,) sums of (N,) numbers over each completion."""
         starts = np.cumsum(self.lengths) - self.lengths
@@ -176,6 +181,16 @@ class Rollout:
             drawn=arrays["drawn"],
             is_plain=state["is_plain"],
         )
+
+
+def with_behaviour(groups: Sequence[Group], values: NDArray[np.float32]) -> list[Group]:
+    """Groups whose completions have these log-probabilities (N,) of their tokens under what drew them."""
+    lengths = [len(one.ids) for group in groups for one in group.completions]
+    parts = iter(np.split(values, np.cumsum(lengths)[:-1]))
+    return [
+        replace(group, completions=tuple(replace(one, behaviour=next(parts)) for one in group.completions))
+        for group in groups
+    ]
 
 
 def _behaviour(completion: Completion) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from exptilt.data.batching import pack, shares
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import ExptiltError
 from exptilt.online.rewarded_draws import TruncatedReward, answer_to, with_cut
-from exptilt.online.rollout import Floats, Rollout
+from exptilt.online.rollout import Floats, Rollout, with_behaviour
 from exptilt.online.rollout_prompts import RolloutPrompt
 from exptilt.policies.engine.forward import evaluating
 from exptilt.policies.engine.inside import ENTRANCE, beside
@@ -94,7 +94,7 @@ class RolloutMaker:
         values, units = self._scored(groups)
         return Rollout(
             number=number,
-            groups=_with_behaviour(groups, values),
+            groups=with_behaviour(groups, values),
             ended=np.array([one.ended for one in samples]),
             reference=values - units["log_ratio"],
             kl=units["kl"],
@@ -171,13 +171,3 @@ def _logps(drawn: Sample) -> NDArray[np.float32]:
     if drawn.logps is None:
         raise ExptiltError("the sampler gave no log-probabilities")
     return drawn.logps
-
-
-def _with_behaviour(groups: Sequence[Group], values: NDArray[np.float32]) -> list[Group]:
-    """Groups whose completions have their log-probabilities under the policy that drew them."""
-    lengths = [len(one.ids) for group in groups for one in group.completions]
-    parts = iter(np.split(values, np.cumsum(lengths)[:-1]))
-    return [
-        replace(group, completions=tuple(replace(one, behaviour=next(parts)) for one in group.completions))
-        for group in groups
-    ]

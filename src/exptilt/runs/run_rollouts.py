@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -36,6 +37,8 @@ from exptilt.sampling.sampler import LocalSampler
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.rollout_settings import RolloutConfig
+
+logger = logging.getLogger(__name__)
 
 DRAWN_BEFORE_STEP_1 = 8
 """Rows compared with the reference before step 1."""
@@ -111,7 +114,20 @@ def rollouts_of(
         tokens=tokens,
         world=world,
         held_out_samples=recipe.evaluate.num_samples,
+        weighs_sampler=weighs_sampler(loss, settings),
     )
+
+
+def weighs_sampler(loss: Loss, settings: RolloutConfig) -> bool:
+    """Whether samples of a server are weighed by trainer over sampler; said aloud where they could be and are not."""
+    if settings.sampler is None or not hasattr(loss, "max_weight"):
+        return False
+    if loss.max_weight is None:
+        logger.warning(
+            "rollout.sampler: a server's log-probabilities differ from the trainer's (rollout/mismatch) and nothing corrects for it; "
+            "loss.max_weight=2 weighs samples by trainer over sampler, truncated there"
+        )
+    return loss.max_weight is not None
 
 
 def _reward_of(settings: RolloutConfig) -> Reward | None:
