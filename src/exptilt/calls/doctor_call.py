@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from exptilt.calls.evaluate_call import model_path
-from exptilt.calls.public_call import in_words, public_call
+from exptilt.calls.public_call import public_call
 from exptilt.calls.recipe_keywords import RecipeKeywords
 from exptilt.errors import ConfigError
 from exptilt.in_memory import holding
@@ -108,15 +108,6 @@ def _print(report: DataReport) -> None:
     from exptilt.data.account.data_terminal import print_report
 
     console = Console()
-    named = DataReport.from_dict(_in_words(report.as_dict()))
-    print_report(named, console)
+    print_report(report, console)
     refusal = f"a run would refuse these data: {report.refusal}" if report.refusal else "a run would take these data"
     console.print(refusal, style="bold red" if report.refusal else "green")
-
-
-def _in_words(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _in_words(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_in_words(item) for item in value]
-    return in_words(value) if isinstance(value, str) else value
