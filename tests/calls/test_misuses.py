@@ -76,7 +76,7 @@ MISUSES = {
     ),
     # losses and adapters
     "loss: DPO is a class; write loss=xt.DPO()": lambda m, t: xt.train(SMALL, ROWS, loss=xt.DPO),
-    "unknown name 'dppo'; did you mean 'dpo'?": lambda m, t: xt.train(SMALL, ROWS, loss="dppo"),
+    "unknown name 'simppo'; did you mean 'simpo'?": lambda m, t: xt.train(SMALL, ROWS, loss="simppo"),
     "loss: must hold keys of its own, got 3": lambda m, t: xt.train(SMALL, ROWS, loss=3),
     "beta must be > 0 and finite, got -1": lambda m, t: xt.DPO(beta=-1),
     "DPO: beta must be a number, got '0.1'": lambda m, t: xt.DPO(beta="0.1"),

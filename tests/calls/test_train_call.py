@@ -210,3 +210,12 @@ def test_rounds_begin_from_an_object(make_object, tokenizer, pairs, sections):
     assert run.status == "done"
     assert run.recipe.rounds.num_rounds == 2
     assert run.model.num_parameters() == make_object().num_parameters()
+
+
+def test_the_doctor_says_which_objective_fits(pairs, capsys):
+    rated = [{"prompt": row["prompt"], "completion": row["chosen"], "label": True} for row in pairs(8)]
+    report = xt.doctor([*rated, {**rated[0], "prompt": "Other?", "label": False}])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "objective that fits: kto, because" in said
+    assert "train: rows (format" in said
+    assert (report.train.num_desirable, report.train.num_undesirable) == (8, 1)

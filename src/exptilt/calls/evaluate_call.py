@@ -106,7 +106,7 @@ def evaluate(
         ...     run = xt.train(small, rows, output=f"{folder}/run", quiet=True, report=False)
         ...     result = xt.evaluate(run.model, rows, evaluate={"num_prompts": 0}, quiet=True)
         >>> result.evaluation.num_pairs, len(result.margins)
-        (20, 20)
+        (8, 8)
     """
     from exptilt.processes.surroundings import left_as_found
     from exptilt.runs.model_evaluation import measure_model

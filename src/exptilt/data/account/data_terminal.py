@@ -27,7 +27,7 @@ def split_table(name: str, split: SplitReport) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_column(overflow="fold")
     title = Text(f"{name}: ", style="bold")
-    title.append(f"{shown_name(split.source)} (format {split.format})", style="not bold")
+    title.append(f"{shown_name(split.source or 'rows')} (format {split.format})", style="not bold")
     table.add_row(title)
     for line in _facts(split):
         table.add_row(Text(f"  {line}"))
