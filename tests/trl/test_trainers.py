@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from subprocess import run
 
@@ -27,6 +28,7 @@ from transformers import (
 from exptilt.errors import CheckpointError, ConfigError, DataError
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.tokenizers import train_tokenizer
+from exptilt.runs.run_recipe import run_recipe
 from exptilt.trl import (
     DPOConfig,
     DPOTrainer,
@@ -53,6 +55,12 @@ QUICK = {
     "disable_tqdm": True,
     "max_length": 64,
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_page(monkeypatch):
+    """The report costs more than the training here; one test has it."""
+    monkeypatch.setattr("exptilt.trl.preference_trainer.run_recipe", partial(run_recipe, page=False))
 
 
 @pytest.fixture(scope="module")
@@ -416,7 +424,8 @@ def test_what_trainers_lack_is_said(make):
     assert (config.learning_rate, config.to_dict()["learning_rate"], config.beta) == (1e-4, 1e-4, None)
 
 
-def test_states_and_metrics_are_written(make, tmp_path):
+def test_states_and_metrics_are_written(make, tmp_path, monkeypatch):
+    monkeypatch.undo()
     trainer = make()
     metrics = trainer.train().metrics
     trainer.log_metrics("train", metrics)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from exptilt.converters.trl_keywords import OBJECTS
 from exptilt.errors import ConfigError
+from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.runs.run_models import HEADS
 from exptilt.settings.model_settings import ModelConfig
@@ -126,3 +128,14 @@ def loaded_tokenizer(tokenizer: Any, model: Any) -> Any:
     if not source:
         raise ConfigError("processing_class: is missing; a model that is no folder's needs its tokenizer beside it")
     return load_tokenizer(ModelConfig(tokenizer=str(source)))
+
+
+@contextmanager
+def attention_left_as_found(model: Any) -> Iterator[None]:
+    """Give a model its own attention back, which the engine replaces by one that computes the same for packed rows, too."""
+    inner = causal_lm(model)
+    before = inner.config._attn_implementation
+    try:
+        yield
+    finally:
+        inner.set_attn_implementation(before)

@@ -23,7 +23,7 @@ from exptilt.policies.saving import save_model
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.trl.event_bridge import EventBridge, made
-from exptilt.trl.given_objects import DATASET, loaded_model, loaded_tokenizer, refuse_objects, refuse_overrides
+from exptilt.trl.given_objects import DATASET, attention_left_as_found, loaded_model, loaded_tokenizer, refuse_objects, refuse_overrides
 from exptilt.trl.given_rows import given_rows
 from exptilt.trl.held_out_metrics import held_out_metrics
 from exptilt.trl.saved_model import require_writable, take_best_weights, write_into_run
@@ -158,7 +158,7 @@ class PreferenceTrainer:
         began = time.perf_counter()
         self.is_in_train = True
         try:
-            with holding(*start.held):
+            with holding(*start.held), attention_left_as_found(self.model):
                 outcome = run_recipe(start.recipe, self._console(), callbacks=[bridge], measures=False)
         finally:
             self.is_in_train = False
