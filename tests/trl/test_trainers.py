@@ -12,8 +12,8 @@ from subprocess import run
 
 import pytest
 import torch
-from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from datasets import Dataset, DatasetDict
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from exptilt.errors import CheckpointError, ConfigError, DataError
+from exptilt.losses import SimPO
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.runs.run_recipe import run_recipe
@@ -318,7 +319,10 @@ REFUSED = {
     "a pattern": ({"peft_config": LoraConfig(target_modules=".*proj")}, "is a pattern"),
     "ranks": ({"peft_config": LoraConfig(rank_pattern={"q_proj": 2})}, "rank_pattern=.*has no counterpart"),
     "a range": ({"settings": {"beta": -1.0}}, "DPOConfig: loss: beta must be > 0"),
-    "several sets": ({"eval_dataset": {"a": ROWS}}, "eval_dataset: several data sets by name"),
+    "several sets": ({"eval_dataset": {"a": ROWS, "b": ROWS}}, "eval_dataset: several data sets by name"),
+    "columns": ({"train_dataset": {"prompt": ["a"]}}, "a mapping of columns is no list of rows"),
+    "no number": ({"settings": {"beta": "strong"}}, "beta: 'strong' is no number"),
+    "too few weights": ({"settings": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1]}}, "1 weight for 2 losses"),
     "images": ({"train_dataset": [{**row, "image": 1} for row in ROWS]}, "holds images"),
     "no rows": ({"train_dataset": 5}, "a int holds no rows"),
 }  # fmt: skip
@@ -366,7 +370,7 @@ def test_arguments_of_transformers_and_keywords_of_old(model, tokenizer, tmp_pat
 
 
 def test_keys_of_a_recipe_go_before_everything(make):
-    keys = {"loss": {"name": "simpo", "gamma": 0.5}, "data.on_duplicate": "drop", "train": {"max_steps": 1}}
+    keys = {"loss": SimPO(gamma=0.5), "data.on_duplicate": "drop", "train": {"max_steps": 1}}
     config = DPOConfig("x", recipe=keys, **QUICK)
     recipe = make(config=config)._start.recipe
     assert (recipe.loss.name, recipe.loss.gamma, recipe.data.on_duplicate, recipe.train.max_steps) == (
@@ -375,6 +379,43 @@ def test_keys_of_a_recipe_go_before_everything(make):
         "drop",
         1,
     )
+
+
+def test_the_split_train_of_several_is_trained_on(make):
+    sets = DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(HELD_OUT))
+    assert make(train_dataset=sets, eval_dataset={"held out": HELD_OUT})._parts.train.count == 20
+
+
+def test_columns_that_a_recipe_renames_are_kept(make):
+    rows = [{"question": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]} for row in ROWS]
+    config = DPOConfig("x", recipe={"data": {"columns": {"prompt": "question"}}}, **QUICK)
+    assert make(config=config, train_dataset=rows)._parts.train.left_out == ()
+
+
+def test_weights_in_16_bits_stay_so_and_are_those_saved(make, model, tmp_path):
+    model.to(torch.bfloat16)
+    trainer = make()
+    trainer.train()
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
+
+
+def test_an_adapter_that_the_model_has_is_trained_further(make, model):
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    trainer = make(given=adapted, eval_dataset=HELD_OUT, settings={"learning_rate": 0.1})
+    trainer.train()
+    assert trainer.model is adapted
+    assert losses(trainer)[0] == pytest.approx(0.6931472, abs=1e-6)
+    assert trainer.evaluate()["eval_loss"] != pytest.approx(0.6931472, abs=1e-3)
+    assert trainer.accelerator.is_main_process
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(0.3, 2), (0.6, 3), (1.5, 6)])
+def test_a_part_of_an_epoch_is_rounded_up(make, epochs, steps):
+    trainer = make(settings={"num_train_epochs": epochs})
+    trainer.train()
+    assert trainer.state.global_step == steps
 
 
 def test_epochs_and_shares_are_counted_in_steps(make):
