@@ -401,6 +401,7 @@ def test_weights_in_16_bits_stay_so_and_are_those_saved(make, model, tmp_path):
     assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft
 def test_an_adapter_that_the_model_has_is_trained_further(make, model):
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     trainer = make(given=adapted, eval_dataset=HELD_OUT, settings={"learning_rate": 0.1})
