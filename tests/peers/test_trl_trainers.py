@@ -23,11 +23,10 @@ from exptilt.runs.run_recipe import run_recipe
 pytest.importorskip("trl", reason="the comparison with TRL's own code needs it: pip install 'exptilt[peers]'")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    import trl
     import trl.experimental.cpo
     import trl.experimental.orpo
     from datasets import Dataset
-
-    import trl
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOLERANCE = 1e-5
