@@ -150,7 +150,7 @@ def law_of(settings: RolloutConfig, ends: tuple[int, ...]) -> SamplingLaw:
 def rows_maker(loss: Loss, settings: RolloutConfig, seed: int) -> RowsOf:
     """What makes the rows of the loss of a rollout: its groups as they are, or pairs."""
     if loss.kind == ROLLOUT:
-        least = 2 if "scores" in loss.inputs else 0
+        least = 2 if "scores" in loss.inputs else 1 if "advantages" in loss.inputs else 0
         return lambda groups, number, left_out: scored_groups(groups, least, left_out)
     rule = PairRule(
         which="across" if compares_with_reference(loss) else settings.pairs,
