@@ -7,8 +7,6 @@ measured; prompts, rollouts, credit, losses, steps and checkpoints are exptilt's
 is (J* - J) / (J* - J of the reference). The small twin is tests/online/test_exact_world.py.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 import time
@@ -25,9 +23,9 @@ from exptilt.data.groups import Completion, Group
 from exptilt.data.records import Prompt
 from exptilt.losses import DPO, GRPO, PPO, RLOO, Distill
 from exptilt.losses.clipped_value import ClippedValue
-from exptilt.online.asked import Asked, PromptOrder
 from exptilt.online.crediting import Crediting
 from exptilt.online.rollout import Rollout
+from exptilt.online.rollout_prompts import PromptOrder, RolloutPrompt
 from exptilt.online.rollout_reference import RolloutReference
 from exptilt.online.rollouts import Rollouts
 from exptilt.policies.scorer import ScorerFunction
@@ -135,7 +133,7 @@ class TabularMaker:
         self.world, self.tables, self.num_samples = world, tables, num_samples
         self.sampler, self.is_rewarded = NoWeights(), True
 
-    def make(self, asked: Sequence[Asked], *, number: int, seed: int, version: int | None) -> Rollout:
+    def make(self, asked: Sequence[RolloutPrompt], *, number: int, seed: int, version: int | None) -> Rollout:
         """`num_samples` completions of each prompt."""
         policy, world = self.tables.policy(), self.world
         prompts = np.repeat([int(one.group.prompt[0]) for one in asked], self.num_samples)
@@ -162,17 +160,24 @@ class TabularMaker:
         )  # fmt: skip
 
 
-def prompts_of(world: MarkovWorld) -> list[Asked]:
+def prompts_of(world: MarkovWorld) -> list[RolloutPrompt]:
     """Every prompt."""
     asked = []
     for token in range(world.num_tokens):
         group = Group(id=f"prompt {token}", prompt=np.array([token], np.int32), completions=())
-        asked.append(Asked(group, Prompt(id=f"prompt {token}", prompt=str(token))))
+        asked.append(RolloutPrompt(group, Prompt(id=f"prompt {token}", prompt=str(token))))
     return asked
 
 
 def trained(
-    world: MarkovWorld, method: Method, folder: Path, *, samples: int, seed: int = 0, prompts: int = 24, per_prompt: int = 8
+    world: MarkovWorld,
+    method: Method,
+    folder: Path,
+    *,
+    samples: int,
+    seed: int = 0,
+    prompts: int = 24,
+    per_prompt: int = 8,
 ) -> np.ndarray:
     """The policy's table after so many samples."""
     tables = Tables(world, values=False)
@@ -242,7 +247,8 @@ def main() -> None:
     torch.set_num_threads(1)
     world = MarkovWorld(length=given.length)
     best = world.optimal_policy(BETA)
-    print(f"optimum: KL {world.kl(best):.3f}, reward {world.expected_reward(best):.4f}; reference {world.expected_reward(world.reference):.4f}")
+    reached = world.expected_reward(best), world.expected_reward(world.reference)
+    print(f"optimum: KL {world.kl(best):.3f}, reward {reached[0]:.4f}; reference {reached[1]:.4f}")
     for name in given.methods:
         for seed in range(given.seeds):
             began = time.process_time()
@@ -252,7 +258,8 @@ def main() -> None:
             share = reward / world.optimal_reward(kl)
             print(
                 f"{name:24s} seed {seed}: KL {kl:.3f}, reward {reward:.4f}, of the frontier {share:.3f}, missed "
-                f"{missed(world, policy):.2%}, {time.process_time() - began:.0f} CPU s", flush=True
+                f"{missed(world, policy):.2%}, {time.process_time() - began:.0f} CPU s",
+                flush=True,
             )
 
 

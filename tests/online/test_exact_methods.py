@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from exptilt.errors import TrainingError
-from exptilt.losses import PPO, RLOO
+from exptilt.losses import RLOO
 from exptilt.testbed.markov import MarkovWorld
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,12 @@ WORLD = MarkovWorld(length=5)
 
 @pytest.mark.parametrize(
     ("name", "samples", "bound"),
-    [("rloo", 40_000, 0.02), ("ppo", 16_000, 0.05), ("distill", 20_000, 0.01), ("grpo, kl in the reward", 40_000, 0.02)],
+    [
+        ("rloo", 40_000, 0.02),
+        ("ppo", 12_000, 0.05),
+        ("distill", 20_000, 0.01),
+        ("grpo, kl in the reward", 40_000, 0.02),
+    ],
 )
 def test_what_optimises_reward_and_kl_reaches_the_optimum(name, samples, bound, tmp_path):
     policy = EXACT.trained(WORLD, EXACT.METHODS[name], tmp_path, samples=samples)
@@ -52,9 +57,9 @@ def test_grpo_as_published_goes_past_the_optimum(tmp_path):
     assert EXACT.missed(WORLD, policy) > 0.4
 
 
-@pytest.mark.parametrize("loss", [RLOO, PPO])
-def test_a_target_kl_is_reached(loss, tmp_path):
-    method = replace(EXACT.METHODS[loss().name], loss=loss(beta=EXACT.BETA, target_kl=1.5, gain=0.5))
+def test_a_target_kl_is_reached(tmp_path):
+    """At beta .15 the run would end at 1.76 nats; the paper's targets with PPO are in docs/log.md."""
+    method = replace(EXACT.METHODS["rloo"], loss=RLOO(beta=0.15, target_kl=1.5))
     policy = EXACT.trained(WORLD, method, tmp_path, samples=20_000)
     assert WORLD.kl(policy) == pytest.approx(1.5, rel=0.1)
     assert WORLD.expected_reward(policy) > 0.95 * WORLD.optimal_reward(WORLD.kl(policy))
@@ -71,6 +76,8 @@ def test_a_policy_that_is_not_the_one_that_drew_is_stopped_before_a_weight_moves
     monkeypatch.setattr(EXACT.Tables, "logps", disturbed)
     moved = []
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: moved.append(self))
-    with pytest.raises(TrainingError, match=r"step 1: the ratio of the policy to the one that drew is not 1 .* 0\.01 nats a token"):
+    with pytest.raises(
+        TrainingError, match=r"step 1: the ratio of the policy to the one that drew is not 1 .* 0\.01 nats a token"
+    ):
         EXACT.trained(WORLD, EXACT.METHODS["ppo"], tmp_path, samples=2_000)
     assert moved == []

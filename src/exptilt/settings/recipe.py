@@ -75,7 +75,7 @@ class Recipe:
     rounds: RoundsConfig | None = None
     """Sample, label and train several times, each time from the model just trained; none: train once on data.train."""
     rollout: RolloutConfig | None = None
-    """Train on completions that the policy itself draws (rloo, ppo, grpo, distill, or any loss on pairs); none: on the rows of data.train."""
+    """Train on completions that the policy draws (rloo, ppo, grpo, distill, or any loss on pairs); none: on the rows of data.train."""
     critic: CriticConfig | None = None
     """The critic of ppo, which predicts rewards to come; none: its defaults, from the reward model where there is one."""
     bare_keys: ClassVar[Mapping[str, str]] = {"rounds": "num_rounds"}

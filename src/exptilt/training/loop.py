@@ -49,9 +49,8 @@ def train(run: Run) -> Progress:
     with losing_no_process(run.world), finishing(checkpoints):
         set_seed(seed_of(run.seed, run.world.rank))
         progress = _resume(run, checkpoints)
-        run.model.train()
-        if run.critic is not None:
-            run.critic.model.train()
+        for learner in run.learners:
+            learner.model.train()
         try:
             for callback in run.callbacks:
                 callback.on_start(progress)
@@ -104,10 +103,7 @@ def _one_step(run: Run, step: int) -> Sums:
     if run.critic is not None:
         sums.merge(_critics_gradient(run.critic, micro_batches, run.world))
     sums.add("lr", float(run.schedule.get_last_lr()[0]), 1)
-    for learner in (
-        run,
-        *([] if run.critic is None else [run.critic]),
-    ):  # here weights move, and all that is refused is behind
+    for learner in run.learners:  # here weights move, and all that is refused is behind
         learner.optimizer.step()
         learner.schedule.step()
         learner.objective.advance(sums)

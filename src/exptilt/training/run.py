@@ -52,6 +52,11 @@ class Run:
     """The processes that share every global batch; each has a `Run` of its own, equal but for its shards and rows."""
 
     @property
+    def learners(self) -> tuple[Run | Learner, ...]:
+        """All that is trained: the policy, and the critic where there is one."""
+        return (self,) if self.critic is None else (self, self.critic)
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
         return self.folder / CHECKPOINTS

@@ -54,7 +54,7 @@ def _learner_state(learner: Learner) -> dict[str, Any]:
 
 def state_bytes(run: Run) -> float:
     """Size of a checkpoint's tensors, an estimate before step 1; other files take a few kilobytes."""
-    return sum(_bytes_of(learner) for learner in (run, *([] if run.critic is None else [run.critic])))
+    return sum(_bytes_of(learner) for learner in run.learners)
 
 
 def _bytes_of(learner: Run | Learner) -> float:
@@ -101,9 +101,8 @@ def _require_fitting(run: Run, bare: Mapping[str, Any], checkpoint: Path) -> Non
             f"{checkpoint}: was written {'without' if kept_critic is None else 'with'} a critic; choose another output folder, or "
             "train.resume=never to start anew"
         )
-    for learner, kept in ((run, bare), (run.critic, kept_critic)):
-        if learner is not None:
-            _require_same_weights(learner, kept, checkpoint)
+    for learner, kept in zip(run.learners, (bare, kept_critic), strict=False):
+        _require_same_weights(learner, kept or {}, checkpoint)
 
 
 def _require_same_weights(learner: Run | Learner, bare: Mapping[str, Any], checkpoint: Path) -> None:
