@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from exptilt.data.groups import Completion, Group
+from exptilt.data.groups import Completion, Credit, Group
 from exptilt.data.prepared import Prepared
 from exptilt.errors import ConfigError
 from exptilt.evaluation.held_out import Wanted
@@ -207,10 +207,8 @@ def longest_rows(rows: Prepared, settings: RolloutConfig, size: int) -> list[Gro
 
 def followed_by(group: Group, *completions: Any) -> Group:
     """A prompt with these token ids as completions, as a rollout would have them."""
-    made = tuple(
-        Completion(
-            ids, np.ones(len(ids), np.bool_), score=float(at % 2), behaviour=np.zeros(len(ids), np.float32), version=0
-        )
-        for at, ids in enumerate(completions)
-    )
-    return Group(id=group.id, prompt=group.prompt, completions=made)
+    made = []
+    for at, ids in enumerate(completions):
+        blank, counted = np.zeros(len(ids), np.float32), np.ones(len(ids), np.bool_)
+        made.append(Completion(ids, counted, float(at % 2), blank, 0, Credit(blank, blank, blank)))
+    return Group(id=group.id, prompt=group.prompt, completions=tuple(made))

@@ -26,7 +26,7 @@ from exptilt.policies.reference.step_zero import TOLERANCE, check_step_zero
 from exptilt.policies.saving import copy_model, save_model
 from exptilt.policies.scorer import ModelScorer, Reference, Scorer
 from exptilt.processes.world import World
-from exptilt.run_folder.file_names import DATA
+from exptilt.run_folder.file_names import CRITIC, DATA
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import ReferenceIdentity
 from exptilt.runs.checks.stop_conditions import refuse_impossible
@@ -130,6 +130,9 @@ class Session:
         else:
             models = self.models
             save_model(models.policy, self.tokenizer, self.folder.model, dtype=models.dtype, world=self.world)
+        if progress.is_last and self.critic_models is not None:
+            critic = self.critic_models
+            save_model(critic.policy, self.tokenizer, self.folder.path / CRITIC, dtype=critic.dtype, world=self.world)
         return progress
 
     def _held_out_sums(self) -> Sums:
