@@ -27,7 +27,6 @@ from exptilt.planning.planned_rollouts import (
     planned_prompts,
     reward_bytes,
     reward_models,
-    rollouts_in,
 )
 from exptilt.planning.planned_rows import PlannedRows, rows_of
 from exptilt.planning.planned_steps import Steps
@@ -37,6 +36,7 @@ from exptilt.policies.start import why_merged
 from exptilt.runs.checks.familiarity import NUM_PROMPTS, chosen_groups
 from exptilt.runs.disk_space import disk_space
 from exptilt.runs.run_models import Setup, setup_of
+from exptilt.runs.run_rollouts import rollouts_in
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.token_budget import MOST_TOKENS
 from exptilt.settings.critic_settings import CriticConfig
