@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from exptilt.data.groups import Completion, Credit, Group
+from exptilt.losses.clipped_value import explained_variance
 from exptilt.training.sums import Sums
 
 Floats = NDArray[np.float64]
@@ -110,8 +111,21 @@ class Rollout:
             len(self.groups),
         )
         sums.add("rollout/distinct", float(sum(_num_distinct(group) for group in self.groups)), count)
+        self._measure_critic(sums)
         sums.add("rollout/mismatch", float(np.abs(policy - self.drawn).sum(dtype=np.float64)), len(self.drawn))
         return sums
+
+    def _measure_critic(self, sums: Sums) -> None:
+        """How well the critic knew beforehand what completions would earn, where there is one."""
+        credits = [one.credit for one in self.completions if one.credit is not None]
+        if credits:
+            returns, values = (
+                np.concatenate([getattr(one, name) for one in credits]) for name in ("returns", "values")
+            )
+            sums.add("rollout/value", float(values.sum(dtype=np.float64)), len(values))
+            sums.add("rollout/return", float(returns.sum(dtype=np.float64)), len(returns))
+            if np.ptp(returns):
+                sums.add("rollout/explained_variance", explained_variance(values, returns), 1)
 
     def state(self) -> dict[str, Any]:
         """As tensors and numbers, for a checkpoint between two updates on it."""

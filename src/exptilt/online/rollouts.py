@@ -19,6 +19,7 @@ import numpy as np
 from exptilt.data.batching import pack, shares
 from exptilt.data.groups import Group
 from exptilt.errors import DataError, ServerError, TrainingError
+from exptilt.losses.importance import RATIO_ERROR
 from exptilt.online.rollout import Rollout
 from exptilt.online.rollout_maker import RolloutMaker
 from exptilt.online.rollout_prompts import PromptOrder, RolloutPrompt
@@ -63,6 +64,8 @@ class Rollouts(Callback):
     held_out_samples: int = 2
     weighs_sampler: bool = False
     """Whether the loss weighs samples by trainer over sampler, as these are two programs, and not by present over past policy."""
+    ratio_tolerance: float = 1e-4
+    """Mean |log pi / pi_old| of a token on a fresh rollout that rounding explains, nats."""
     credited: Callable[[Rollout], Rollout] = field(default=lambda rollout: rollout)
     """What a critic adds to a rollout before the first update on it."""
     current: Rollout | None = None
@@ -147,14 +150,26 @@ class Rollouts(Callback):
         """Know which weights these are."""
         self.version = progress.step
 
-    def measures(self, step: int) -> Sums:
-        """What a rollout showed, in the first update on it; what each update left out."""
-        sums = Sums()
+    def measure(self, step: int, sums: Sums) -> None:
+        """Add to the metrics of a step what a rollout showed, in the first update on it, and what each update left out.
+
+        Raises:
+            TrainingError: in the first update the policy differs from the one that drew.
+        """
         sums.add("rollout/left_out", float(sum(self.left_out.values())), 1)
         if self.current is not None and step % self.updates == 0:
+            if not self.weighs_sampler:  # another program rounds otherwise, and the weights account for that
+                self._require_ratio_one(step, sums)
             sums.merge(self.current.measures())
             sums.add("rollout/seconds_drawing", self.current.seconds, self.updates)
-        return sums
+
+    def _require_ratio_one(self, step: int, sums: Sums) -> None:
+        error = sums.means().get(RATIO_ERROR, 0.0)
+        if not error <= self.ratio_tolerance:
+            raise TrainingError(
+                f"step {step + 1}: the ratio of the policy to the one that drew is not 1 on a fresh rollout: {error:.3g} nats a token, and "
+                f"rounding explains {self.ratio_tolerance:g}. No weight was moved; set model.dropout=0"
+            )
 
     def after_step(self, progress: Progress, sums: Sums) -> None:
         """Know which weights these are, and how much of the step's time was learning."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from exptilt.data.groups import Completion, Group
+from exptilt.data.groups import Completion, Credit, Group
 from exptilt.data.prepared import Prepared
 from exptilt.errors import ConfigError
 from exptilt.evaluation.held_out import Wanted
@@ -166,7 +166,7 @@ def law_of(settings: RolloutConfig, ends: tuple[int, ...]) -> SamplingLaw:
 def rows_maker(loss: Loss, settings: RolloutConfig, seed: int) -> RowsOf:
     """What makes the rows of the loss of a rollout: its groups as they are, or pairs."""
     if loss.kind == ROLLOUT:
-        least = 2 if "scores" in loss.inputs else 0
+        least = 2 if "scores" in loss.inputs else 1 if "advantages" in loss.inputs else 0
         return lambda groups, number, left_out: scored_groups(groups, least, left_out)
     rule = PairRule(
         which="across" if compares_with_reference(loss) else settings.pairs,
@@ -223,10 +223,8 @@ def longest_rows(rows: Prepared, settings: RolloutConfig, size: int) -> list[Gro
 
 def followed_by(group: Group, *completions: Any) -> Group:
     """A prompt with these token ids as completions, as a rollout would have them."""
-    made = tuple(
-        Completion(
-            ids, np.ones(len(ids), np.bool_), score=float(at % 2), behaviour=np.zeros(len(ids), np.float32), version=0
-        )
-        for at, ids in enumerate(completions)
-    )
-    return Group(id=group.id, prompt=group.prompt, completions=made)
+    made = []
+    for at, ids in enumerate(completions):
+        blank, counted = np.zeros(len(ids), np.float32), np.ones(len(ids), np.bool_)
+        made.append(Completion(ids, counted, float(at % 2), blank, 0, Credit(blank, blank, blank)))
+    return Group(id=group.id, prompt=group.prompt, completions=tuple(made))

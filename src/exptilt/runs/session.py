@@ -16,21 +16,24 @@ from exptilt.data.groups import Group, digest_of
 from exptilt.data.prepared import Prepared
 from exptilt.losses.at_zero import loss_at_zero
 from exptilt.losses.from_choice import build_loss
+from exptilt.online.crediting import Crediting
 from exptilt.online.rollouts import Rollouts
+from exptilt.policies.critic import Critic
 from exptilt.policies.engine.forward import evaluating
 from exptilt.policies.reference.references import TableReference
 from exptilt.policies.reference.start_distance import start_distance
-from exptilt.policies.reference.step_zero import check_step_zero
+from exptilt.policies.reference.step_zero import TOLERANCE, check_step_zero
 from exptilt.policies.saving import copy_model, save_model
 from exptilt.policies.scorer import ModelScorer, Reference, Scorer
 from exptilt.processes.world import World
-from exptilt.run_folder.file_names import DATA
+from exptilt.run_folder.file_names import CRITIC, DATA
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import ReferenceIdentity
 from exptilt.runs.checks.stop_conditions import refuse_impossible
 from exptilt.runs.identity import defaults_of, identity
 from exptilt.runs.run_batches import ObjectiveBatches, batches_for, steps_in
 from exptilt.runs.run_callbacks import Watched, own_callbacks
+from exptilt.runs.run_critic import critic_models, learner_of
 from exptilt.runs.run_models import Models, Setup, in_words, models_of, setup_of
 from exptilt.runs.run_reference import groups_to_score, moving_reference_of, table_of
 from exptilt.runs.run_rollouts import identity_of_rollouts, longest_rows, prompts_as_rows, rollouts_of
@@ -77,6 +80,10 @@ class Session:
     """The reference where it follows the policy."""
     rollouts: Rollouts | None = None
     """Where batches come from, if the policy draws them itself."""
+    critic_models: Models | None = None
+    """The critic as a model, before step 1; None where the loss needs none."""
+    critic: Critic | None = None
+    """The same as a scorer."""
     own_callbacks: Sequence[Callback] = field(default=())
 
     @property
@@ -123,6 +130,9 @@ class Session:
         else:
             models = self.models
             save_model(models.policy, self.tokenizer, self.folder.model, dtype=models.dtype, world=self.world)
+        if progress.is_last and self.critic_models is not None:
+            critic = self.critic_models
+            save_model(critic.policy, self.tokenizer, self.folder.path / CRITIC, dtype=critic.dtype, world=self.world)
         return progress
 
     def _held_out_sums(self) -> Sums:
@@ -171,6 +181,12 @@ def open_session(
     tokens, words = settle_tokens(recipe.batch, recipe.optim, folder, policy, objective, probes, world)
     _say(console, words)
     rollouts = None if planned else rollouts_of(recipe, objective.loss, models, rows, tokenizer, tokens, world)
+    critics = critic_models(recipe, objective.loss, setup, tokenizer, world)
+    critic = None if critics is None else Critic(critics.policy)
+    if rollouts is not None:
+        rollouts.ratio_tolerance = TOLERANCE[setup.products] / 10
+        if critic is not None:
+            rollouts.credited = Crediting(objective=objective, critic=critic, tokens=recipe.batch.at_once, world=world)
     batches = ObjectiveBatches(planned, objective, tokens, world) if planned else rollouts
     assert batches is not None  # noqa: S101 - one of them is there
     num_steps, table = steps_in(recipe.train, batches.num_steps), None
@@ -197,6 +213,8 @@ def open_session(
         table=table,
         moving=moving_reference_of(recipe.reference, models, setup),
         rollouts=rollouts,
+        critic_models=critics,
+        critic=critic,
         own_callbacks=callbacks,
     )
 
@@ -232,6 +250,8 @@ def run_of(session: Session) -> Run:
     content = rows | {"starting weights": session.models.weights}
     if session.rollouts is not None:
         content |= identity_of_rollouts(session.rollouts, session.world)
+    if session.critic_models is not None:
+        content["critic's starting weights"] = session.critic_models.weights
     parts = [part for part in (session.moving, session.rollouts) if part is not None]
     return Run(
         model=model,
@@ -250,7 +270,8 @@ def run_of(session: Session) -> Run:
         callbacks=session.watched.callbacks(*parts, *own_callbacks(recipe.train), *session.own_callbacks),
         seed=recipe.seed,
         world=session.world,
-        **({} if session.rollouts is None else {"drawn": session.rollouts.measures}),
+        critic=learner_of(session.critic_models, session.critic, recipe.critic, session.num_steps),
+        **({} if session.rollouts is None else {"drawn": session.rollouts.measure}),
     )
 
 
