@@ -149,6 +149,8 @@ def _started(
 
 
 def _require_given(keywords: RecipeKeywords) -> None:
+    if keywords.has("segmenter"):
+        raise ConfigError("xt.train: a recipe with segmenter trains on masks; run it with `exptilt train`")
     if not keywords.has("model.path") and not keywords.has("model.config"):
         raise ConfigError("xt.train: no model: give a model object, a folder or a hub id first, or a recipe with one")
     if not keywords.has("data.train") and not keywords.has("rounds"):

@@ -23,8 +23,16 @@ from exptilt.policies.saving import save_model
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.trl.event_bridge import EventBridge, made
-from exptilt.trl.given_objects import DATASET, loaded_model, loaded_tokenizer, refuse_objects, refuse_overrides
-from exptilt.trl.given_rows import given_rows
+from exptilt.trl.given_objects import (
+    DATASET,
+    Processes,
+    left_in_its_form,
+    loaded_model,
+    loaded_tokenizer,
+    refuse_objects,
+    refuse_overrides,
+)
+from exptilt.trl.given_rows import GivenRows, given_rows
 from exptilt.trl.held_out_metrics import held_out_metrics
 from exptilt.trl.saved_model import require_writable, take_best_weights, write_into_run
 from exptilt.trl.trainer_configs import TrainerConfig, config_for, plain
@@ -97,19 +105,21 @@ class PreferenceTrainer:
         return config, objects
 
     def _parts_of(self, train: Any, held_out: Any) -> Parts:
-        field = self.args.dataset_text_field or "text" if self.kind == "SFT" else "text"
         if train is None:
             raise ConfigError("train_dataset: is missing; give a datasets.Dataset, a list of rows, a path or a hub id")
         return Parts(
             model=self.model,
             tokenizer=self.processing_class,
-            train=given_rows(train, self.kind, DATASET, field, self._made_text),
-            held_out=None
-            if held_out is None
-            else given_rows(held_out, self.kind, "eval_dataset", field, self._made_text),
+            train=self._rows(train, DATASET),
+            held_out=None if held_out is None else self._rows(held_out, "eval_dataset"),
             ref_model=self.ref_model,
             peft_config=self._peft_config,
         )
+
+    def _rows(self, rows: Any, what: str) -> GivenRows:
+        renamed = self.args.recipe.get("data.columns") or dict(self.args.recipe.get("data") or {}).get("columns") or {}
+        field = [self.args.dataset_text_field] if self.kind == "SFT" and self.args.dataset_text_field else []
+        return given_rows(rows, self.kind, what, more=[*renamed.values(), *field], made_text=self._made_text)
 
     def _say_once(self, start: TrainerRecipe) -> None:
         """Say what differs from TRL, so that nothing is ignored in silence."""
@@ -158,7 +168,7 @@ class PreferenceTrainer:
         began = time.perf_counter()
         self.is_in_train = True
         try:
-            with holding(*start.held):
+            with holding(*start.held), left_in_its_form(self.model):
                 outcome = run_recipe(start.recipe, self._console(), callbacks=[bridge], measures=False)
         finally:
             self.is_in_train = False
@@ -322,9 +332,12 @@ class PreferenceTrainer:
 
     def is_world_process_zero(self) -> bool:
         """Whether this is the first process."""
-        import os
+        return Processes().is_main_process
 
-        return os.environ.get("RANK", "0") == "0"
+    @property
+    def accelerator(self) -> Processes:
+        """Which process of how many this is, as programs ask accelerate."""
+        return Processes()
 
     @property
     def tokenizer(self) -> Any:

@@ -14,7 +14,9 @@ from exptilt.errors import ConfigError
 from exptilt.in_memory import InMemory
 from exptilt.policies.adapters import has_adapter
 from exptilt.policies.models_in_memory import model_in_memory, tokenizer_in_memory
+from exptilt.settings.declaration import as_dict
 from exptilt.settings.load import build
+from exptilt.settings.loss_choice import choice_of
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.yaml_source import Source
 from exptilt.trl.given_rows import GivenRows
@@ -124,6 +126,8 @@ def _overridden(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[
     """The settings with keys of exptilt's own laid over them; a section may be given whole."""
     flat = dict(settings)
     for key, value in recipe.items():
+        if key == "loss" and not isinstance(value, str | Mapping):
+            value = as_dict(choice_of(value))
         if key == "loss" or not isinstance(value, Mapping):
             flat = {name: old for name, old in flat.items() if name != key and not name.startswith(f"{key}.")}
             flat[key] = value
