@@ -209,9 +209,9 @@ def wanted_online(recipe: Recipe, loss: Loss, reward: Reward | None, held_out: S
     return replace(wanted, pairs=False, reward=asks)
 
 
-def prompts_as_rows(rows: Prepared) -> list[Group]:
+def prompts_as_rows(rows: Prepared, settings: RolloutConfig) -> list[Group]:
     """A few prompts with themselves as completions: text on which policy and reference can be compared before anything is drawn."""
-    return [followed_by(group, group.prompt) for group in rows.train[:DRAWN_BEFORE_STEP_1]]
+    return [followed_by(one, one.prompt[: settings.law.max_new_tokens]) for one in rows.train[:DRAWN_BEFORE_STEP_1]]
 
 
 def longest_rows(rows: Prepared, settings: RolloutConfig, size: int) -> list[Group]:

@@ -229,7 +229,9 @@ def run_of(session: Session, watched: Watched) -> Run:
     online = session.rollouts is not None
     start = session.models.held if online else session.moving or session.table
     if session.objective.loss.needs_reference and start is not None:
-        first = prompts_as_rows(session.rows) if online else session.batches.step(0)[0][:_STEP_ZERO_ROWS]
+        rollouts = recipe.rollout
+        known = session.batches.step(0)[0] if rollouts is None else prompts_as_rows(session.rows, rollouts)
+        first = known[:_STEP_ZERO_ROWS]
         with evaluating(model):
             if recipe.reference.model is None:
                 check_step_zero(session.policy, start, first, session.setup.products)
@@ -267,7 +269,7 @@ def run_of(session: Session, watched: Watched) -> Run:
 def _distance(session: Session, reference: Scorer, groups: Sequence[Group]) -> str:
     """One line about the start of a run against another reference."""
     loss = None
-    if groups and not session.objective.loss.is_stateful:
+    if groups and not session.objective.loss.is_stateful and session.rollouts is None:
         with torch.no_grad():
             loss = session.objective(groups, session.policy(groups), reference(groups)).sums.means()["loss"]
     at_zero, name = loss_at_zero(session.objective.loss), str(session.recipe.reference.model)

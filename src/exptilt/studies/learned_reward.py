@@ -15,7 +15,7 @@ REWARD_MODEL = "reward-model"
 """The folder of its run in the study's folder."""
 
 
-def learned_reward(folder: Path, bench: Bench, seed: int, rate: float = 5e-4) -> RewardModelConfig:
+def learned_reward(folder: Path, bench: Bench, seed: int, rate: float = 2e-3) -> RewardModelConfig:
     """Train a reward model from the reference on the study's preferences, unless it is there.
 
     Args:
@@ -32,6 +32,6 @@ def learned_reward(folder: Path, bench: Bench, seed: int, rate: float = 5e-4) ->
         loss=LossChoice.of("bradley_terry"),
         batch=BatchConfig(size=64),
         optim=OptimConfig(learning_rate=rate),
-        train=TrainConfig(epochs=1.0, log_every=5, eval_every=0, save_every=100_000),
+        train=TrainConfig(epochs=2.0, log_every=5, eval_every=0, save_every=100_000),
     )
     return RewardModelConfig(path=str(finish(recipe).model))
