@@ -1,4 +1,7 @@
-"""What TRL's trainers have in common: objects and keywords in, a model trained in place out."""
+"""What TRL's trainers have in common: objects and keywords in, a model trained in place out.
+
+One class, and longer than others: it has every method that programs call on a trainer.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from exptilt.converters.trl_keywords import OBJECTS, keywords_of
 from exptilt.disk import write_whole
 from exptilt.errors import ConfigError, ModelError
 from exptilt.in_memory import holding
+from exptilt.policies.adapters import has_adapter
+from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.publish import publish
 from exptilt.policies.saving import save_model
 from exptilt.run_folder.folder import RunFolder
@@ -69,7 +74,7 @@ class PreferenceTrainer:
         refuse_overrides(type(self), PreferenceTrainer)
         config, objects = self._sorted(args, keywords)
         refuse_objects({**objects, "data_collator": data_collator, "ref_model": ref_model}, self.kind)
-        if ref_model is not None and ref_model is model:
+        if ref_model is not None and ref_model is model and not isinstance(model, str):
             raise ConfigError("ref_model: is the model itself; leave it out, or give another object")
         self.args = config
         self.is_in_train = False
@@ -156,6 +161,8 @@ class PreferenceTrainer:
             raise ConfigError("trial: hyper-parameters are not searched here; see `exptilt frontier`")
         resume = resume_from_checkpoint or self.args.resume_from_checkpoint
         self._require_newest(resume)
+        if not resume:
+            self._require_base_apart()
         start = recipe_for(self.args, self._parts, resume=bool(resume))
         self.state = TrainerState(
             is_local_process_zero=True,
@@ -174,6 +181,7 @@ class PreferenceTrainer:
             self.is_in_train = False
         if outcome.model is not None:
             self.model = outcome.model.eval()
+            self._parts = replace(self._parts, model=self.model, peft_config=None)  # a second training goes on from it
         self._start = start
         if start.recipe.train.best is not None and outcome.finished:
             take_best_weights(self.model, outcome.folder.model)
@@ -204,6 +212,17 @@ class PreferenceTrainer:
             raise ConfigError(
                 f"resume_from_checkpoint={str(resume)!r}: a run goes on from its newest checkpoint in "
                 f"output_dir={self.args.output_dir!r}; give True"
+            )
+
+    def _require_base_apart(self) -> None:
+        """An adapter is saved with the name of its base, so a base in the run folder must not be moved aside with it."""
+        base = str(getattr(causal_lm(self.model), "name_or_path", "") or "")
+        adapts = self._parts.peft_config is not None or has_adapter(self.model)
+        folder = Path(self.args.output_dir).resolve()
+        if adapts and base and Path(base).exists() and Path(base).resolve().is_relative_to(folder):
+            raise ConfigError(
+                f"output_dir={self.args.output_dir!r}: holds the base of the adapter ({base}), which a new run would move "
+                "aside; set args.output_dir to another folder"
             )
 
     def _console(self) -> Console | None:
