@@ -335,6 +335,7 @@ REFUSED = {
     "a range": ({"settings": {"beta": -1.0}}, "DPOConfig: loss: beta must be > 0"),
     "several sets": ({"eval_dataset": {"a": ROWS, "b": ROWS}}, "eval_dataset: several data sets by name"),
     "columns": ({"train_dataset": {"prompt": ["a"]}}, "a mapping of columns is no list of rows"),
+    "sharded weights": ({"settings": {"fsdp": "full_shard"}}, "fsdp and deepspeed: a model that is trained in place"),
     "no number": ({"settings": {"beta": "strong"}}, "beta: 'strong' is no number"),
     "too few weights": ({"settings": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1]}}, "1 weight for 2 losses"),
     "images": ({"train_dataset": [{**row, "image": 1} for row in ROWS]}, "holds images"),

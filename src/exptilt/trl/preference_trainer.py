@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -85,7 +86,7 @@ class PreferenceTrainer:
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.ref_model = ref_model
         self._peft_config, self._made_text = objects.get("peft_config"), objects.get("formatting_func")
-        self.state = TrainerState(is_local_process_zero=True, is_world_process_zero=True)
+        self.state = self._new_state()
         self._parts = self._parts_of(train_dataset, eval_dataset)
         self._start = recipe_for(config, self._parts)  # refused before anything is spent
         self._bridge: EventBridge | None = None
@@ -164,10 +165,8 @@ class PreferenceTrainer:
         if not resume:
             self._require_base_apart()
         start = recipe_for(self.args, self._parts, resume=bool(resume))
-        self.state = TrainerState(
-            is_local_process_zero=True,
-            is_world_process_zero=True,
-            num_train_epochs=int(float(self.args.num_train_epochs or 1) + 0.999),
+        self.state = self._new_state(
+            num_train_epochs=math.ceil(float(self.args.num_train_epochs or 1)),
             logging_steps=start.recipe.train.log_every,
             train_batch_size=start.recipe.batch.size,
         )
@@ -186,9 +185,17 @@ class PreferenceTrainer:
         if start.recipe.train.best is not None and outcome.finished:
             take_best_weights(self.model, outcome.folder.model)
         metrics = self._summary(outcome.step, time.perf_counter() - began)
-        if self.args.push_to_hub:
+        if self.args.push_to_hub and Processes().is_main_process:
             self.push_to_hub()
         return TrainOutput(outcome.step, metrics["train_loss"], metrics)
+
+    def _new_state(self, **more: Any) -> TrainerState:
+        processes = Processes()
+        return TrainerState(
+            is_local_process_zero=processes.is_local_main_process,
+            is_world_process_zero=processes.is_main_process,
+            **more,
+        )
 
     def _new_bridge(self, start: TrainerRecipe) -> EventBridge:
         strategy = (
@@ -295,6 +302,8 @@ class PreferenceTrainer:
             ConfigError: the folder holds a model that is not of this trainer.
             ModelError: it cannot be written.
         """
+        if not Processes().is_main_process:
+            return
         folder = Path(output_dir or self.args.output_dir)
         if folder.resolve() == Path(self.args.output_dir).resolve():
             write_into_run(self.model, self.processing_class, folder)
@@ -327,12 +336,16 @@ class PreferenceTrainer:
 
     def log_metrics(self, split: str, metrics: Mapping[str, float]) -> None:
         """Print metrics."""
+        if not Processes().is_main_process:
+            return
         print(f"***** {split} metrics *****")
         for name in sorted(metrics):
             print(f"  {name:30} = {metrics[name]}")
 
     def save_metrics(self, split: str, metrics: Mapping[str, float], combined: bool = True) -> None:
         """Write metrics to `SPLIT_results.json` in the run folder, and to `all_results.json`."""
+        if not Processes().is_main_process:
+            return
         folder = Path(self.args.output_dir)
         write_whole(folder / f"{split}_results.json", json.dumps(dict(metrics), indent=4, sort_keys=True) + "\n")
         if combined:
@@ -342,6 +355,8 @@ class PreferenceTrainer:
 
     def save_state(self) -> None:
         """Write `trainer_state.json` into the run folder."""
+        if not Processes().is_main_process:
+            return
         path = Path(self.args.output_dir) / "trainer_state.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         self.state.save_to_json(str(path))
