@@ -66,6 +66,39 @@ PROGRAMS = {
         )
         trainer.train()
     """,
+    # a script of stages, with everything that such scripts ask of a trainer afterwards
+    "script": """
+        import os
+        from exptilt.trl import DPOConfig, DPOTrainer
+        from transformers.trainer_utils import get_last_checkpoint
+
+        training_args = DPOConfig(
+            output_dir=OUT, num_train_epochs=1, eval_strategy="epoch", save_strategy="epoch", logging_steps=0.5,
+            lr_scheduler_type="cosine", warmup_ratio=0.1, gradient_checkpointing=True, seed=42, do_eval=True,
+            gradient_checkpointing_kwargs={"use_reentrant": False}, optim="adamw_torch", report_to=[],
+            per_device_train_batch_size=4, per_device_eval_batch_size=4, remove_unused_columns=False,
+            model_init_kwargs={"torch_dtype": "float32", "attn_implementation": "sdpa", "use_cache": False},
+            hub_model_id="somebody/model", load_best_model_at_end=True, metric_for_best_model="eval_loss",
+        )
+        last = get_last_checkpoint(training_args.output_dir) if os.path.isdir(training_args.output_dir) else None
+        trainer = DPOTrainer(
+            MODEL, ref_model=MODEL, args=training_args, train_dataset=dataset, eval_dataset=dataset,
+            processing_class=tokenizer,
+        )
+        result = trainer.train(resume_from_checkpoint=last)
+        metrics = result.metrics
+        metrics["train_samples"] = len(dataset)
+        trainer.log_metrics("train", metrics)
+        trainer.save_metrics("train", metrics)
+        trainer.save_state()
+        trainer.save_model(training_args.output_dir)
+        if trainer.accelerator.is_main_process:
+            trainer.create_model_card(dataset_name="pairs", tags=["dpo"])
+            trainer.model.config.use_cache = True
+            trainer.model.config.save_pretrained(training_args.output_dir)
+        metrics = trainer.evaluate()
+        trainer.save_metrics("eval", metrics)
+    """,
     # TRL 1: everything named by strings
     "names": """
         from exptilt.trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -120,6 +153,13 @@ def test_a_program_runs_with_the_import_changed(program, world, tmp_path, monkey
     assert trainer.state.global_step >= 1
     assert any(line.get("train_loss", 0) > 0 for line in trainer.state.log_history)
     assert (Path(names["OUT"]) / "model" / "tokenizer.json").is_file()
+    if program == "script":
+        assert names["result"].metrics["epoch"] == 1.0
+        assert (
+            json.loads((Path(names["OUT"]) / "eval_results.json").read_text())["eval_loss"]
+            == names["metrics"]["eval_loss"]
+        )
+        assert AutoModelForCausalLM.from_pretrained(names["OUT"]).config.use_cache
     if program == "names":
         assert names["metrics"]["eval_loss"] > 0
         assert any(Path(names["OUT"] + "-base").glob("*.safetensors"))

@@ -132,6 +132,20 @@ def test_a_second_training_goes_on_from_the_model_and_moves_the_first_aside(make
     assert len(list((tmp_path / "run" / "earlier").iterdir())) == 1
 
 
+def test_a_second_training_of_an_adapter_goes_on_from_it(make, tmp_path):
+    trainer = make(peft_config=LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    trainer.train()
+    first = fingerprint(trainer.model)
+    with pytest.raises(ConfigError, match="holds the base of the adapter"):
+        trainer.train()
+    assert (tmp_path / "run" / "model").is_dir()
+    trainer.args.output_dir = str(tmp_path / "second")
+    trainer.train()
+    assert losses(trainer)[0] == pytest.approx(0.6931472, abs=1e-6)
+    assert fingerprint(trainer.model) != first
+    assert sum("lora_A" in name for name, _ in trainer.model.named_parameters()) == 1
+
+
 def test_a_stopped_training_ends_as_if_it_had_not_been(make, model, tmp_path, tokenizer):
     class Breaks(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
@@ -321,6 +335,7 @@ REFUSED = {
     "a range": ({"settings": {"beta": -1.0}}, "DPOConfig: loss: beta must be > 0"),
     "several sets": ({"eval_dataset": {"a": ROWS, "b": ROWS}}, "eval_dataset: several data sets by name"),
     "columns": ({"train_dataset": {"prompt": ["a"]}}, "a mapping of columns is no list of rows"),
+    "sharded weights": ({"settings": {"fsdp": "full_shard"}}, "fsdp and deepspeed: a model that is trained in place"),
     "no number": ({"settings": {"beta": "strong"}}, "beta: 'strong' is no number"),
     "too few weights": ({"settings": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1]}}, "1 weight for 2 losses"),
     "images": ({"train_dataset": [{**row, "image": 1} for row in ROWS]}, "holds images"),

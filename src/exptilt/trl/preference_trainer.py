@@ -1,9 +1,13 @@
-"""What TRL's trainers have in common: objects and keywords in, a model trained in place out."""
+"""What TRL's trainers have in common: objects and keywords in, a model trained in place out.
+
+One class, and longer than others: it has every method that programs call on a trainer.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +22,8 @@ from exptilt.converters.trl_keywords import OBJECTS, keywords_of
 from exptilt.disk import write_whole
 from exptilt.errors import ConfigError, ModelError
 from exptilt.in_memory import holding
+from exptilt.policies.adapters import has_adapter
+from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.publish import publish
 from exptilt.policies.saving import save_model
 from exptilt.run_folder.folder import RunFolder
@@ -69,7 +75,7 @@ class PreferenceTrainer:
         refuse_overrides(type(self), PreferenceTrainer)
         config, objects = self._sorted(args, keywords)
         refuse_objects({**objects, "data_collator": data_collator, "ref_model": ref_model}, self.kind)
-        if ref_model is not None and ref_model is model:
+        if ref_model is not None and ref_model is model and not isinstance(model, str):
             raise ConfigError("ref_model: is the model itself; leave it out, or give another object")
         self.args = config
         self.is_in_train = False
@@ -80,7 +86,7 @@ class PreferenceTrainer:
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.ref_model = ref_model
         self._peft_config, self._made_text = objects.get("peft_config"), objects.get("formatting_func")
-        self.state = TrainerState(is_local_process_zero=True, is_world_process_zero=True)
+        self.state = self._new_state()
         self._parts = self._parts_of(train_dataset, eval_dataset)
         self._start = recipe_for(config, self._parts)  # refused before anything is spent
         self._bridge: EventBridge | None = None
@@ -156,11 +162,11 @@ class PreferenceTrainer:
             raise ConfigError("trial: hyper-parameters are not searched here; see `exptilt frontier`")
         resume = resume_from_checkpoint or self.args.resume_from_checkpoint
         self._require_newest(resume)
+        if not resume:
+            self._require_base_apart()
         start = recipe_for(self.args, self._parts, resume=bool(resume))
-        self.state = TrainerState(
-            is_local_process_zero=True,
-            is_world_process_zero=True,
-            num_train_epochs=int(float(self.args.num_train_epochs or 1) + 0.999),
+        self.state = self._new_state(
+            num_train_epochs=math.ceil(float(self.args.num_train_epochs or 1)),
             logging_steps=start.recipe.train.log_every,
             train_batch_size=start.recipe.batch.size,
         )
@@ -174,13 +180,22 @@ class PreferenceTrainer:
             self.is_in_train = False
         if outcome.model is not None:
             self.model = outcome.model.eval()
+            self._parts = replace(self._parts, model=self.model, peft_config=None)  # a second training goes on from it
         self._start = start
         if start.recipe.train.best is not None and outcome.finished:
             take_best_weights(self.model, outcome.folder.model)
         metrics = self._summary(outcome.step, time.perf_counter() - began)
-        if self.args.push_to_hub:
+        if self.args.push_to_hub and Processes().is_main_process:
             self.push_to_hub()
         return TrainOutput(outcome.step, metrics["train_loss"], metrics)
+
+    def _new_state(self, **more: Any) -> TrainerState:
+        processes = Processes()
+        return TrainerState(
+            is_local_process_zero=processes.is_local_main_process,
+            is_world_process_zero=processes.is_main_process,
+            **more,
+        )
 
     def _new_bridge(self, start: TrainerRecipe) -> EventBridge:
         strategy = (
@@ -204,6 +219,17 @@ class PreferenceTrainer:
             raise ConfigError(
                 f"resume_from_checkpoint={str(resume)!r}: a run goes on from its newest checkpoint in "
                 f"output_dir={self.args.output_dir!r}; give True"
+            )
+
+    def _require_base_apart(self) -> None:
+        """An adapter is saved with the name of its base, so a base in the run folder must not be moved aside with it."""
+        base = str(getattr(causal_lm(self.model), "name_or_path", "") or "")
+        adapts = self._parts.peft_config is not None or has_adapter(self.model)
+        folder = Path(self.args.output_dir).resolve()
+        if adapts and base and Path(base).exists() and Path(base).resolve().is_relative_to(folder):
+            raise ConfigError(
+                f"output_dir={self.args.output_dir!r}: holds the base of the adapter ({base}), which a new run would move "
+                "aside; set args.output_dir to another folder"
             )
 
     def _console(self) -> Console | None:
@@ -276,6 +302,8 @@ class PreferenceTrainer:
             ConfigError: the folder holds a model that is not of this trainer.
             ModelError: it cannot be written.
         """
+        if not Processes().is_main_process:
+            return
         folder = Path(output_dir or self.args.output_dir)
         if folder.resolve() == Path(self.args.output_dir).resolve():
             write_into_run(self.model, self.processing_class, folder)
@@ -308,12 +336,16 @@ class PreferenceTrainer:
 
     def log_metrics(self, split: str, metrics: Mapping[str, float]) -> None:
         """Print metrics."""
+        if not Processes().is_main_process:
+            return
         print(f"***** {split} metrics *****")
         for name in sorted(metrics):
             print(f"  {name:30} = {metrics[name]}")
 
     def save_metrics(self, split: str, metrics: Mapping[str, float], combined: bool = True) -> None:
         """Write metrics to `SPLIT_results.json` in the run folder, and to `all_results.json`."""
+        if not Processes().is_main_process:
+            return
         folder = Path(self.args.output_dir)
         write_whole(folder / f"{split}_results.json", json.dumps(dict(metrics), indent=4, sort_keys=True) + "\n")
         if combined:
@@ -323,6 +355,8 @@ class PreferenceTrainer:
 
     def save_state(self) -> None:
         """Write `trainer_state.json` into the run folder."""
+        if not Processes().is_main_process:
+            return
         path = Path(self.args.output_dir) / "trainer_state.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         self.state.save_to_json(str(path))

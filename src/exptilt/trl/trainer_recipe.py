@@ -9,7 +9,7 @@ from typing import Any
 
 from exptilt.converters.conversion import convert_keywords
 from exptilt.converters.draft import Fate
-from exptilt.converters.trl_keywords import BY_TRAINER
+from exptilt.converters.trl_keywords import BY_TRAINER, SHARDED
 from exptilt.errors import ConfigError
 from exptilt.in_memory import InMemory
 from exptilt.policies.adapters import has_adapter
@@ -80,6 +80,8 @@ def recipe_for(config: TrainerConfig, parts: Parts, *, resume: bool = False) -> 
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     conversion = convert_keywords(config.kind, stated | adapter, parts.train.count, processes)
     refuse([fate for fate in conversion.fates if fate.outcome == "refused"], config.kind)
+    if conversion.settings.get("parallel.kind") == "fsdp":
+        raise ConfigError(f"{config.kind}Config: fsdp and deepspeed: {SHARDED}")
     model = model_in_memory(parts.model, in_place=True)
     tokenizer = tokenizer_in_memory(parts.tokenizer)
     held = [model, tokenizer, *(rows.held for rows in (parts.train, parts.held_out) if rows and rows.held)]
