@@ -88,6 +88,7 @@ from exptilt.settings.model_settings import ReferenceConfig as ReferenceConfig
 from exptilt.settings.model_settings import SmallModel as SmallModel
 from exptilt.settings.recipe import Recipe as Recipe
 from exptilt.settings.recipe import SFTPhase as SFTPhase
+from exptilt.settings.rollout_settings import RolloutConfig as RolloutConfig
 from exptilt.settings.rounds_settings import RoundsConfig as RoundsConfig
 from exptilt.settings.source_settings import SourceConfig as SourceConfig
 from exptilt.settings.training_settings import OptimConfig as OptimConfig
