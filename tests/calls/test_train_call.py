@@ -14,6 +14,7 @@ from datasets import Dataset
 
 import exptilt as xt
 from exptilt.policies.fingerprint import fingerprint
+from exptilt.runs.first_checks import check_run
 
 
 def test_the_way_of_the_readme_from_a_model_to_its_evaluation(make_object, tokenizer, pairs, sections):
@@ -93,6 +94,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(make_object, tokenizer, pairs
     assert (cut.status, cut.steps) == ("stopped", 1)
     with pytest.raises(xt.ExptiltError, match=r"was made from objects \(model\.path, model\.tokenizer, data\.train\)"):
         xt.load_run("cut").resume()
+    with pytest.raises(xt.ExptiltError, match=r"model\.path: memory:model-\w{16}: stands for an object \(model\)"):
+        check_run(cut.recipe)  # what `exptilt train cut/config.yaml` does first
     with pytest.raises(xt.ExptiltError, match=r"cut: has no model yet; run\.resume\(\) goes on"):
         cut.model  # noqa: B018
     again = cut.resume()
