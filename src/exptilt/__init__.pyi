@@ -80,6 +80,7 @@ from exptilt.losses import Term as Term
 from exptilt.losses import Unlikelihood as Unlikelihood
 from exptilt.sampling.sampling_law import SamplingLaw as SamplingLaw
 from exptilt.settings import model_settings as _model_settings
+from exptilt.settings.critic_settings import CriticConfig as CriticConfig
 from exptilt.settings.data_settings import BatchConfig as BatchConfig
 from exptilt.settings.data_settings import DataConfig as DataConfig
 from exptilt.settings.evaluation_settings import EvaluateConfig as EvaluateConfig

@@ -39,6 +39,7 @@ def train(
     parallel: Any = None,
     rounds: Any = None,
     rollout: Any = None,
+    critic: Any = None,
     recipe: str | Path | Recipe | None = None,
     callbacks: Sequence[Any] = (),
     quiet: bool = False,
@@ -74,6 +75,7 @@ def train(
         parallel: section `parallel`.
         rounds: section `rounds`, or a number of rounds.
         rollout: section `rollout`: train on completions that the policy draws, such as `{"reward": {"kind": "length"}}`.
+        critic: section `critic`: the model of values beside the policy, for losses such as `xt.PPO()`.
         recipe: a YAML file or an `xt.Recipe`, which the other arguments are laid over.
         callbacks: objects with the hooks of `xt.Callback`, called around the steps.
         quiet: show no messages and no bars.
@@ -97,7 +99,9 @@ def train(
     keywords = RecipeKeywords("xt.train", recipe)
     keywords.put("seed", seed)
     sections = {"data": data, "batch": batch, "optim": optim, "train": train, "sft": sft, "evaluate": evaluate}
-    for name, section in (sections | {"parallel": parallel, "rounds": rounds, "rollout": rollout}).items():
+    for name, section in (
+        sections | {"parallel": parallel, "rounds": rounds, "rollout": rollout, "critic": critic}
+    ).items():
         keywords.section(name, section)
     keywords.loss(loss)
     keywords.adapter(adapter)
