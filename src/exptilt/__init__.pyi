@@ -80,6 +80,7 @@ from exptilt.losses import Term as Term
 from exptilt.losses import Unlikelihood as Unlikelihood
 from exptilt.sampling.sampling_law import SamplingLaw as SamplingLaw
 from exptilt.settings import model_settings as _model_settings
+from exptilt.settings.critic_settings import CriticConfig as CriticConfig
 from exptilt.settings.data_settings import BatchConfig as BatchConfig
 from exptilt.settings.data_settings import DataConfig as DataConfig
 from exptilt.settings.evaluation_settings import EvaluateConfig as EvaluateConfig
@@ -88,6 +89,7 @@ from exptilt.settings.model_settings import ReferenceConfig as ReferenceConfig
 from exptilt.settings.model_settings import SmallModel as SmallModel
 from exptilt.settings.recipe import Recipe as Recipe
 from exptilt.settings.recipe import SFTPhase as SFTPhase
+from exptilt.settings.rollout_settings import RolloutConfig as RolloutConfig
 from exptilt.settings.rounds_settings import RoundsConfig as RoundsConfig
 from exptilt.settings.source_settings import SourceConfig as SourceConfig
 from exptilt.settings.training_settings import OptimConfig as OptimConfig

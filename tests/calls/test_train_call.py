@@ -14,6 +14,7 @@ from datasets import Dataset
 
 import exptilt as xt
 from exptilt.policies.fingerprint import fingerprint
+from exptilt.runs.first_checks import check_run
 
 
 def test_the_way_of_the_readme_from_a_model_to_its_evaluation(make_object, tokenizer, pairs, sections):
@@ -65,6 +66,17 @@ def test_the_same_call_is_the_same_run_and_another_call_another(make_object, tok
     assert call(seed=1).folder != run.folder
 
 
+def test_a_changed_file_is_another_run(pairs, sections, write_rows):
+    small = xt.SmallModel(hidden_size=16, num_layers=1, num_heads=2, max_positions=64, vocab_size=300)
+
+    def call(rows):
+        return xt.train(small, write_rows("pairs.jsonl", rows), quiet=True, report=False, **sections)
+
+    first = call(pairs())
+    assert call(pairs()).folder == first.folder
+    assert call(pairs(29)).folder != first.folder
+
+
 def test_a_stopped_run_goes_on_to_the_same_weights(make_object, tokenizer, pairs, sections):
     class Once(xt.Callback):
         """Stops the first time it is called, as SIGTERM would."""
@@ -82,6 +94,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(make_object, tokenizer, pairs
     assert (cut.status, cut.steps) == ("stopped", 1)
     with pytest.raises(xt.ExptiltError, match=r"was made from objects \(model\.path, model\.tokenizer, data\.train\)"):
         xt.load_run("cut").resume()
+    with pytest.raises(xt.ExptiltError, match=r"model\.path: memory:model-\w{16}: stands for an object \(model\)"):
+        check_run(cut.recipe)  # what `exptilt train cut/config.yaml` does first
     with pytest.raises(xt.ExptiltError, match=r"cut: has no model yet; run\.resume\(\) goes on"):
         cut.model  # noqa: B018
     again = cut.resume()
@@ -219,3 +233,18 @@ def test_the_doctor_says_which_objective_fits(pairs, capsys):
     assert "objective that fits: kto, because" in said
     assert "train: rows (format" in said
     assert (report.train.num_desirable, report.train.num_undesirable) == (8, 1)
+
+
+def test_a_policy_learns_from_its_own_samples_of_prompts_in_memory(make_object, tokenizer, pairs, sections):
+    run = xt.train(
+        make_object(),
+        [{"prompt": row["prompt"]} for row in pairs(8)],
+        tokenizer=tokenizer,
+        loss=xt.RLOO(),
+        rollout={"reward": {"kind": "length"}, "num_samples": 2, "law": {"max_new_tokens": 4}},
+        quiet=True,
+        report=False,
+        **sections,
+    )
+    assert (run.status, run.steps) == ("done", 1)  # eight prompts are one batch
+    assert fingerprint(run.model) != fingerprint(make_object())
