@@ -13,6 +13,7 @@ from exptilt.conversations.chat_terminal import ChatTerminal, line_editing
 from exptilt.conversations.model_process import ModelProcess
 from exptilt.data.turns import Message
 from exptilt.errors import ConfigError
+from exptilt.policies.model_files import check_model_files
 from exptilt.run_folder.file_names import CONFIG, MODEL
 from exptilt.settings.evaluated_recipe import is_reward_model, is_run
 from exptilt.settings.load import load
@@ -127,6 +128,7 @@ def _model_of(what: str) -> str:
     path = str(Path(what) / MODEL) if is_run(what) else what
     if is_reward_model(path):
         raise ConfigError(f"{what}: is a reward model, which gives scores and does not talk")
+    check_model_files(path)
     return path
 
 
