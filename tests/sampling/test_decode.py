@@ -134,6 +134,7 @@ def test_a_small_model_in_half_precision_is_tried_on_a_copy_with_its_adapter_off
         assert all(np.isfinite(one.logps).all() for one in drawn)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers to peft
 def test_an_adapter_of_prompts_keeps_the_models_own_cache():
     settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     assert not shares_prompts(get_peft_model(llama(), settings).eval())
