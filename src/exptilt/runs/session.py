@@ -235,7 +235,7 @@ def run_of(session: Session, watched: Watched) -> Run:
         with evaluating(model):
             if recipe.reference.model is None:
                 check_step_zero(session.policy, start, first, session.setup.products)
-            else:
+            elif not online:  # prompts alone say nothing about how far two models are on completions
                 _say(session.console, _distance(session, start, first))
     rows = {"data": digest_of(session.rows.train), "held-out rows": digest_of(session.rows.test)}
     content = rows | {"starting weights": session.models.weights}
@@ -269,7 +269,7 @@ def run_of(session: Session, watched: Watched) -> Run:
 def _distance(session: Session, reference: Scorer, groups: Sequence[Group]) -> str:
     """One line about the start of a run against another reference."""
     loss = None
-    if groups and not session.objective.loss.is_stateful and session.rollouts is None:
+    if groups and not session.objective.loss.is_stateful:
         with torch.no_grad():
             loss = session.objective(groups, session.policy(groups), reference(groups)).sums.means()["loss"]
     at_zero, name = loss_at_zero(session.objective.loss), str(session.recipe.reference.model)
