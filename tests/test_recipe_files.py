@@ -11,7 +11,7 @@ import yaml
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.rounds.run_rounds import run_rounds
 from exptilt.runs.run_recipe import run_recipe
-from exptilt.settings.any_recipe import load_recipe
+from exptilt.settings.any_recipe import load_grid, load_recipe
 from exptilt.settings.load import load
 from exptilt.settings.recipe import Recipe
 
@@ -25,9 +25,7 @@ HARMLESS = DATA / "hh_rlhf" / "harmless-base.test.jsonl.gz"
 def test_it_loads_and_says_how_to_run_it(path):
     text = path.read_text(encoding="utf-8")
     if "methods" in yaml.safe_load(text):
-        from exptilt.settings.grid_settings import GridRecipe
-
-        assert load(GridRecipe, path).methods
+        assert load_grid(path).methods
         assert f"exptilt frontier recipes/{path.name}" in text
     elif "policies" in yaml.safe_load(text):
         from exptilt.studies.judged_grid_settings import JudgedGrid

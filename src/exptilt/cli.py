@@ -343,10 +343,9 @@ def frontier(
     recipe: Annotated[Path, typer.Argument(help="A grid recipe, a YAML file.")], overrides: Overrides = None
 ) -> None:
     """Train a grid from one reference; reward against KL of all, beside the optimum."""
-    from exptilt.settings.grid_settings import GridRecipe
-    from exptilt.settings.load import load
+    from exptilt.settings.any_recipe import load_grid
 
-    settings = load(GridRecipe, recipe, overrides or [])
+    settings = load_grid(recipe, overrides or [])
     from exptilt.verbs.frontier import frontier as run
 
     run(settings)

@@ -24,6 +24,7 @@ GUESSES = {
     "the report's section on displacement": "reports/displacement_section.py::is_this_normal",
     "what `exptilt doctor` runs": "verbs/doctor.py::doctor",
     "what `exptilt frontier` runs": "verbs/frontier.py::frontier",
+    "the best segmenter at each KL": "evaluation/frontier/factorised.py::FactorisedOptimum",
     "what `exptilt init` runs": "verbs/init.py::init",
     "what `exptilt judge` runs": "verbs/judge.py::judge",
     "what `exptilt votes` runs": "verbs/votes.py::votes",

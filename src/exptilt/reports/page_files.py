@@ -39,6 +39,7 @@ def environment() -> Environment:
         "visible": visible,
         "factor": factor,
         "stacked": stacked,
+        "heading": lambda text: text[:1].upper() + text[1:],
     }
     return templates
 

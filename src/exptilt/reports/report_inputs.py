@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exptilt.errors import CheckpointError
-from exptilt.run_folder.file_names import CONFIG, FRONTIER, JUDGED, RUN, SAMPLES, STUDY_RUNS
+from exptilt.run_folder.file_names import CONFIG, FRONTIER, JUDGED, MASK_EVALUATION, RUN, SAMPLES, STUDY_RUNS
 from exptilt.run_folder.frontier_record import Frontier
 from exptilt.run_folder.judged_record import Judged
 from exptilt.run_folder.record_reader import RecordReader
@@ -71,7 +71,7 @@ def _read_folder(folder: Path) -> Inputs:
         frontier = reader.record(Frontier, FRONTIER)
         shown = reader.records(SideBySide, SAMPLES)
         folder_inputs = Inputs(runs=(), frontier=frontier, notices=reader.all_notices())
-        inside = [path for path in sorted(folder.glob(f"{STUDY_RUNS}/*")) if path.is_dir()]
+        inside = [path for path in sorted(folder.glob(f"{STUDY_RUNS}/*")) if path.is_dir() and not _is_of_masks(path)]
         parts = [folder_inputs, *(_of_run(read_run(path)) for path in inside)]
         title = folder.resolve().name
         samples = ((title, shown),) if shown else ()
@@ -86,6 +86,11 @@ def _read_folder(folder: Path) -> Inputs:
     if rounds is not None and rounds.rounds:
         return _of_rounds(folder, rounds)
     return _of_run(read_run(folder))
+
+
+def _is_of_masks(run: Path) -> bool:
+    """Whether it is a run on masks, which has a page of its own."""
+    return (run / MASK_EVALUATION).is_file()
 
 
 def _of_rounds(folder: Path, rounds: RunRecord) -> Inputs:

@@ -30,11 +30,11 @@ def frontier_table(frontier: Frontier) -> Table:
         reward, kl, _above, share, *_ = row.cells  # what fits in 80 columns; the page has all of it
         cells = (_NOTE.sub("", cell) for cell in (reward, kl, share.replace(" *", "*")))
         table.add_row(Text(row.name), *map(Text, cells))
-    told = "Intervals cover other prompts, not other seeds of the training."
+    told = f"Intervals cover other {frontier.prompts}, not other seeds of the training."
     shown = [one for point in frontier.ends for one in (point.reward, point.kl, point.fraction) if one is not None]
     measured = [one.coverage for one in shown if one.interval and one.coverage is not None]
     if measured:
-        told += f"\nWith so many prompts at least {100 * min(measured):.0f} % of such intervals held the truth when measured."
+        told += f"\nWith so many {frontier.prompts} at least {100 * min(measured):.0f} % of such intervals held the truth when measured."
     if any(cell.endswith("*") for row in rows for cell in row.cells):
         told += "\n* few samples carry the optimum there: the interval spans two corrections"
     table.caption = told

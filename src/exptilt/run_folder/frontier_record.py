@@ -13,8 +13,10 @@ from exptilt.run_folder.record import FilePart, FileRecord
 
 
 class Optimum(FilePart):
-    """The best reachable reward at each KL, estimated from reference samples."""
+    """The best reachable reward at each KL, estimated from reference samples unless `exact_for` says otherwise."""
 
+    exact_for: str | None = None
+    """Policies over which the optimum was computed exactly, on the prompts that were measured."""
     kl: tuple[float, ...]
     reward: tuple[float, ...]
     low: tuple[float, ...] | None = None
@@ -178,6 +180,10 @@ class Frontier(FileRecord):
     """frontier.json."""
 
     reward_name: str = "reward"
+    each: str = "reply"
+    """What a KL belongs to: a reply, a mask."""
+    prompts: str = "prompts"
+    """What intervals resample: prompts, images."""
     optimum: Optimum | None = None
     log_m: float | None = None
     limit_kl: float | None = None

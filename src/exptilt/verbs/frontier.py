@@ -46,13 +46,16 @@ from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.study_record import MeasuredSamples, ReferenceSamples
 from exptilt.runs.run_start import data_inputs, model_inputs, reward_inputs
+from exptilt.settings.any_recipe import AnyGrid, load_grid
 from exptilt.settings.declaration import as_dict
 from exptilt.settings.grid_settings import GridRecipe, GridRun, OwnTask
 from exptilt.settings.load import dump, load
+from exptilt.settings.mask_grid_settings import MaskGridRecipe
 from exptilt.studies.bench import Yardstick
 from exptilt.studies.grid import bench_of, law_of
 from exptilt.studies.grid_weights import digest_of_file, keep_weights, kept_weights, step_of, with_weights
 from exptilt.studies.labels_by_reward import Bench, finish
+from exptilt.studies.mask_grid import MaskGrid
 from exptilt.studies.proposals import Proposals
 from exptilt.studies.study import FrontierStudy, PolicyPoint, ReferencePool
 from exptilt.studies.tasks.own_task import rewarding
@@ -61,8 +64,8 @@ _MODULE = "exptilt.verbs.frontier"
 
 
 @left_as_found()
-def frontier(recipe: GridRecipe, console: Console | None = None) -> dict[str, Any]:
-    """Run a study, print its table, write its report; a second call continues where the first stopped.
+def frontier(recipe: AnyGrid, console: Console | None = None) -> dict[str, Any]:
+    """Run a study of texts or of masks, print its table, write its report; a second call continues where the first stopped.
 
     Returns:
         The content of frontier.json.
@@ -78,7 +81,24 @@ def frontier(recipe: GridRecipe, console: Console | None = None) -> dict[str, An
         if caution is not None:
             console.print(f"warning: {caution}", style="yellow", soft_wrap=True, highlight=False)
         _begin_study(folder, recipe)
+        if isinstance(recipe, MaskGridRecipe):
+            return _study_of_masks(recipe, folder, console)
         return _study(recipe, folder, console)
+
+
+def _study_of_masks(recipe: MaskGridRecipe, folder: RunFolder, console: Console) -> dict[str, Any]:
+    grid = MaskGrid(recipe)
+    console.print(f"measured on {len(grid.images)} held-out images by {grid.reward.name}", highlight=False)
+    for entry in recipe.runs:
+        console.print(f"train and measure {entry.title}", highlight=False)
+        grid.train(entry, Console(quiet=True))
+    frontier = grid.content(command=f"exptilt frontier {folder.path / STUDY_CONFIG}")
+    folder.write(FRONTIER, frontier)
+    page = write_report([folder.path])
+    if frontier.points:
+        console.print(frontier_table(frontier))
+    console.print(f"report: {page}", highlight=False)
+    return frontier.as_dict()
 
 
 def _study(recipe: GridRecipe, folder: RunFolder, console: Console) -> dict[str, Any]:
@@ -232,8 +252,15 @@ class Grid:
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _inputs_of(recipe: GridRecipe) -> dict[str, str]:
+def _inputs_of(recipe: AnyGrid) -> dict[str, str]:
     """Every path that a study reads and must not overwrite, by its key."""
+    if isinstance(recipe, MaskGridRecipe):
+        named = {
+            "segmenter.path": recipe.segmenter.path,
+            "data.train": recipe.data.train,
+            "data.test": recipe.data.test,
+        }
+        return {key: path for key, path in named.items() if path}
     task, read = recipe.task, reward_inputs(recipe.measure.proxy, "measure.proxy")
     if isinstance(task, OwnTask):
         return read | model_inputs(task.model, "task.model") | data_inputs(task.data, "task.data")
@@ -241,13 +268,14 @@ def _inputs_of(recipe: GridRecipe) -> dict[str, str]:
     return read if data is None else read | {"task.data": str(data)}
 
 
-def _begin_study(folder: RunFolder, recipe: GridRecipe) -> None:
+def _begin_study(folder: RunFolder, recipe: AnyGrid) -> None:
     """Write the resolved recipe, unless the folder belongs to another study."""
     earlier = folder.path / STUDY_CONFIG
     if earlier.exists():
-        before = as_dict(load(GridRecipe, earlier))
+        before = as_dict(load_grid(earlier))
         now = as_dict(recipe)
-        changed = [name for name in ("task", "seed") if before[name] != now[name]]
+        fixed = ("segmenter", "data") if isinstance(recipe, MaskGridRecipe) else ("task", "seed")
+        changed = [name for name in fixed if before.get(name) != now[name]]
         if changed:
             raise ConfigError(
                 f"{folder.path}: holds a study with another {' and another '.join(changed)}; "

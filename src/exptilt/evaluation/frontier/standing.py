@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exptilt.evaluation.frontier.curve import TiltedSamples, average
+from exptilt.evaluation.frontier.curve import average
 from exptilt.evaluation.intervals import Floats, Statistic, divide, finite
 from exptilt.evaluation.result import Panel
 from exptilt.run_folder.estimate_record import Estimate
+
+
+class ReadableOptimum(Protocol):
+    """The most reward at each KL and the least KL at each reward, for many resamples of the prompts."""
+
+    @property
+    def start(self) -> Floats:
+        """(X,) reward of the reference."""
+        ...
+
+    def reward_at(self, weights: Floats, kl: Floats, times: float = 1.0) -> Floats:
+        """(S,) optimal reward at kl[s], with so many times the correction for bias."""
+        ...
+
+    def kl_at(self, weights: Floats, reward: Floats, times: float = 1.0) -> Floats:
+        """(S,) least KL with reward[s]."""
+        ...
+
+    def upper(self, weights: Floats, kl: Floats) -> Floats:
+        """(S,) what no policy at kl[s] exceeds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +69,15 @@ class MeasuredPolicy:
                 raise ValueError(f"{name} must have one value for each of {num_prompts} prompts, got {array.shape}")
         return cls(*(np.broadcast_to(array, shape) for array in arrays.values()))
 
-    def optimum(self, samples: TiltedSamples, times: float = 1.0) -> Statistic:
+    def optimum(self, samples: ReadableOptimum, times: float = 1.0) -> Statistic:
         """R*(KL)."""
         return lambda weights: samples.reward_at(weights, average(weights, self.kl), times)
 
-    def excess(self, samples: TiltedSamples) -> Statistic:
+    def excess(self, samples: ReadableOptimum) -> Statistic:
         """R - R*(KL), the allowance for the bias of R* included."""
         return lambda weights: average(weights, self.reward) - samples.upper(weights, average(weights, self.kl))
 
-    def share(self, samples: TiltedSamples, times: float = 1.0) -> Statistic:
+    def share(self, samples: ReadableOptimum, times: float = 1.0) -> Statistic:
         """(R - R_ref) / (R*(KL) - R_ref)."""
 
         def statistic(weights: Floats) -> Floats:
@@ -64,7 +86,7 @@ class MeasuredPolicy:
 
         return statistic
 
-    def thrift(self, samples: TiltedSamples, times: float = 1.0) -> Statistic:
+    def thrift(self, samples: ReadableOptimum, times: float = 1.0) -> Statistic:
         """K*(R) / KL."""
 
         def statistic(weights: Floats) -> Floats:

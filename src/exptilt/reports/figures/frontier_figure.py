@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _FAR = 8.0
 """Nats from which on the KL axis is drawn on a square-root scale."""
+_TICKS_APART = 0.05
+"""Least distance of its ticks, of the axis; labels would overlap."""
 
 
 def colour_keys(frontier: Frontier) -> dict[str, int]:
@@ -65,7 +67,7 @@ def _paint(axes: Axes, *, frontier: Frontier) -> None:
         _paint_spread(axes, spread, frontier, colours)
     for point in frontier.ends:
         _paint_point(axes, point, colours)
-    axes.set(xlabel="KL(policy ‖ reference), nats per reply", ylabel=frontier.reward_name)
+    axes.set(xlabel=f"KL(policy ‖ reference), nats per {frontier.each}", ylabel=frontier.reward_name)
     axes.set_xlim(left=0.0)
     axes.margins(y=0.12)
     _name_points(axes, frontier, colours)
@@ -93,7 +95,10 @@ def _square_root_scale(axes: Axes, frontier: Frontier) -> None:
     axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0)), np.square))
     top = 1.08 * max(highs)
     axes.set_xlim(0, top)
-    ticks = [kl for kl in (0, 0.1, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if kl <= top]
+    ticks: list[float] = []
+    for kl in (0, 0.1, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000):
+        if kl <= top and (not ticks or np.sqrt(kl) - np.sqrt(ticks[-1]) > _TICKS_APART * np.sqrt(top)):
+            ticks.append(kl)
     axes.set_xticks(ticks, [f"{kl:g}" for kl in ticks])
 
 
@@ -237,7 +242,12 @@ def _end_of(optimum: Optimum, right: float) -> tuple[float, float]:
 
 def _note(frontier: Frontier) -> str:
     parts = []
-    if frontier.optimum is not None:
+    if frontier.optimum is not None and frontier.optimum.exact_for is not None:
+        parts.append(
+            f"Line: the most reward {frontier.optimum.exact_for} can have at that KL, computed on these "
+            f"{frontier.prompts} without samples, shaded by its interval."
+        )
+    elif frontier.optimum is not None:
         pooled = frontier.pooled
         source = "reference samples"
         if pooled is not None:
@@ -252,9 +262,9 @@ def _note(frontier: Frontier) -> str:
     if frontier.best_of_n:
         parts.append("Open circles: best of N reference samples, no training.")
     if any(point.kl.interval or point.reward.interval for point in frontier.points):
-        parts.append("Bars: intervals both ways, over prompts.")
+        parts.append(f"Bars: intervals both ways, over {frontier.prompts}.")
     if frontier.spreads:
-        parts.append("Pale bars: the same over seeds and prompts, about the mean of the seeds.")
+        parts.append(f"Pale bars: the same over seeds and {frontier.prompts}, about the mean of the seeds.")
     if max((point.kl.value or 0.0 for point in frontier.points), default=0.0) > _FAR:
         parts.append("The KL axis has a square-root scale.")
     on_the_way = len(frontier.points) - len(frontier.ends)

@@ -161,7 +161,7 @@ def _spent(best: Point, points: list[Point], frontier: Frontier) -> PageAnswer:
         return PageAnswer(COST, "Not measured", f"{best.name} has no KL.", "none")
     costs = [point.kl.value for point in points if point.kl.value is not None]
     span = f"; all lie between {number(min(costs))} and {number(max(costs))}" if len(costs) > 1 else ""
-    detail = f"{best.name} moved {estimate(best.kl)} nats per reply away from the reference{span}."
+    detail = f"{best.name} moved {estimate(best.kl)} nats per {frontier.each} away from the reference{span}."
     for cheap in sorted(frontier.best_of_n, key=lambda candidate: candidate.n):
         if cheap.kl < best.kl.value and apart(cheap.reward, best.reward):
             reward, cost = number(cheap.reward.value), number(cheap.kl)
