@@ -28,6 +28,7 @@ from exptilt.disk import write_lines, write_whole
 from exptilt.errors import ConfigError, DataError
 from exptilt.people.image_items import SUFFIXES
 from exptilt.policies.segmenters.candidates import CandidateLaw, candidates
+from exptilt.policies.segmenters.sam_candidates import SamGenerator, sam_candidates
 from exptilt.policies.segmenters.segmenter import Segmenter
 from exptilt.policies.segmenters.segmenter_files import channels_of, load_segmenter
 from exptilt.rewards.mask_annotator import MaskAnnotator
@@ -151,6 +152,7 @@ def _items(
     """Pairs of candidates of every image, drawn without repetition; candidates are written on the way."""
     law = CandidateLaw(**as_dict(request.law))
     channels = request.channels or channels_of(segmenter)
+    sam = None if request.sam is None else SamGenerator.load(request.sam.path, request.sam.revision)
     for number, row in enumerate(_images(request)):
         try:
             image = read_image(row.image, channels)
@@ -158,7 +160,9 @@ def _items(
         except RowError as error:
             raise DataError(f"{row.where}: {error.detail}") from None
         seed = (request.seed, request.round, number)
-        drawn = candidates(segmenter, image, request.num_masks, law, seed)
+        drawn = candidates(segmenter, image, 1 if sam else request.num_masks, law, seed)
+        if sam is not None:
+            drawn = sam_candidates(sam, image, drawn[0], request.num_masks, seed, true)
         known = np.ones(image.shape[1:], bool) if true is None else true >= 0
         pairs = [(a, b) for a, b in combinations(range(len(drawn)), 2) if (known & (drawn[a] != drawn[b])).any()]
         if not pairs:

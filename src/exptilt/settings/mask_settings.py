@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from exptilt.settings.declaration import config
 from exptilt.settings.loss_choice import AnyLossChoice, LossChoice, NamedLoss, choice_of
@@ -33,6 +34,25 @@ class UNetSettings:
 
 
 @config
+class MonaiSettings:
+    """A network of MONAI with random weights, in two dimensions (`pip install 'exptilt[monai]'`)."""
+
+    net: str
+    """Name in monai.networks.nets, such as SegResNet or BasicUNet."""
+    channels: int = 3
+    """Channels of an image: 1 for grey, 3 for colours."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Its other arguments, such as {init_filters: 8}; those of dimensions, channels and classes are set."""
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(f"channels must be >= 1, got {self.channels}")
+        taken = {"spatial_dims", "in_channels", "out_channels"} & set(self.arguments)
+        if taken:
+            raise ValueError(f"arguments: {min(taken)} follows from channels and data.classes; leave it out")
+
+
+@config
 class SegmenterConfig:
     """Where the segmenter's weights start."""
 
@@ -42,12 +62,14 @@ class SegmenterConfig:
     """Branch, tag or commit of a hub id."""
     config: UNetSettings | None = None
     """A small U-Net with random weights, instead of `path`."""
+    monai: MonaiSettings | None = None
+    """A network of MONAI with random weights, instead of `path`."""
     trains: Literal["all", "bias"] = "all"
     """bias: only the bias of each class, as a rival that needs few pairs and shows what a shifted threshold alone would do."""
 
     def __post_init__(self) -> None:
-        if (self.path is None) == (self.config is None):
-            raise ValueError("path or config must be set, and not both: the weights to start from")
+        if sum(one is not None for one in (self.path, self.config, self.monai)) != 1:
+            raise ValueError("path, config or monai must be set, and only one of them: the weights to start from")
 
 
 @config
@@ -242,6 +264,16 @@ class MaskRecipe:
 
 
 @config
+class SamSettings:
+    """A SAM whose masks are candidates beside the segmenter's own: three for each click."""
+
+    path: str
+    """Folder or hub id of a SAM of transformers."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+
+
+@config
 class MaskRequest:
     """Candidates of masks, made by a segmenter, to be compared by people or by a simulated annotator."""
 
@@ -265,6 +297,8 @@ class MaskRequest:
     """Pairs of each image that the annotator sees, >= 1."""
     law: MaskLaw = MaskLaw()
     """How candidates differ from the segmenter's own mask."""
+    sam: SamSettings | None = None
+    """Take candidates from a SAM instead of by the law; two classes. Clicks fall on the target, else anywhere."""
     annotator: AnnotatorConfig | None = None
     """Who labels; without it the masks are written for people (`exptilt label`)."""
     limit: int | None = None
@@ -275,6 +309,8 @@ class MaskRequest:
     """Seed of all draws."""
 
     def __post_init__(self) -> None:
+        if self.sam is not None and self.classes != 2:
+            raise ValueError("sam: its masks are of two classes, background and object; leave classes at 2")
         for name, least in (("num_masks", 2), ("num_pairs", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")

@@ -62,10 +62,12 @@ def doctor(
         return _doctor_rounds(subject, as_json)
     if reference_check:
         _require_reference(subject)
+    from exptilt.runs.checks.installation import installation_findings
+
     *earlier, (_, prepared) = subject.phases()
     if reference_check:
         prepared = _with_reference_check(subject, prepared)
-    report = prepared.report
+    report = prepared.report.adding(*installation_findings())
     refusals = [f"{name}: {rows.report.refusal}" for name, rows in earlier if rows.report.refusal]
     refusal = "; ".join([*refusals, *([report.refusal] if report.refusal else [])])
     console = Console()
@@ -275,6 +277,7 @@ def doctor_of_masks(recipe: MaskRecipe, as_json: bool, console: Console | None =
     from exptilt.data.masks.mask_checks import prepare_masks
     from exptilt.losses.from_choice import build_loss
     from exptilt.policies.segmenters.segmenter_files import channels_of, load_segmenter
+    from exptilt.runs.checks.installation import installation_findings
     from exptilt.runs.mask_session import num_classes
 
     kind = build_loss(recipe.loss).kind
@@ -282,8 +285,9 @@ def doctor_of_masks(recipe: MaskRecipe, as_json: bool, console: Console | None =
     if channels is None:
         channels = channels_of(load_segmenter(recipe.segmenter, num_classes(recipe), recipe.seed))
     prepared = prepare_masks(recipe.data, kind, channels)
+    report = prepared.report.adding(*installation_findings())
     if as_json:
-        print(json.dumps(prepared.report.as_dict(), ensure_ascii=False, indent=2))
+        print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
     else:
-        print_report(prepared.report, console or Console())
+        print_report(report, console or Console())
     return int(bool(prepared.report.refusal))

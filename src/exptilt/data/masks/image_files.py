@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from exptilt.data.masks.tiff_files import TIFF, read_tiff
 from exptilt.data.problems import RowError
 
 ARRAYS = (".npy", ".npz")
-_WHOLE_MODES = ("1", "L", "P", "I", "I;16")
+_WHOLE_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 """Modes of pictures whose pixels are one whole number each."""
+_BITS = 258
+"""TIFF's tag of bits per channel."""
+_DEEP_MODES = ("I", "I;16", "I;16B", "F")
+"""Modes of grey pictures of more than 8 bits; three channels of such an image are alike."""
 
 
 def read_image(path: Path, channels: int) -> Any:
@@ -22,16 +28,12 @@ def read_image(path: Path, channels: int) -> Any:
         RowError: the file is missing, is no image, or has other channels.
     """
     if path.suffix in ARRAYS:
-        array = _array(path, "image")
-        array = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0) if array.shape[-1] in (1, 3) else array
-        if array.ndim != 3 or array.shape[0] != channels:
-            raise RowError("bad_value", f"{path}: an image of shape {array.shape}, and {channels} channels are read")
-        return array if array.dtype in (np.uint8, np.uint16) else array.astype(np.float32)
+        return _with_channels(path, _array(path, "image"), channels)
     picture = _picture(path)
-    deep = picture.mode in ("I", "I;16", "F")
-    if deep and channels == 1:
-        array = np.asarray(picture)[None]
-        return array.astype(np.uint16) if picture.mode != "F" else array.astype(np.float32)
+    if not isinstance(picture, Image.Image):
+        return _with_channels(path, picture, channels)
+    if picture.mode in _DEEP_MODES:
+        return np.repeat(_deep(path, np.asarray(picture))[None], channels, 0)
     array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     return array[None] if channels == 1 else np.ascontiguousarray(np.moveaxis(array, -1, 0))
 
@@ -46,12 +48,12 @@ def read_mask(path: Path, *, foreground: int | None = None) -> Any:
     Raises:
         RowError: the file is missing, unreadable, or a picture in colours.
     """
-    if path.suffix in ARRAYS:
-        array = _array(path, "mask")
+    picture = None if path.suffix in ARRAYS else _picture(path)
+    if not isinstance(picture, Image.Image):
+        array = _array(path, "mask") if picture is None else picture
         if array.ndim != 2 or array.dtype.kind not in "iub":
             raise RowError("bad_value", f"{path}: a mask is (H, W) whole numbers, this is {array.shape} {array.dtype}")
     else:
-        picture = _picture(path)
         if picture.mode not in _WHOLE_MODES:
             raise RowError(
                 "bad_value",
@@ -68,14 +70,47 @@ def write_mask(path: Path, ids: Any) -> None:
     Image.fromarray(np.asarray(ids, np.uint8)).save(path)
 
 
-def _picture(path: Path) -> Image.Image:
+def _deep(path: Path, grey: Any) -> Any:
+    """Grey pixels of more than 8 bits, as uint16 or float32."""
+    if grey.dtype.kind == "f":
+        return grey.astype(np.float32)
+    low, high = int(grey.min(initial=0)), int(grey.max(initial=0))
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        raise RowError(
+            "bad_value", f"{path}: pixels from {low} to {high}; images of 8 or 16 bits or of floats are read"
+        )
+    return grey.astype(np.uint16)
+
+
+def _with_channels(path: Path, array: Any, channels: int) -> Any:
+    """An array of (H, W), (H, W, C) or (C, H, W) as (C, H, W)."""
+    array = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0) if array.shape[-1] in (1, 3) else array
+    if array.ndim != 3 or array.shape[0] != channels:
+        raise RowError("bad_value", f"{path}: an image of shape {array.shape}, and {channels} channels are read")
+    return array if array.dtype in (np.uint8, np.uint16) else array.astype(np.float32)
+
+
+def _picture(path: Path) -> Any:
+    """The picture of a file, or the array of a TIFF that Pillow does not read, or not in full."""
     try:
-        picture = Image.open(path)
-        picture.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Pillow's, on broken metadata: the error below says enough
+            with Image.open(path) as picture:
+                pages = getattr(picture, "n_frames", 1)
+                bits = max(getattr(picture, "tag_v2", {}).get(_BITS, (8,)))
+                picture.load()
     except FileNotFoundError:
         raise RowError("missing_column", f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        if path.suffix.lower() in TIFF:
+            return read_tiff(path)
         raise RowError("wrong_type", f"{path}: cannot be read as an image ({error})") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise RowError("wrong_type", f"{path}: cannot be read as an image ({error})") from None
+    if bits > 8 and picture.mode not in _DEEP_MODES:
+        return read_tiff(path)  # Pillow keeps the upper 8 bits of several channels
+    if pages > 1:
+        raise RowError("bad_value", f"{path}: holds {pages} pages; one image a file is read, and no stacks")
     return picture
 
 

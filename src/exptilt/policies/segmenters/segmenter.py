@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, log_softmax
 
 from exptilt.errors import ModelError
+from exptilt.wording import in_one_line
 
 
 class Segmenter(nn.Module):
@@ -54,9 +55,9 @@ class Segmenter(nn.Module):
         Logits are brought to the size of the image before the softmax: an average of log-probabilities is no distribution.
 
         Raises:
-            ModelError: the output has no class for each pixel.
+            ModelError: the output has no class for each pixel, or the network takes no images of this size.
         """
-        logits = self._logits_of(self.network(images)).float()
+        logits = self._logits_of(self._output(images)).float()
         if logits.ndim != 4:
             raise ModelError(f"a segmenter gives logits (B, classes, h, w), this model gives {tuple(logits.shape)}")
         if logits.shape[-2:] != images.shape[-2:]:
@@ -64,6 +65,17 @@ class Segmenter(nn.Module):
         if logits.shape[1] == 1:  # the foreground's alone
             logits = torch.cat([torch.zeros_like(logits), logits], 1)
         return log_softmax(logits, 1)
+
+    def _output(self, images: Tensor) -> Any:
+        try:
+            return self.network(images)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:
+            height, width = images.shape[-2:]
+            raise ModelError(
+                f"the segmenter does not take images of {height} x {width} pixels: {in_one_line(error)}; crop or pad them"
+            ) from error
 
     def fingerprint(self) -> str:
         """64 hexadecimal digits of all weights and running statistics."""
