@@ -40,9 +40,10 @@ class SamGenerator:
                 raise ModelError(
                     f"sam.path: {path}: is a {config.model_type}, and masks are made by a model of type sam"
                 )
-            model = SamModel.from_pretrained(path, revision=revision).eval()
+            model: Any = SamModel.from_pretrained(path, revision=revision or "main")
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise ModelError(f"sam.path: {path}: cannot be loaded ({in_one_line(error)})") from None
+        model.train(False)
         side = int(config.vision_config.image_size)
         square = {"height": side, "width": side}
         return cls(model, SamImageProcessorPil(size={"longest_edge": side}, pad_size=square))
