@@ -58,6 +58,7 @@ class MaskBatches:
 
     batches: Batches
     images: int
+    policy: MaskScorer
     world: World = field(default_factory=World.alone)
 
     @property
@@ -67,7 +68,7 @@ class MaskBatches:
 
     def step(self, step: int) -> Sequence[Sequence[Group[Any]]]:
         """The micro-batches of one step that this process runs."""
-        groups = self.batches.groups(step)
+        groups = [self.policy.prepared(group) for group in self.batches.groups(step)]
         parts = [groups[at : at + self.images] for at in range(0, len(groups), self.images)]
         return shares(parts, self.world.size)[self.world.rank]
 
@@ -81,8 +82,6 @@ def mask_loss(recipe: MaskRecipe) -> Loss:
     loss: Loss = build_loss(recipe.loss)
     if loss.byproducts:
         raise ConfigError(f"loss: {loss.name} reads {loss.byproducts[0]} of every token, which masks do not have here")
-    if loss.mixes_rows:
-        raise ConfigError(f"loss: {loss.name} scores completions under other prompts, and a mask belongs to one image")
     if loss.needs_tokens and (recipe.data.units, recipe.data.reduce) != ("all", "sum"):
         raise ConfigError(f"loss: {loss.name} reads single pixels; set data.units=all and data.reduce=sum")
     return loss
@@ -110,7 +109,8 @@ class MaskSession:
         """Train to the end, or until somebody stops it, and save the model at the end."""
         recipe, watched = self.recipe, self._watched()
         if self.table is not None:
-            _check_step_zero(self.policy, self.table, self.batches.batches.groups(0)[: self.batches.images])
+            first = self.batches.batches.groups(0)[: self.batches.images]
+            _check_step_zero(self.policy, self.table, [self.policy.prepared(group) for group in first])
         optimizer = build_optimizer(recipe.optim, self.segmenter)
         rows = {"data": digest_of(self.rows.train), "held-out rows": digest_of(self.rows.test)}
         run = Run(
@@ -189,10 +189,11 @@ def open_masks(
         lambda: refused_masks(prepare_masks(recipe.data, loss.kind, recipe.data.channels or channels_of(segmenter)))
     )
     world.first_alone(lambda: folder.write(DATA, rows.report))
-    two_of = None if loss.needs_two is None else TwoOf.of(loss.needs_two, list(rows.train))
+    two_of = TwoOf.of(loss.needs_two, list(rows.train)) if loss.needs_two and not loss.mixes_rows else None
     plan = BatchConfig(size=recipe.batch.size, tokens=None, shuffle=recipe.batch.shuffle)
     batches = Batches(rows.train, plan, seed=recipe.seed, world_size=world.size, two_of=two_of)
-    policy = MaskScorer(segmenter, CountedPixels(recipe.data.units, recipe.data.reduce))
+    start = copy.deepcopy(segmenter).requires_grad_(False) if loss.mixes_rows else None
+    policy = MaskScorer(segmenter, CountedPixels(recipe.data.units, recipe.data.reduce), start)
     table = None
     if loss.needs_reference:
         table = MaskTable.of(policy, _all_rows(rows.train, rows.test), source=_START, at_once=recipe.batch.images)
@@ -206,7 +207,7 @@ def open_masks(
         segmenter=segmenter,
         policy=policy,
         rows=rows,
-        batches=MaskBatches(batches, recipe.batch.images, world),
+        batches=MaskBatches(batches, recipe.batch.images, policy, world),
         num_steps=steps_in(recipe.train, batches.num_steps),
         table=table,
         own_callbacks=callbacks,

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from exptilt.data.groups import Completion, Group
-from exptilt.labels import Preferred
-from exptilt.losses import DPO, NLL, LogSumExpAnchor
+from exptilt.labels import Desirable, Preferred
+from exptilt.losses import DPO, KTO, NLL, LogSumExpAnchor
 from exptilt.losses.anchors import LinearAnchor
 from exptilt.losses.mixture import Mixture, Term
-from exptilt.policies.segmenters.mask_scorer import CountedPixels, MaskScorer, MaskTable
+from exptilt.policies.segmenters.mask_scorer import CountedPixels, MaskScorer, MaskTable, with_distribution
 from exptilt.policies.segmenters.segmenter import Segmenter
 from exptilt.policies.segmenters.unet import UNet, UNetConfig
 from exptilt.training.objective import Objective
@@ -250,3 +250,74 @@ def test_rows_that_differ_in_what_they_ignore_have_log_probabilities_of_their_ow
             assert table([group]).everywhere().sum().tolist() == pytest.approx(
                 expected.everywhere().sum().tolist(), abs=1e-6
             )
+
+
+def marks(count):
+    """Single masks, good and bad in turn, each of an image of its own and some pixels ignored."""
+    rows = [row(seed, ignore=0.2) for seed in range(count)]
+    return [
+        Group(id=one.id, prompt=one.prompt, completions=one.completions[:1], label=Desirable(at % 2 == 0))
+        for at, one in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+def test_the_reference_point_of_kto_is_the_exact_kl_of_the_batch(reduce):
+    """z0 by hand, from softmaxes in float64; what draws of masks would estimate; and no gradient through it."""
+    start, moved, groups = segmenter(0), segmenter(1), [with_distribution(one) for one in marks(4)]
+    pixels = CountedPixels("differing", reduce)
+    table = MaskTable.of(MaskScorer(start, pixels, start), groups, source="start")
+    policy = MaskScorer(moved, pixels, start)
+    scored = policy(groups)
+    assert table(groups).sum()[1::2].tolist() == [0] * 4
+    divergences, ratios = [], []
+    for group in groups:
+        valid = torch.from_numpy(group.completions[0].counted)
+        logs = [
+            torch.log_softmax(one.network(torch.from_numpy(group.prompt)[None]).double(), 1)[0].flatten(1)[:, valid]
+            for one in (moved, start)
+        ]
+        total = (lambda values: values.sum().item()) if reduce == "sum" else (lambda values: values.mean().item())
+        divergences.append(total((logs[0].exp() * (logs[0] - logs[1])).sum(0)))
+        ids = torch.from_numpy(group.completions[0].ids).long()[valid]
+        ratios.append(total((logs[0] - logs[1]).gather(0, ids[None])[0]))
+    assert scored.sum()[1::2].tolist() == pytest.approx(divergences, rel=1e-4)
+    kto, z0 = KTO(beta=0.5), np.mean(divergences)
+    sign = np.array([1, -1, 1, -1])
+    expected = np.mean(1 / (1 + np.exp(0.5 * sign * (np.array(ratios) - z0))))
+    output = Objective(kto)(groups, scored, table(groups))
+    assert output.sums.means()["loss"] == pytest.approx(expected, rel=1e-4)
+    output.loss.backward()
+    gradient = [weights.grad.clone() for weights in moved.parameters()]
+    moved.zero_grad()
+    fixed = torch.tensor(z0)
+    with_graph = MaskScorer(moved, pixels)(
+        [Group(id="x", prompt=g.prompt, completions=g.completions[:1]) for g in groups]
+    )
+    ratio = with_graph.sum() - table(groups).sum()[0::2]
+    (torch.from_numpy(sign) * 0.5 * (fixed - ratio)).sigmoid().sum().backward()
+    for one, weights in zip(gradient, moved.parameters(), strict=True):
+        assert torch.allclose(one, weights.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_which_mask_of_a_row_ignores_a_pixel_makes_no_difference():
+    """Ignore symmetry: the ignore sets of both are united, and exchanged sides have exactly the opposite margin."""
+    from exptilt.data.masks.manifest import MaskRow
+    from exptilt.data.masks.mask_set import Pixels, group_of
+
+    random, model, other = np.random.default_rng(0), segmenter(0), segmenter(1)
+    image = random.random((1, 8, 8)).astype(np.float32)
+    first, second = random.integers(0, CLASSES, (2, 8, 8)).astype(np.int32)
+    hidden = random.random((8, 8)) < 0.3
+    ignoring_first, ignoring_second = np.where(hidden, -1, first), np.where(hidden, -1, second)
+
+    def margin(chosen, rejected):
+        group = group_of(MaskRow("r", None, (None, None), None), Pixels(image, np.stack([chosen, rejected]), None))
+        with torch.no_grad():
+            policy, reference = (MaskScorer(one)([group]).sum() for one in (model, other))
+        return ((policy[0] - policy[1]) - (reference[0] - reference[1])).item()
+
+    both = margin(ignoring_first, ignoring_second)
+    assert margin(ignoring_first, second) == margin(first, ignoring_second) == both
+    assert margin(second, ignoring_first) == -both
+    assert margin(first, second) != both

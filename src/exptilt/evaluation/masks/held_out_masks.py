@@ -46,9 +46,9 @@ class HeldOutMasks:
                 own = log_probabilities_of(self.policy.model, some)
                 before = log_probabilities_of(self.start, some)
                 for at, pixels, policy, reference in zip(places, some, own, before, strict=True):
-                    group = group_of(self.rows.rows[at], pixels)
+                    group = self.policy.prepared(group_of(self.rows.rows[at], pixels))
                     groups.append(group)
-                    parts.append(masks_of(group, policy.flatten(1), self.policy.pixels))
+                    parts.append(masks_of(group, policy.flatten(1), self.policy.pixels, reference.flatten(1)))
                     for name, value in measured_row(pixels, policy, reference, classes).items():
                         if name not in _NOT_LOGGED and math.isfinite(value):
                             measured.add(name, value * group.weight, group.weight)

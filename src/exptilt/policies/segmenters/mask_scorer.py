@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from exptilt.data.groups import Group, key_of
+from exptilt.data.groups import Completion, Group, key_of
 from exptilt.policies.scorer import LossOf
 from exptilt.policies.segmenters.segmenter import Segmenter
 from exptilt.types import LogProbs
 
 Units = Literal["all", "differing"]
 Reduce = Literal["sum", "mean"]
+_ANY_CLASS = -1
+"""Class of every pixel of the completion that stands for all masks."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class MaskScorer:
     balance: ClassVar[None] = None
     model: Segmenter
     pixels: CountedPixels = CountedPixels()
+    reference: Segmenter | None = None
+    """The frozen start; needed for rows `with_distribution` alone."""
 
     def __call__(self, groups: Sequence[Group[Any]]) -> LogProbs:
         """Log-probabilities of all masks of these groups, in order, with a graph."""
@@ -56,10 +60,23 @@ class MaskScorer:
         for shape in dict.fromkeys(group.prompt.shape for group in groups):
             places = [place for place, group in enumerate(groups) if group.prompt.shape == shape]
             images = torch.from_numpy(np.stack([as_floats(groups[place].prompt) for place in places]))
-            log_probabilities = self.model.log_probabilities(images.to(self.model.device))
-            for place, of_pixels in zip(places, log_probabilities, strict=True):
-                scored[place] = masks_of(groups[place], of_pixels.flatten(1), self.pixels)
+            images = images.to(self.model.device)
+            log_probabilities = self.model.log_probabilities(images).flatten(2)
+            references = self._references([groups[place] for place in places], images)
+            for place, of_pixels, reference in zip(places, log_probabilities, references, strict=True):
+                scored[place] = masks_of(groups[place], of_pixels, self.pixels, reference)
         return LogProbs.cat([scored[place] for place in range(len(groups))])
+
+    def prepared(self, group: Group[Any]) -> Group[Any]:
+        """The row as this scorer takes it: with the whole distribution where there is a reference to measure it by."""
+        return group if self.reference is None or _has_distribution(group) else with_distribution(group)
+
+    def _references(self, groups: Sequence[Group[Any]], images: Tensor) -> Sequence[Tensor | None]:
+        """(classes, H*W) of the reference for each image, where rows ask for the whole distribution."""
+        if self.reference is None or not any(_has_distribution(group) for group in groups):
+            return [None] * len(groups)
+        with torch.no_grad():
+            return list(self.reference.log_probabilities(images).flatten(2))
 
     def backward(self, groups: Sequence[Group[Any]], loss_of: LossOf) -> None:
         """Add the gradient of a loss that is a sum over groups."""
@@ -85,7 +102,7 @@ class MaskTable:
         rows: dict[int, LogProbs] = {}
         with torch.no_grad():
             for begin in range(0, len(groups), at_once):
-                some = [groups[at] for at in range(begin, min(begin + at_once, len(groups)))]
+                some = [scorer.prepared(groups[at]) for at in range(begin, min(begin + at_once, len(groups)))]
                 parts = scorer(some).to("cpu").split([len(group.completions) for group in some])
                 rows |= {_place(group): part for group, part in zip(some, parts, strict=True)}
         return cls(scorer.model.fingerprint(), source, scorer.model.device, rows)
@@ -109,10 +126,26 @@ def as_floats(image: Any) -> Any:
 def differing(group: Group[Any]) -> Any:
     """(H*W,) bool, the valid pixels in which the masks of a row differ; of a single mask all valid ones."""
     valid = group.completions[0].counted
-    first = group.completions[0].ids
-    if len(group.completions) == 1:
+    first, *others = group.completions[:-1] if _has_distribution(group) else group.completions
+    if not others:
         return valid
-    return valid & np.logical_or.reduce([completion.ids != first for completion in group.completions[1:]])
+    return valid & np.logical_or.reduce([completion.ids != first.ids for completion in others])
+
+
+def with_distribution(group: Group[Any]) -> Group[Any]:
+    """The row with one more completion, which stands for the segmenter's whole distribution over masks.
+
+    A scorer gives it, pixel by pixel, KL(segmenter || reference), and the table, which was scored at the start, 0. So its log-ratio is
+    the exact KL, which KTO's reference point is meant to be: a text's is estimated by a completion under another prompt, and a mask
+    belongs to one image.
+    """
+    first = group.completions[0]
+    whole = Completion(np.full_like(first.ids, _ANY_CLASS), np.zeros_like(first.counted))
+    return replace(group, completions=(*group.completions, whole))
+
+
+def _has_distribution(group: Group[Any]) -> bool:
+    return bool(group.completions[-1].ids[0] == _ANY_CLASS)
 
 
 def _place(group: Group[Any]) -> int:
@@ -121,27 +154,41 @@ def _place(group: Group[Any]) -> int:
     return hash((key_of(group), masks, group.completions[0].counted.tobytes()))
 
 
-def masks_of(group: Group[Any], log_probabilities: Tensor, pixels: CountedPixels) -> LogProbs:
+def masks_of(
+    group: Group[Any], log_probabilities: Tensor, pixels: CountedPixels, reference: Tensor | None = None
+) -> LogProbs:
     """Log-probabilities of the masks of one image.
 
     Args:
         group: the image and its masks.
         log_probabilities: (classes, H*W) of its pixels, nats.
         pixels: which of them count.
+        reference: (classes, H*W) of the reference, for rows `with_distribution`.
     """
     device = log_probabilities.device
-    ids = torch.from_numpy(np.stack([completion.ids for completion in group.completions])).to(device, torch.int64)
+    masks = group.completions[:-1] if _has_distribution(group) else group.completions
+    ids = torch.from_numpy(np.stack([completion.ids for completion in masks])).to(device, torch.int64)
     valid = torch.from_numpy(np.ascontiguousarray(group.completions[0].counted)).to(device)
     of_units = log_probabilities[:, valid].gather(0, ids[:, valid])  # (K, |V|)
+    if len(masks) < len(group.completions):
+        of_units = torch.cat([of_units, _divergence(log_probabilities, reference)[valid][None]])
     if pixels == CountedPixels("all", "sum"):
-        lengths = torch.full((len(ids),), of_units.shape[1], dtype=torch.int64, device=device)
+        lengths = torch.full((len(of_units),), of_units.shape[1], dtype=torch.int64, device=device)
         return LogProbs(values=of_units.flatten(), lengths=lengths)
-    ones = torch.ones(len(ids), dtype=torch.int64, device=device)
+    ones = torch.ones(len(of_units), dtype=torch.int64, device=device)
     whole = _reduced(of_units, pixels.reduce)
     if pixels.units == "all":
         return LogProbs(values=whole, lengths=ones)
     chosen = torch.from_numpy(differing(group)).to(device)[valid]
     return LogProbs(values=_reduced(of_units[:, chosen], pixels.reduce), lengths=ones, whole=whole)
+
+
+def _divergence(log_probabilities: Tensor, reference: Tensor | None) -> Tensor:
+    """(H*W,) KL(policy || reference) of each pixel, nats, without gradient."""
+    if reference is None:
+        raise ValueError("a row with the whole distribution needs the reference's log-probabilities")
+    policy = log_probabilities.detach()
+    return (policy.exp() * (policy - reference)).sum(0)
 
 
 def _reduced(of_units: Tensor, how: Reduce) -> Tensor:
