@@ -34,7 +34,8 @@ from exptilt.run_folder.file_names import STUDY_OPTIMUM, STUDY_POINTS
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.frontier_record import Frontier, Optimum, Point, SeedSpread
 from exptilt.run_folder.mask_study_record import MaskOptimumSolved, MaskPolicyMeasured
-from exptilt.runs.mask_run import mask_loss, run_masks
+from exptilt.runs.mask_run import run_masks
+from exptilt.runs.mask_session import mask_loss
 from exptilt.settings.grid_settings import GridRun
 from exptilt.settings.mask_grid_settings import MaskGridRecipe
 from exptilt.settings.mask_settings import SegmenterConfig
