@@ -30,7 +30,6 @@ from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.studies.mask_methods import METHODS, compare_methods
 from exptilt.testbed.blobs import blobs, thickened
 
-
 _AVERAGED = ("dice", "dice_low", "dice_high", "dice_at_best", "nll", "ece", "kl")
 
 
@@ -128,13 +127,18 @@ def results(given, methods) -> Iterator[dict]:
                 study = study or study_of(given, seed)
                 began = time.process_time()
                 for one in compare_methods(study, [method]):
-                    line = line_of(seed, one) | {"cpu_seconds": 0.0 if one.name == "start" else time.process_time() - began}
+                    line = line_of(seed, one) | {
+                        "cpu_seconds": 0.0 if one.name == "start" else time.process_time() - began
+                    }
                     if (seed, one.name) not in done:
                         done[seed, one.name] = line
                         with file.open("a") as stream:
                             stream.write(json.dumps(line) + "\n")
             line = done[seed, method.name]
-            print(f"{seed} {method.name:24s} Dice {line['dice']:.3f} [{line['dice_low']:.3f}, {line['dice_high']:.3f}]", flush=True)
+            print(
+                f"{seed} {method.name:24s} Dice {line['dice']:.3f} [{line['dice_low']:.3f}, {line['dice_high']:.3f}]",
+                flush=True,
+            )
             yield line
         yield done[seed, "start"]
 
@@ -207,46 +211,6 @@ def main() -> None:
     parser.add_argument("--grown", type=int, default=2)
     parser.add_argument("--methods", nargs="*", help="begin of the names; default, all")
     given = parser.parse_args()
-    methods = [one for one in METHODS if not given.methods or any(one.name.startswith(name) for name in given.methods)]
-    dice: dict[str, list[float]] = {}
-    began = time.process_time()
-    for seed in range(given.seeds):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            if given.world == "blobs":
-                images, masks = blobs(given.images + 40, 32, seed)
-                train = slice(0, given.images), slice(given.images, None)
-                parts = [(images[one], masks[one]) for one in train]
-                grown = 2
-            else:
-                content = np.load(given.data)
-                masks = np.unpackbits(content["mask_packed"], axis=1).reshape(-1, 128, 128).astype(np.int32)
-                fluorescent = content["kind"] == "fluorescence"
-                train_at = np.flatnonzero(fluorescent & ~content["is_test"])
-                test_at = np.flatnonzero(fluorescent & content["is_test"])
-                train_at = np.random.default_rng(seed).permutation(train_at)[: given.images]
-                parts = [(content["image"][at], masks[at]) for at in (train_at, test_at[:60])]
-                grown = 2
-            manifests = [
-                written(folder, name, *part, grown) for name, part in zip(("train", "test"), parts, strict=True)
-            ]
-            start = supervised(folder, manifests[0], 8, given.steps, seed)
-            recipe = rounds_from(start, manifests, folder / "study", given.rounds, given.epochs, seed)
-            for one in compare_methods(recipe, methods):
-                dice.setdefault(one.name, []).append(one.dice.value)
-                print(
-                    seed,
-                    one.name,
-                    one.dice,
-                    f"best threshold {one.dice_at_best}",
-                    f"ece {one.ece:.3f}",
-                    f"kl {one.kl.value:.4f}",
-                    flush=True,
-                )
-    print(f"{'method':26s} Dice, mean +- sd over {given.seeds} seeds")
-    for name, values in dice.items():
-        print(f"{name:26s} {np.mean(values):.3f} +- {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}")
-    print(f"{time.process_time() - began:.0f} CPU s")
     given.output = given.output or Path("runs") / f"masks-{given.world}"
     given.output.mkdir(parents=True, exist_ok=True)
     settings, stated = (

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from exptilt.settings.declaration import config
-from exptilt.settings.evaluation_settings import EvaluateConfig
 from exptilt.settings.grid_settings import GridRun, Method
-from exptilt.settings.mask_settings import MaskBatchConfig, MaskData, MaskRecipe, SegmenterConfig
+from exptilt.settings.mask_settings import MaskBatchConfig, MaskData, MaskEvaluateConfig, MaskRecipe, SegmenterConfig
 from exptilt.settings.training_settings import OptimConfig, TrainConfig
 
 
@@ -99,6 +98,6 @@ class MaskGridRecipe:
             batch=self.batch,
             optim=replace(self.optim, learning_rate=rate),
             train=self.train,
-            evaluate=EvaluateConfig(level=self.level),
+            evaluate=MaskEvaluateConfig(level=self.level),
             allow_unbounded=self.allow_unbounded,
         )
