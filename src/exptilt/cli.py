@@ -119,12 +119,14 @@ def demo(
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write the recipe.")] = Path("recipe.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    masks: Annotated[bool, typer.Option("--masks", help="A recipe for preferences between masks.")] = False,
 ) -> None:
     """Write a commented recipe to edit."""
     from exptilt.verbs.init import init as run
 
-    run(path, force)
-    print(f"wrote {path}; set model.path and data.train, then: exptilt doctor {path} && exptilt train {path}")
+    run(path, force, masks=masks)
+    first = "segmenter.path" if masks else "model.path"
+    print(f"wrote {path}; set {first} and data.train, then: exptilt doctor {path} && exptilt train {path}")
 
 
 @app.command()
@@ -147,7 +149,7 @@ def doctor(
 
         recipe = load_recipe(source, overrides or [])  # a mistake in it does not wait for the libraries that read rows
         if isinstance(recipe, MaskRecipe):
-            from exptilt.verbs.doctor import doctor_of_masks
+            from exptilt.verbs.masks import doctor_of_masks
 
             raise typer.Exit(doctor_of_masks(recipe, as_json))
     from exptilt.verbs.doctor import doctor as run
@@ -161,10 +163,12 @@ def prepare(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")], overrides: Overrides = None
 ) -> None:
     """Read, check and tokenise the rows of a recipe before GPUs are held; `train` finds them on disk."""
-    from exptilt.settings.load import load
-    from exptilt.settings.recipe import Recipe
+    from exptilt.settings.any_recipe import load_text_recipe
 
-    settings = load(Recipe, recipe, overrides or [])  # first: a mistake in a recipe does not wait for torch
+    instead = "its files are read when it trains, and `exptilt doctor` checks them all"
+    settings = load_text_recipe(
+        recipe, overrides or [], instead
+    )  # first: a mistake in a recipe does not wait for torch
     from exptilt.verbs.prepare import prepare as run
 
     run(settings)
@@ -316,10 +320,14 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Estimate memory and time of a run before it starts; exit status 1 if it would not fit."""
-    from exptilt.settings.load import load
-    from exptilt.settings.recipe import Recipe
+    from exptilt.settings.any_recipe import load_recipe
+    from exptilt.settings.mask_settings import MaskRecipe
 
-    settings = load(Recipe, recipe, overrides or [])
+    settings = load_recipe(recipe, overrides or [])
+    if isinstance(settings, MaskRecipe):
+        from exptilt.verbs.masks import plan_of_masks
+
+        raise typer.Exit(plan_of_masks(settings, gpus, as_json))
     from exptilt.verbs.plan import plan as run
 
     raise typer.Exit(run(settings, gpus, as_json))
@@ -336,8 +344,14 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Where the files go: by default the run, or beside it.")] = None,
 ) -> None:
     """Measure a run on its held-out rows or others (data.test=other.jsonl), or any model (data.train=pairs.jsonl)."""
+    from exptilt.settings.any_recipe import is_run_on_masks
     from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
 
+    if is_run_on_masks(what):
+        from exptilt.verbs.masks import evaluate_masks_of
+
+        evaluate_masks_of(Path(what), overrides or [], policy, reference or (), output)
+        return
     wanted = with_reference(overrides or [], reference[0] if reference else None)
     if is_run(what):  # the recipe is read here first: a mistake in it does not wait for torch
         recipe_of_run(Path(what), wanted)
@@ -463,11 +477,17 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="Make the hub repository a private one.")] = False,
 ) -> None:
     """Write a run's model as a plain folder, or put it on the hub."""
+    from exptilt.settings.any_recipe import is_run_on_masks
     from exptilt.verbs.export import export as export_run
 
     if not (merge or output or push):
         raise ConfigError("nothing to do: add --merge, --output FOLDER or --push OWNER/NAME")
-    folder = export_run(run, merge=merge, output=output, card_for=push)
+    if is_run_on_masks(run):
+        from exptilt.verbs.masks import export_masks
+
+        folder = export_masks(run, merge=merge, output=output)
+    else:
+        folder = export_run(run, merge=merge, output=output, card_for=push)
     print(f"model: {folder}")
     if push is not None:
         from exptilt.policies.publish import publish
@@ -541,18 +561,22 @@ def config(
         str, typer.Argument(metavar="key", help="A section, key or objective: optim, optim.learning_rate, loss.dpo")
     ] = "",
     json_schema: Annotated[bool, typer.Option("--json-schema", help="Print JSON Schema, for editors.")] = False,
+    masks: Annotated[bool, typer.Option("--masks", help="The keys of a recipe for masks.")] = False,
 ) -> None:
     """List the keys of a recipe with type, default and meaning."""
+    from exptilt.settings.mask_settings import MaskRecipe
     from exptilt.settings.recipe import Recipe
 
+    of_masks = masks or prefix.partition(".")[0] == "segmenter"
+    cls: type[Recipe] | type[MaskRecipe] = MaskRecipe if of_masks else Recipe
     if json_schema:
         from exptilt.settings.load import schema
 
-        print(json.dumps(schema(Recipe), indent=2))
+        print(json.dumps(schema(cls), indent=2))
         return
     from exptilt.verbs.config import config as run
 
-    run(Recipe, prefix)
+    run(cls, prefix)
 
 
 if __name__ == "__main__":

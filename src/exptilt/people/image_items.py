@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from exptilt.data.problems import RowError
@@ -25,8 +26,12 @@ from exptilt.preferences import Comparison
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _BROWSER_FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 _MASK_MODES = ("1", "L", "P", "I", "I;16")
-_OVERLAY = (255, 64, 0, 120)
-"""Colour of a mask laid over its image, RGBA."""
+_OF_CLASSES = ((255, 64, 0), (0, 114, 178), (240, 228, 66), (204, 121, 167), (0, 158, 115), (86, 180, 233))
+"""Colours of classes 1, 2, ... laid over an image; from the eighth on they come again."""
+_THROUGH = 120
+"""How much of a mask's colour covers its image, of 255."""
+_DIFFERS = (255, 0, 255, 255)
+"""Colour of the outline of what two masks differ in, RGBA."""
 _PEEK = 16
 
 
@@ -96,7 +101,7 @@ def picture(folder: Path, name: str, *, as_mask: bool) -> tuple[bytes, str] | No
     Args:
         folder: that the path must lie in.
         name: the path, relative to the folder.
-        as_mask: colour everything but 0 of a picture with one channel, and leave the rest transparent.
+        as_mask: colour the classes of a picture with one channel, and leave 0 transparent.
     """
     path = _path(folder, name)
     if path is None:
@@ -112,11 +117,36 @@ def picture(folder: Path, name: str, *, as_mask: bool) -> tuple[bytes, str] | No
         return None
 
 
+def difference(item_folder: Path, comparison: Comparison) -> bytes | None:
+    """The outline of the pixels in which two masks differ, as a PNG to lay over their image; None where they cannot be compared."""
+    paths = [_path(item_folder, name) for name in sorted(comparison.answers)]
+    if not shows_masks(comparison) or len(paths) != 2:
+        return None
+    try:
+        first, second = (_values(path) for path in paths if path is not None)
+    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
+        return None
+    if first.shape != second.shape:
+        return None
+    around = np.pad(first != second, 1)
+    inside = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    outline = around[1:-1, 1:-1] & ~inside
+    drawn = np.zeros((*outline.shape, 4), np.uint8)
+    drawn[outline] = _DIFFERS
+    return _encoded(Image.fromarray(drawn))
+
+
+def _values(path: Path) -> Any:
+    with Image.open(path) as image:
+        if image.mode not in _MASK_MODES:
+            raise ValueError(f"{path}: no mask")
+        return np.asarray(image).astype(np.int32)
+
+
 def _overlay(image: Image.Image) -> Image.Image:
-    inside = image.convert("I").point(lambda value: value * 255).convert("L")
-    coloured = Image.new("RGBA", image.size, (0, 0, 0, 0))
-    coloured.paste(_OVERLAY, mask=inside.point(lambda value: 255 if value else 0))
-    return coloured
+    values = np.asarray(image).astype(np.int32)
+    colours = np.array([(*colour, _THROUGH) for colour in _OF_CLASSES], np.uint8)[(values - 1) % len(_OF_CLASSES)]
+    return Image.fromarray(np.where(values[..., None] != 0, colours, 0).astype(np.uint8))
 
 
 def _encoded(image: Image.Image) -> bytes:

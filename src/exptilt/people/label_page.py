@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from exptilt.errors import DiskError
 from exptilt.people.desk import Assignment, Desk, Marked, Taken, ranking_of
-from exptilt.people.image_items import picture, pictures_of
+from exptilt.people.image_items import difference, picture, pictures_of, shows_masks
 from exptilt.people.items import Item
 from exptilt.people.page_frame import PageFrame, answers_of, turns_of
 from exptilt.people.page_guard import Person
@@ -49,6 +49,10 @@ def label_routes(desk: Desk, frame: PageFrame) -> APIRouter:
     @routes.get("/image/{comparison}/{number}")
     def image(comparison: str, number: int) -> Response:
         return _image(desk.item(comparison), number)
+
+    @routes.get("/differing/{comparison}")
+    def differing(comparison: str) -> Response:
+        return _differing(desk.item(comparison))
 
     return routes
 
@@ -90,14 +94,23 @@ def _image(item: Item | None, number: int) -> Response:
     return Response(shown[0], media_type=shown[1], headers={"cache-control": "private, max-age=3600"})
 
 
+def _differing(item: Item | None) -> Response:
+    outline = None if item is None or item.folder is None else difference(item.folder, item.comparison)
+    if outline is None:
+        return Response("there are no two masks", 404)
+    return Response(outline, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
+
+
 def _shown(work: Assignment, view: str) -> dict[str, Any]:
     """What the template needs to show a comparison."""
     pictures = pictures_of(work.item.comparison) if work.item.folder else [""] * len(work.answers)
     turns = turns_of(work.item.comparison.prompt, as_raw=view == "raw")
     question = work.showing.question
     in_prompt = len(pictures) - len(work.answers)
+    are_masks = work.item.folder is not None and shows_masks(work.item.comparison)
     return {
-        "question": (QUESTIONS if len(work.answers) == 2 else _RANKED).get(question, question),
+        "question": _asked(question, len(work.answers), are_masks=are_masks),
+        "differing": f"/differing/{work.item.id}" if are_masks and len(work.answers) == 2 else "",
         "nonce": work.showing.nonce,
         "turns": turns,
         "answers": answers_of(work.item, work.answers, pictures, view=view),
@@ -106,6 +119,12 @@ def _shown(work: Assignment, view: str) -> dict[str, Any]:
         "base": 0 if in_prompt else None,
         "view": view,
     }
+
+
+def _asked(question: str, count: int, *, are_masks: bool) -> str:
+    """The question in words; a question of the owner's own stands as it is."""
+    words = (QUESTIONS if count == 2 else _RANKED).get(question, question)
+    return words.replace("answer", "mask") if are_masks and words != question else words
 
 
 def _vote(desk: Desk, frame: PageFrame, person: Person, fields: Mapping[str, str]) -> Response:

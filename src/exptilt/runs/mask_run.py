@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from exptilt.data.masks.mask_set import MaskSet
 from exptilt.errors import ConfigError, Stopped
 from exptilt.processes.interrupt import losing_no_process
 from exptilt.processes.launch import joined
@@ -68,17 +69,31 @@ def _finish(session: MaskSession, console: Console, page: bool) -> None:
 
 
 def _rivals(session: MaskSession, console: Console) -> dict[str, Path]:
-    """Folders of the rivals' segmenters, by name."""
     if not session.recipe.evaluate.rivals:
         return {}
     if session.world.size > 1:
-        console.print(
-            f"rivals are trained by one process: exptilt evaluate {session.folder.path} evaluate.rivals=true",
-            soft_wrap=True,
-        )
+        command = f"exptilt evaluate {session.folder.path} evaluate.rivals=true"
+        console.print(f"rivals are trained by one process: {command}", soft_wrap=True, highlight=False)
         return {}
+    return train_rivals(session.recipe, session.rows.train, console)
+
+
+def train_rivals(recipe: MaskRecipe, rows: MaskSet, console: Console) -> dict[str, Path]:
+    """Train the rivals of a run, each in a folder of its own below the run's; those that are trained take no time.
+
+    Args:
+        recipe: of the run.
+        rows: that it was trained on.
+        console: console for messages.
+
+    Returns:
+        Folders of their segmenters, by name.
+
+    Raises:
+        Stopped: somebody asked to stop.
+    """
     models: dict[str, Path] = {}
-    for name, rival in rivals_of_run(session.recipe, session.rows.train).items():
+    for name, rival in rivals_of_run(recipe, rows).items():
         console.print(f"rival: {name}", highlight=False)
         outcome = run_masks(rival, Console(quiet=True), page=False)
         if not outcome.finished:

@@ -230,6 +230,17 @@ def num_classes(recipe: MaskRecipe) -> int:
         raise ConfigError(str(error)) from None
 
 
+def channels_of_recipe(recipe: MaskRecipe) -> int:
+    """Channels that images are read with.
+
+    Raises:
+        ModelError: the segmenter, which says it where the recipe does not, cannot be loaded.
+    """
+    if recipe.data.channels is not None:
+        return recipe.data.channels
+    return channels_of(load_segmenter(recipe.segmenter, num_classes(recipe), recipe.seed))
+
+
 def _check_step_zero(policy: MaskScorer, table: MaskTable, groups: Sequence[Group[Any]]) -> None:
     """Refuse a start at which policy and reference differ.
 

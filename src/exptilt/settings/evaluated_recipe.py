@@ -32,7 +32,7 @@ def recipe_of_run(run: Path, overrides: Sequence[str]) -> Recipe:
     """
     if not is_run(str(run)):
         raise CheckpointError(f"{run}: is not a run folder (it has no config.yaml)")
-    recipe = load(Recipe, run / "config.yaml", _instead(overrides))
+    recipe = load(Recipe, run / "config.yaml", instead_of_share(overrides))
     if recipe.rounds is not None:
         last = run / f"round-{recipe.rounds.num_rounds}"
         raise CheckpointError(
@@ -89,7 +89,7 @@ def _is_classifier(settings: dict[str, Any]) -> bool:
     return any("ForSequenceClassification" in name for name in settings.get("architectures") or ())
 
 
-def _instead(overrides: Sequence[str]) -> list[str]:
+def instead_of_share(overrides: Sequence[str]) -> list[str]:
     """Held-out rows named on the command line stand instead of the share the run held out."""
     names_rows = any(item.startswith(("data.test=", "data.test_split=")) for item in overrides)
     return [*(["data.test_fraction=0"] if names_rows else []), *overrides]

@@ -14,6 +14,7 @@ from exptilt.conversations.model_process import ModelProcess
 from exptilt.data.turns import Message
 from exptilt.errors import ConfigError
 from exptilt.run_folder.file_names import CONFIG, MODEL
+from exptilt.runs.text_model import model_of_texts
 from exptilt.settings.evaluated_recipe import is_reward_model, is_run
 from exptilt.settings.load import load
 from exptilt.settings.recipe import Recipe
@@ -34,8 +35,9 @@ def chat_request(what: str, overrides: Sequence[str], *, against: str | None = N
     Raises:
         ConfigError: a setting is wrong, "reference" is not that of a run, or it is a reward model.
     """
+    path = _model_of(what)
     recipe = load(Recipe, Path(what) / CONFIG) if is_run(what) else None
-    stated = [f"model.path={json.dumps(_model_of(what))}", f"system={json.dumps(system)}"]
+    stated = [f"model.path={json.dumps(path)}", f"system={json.dumps(system)}"]
     if recipe is not None:
         stated += [f"turns.{name}={json.dumps(getattr(recipe.data, name))}" for name in _TURNS]
         stated.append(f"model.trust_remote_code={json.dumps(recipe.model.trust_remote_code)}")
@@ -124,7 +126,7 @@ def _note_templates(models: ModelProcess) -> None:
 
 
 def _model_of(what: str) -> str:
-    path = str(Path(what) / MODEL) if is_run(what) else what
+    path = model_of_texts(what)
     if is_reward_model(path):
         raise ConfigError(f"{what}: is a reward model, which gives scores and does not talk")
     return path

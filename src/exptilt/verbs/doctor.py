@@ -19,7 +19,6 @@ from exptilt.kinds import PAIR, PROMPT, Kind, kind_for
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 from exptilt.settings.declaration import config
 from exptilt.settings.load import load
-from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
 
@@ -266,28 +265,3 @@ def _kind_of(settings: DataConfig) -> Kind:
             label = answered.label
             return kind_for(None if label is None else type(label))
     return PAIR
-
-
-def doctor_of_masks(recipe: MaskRecipe, as_json: bool, console: Console | None = None) -> int:
-    """Check the rows of a recipe for masks, every file of them, and print the report.
-
-    Returns:
-        0, or 1 if a run would refuse these rows.
-    """
-    from exptilt.data.masks.mask_checks import prepare_masks
-    from exptilt.losses.from_choice import build_loss
-    from exptilt.policies.segmenters.segmenter_files import channels_of, load_segmenter
-    from exptilt.runs.checks.installation import installation_findings
-    from exptilt.runs.mask_session import num_classes
-
-    kind = build_loss(recipe.loss).kind
-    channels = recipe.data.channels
-    if channels is None:
-        channels = channels_of(load_segmenter(recipe.segmenter, num_classes(recipe), recipe.seed))
-    prepared = prepare_masks(recipe.data, kind, channels)
-    report = prepared.report.adding(*installation_findings())
-    if as_json:
-        print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
-    else:
-        print_report(report, console or Console())
-    return int(bool(prepared.report.refusal))

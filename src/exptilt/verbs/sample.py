@@ -8,12 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from exptilt.run_folder.file_names import MODEL
 from exptilt.run_folder.lock import claimed
+from exptilt.runs.text_model import model_of_texts
 from exptilt.sampling.drawn_folder import draw_into
 from exptilt.sampling.prompts_to_sample import prompts_of
 from exptilt.sampling.sample_request import SampleRequest
-from exptilt.settings.evaluated_recipe import is_run
 from exptilt.settings.load import load
 from exptilt.wording import counted
 
@@ -34,7 +33,7 @@ def request_of(what: str, overrides: Sequence[str], output: Path | None = None) 
         return load(SampleRequest, what, [*overrides, *stated])
     if what.startswith(("http://", "https://")):
         return load(SampleRequest, None, [f"server.url={json.dumps(what)}", *overrides, *stated])
-    path = str(Path(what) / MODEL) if is_run(what) else what
+    path = model_of_texts(what)
     return load(SampleRequest, None, [f"model.path={json.dumps(path)}", *overrides, *stated])
 
 

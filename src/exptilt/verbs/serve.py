@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from exptilt.data.read.hub import is_reachable
 from exptilt.errors import ConfigError, ModelError
-from exptilt.run_folder.file_names import CONFIG, MODEL
+from exptilt.run_folder.file_names import CONFIG
+from exptilt.runs.text_model import model_of_texts
 from exptilt.settings.evaluated_recipe import is_reward_model, is_run
 
 Server = Literal["vllm", "transformers"]
@@ -105,7 +106,7 @@ def server_command(
         merge: merge an adapter in any case.
         merged: where a merged model goes.
     """
-    path = str(Path(what) / MODEL) if is_run(what) else what
+    path = model_of_texts(what)
     if is_reward_model(path):
         raise ModelError(f"{what}: is a reward model, which gives scores and no text; ask it with `exptilt evaluate`")
     from exptilt.policies.adapters import base_of, find_adapter, revision_of
@@ -163,7 +164,7 @@ def _merge(what: str, target: Path) -> None:
     from exptilt.policies.adapters import find_adapter
     from exptilt.verbs.export import export, merge_adapter
 
-    adapter = find_adapter(str(Path(what) / MODEL) if is_run(what) else what)
+    adapter = find_adapter(model_of_texts(what))
     assert adapter is not None  # noqa: S101 - for mypy
     if _is_newer(target, adapter):
         return

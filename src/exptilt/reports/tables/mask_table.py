@@ -39,6 +39,11 @@ def print_masks(folder: RunFolder, console: Console | None = None) -> None:
     if found is None:
         console.print(f"no held-out images: set data.test or data.test_fraction. model: {folder.model}", soft_wrap=True)
         return
+    print_measures(found, console)
+
+
+def print_measures(found: MaskEvaluation, console: Console) -> None:
+    """Print what was measured of a segmenter, its start and its rivals."""
     table = Table(box=None, pad_edge=False)
     table.add_column(f"{found.num_images} held-out images")
     for one in (found.policy, found.reference, *found.rivals):

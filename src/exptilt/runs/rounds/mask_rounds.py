@@ -18,7 +18,6 @@ from exptilt.data.masks.mask_set import Palette
 from exptilt.disk import write_lines
 from exptilt.errors import CheckpointError, DataError, Stopped, Waiting
 from exptilt.people.image_items import image_rows
-from exptilt.policies.segmenters.segmenter_files import channels_of, load_segmenter
 from exptilt.reports.mask_page import write_mask_report
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.round_files import RoundFiles
@@ -27,7 +26,7 @@ from exptilt.runs.mask_candidates import ITEMS, draw_candidates, require_weights
 from exptilt.runs.mask_measuring import measure_masks
 from exptilt.runs.mask_rivals import rivals_of_rounds
 from exptilt.runs.mask_run import run_masks
-from exptilt.runs.mask_session import mask_loss, num_classes
+from exptilt.runs.mask_session import channels_of_recipe, mask_loss
 from exptilt.runs.paired_rows import paired_rows
 from exptilt.runs.rounds.round_labels import in_one_order, require_votes
 from exptilt.runs.run_start import Outcome
@@ -123,7 +122,7 @@ class MaskRounds:
                 raise Stopped(f"stopped in the rival {name!r}; give the same command again to go on")
             rivals[name] = outcome.folder.model
         kind = mask_loss(recipe).kind
-        test = prepare_held_out(recipe.data, kind, _channels(recipe))
+        test = prepare_held_out(recipe.data, kind, channels_of_recipe(recipe))
         measure_masks(recipe, RunFolder(recipe.folder), self._files(num_rounds).model, test, rivals)
 
     def report(self) -> Path:
@@ -223,7 +222,7 @@ def images_of_rounds(recipe: MaskRecipe) -> Any:
     """The account of the images that candidates are made of, every file read."""
     rounds = rounds_of_masks(recipe)
     images = read_images(rounds.images or recipe.data.train, recipe.data.limit)
-    return prepare_images(images, recipe.data, _channels(recipe), with_targets=rounds.annotator is not None)
+    return prepare_images(images, recipe.data, channels_of_recipe(recipe), with_targets=rounds.annotator is not None)
 
 
 def mask_work_of(recipe: MaskRecipe, num_images: int) -> list[str]:
@@ -257,12 +256,6 @@ def _begun_with(recipe: MaskRecipe, number: int) -> SegmenterConfig:
 
 def _palette(recipe: MaskRecipe) -> Palette:
     return Palette.of(recipe.data.classes, recipe.data.ignore, recipe.data.foreground)
-
-
-def _channels(recipe: MaskRecipe) -> int:
-    if recipe.data.channels is not None:
-        return recipe.data.channels
-    return channels_of(load_segmenter(recipe.segmenter, num_classes(recipe), recipe.seed))
 
 
 def _beside(row: dict[str, Any], folder: str) -> dict[str, Any]:
