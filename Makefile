@@ -29,6 +29,7 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(VENV)/bin/python -m exptilt.losses.catalogue
 	$(VENV)/bin/python -m exptilt.settings.other_tools
+	$(VENV)/bin/python -m exptilt.converters.trl_page
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

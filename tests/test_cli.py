@@ -176,9 +176,15 @@ def test_rows_that_cannot_be_used_are_named(exptilt, rows, expected):
         (["data.test_fraction=0.0001"], "leaves 30 rows to train on and 0 to test on"),
         (["data.test_fraction=0", "data.test=good.jsonl"], "train and test are the same rows"),
         (["model.config=null"], "no model given: set model.path to a folder or hub id"),
-        (["model.config=null", "model.path=folder"], "model.path: folder: is no tokenizer folder"),
+        (
+            ["model.config=null", "model.path=folder"],
+            "folder: is no model folder, config.json or",
+        ),
         (["model.config=null", "model.path=./none"], "model.path: ./none: no such folder"),
-        (["model.config=null", "model.path=nobody/nothing"], "model.path: nobody/nothing: cannot load a tokenizer"),
+        (
+            ["model.config=null", "model.path=nobody/nothing"],
+            "nobody/nothing: no folder of that name here, and neither",
+        ),
         (["output=good.jsonl"], "good.jsonl: output must be a folder, and a file is in its way"),
         (["output=good.jsonl/run"], "output must be a folder, and a file is in its way"),
         (["output=/proc/none/run"], "/proc/none/run: the run folder cannot be written (No such file or directory)"),

@@ -32,7 +32,15 @@ SOURCE = Path(exptilt.__file__).parent
 
 
 def test_a_kind_is_printed_compared_and_looked_up_by_its_name():
-    assert [str(kind) for kind in KINDS] == ["pair", "completion", "unpaired", "list", "reward", "reward_list"]
+    assert [str(kind) for kind in KINDS] == [
+        "pair",
+        "completion",
+        "unpaired",
+        "list",
+        "rollout",
+        "reward",
+        "reward_list",
+    ]
     assert (PAIR == "pair", PAIR == "list", PAIR == REWARD, PAIR != LIST, {PAIR: 1}["pair"]) == (
         True,
         False,
@@ -40,16 +48,16 @@ def test_a_kind_is_printed_compared_and_looked_up_by_its_name():
         True,
         1,
     )
-    assert [kind_of(kind.name) is kind for kind in KINDS] == [True] * 6
+    assert [kind_of(kind.name) is kind for kind in KINDS] == [True] * 7
     assert kind_of(PAIR) is PAIR
     with pytest.raises(ConfigError, match="kind: 'pairs' is not known; there are pair, completion, unpaired, list"):
         kind_of("pairs")
 
 
 def test_what_a_kind_says_of_its_rows():
-    assert [kind.num_completions for kind in KINDS] == [2, 1, 1, None, 2, None]
-    assert [kind.is_paired for kind in KINDS] == [True, False, False, False, True, False]
-    assert [kind.imitates for kind in KINDS] == [False, True, False, False, False, False]
+    assert [kind.num_completions for kind in KINDS] == [2, 1, 1, None, None, 2, None]
+    assert [kind.is_paired for kind in KINDS] == [True, False, False, False, False, True, False]
+    assert [kind.imitates for kind in KINDS] == [False, True, False, False, False, False, False]
     assert [kind_for(label) for label in (Preferred, Ranked, Desirable, None)] == [PAIR, LIST, UNPAIRED, COMPLETION]
 
 

@@ -118,13 +118,27 @@ def demo(
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write the recipe.")] = Path("recipe.yaml"),
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="DATA", help="Read these rows and choose the objective that fits; repeatable."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="With --from: folder or hub id of the model to train.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     masks: Annotated[bool, typer.Option("--masks", help="A recipe for preferences between masks.")] = False,
 ) -> None:
-    """Write a commented recipe to edit."""
-    from exptilt.verbs.init import init as run
+    """Write a commented recipe to edit, or with --from one that fits your data, with the reason."""
+    if source:
+        from exptilt.verbs.init import init_from
 
-    run(path, force, masks=masks)
+        print(init_from(path, source, model, force=force))
+        print(f"wrote {path}; {'' if model else 'set model.path, '}then: exptilt doctor {path} && exptilt train {path}")
+        return
+    if model is not None:
+        raise ConfigError("--model needs --from DATA: without rows, set model.path in the recipe")
+    from exptilt.verbs.init import init as run
+    from exptilt.verbs.init import init_masks
+
+    (init_masks if masks else run)(path, force)
     first = "segmenter.path" if masks else "model.path"
     print(f"wrote {path}; set {first} and data.train, then: exptilt doctor {path} && exptilt train {path}")
 
@@ -152,6 +166,9 @@ def doctor(
             from exptilt.verbs.masks import doctor_of_masks
 
             raise typer.Exit(doctor_of_masks(recipe, as_json))
+        from exptilt.runs.first_checks import check_places
+
+        check_places(recipe)
     from exptilt.verbs.doctor import doctor as run
 
     status = run(source, overrides or [], model, as_json, examples, html=html, reference_check=reference_check)
@@ -166,9 +183,10 @@ def prepare(
     from exptilt.settings.any_recipe import load_text_recipe
 
     instead = "its files are read when it trains, and `exptilt doctor` checks them all"
-    settings = load_text_recipe(
-        recipe, overrides or [], instead
-    )  # first: a mistake in a recipe does not wait for torch
+    settings = load_text_recipe(recipe, overrides or [], instead)
+    from exptilt.runs.first_checks import check_rows_and_tokenizer
+
+    check_rows_and_tokenizer(settings)  # a mistake does not wait for torch
     from exptilt.verbs.prepare import prepare as run
 
     run(settings)
@@ -181,7 +199,10 @@ def train(
     """Train by a recipe; run the command again to go on after a stop."""
     from exptilt.settings.any_recipe import load_recipe
 
-    settings = load_recipe(recipe, overrides or [])  # first: a mistake in a recipe does not wait for torch
+    settings = load_recipe(recipe, overrides or [])
+    from exptilt.runs.first_checks import check_run
+
+    check_run(settings)  # a mistake does not wait for torch
     from exptilt.verbs.train import train as run
 
     run(settings, _this_command())
@@ -328,6 +349,12 @@ def plan(
         from exptilt.verbs.masks import plan_of_masks
 
         raise typer.Exit(plan_of_masks(settings, gpus, as_json))
+    from exptilt.planning.planned_rows import refuse_nothing
+    from exptilt.runs.first_checks import check_places
+
+    first_rows = check_places(settings)
+    if first_rows is not None:
+        refuse_nothing(settings.data, first_rows)
     from exptilt.verbs.plan import plan as run
 
     raise typer.Exit(run(settings, gpus, as_json))
@@ -353,10 +380,12 @@ def evaluate(
         evaluate_masks_of(Path(what), overrides or [], policy, reference or (), output)
         return
     wanted = with_reference(overrides or [], reference[0] if reference else None)
-    if is_run(what):  # the recipe is read here first: a mistake in it does not wait for torch
-        recipe_of_run(Path(what), wanted)
+    from exptilt.runs.first_checks import check_evaluated  # a mistake does not wait for torch
+
+    if is_run(what):
+        check_evaluated(recipe_of_run(Path(what), wanted), policy)
     elif policy is None:
-        recipe_of_model(what, wanted, output)
+        check_evaluated(recipe_of_model(what, wanted, output), what)
     from exptilt.verbs.evaluate import evaluate as run
 
     run(what, overrides or [], policy=policy, reference=reference or None, output=output)

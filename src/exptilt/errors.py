@@ -18,12 +18,34 @@ system says. Any other exception is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import os
+import traceback
+
+
+def _is_foreign(file: str) -> bool:
+    """Whether a line of a traceback is exptilt's or another library's."""
+    return file.startswith(os.path.dirname(__file__)) or "site-packages" in file or f"lib{os.sep}python" in file
+
 
 class ExptiltError(Exception):
-    """Base of everything exptilt raises on purpose."""
+    """Base of everything exptilt raises on purpose; its text is one line for a person.
+
+    Example:
+        >>> try:
+        ...     raise ConfigError("beta must be > 0, got -1")
+        ... except ExptiltError as error:
+        ...     print(error)
+        beta must be > 0, got -1
+    """
 
     told = False
     """Whether another process of the run says it."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the message, and the last line of the user's own code on the way to it."""
+        own = [frame for frame in traceback.extract_tb(self.__traceback__) if not _is_foreign(frame.filename)]
+        where = [f"line {own[-1].lineno}: {own[-1].line}"] if own else []
+        return [*where, f"{type(self).__name__}: {self}"]
 
 
 class ConfigError(ExptiltError, ValueError):

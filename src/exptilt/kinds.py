@@ -98,6 +98,13 @@ LIST = Kind(
     label=Ranked,
     columns=("sizes",),
 )
+ROLLOUT = Kind(
+    name="rollout",
+    title="Samples of the policy, with rewards",
+    rows="prompts: column prompt",
+    label=None,
+    columns=("sizes",),
+)
 REWARD = Kind(
     name="reward",
     title="Reward models, from pairs",
@@ -116,7 +123,7 @@ REWARD_LIST = Kind(
 )
 PROMPT = Kind(name="prompt", title="Prompts", rows="prompts: column prompt", label=None, is_trained=False)
 
-KINDS = (PAIR, COMPLETION, UNPAIRED, LIST, REWARD, REWARD_LIST)
+KINDS = (PAIR, COMPLETION, UNPAIRED, LIST, ROLLOUT, REWARD, REWARD_LIST)
 """Every kind of objective, in the order of the catalogue."""
 
 

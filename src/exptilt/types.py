@@ -38,6 +38,8 @@ class LogProbs:
     """(N,) log sum_v p_v^2 of that distribution; only where a loss asks for it."""
     divergence: Tensor | None = None
     """(N,) nats, KL(reference || policy) of that distribution; only where a loss asks for it."""
+    kl: Tensor | None = None
+    """(N,) nats, KL(policy || reference) of that distribution; only where a loss asks for it."""
     whole: Tensor | None = None
     """(N,) nats, of completions that have one unit each: the same completion over all its units, where `values` are of the units
     in which the completions of a row differ. Terms that hold likelihoods (`Loss.holds_likelihoods`) read it."""
@@ -359,6 +361,41 @@ class ListLoss(NamedTuple):
         share = torch.stack([1 / (rewards == rewards.max()).sum() for rewards in groups])
         highest = torch.stack([rewards.max() for rewards in groups])
         return {"chosen": chosen, "accuracies": (chosen >= highest) * share}
+
+
+class RolloutLoss(NamedTuple):
+    """What a loss on samples of the policy returns: (G,) per group of samples, and (B,) detached rewards of all samples."""
+
+    loss: Tensor
+    reward: Tensor
+    """(B,) given to the samples; zeros for a loss that reads none."""
+    sizes: Tensor
+    """(G,) samples of each group."""
+    weight: Tensor | None = None
+    """(G,) what each group counts for; a mean over tokens weighs by their number, so splitting a batch changes nothing."""
+    measured: Measured = {}  # noqa: RUF012  (never changed)
+    """By name what else is measured of each group, such as `kl`, nats."""
+
+    def rewards(self, columns: Columns) -> Measured:
+        """The mean reward over samples."""
+        sizes = self.sizes.to(self.reward)
+        return {"mean": (group_sums(self.reward, self.sizes), sizes)}
+
+
+def group_sums(values: Tensor, sizes: Tensor) -> Tensor:
+    """(G,) sums over each group of any (B,) quantity of samples.
+
+    Example:
+        >>> group_sums(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2, 1])).tolist()
+        [3.0, 4.0]
+    """
+    return torch.zeros(len(sizes), dtype=values.dtype, device=values.device).index_add(0, owners(sizes, values), values)
+
+
+def owners(sizes: Tensor, like: Tensor) -> Tensor:
+    """(B,) the group that each sample belongs to, on the device of `like`."""
+    groups = torch.arange(len(sizes), device=sizes.device)
+    return on_device(torch.repeat_interleave(groups, sizes), like.device)
 
 
 def on_device(

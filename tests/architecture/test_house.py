@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "exptilt"
-COMPOSING = ("runs", "planning", "studies", "verbs", "cli.py", "trl.py", "settings")
+COMPOSING = ("runs", "planning", "studies", "verbs", "calls", "cli.py", "trl", "settings")
 
 GUESSES = {
     "the formula of DPO": "losses/dpo.py::DPO",
@@ -47,10 +47,16 @@ GUESSES = {
     "what kinds of objectives there are": "kinds.py::Kind",
     "who draws rollouts": "sampling/sampler.py::Sampler",
     "samples beside the reference": "sampling/draws.py::Draws",
+    "what `xt.train` runs": "calls/train_call.py::train",
+    "what a run gives in Python": "calls/run_result.py::RunResult",
     "how an object in memory stands for a path": "in_memory.py::InMemory",
     "what a reward is, and what a judge is": "preferences.py::Reward",
     "how votes become one opinion": "votes/settled_votes.py::VoteRule",
     "how samples and votes become rows": "runs/paired_rows.py::paired_rows",
+    "where the batches of an online run come from": "online/rollouts.py::Rollouts",
+    "how completions are drawn, rewarded and scored": "online/rollout_maker.py::RolloutMaker",
+    "what TRL's keywords become": "converters/trl_keywords.py::keywords_of",
+    "what TRL's DPOTrainer is": "trl/trainers.py::DPOTrainer",
     "what `exptilt pair` runs": "verbs/pair.py::pair",
 }
 

@@ -105,7 +105,9 @@ SHAPES: dict[str, Any] = {
         "loss_type: [sigmoid, bco_pair, sft]\nloss_weights: [0.8, 0.2, 1.0]\nbeta: 0.1\n",
         loss__name="mixture",
         loss__terms=_terms(
-            (0.8, {"name": "dpo", "beta": 0.1}), (0.2, {"name": "bco", "beta": 0.1}), (1.0, {"name": "nll"})
+            (0.8, {"name": "dpo", "beta": 0.1}),
+            (0.2, {"name": "bco", "threshold": "zero", "beta": 0.1}),
+            (1.0, {"name": "nll", "normalization": "token"}),
         ),
     ),
     "trl rpo": _trl(
@@ -126,9 +128,43 @@ SHAPES: dict[str, Any] = {
         reference__mix=0.6,
     ),
     "trl warm-up in steps": _trl(
-        "beta: 0.1\nmax_steps: 200\nwarmup_steps: 20\n", optim__warmup_ratio=0.1, train__max_steps=200
+        "beta: 0.1\nmax_steps: 200\nwarmup_steps: 20\n",
+        optim__warmup_steps=20,
+        optim__warmup_from_zero=True,
+        train__max_steps=200,
+        train__epochs=200.0,
     ),
-    "trl warm-up of unknown length": _trl("beta: 0.1\nwarmup_steps: 20\n", ("warmup_steps",)),
+    "trl warm-up as a share": _trl("beta: 0.1\nwarmup_steps: 0.1\n", optim__warmup_ratio=0.1),
+    "trl schedule with settings": _trl(
+        "beta: 0.1\nlr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr_rate: 0.1}\n",
+        optim__schedule="cosine_with_min_lr",
+        optim__schedule_args={"min_lr_rate": 0.1},
+    ),
+    "trl constant has no warm-up": _trl(
+        "beta: 0.1\nlr_scheduler_type: constant\nwarmup_steps: 20\n", optim__warmup_ratio=0.0, optim__warmup_steps=None
+    ),
+    "trl no reference": _trl(
+        "beta: 0.2\nreference_free: true\n", loss__name="cpo", loss__nll_weight=0.0, loss__beta=0.2
+    ),
+    "trl divergence": _trl(
+        "f_divergence_type: alpha_divergence\nf_alpha_divergence_coef: 0.7\n",
+        loss__name="f_dpo",
+        loss__divergence="alpha",
+        loss__alpha=1 - 0.7,
+        loss__beta=None,
+    ),
+    "trl weighting": _trl("beta: 0.1\nuse_weighting: true\n", loss__name="wpo", loss__cap=False, loss__beta=0.1),
+    "trl usual beta": _trl("loss_type: nca_pair\n", loss__name="nca", loss__beta=0.1),
+    "trl best weights": _trl(
+        "beta: 0.1\neval_strategy: steps\neval_steps: 5\nload_best_model_at_end: true\n"
+        "metric_for_best_model: eval_rewards/accuracies\n",
+        train__best="max eval/rewards/accuracies",
+    ),
+    "trl no clipping": _trl("beta: 0.1\nmax_grad_norm: 0\n", optim__max_grad_norm=float("inf")),
+    "trl float32": _trl("beta: 0.1\nbf16: false\n", train__precision="float32"),
+    "trl one divergence too many": _trl(
+        "beta: 0.1\nuse_weighting: true\nld_alpha: 0.5\n", ("use_weighting",), loss__name="ld_dpo"
+    ),
     "trl older names": _trl(
         "beta: 0.1\nmax_length: 512\nmax_prompt_length: 256\ntruncation_mode: keep_end\nevaluation_strategy: steps\neval_steps: 50\n",
         data__max_tokens=512,

@@ -10,7 +10,8 @@ from invented_rows import bot, user
 from exptilt.data.prepared import prepare
 from exptilt.data.splits import read_records
 from exptilt.errors import DataError
-from exptilt.settings.data_settings import DataConfig, SourceConfig
+from exptilt.settings.data_settings import DataConfig
+from exptilt.settings.source_settings import SourceConfig
 
 DROP = {f"on_{name}": "drop" for name in ("invalid", "empty", "identical", "tie", "duplicate", "conflict", "too_long")}
 

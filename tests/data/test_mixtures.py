@@ -7,8 +7,9 @@ import pytest
 from exptilt.data.prepared import prepare
 from exptilt.data.splits import read_records
 from exptilt.errors import ConfigError, DataError
-from exptilt.settings.data_settings import DataConfig, SourceConfig
+from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.load import load
+from exptilt.settings.source_settings import SourceConfig
 
 
 def write(path, rows):
@@ -127,3 +128,82 @@ def test_a_recipe_writes_a_mixture_in_yaml(tmp_path):
     assert config.mixture == (SourceConfig(path="b.jsonl", weight=0.5, columns={"prompt": "question"}),)
     with pytest.raises(ConfigError, match="weight must be at least 0, got -1"):
         load(DataConfig, None, ["train=a", "mixture=[{path: b, weight: -1}]"])
+
+
+def test_train_is_a_list_of_paths_and_sources_with_weights(two, tmp_path):
+    """The rows are those of the same sources written as `train` and `mixture`."""
+    listed = load(DataConfig, None, [f"train=[{two[0]}, {{path: {two[1]}, weight: 0.25}}]"])
+    config, report = mixed(two, second=0.25)
+    mine = prepare(listed, None, "pair").report.train
+    assert [record.id for record in read_records(listed).train] == [record.id for record in read_records(config).train]
+    assert (mine.kept, mine.rows_left_out, mine.sources) == (report.kept, report.rows_left_out, report.sources)
+    assert load(DataConfig, None, [f"train={{{two[0]}: 1, {two[1]}: 0.25}}"]) == listed
+    assert DataConfig(train=[two[0], SourceConfig(path=two[1], weight=0.25)]) == listed
+
+
+def test_keys_of_data_hold_for_every_source_without_its_own(tmp_path):
+    questions = [{"question": f"q {n}", "chosen": "a", "rejected": "b"} for n in range(3)]
+    files = [write(tmp_path / f"{name}.jsonl", questions) for name in ("a", "b")]
+    config = DataConfig(train=files, columns={"prompt": "question"}, limit=2, on_duplicate="drop")
+    assert [record.prompt for record in read_records(config).train] == ["q 0", "q 1"]
+    own = [files[0], {"path": files[1], "limit": 3}]
+    longer = load(
+        DataConfig, None, [f"train={json.dumps(own)}", "columns={prompt: question}", "limit=2", "on_duplicate=keep"]
+    )
+    assert [part.rows for part in prepare(longer, None, "pair").report.train.sources] == [2, 3]
+
+
+def test_a_row_repeated_in_another_file_is_told_with_both_files(two, tmp_path):
+    same = write(tmp_path / "c.jsonl", pairs("a", 3))
+    with pytest.raises(DataError, match=r"c\.jsonl:1.*a\.jsonl:1") as refusal:
+        prepare(DataConfig(train=[two[0], same]), None, "pair")
+    assert "3 rows: c.jsonl:1, 2, 3" in str(refusal.value)
+    assert prepare(DataConfig(train=[two[0], same], on_duplicate="drop"), None, "pair").report.train.kept == 40
+
+
+def test_the_test_split_is_that_of_every_listed_source(tmp_path):
+    for name in ("one", "two"):
+        for split in ("train", "test"):
+            write(tmp_path / name / f"{split}.jsonl", pairs(f"{name} {split}", 2))
+    config = DataConfig(train=[str(tmp_path / name) for name in ("one", "two")], test_split="test", test_limit=1)
+    rows = read_records(config)
+    assert [record.prompt for record in rows.train] == [f"{name} train {n}" for name in ("one", "two") for n in (0, 1)]
+    assert [record.prompt for record in rows.test] == ["one test 0", "two test 0"]
+    several = DataConfig(
+        train=str(tmp_path / "one" / "train.jsonl"),
+        test=[str(tmp_path / "one" / "test.jsonl"), str(tmp_path / "two")],
+        test_split="test",
+    )
+    assert len(read_records(several).test) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("train=[]", "train must name at least one source"),
+        ("train=[a.jsonl, a.jsonl]", "write {path: a.jsonl, weight: 2}"),
+        ("train=[a.jsonl, 5]", "train.1: must be a valid string"),
+        ("train=[{path: a.jsonl, wieght: 2}]", "train.0.wieght: unknown key; did you mean 'weight'?"),
+        ("train=[{path: a.jsonl, weight: -1}]", "train.0: weight must be at least 0"),
+        ("train=[{weight: 2}]", "train.0.path: missing"),
+    ],
+)
+def test_a_wrong_list_is_one_line(given, said):
+    with pytest.raises(ConfigError) as refusal:
+        load(DataConfig, None, [given])
+    (line,) = str(refusal.value).splitlines()
+    assert said in line
+
+
+def test_several_files_written_as_one_are_told_how_a_list_is_written(two):
+    with pytest.raises(DataError, match=r"several sources are a list: data\.train=\["):
+        read_records(DataConfig(train=",".join(two)))
+    with pytest.raises(DataError, match=r"several sources are a list"):
+        read_records(DataConfig(train=" ".join(two)))
+
+
+def test_a_broken_line_is_named_where_holding_out_fails_first(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(pairs("a", 1)[0]) + '\n{"prompt": "b", \n')
+    with pytest.raises(DataError, match=r"rows\.jsonl:2"):
+        read_records(DataConfig(train=str(file), test_fraction=0.5))

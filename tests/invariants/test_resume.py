@@ -23,15 +23,19 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from exptilt.errors import CheckpointError
-from exptilt.losses import BCO, DPO, KTO, NLL, BradleyTerry, Mixture, PlackettLuceReward, SimPO, Term
+from exptilt.losses import BCO, DPO, KTO, NLL, RLOO, BradleyTerry, Mixture, PlackettLuceReward, SimPO, Term
 from exptilt.policies.models import load_model
 from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.settings.data_settings import DataConfig
+from exptilt.settings.evaluation_settings import EvaluateConfig
 from exptilt.settings.load import dump
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig, SmallModel
 from exptilt.settings.recipe import Recipe
+from exptilt.settings.reward_settings import LengthConfig
+from exptilt.settings.rollout_settings import RolloutConfig
+from exptilt.settings.rounds_settings import RoundLaw
 from exptilt.settings.training_settings import ParallelConfig
 from exptilt.training.checkpoints.choice import newest_checkpoint
 
@@ -134,7 +138,14 @@ def wait_for(lines: Path, count: int, alive: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+ASKED = {"reward": LengthConfig(), "num_samples": 3, "law": RoundLaw(max_new_tokens=6), "take_prompts": True}
+ONLINE = {"evaluate": EvaluateConfig(num_prompts=4, num_samples=1), "train": {"save_every": 1}}
 CASES = {
+    "rollouts of one update": (RLOO(beta=0.1, target_kl=0.5), {**ONLINE, "rollout": RolloutConfig(**ASKED)}),
+    "rollouts of four updates": (
+        DPO(),
+        {**ONLINE, "rollout": RolloutConfig(**ASKED, num_prompts=16, epochs=2, decide="coin", pairs="all")},
+    ),
     "dpo with dropout": (DPO(), DROPPED),
     "a coupled sum with dropout": (Mixture(terms=(Term(loss=SimPO()), Term(loss=NLL(normalization="token")))), DROPPED),
     "a running mean": (BCO(), {}),
@@ -210,6 +221,36 @@ def test_two_processes_as_torchrun_starts_them(recipe_of, metrics_of, write_rows
     late = (whole.folder / "samples" / "step-000012.jsonl").read_text().splitlines()
     assert len(late) == 2
     assert all(json.loads(line)["kl"] > 1e-4 for line in late)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    ("loss", "rollout"),
+    [
+        (RLOO(beta=0.1, target_kl=0.5), RolloutConfig(**ASKED)),
+        (DPO(), RolloutConfig(**ASKED, num_prompts=16, epochs=2)),
+    ],
+    ids=["rloo", "online dpo"],
+)
+def test_two_processes_draw_what_one_draws(recipe_of, metrics_of, spawn, kind, loss, rollout):
+    """Rollouts, numbers and weights are those of one process; only the order of sums differs."""
+    settings = {**ONLINE, "rollout": rollout, "train": {"max_steps": 6, "save_every": 100}}
+    alone = recipe_of(loss, "alone", **settings)
+    run_recipe(alone, QUIET, page=False)
+    both = recipe_of(loss, "both", **settings, parallel=ParallelConfig(kind=kind))
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1]), "WORLD_SIZE": "2"}
+    processes = [spawn(both, 0, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(2)]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    first, second = metrics_of(alone), metrics_of(both)
+    assert len(first) == len(second) > 6
+    for one, other in zip(first, second, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+    same, other = weights_of(alone), weights_of(both)
+    assert max(float((same[name] - other[name]).abs().max()) for name in same) < 1e-4
 
 
 @pytest.mark.parametrize("place", [1, 7, -7])

@@ -18,7 +18,7 @@ from transformers import (
 )
 from worlds import together
 
-from exptilt.data.groups import Completion, Group
+from exptilt.data.groups import Completion, Credit, Group
 from exptilt.kinds import Kind
 from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.losses import BCO, DPO, NLL, ORPO, SFT, XPO, AnyLoss, AnyRewardLoss, Mixture, Term
@@ -88,7 +88,8 @@ def rows(kind: Kind) -> list[Group]:
 
     def completion() -> Completion:
         drawn = ids(7)
-        return Completion(drawn, np.ones(len(drawn), dtype=bool))
+        of_tokens = [rng.normal(-1.0, 0.3, len(drawn)).astype(np.float32) for _ in range(4)]
+        return Completion(drawn, np.ones(len(drawn), dtype=bool), behaviour=of_tokens[0], credit=Credit(*of_tokens[1:]))
 
     def group(number: int) -> Group:
         completions = [replace(completion(), score=float(rng.uniform(0.1, 0.9))) for _ in range(num)]
@@ -120,7 +121,7 @@ def step(name: str, world: World, kind: str = "ddp") -> tuple[torch.Tensor, dict
     batch = objective.prepare(rows(loss.kind))
     # Uneven shares in uneven micro-batches: 4 + 1 rows and 2 + none, or all at once.
     shares = [[batch]] if world.size == 1 else [[batch[2:6], batch[6:]], [batch[:2], []]]
-    live = reference if "divergence" in loss.byproducts else None
+    live = reference if loss.needs_distributions else None
 
     def anchor(groups: Any) -> Any:
         with torch.no_grad():

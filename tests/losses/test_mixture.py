@@ -196,7 +196,7 @@ loss:
     ("text", "message"),
     [
         ("loss: {name: dpo, betta: 1}", r"line 1: loss.betta: unknown key; did you mean 'beta'\?"),
-        ("loss: ippo", r"loss.name: unknown name 'ippo'; did you mean 'ipo'\?"),
+        ("loss: iipo", r"loss.name: unknown name 'iipo'; did you mean 'ipo'\?"),
         ("loss: {name: ipo, beta: -1}", r"line 1: loss.beta must be > 0 and finite, got -1"),
         (
             "loss:\n  name: mixture\n  terms:\n    - loss: {name: cpo, nll_wait: 1}",

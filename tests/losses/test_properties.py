@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from exptilt import losses as L
-from exptilt.kinds import LIST
 from exptilt.types import LogProbs, Pair
 
 LOSSES = [cls() for cls in get_args(L.AnyLoss)]
@@ -31,6 +30,7 @@ def tokens(seed: int, lengths: list[int]) -> LogProbs:
         divergence=values(),
         log_sum_squares=-values(),
         entropy=values(),
+        kl=values(),
     )
 
 
@@ -45,6 +45,8 @@ INPUTS = {
     "ranks": torch.tensor([1, 2, 2, 1]),
     "scores": torch.tensor([2.0, 0.5, 0.0, 1.0]),
     "sizes": torch.tensor([2, 2]),
+    "behaviour": -torch.linspace(0.1, 2.0, 16),
+    "advantages": torch.linspace(-1.0, 1.0, 16),
     "mismatched": tokens(4, [3, 4]),
     "mismatched_reference": tokens(5, [3, 4]),
 }
@@ -72,10 +74,10 @@ def ratios(chosen: Any, rejected: Any, length: int = 1) -> tuple[Pair, Pair]:
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_a_result_has_one_finite_loss_per_example_and_detached_rewards(loss):
-    values = POLICY.chosen.tokens().clone().requires_grad_()
-    policy = Pair(dataclasses.replace(POLICY.chosen, values=values), POLICY.rejected)
+    leaves = {name: getattr(POLICY.chosen, name).clone().requires_grad_() for name in ("values", *loss.byproducts)}
+    policy = Pair(dataclasses.replace(POLICY.chosen, **leaves), POLICY.rejected)
     out = run(loss, policy)
-    assert out.loss.shape == (2,) if loss.kind == LIST else (4,)
+    assert out.loss.shape == ((2,) if "sizes" in loss.kind.columns else (4,))
     assert bool(out.loss.isfinite().all())
     assert out.loss.requires_grad
     rewards = (out.chosen_reward, out.rejected_reward) if loss.kind.is_paired else (out.reward,)

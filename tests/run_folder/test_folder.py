@@ -6,11 +6,11 @@ import pytest
 
 from exptilt.errors import CheckpointError
 from exptilt.losses import IPO
+from exptilt.run_folder.file_names import CONFIG
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.ownership import LOCK_FILE, OWNER_FILE
-from exptilt.runs.identity import changed_keys, identity
+from exptilt.runs.identity import changed_keys, identity, is_finished
 from exptilt.settings.evaluation_settings import EvaluateConfig
-from exptilt.settings.load import dump
 
 
 def with_train(recipe, **changes):
@@ -45,10 +45,16 @@ def test_a_run_may_be_moved_with_its_supervised_phase(make_recipe):
 
 def test_only_an_equal_recipe_finds_its_run_finished(finished):
     folder = RunFolder(finished.folder)
-    assert folder.is_finished_run_of(dump(finished))
-    assert not folder.is_finished_run_of(dump(replace(finished, seed=1)))
+    assert is_finished(folder, finished)
+    assert not is_finished(folder, replace(finished, seed=1))
+    written = folder.recipe_text()
+    lines = [line for line in written.splitlines() if not line.strip().startswith("min_margin")]
+    assert len(lines) == len(written.splitlines()) - 1
+    (folder.path / CONFIG).write_text("\n".join(lines))  # as a version wrote it that had no such key
+    assert is_finished(folder, finished)
+    assert not is_finished(folder, replace(finished, data=replace(finished.data, min_margin=1.0)))
     (folder.path / "config.yaml").unlink()
-    assert not folder.is_finished_run_of(dump(finished))
+    assert not is_finished(folder, finished)
 
 
 def test_an_earlier_run_is_moved_aside_whole_and_what_is_not_its_own_stays(finished):
@@ -60,7 +66,7 @@ def test_an_earlier_run_is_moved_aside_whole_and_what_is_not_its_own_stays(finis
     assert {path.name for path in first.iterdir()} == names
     assert {path.name for path in folder.path.iterdir()} - {OWNER_FILE, LOCK_FILE} == {"notes.md", "earlier"}
     assert (first / "model" / "model.safetensors").read_bytes() == weights
-    assert RunFolder(first).is_finished_run_of(dump(finished))
+    assert is_finished(RunFolder(first), finished)
     assert folder.set_aside() is None
     folder.write_text("config.yaml", "again")
     assert folder.set_aside().parent == first.parent

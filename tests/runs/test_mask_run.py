@@ -18,6 +18,7 @@ from exptilt.policies.segmenters.segmenter_files import load_segmenter
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.mask_run import run_masks
 from exptilt.settings.mask_settings import SegmenterConfig
+from exptilt.training.callbacks.callback import Callback
 
 
 def metrics():
@@ -52,14 +53,7 @@ def test_a_stopped_run_goes_on_bitwise(here, recipe_of):
     run_masks(whole)
     expected = (here / "run" / "model" / "model.safetensors").read_bytes()
 
-    class Stop:
-        def __init__(self):
-            self.state = dict
-
-        def on_start(self, progress): ...
-        def on_metrics(self, progress, values): ...
-        def on_end(self, progress): ...
-        def restore(self, state): ...
+    class Stop(Callback):
         def after_step(self, progress, sums):
             if progress.step == 3:
                 raise KeyboardInterrupt

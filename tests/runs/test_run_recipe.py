@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from exptilt.errors import CheckpointError, DataError, ModelError, TrainingError
 from exptilt.run_folder.folder import RunFolder
+from exptilt.runs.identity import is_finished
 from exptilt.runs.run_recipe import run_recipe
-from exptilt.settings.load import dump
 
 
 def metrics_of(folder):
@@ -111,4 +111,4 @@ def test_what_cannot_run_says_why(make_recipe, tmp_path, overrides, error, expec
 def test_a_folder_of_another_run_is_left_alone(finished):
     with pytest.raises(CheckpointError, match="holds a run of another recipe"):
         run_recipe(replace(finished, seed=5), page=False)
-    assert RunFolder(finished.folder).is_finished_run_of(dump(finished))
+    assert is_finished(RunFolder(finished.folder), finished)

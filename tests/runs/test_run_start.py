@@ -20,8 +20,10 @@ from exptilt.losses import IPO
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.ownership import LOCK_FILE
+from exptilt.runs.identity import is_finished
+from exptilt.runs.run_inputs import inputs_of
 from exptilt.runs.run_recipe import run_recipe
-from exptilt.runs.run_start import inputs_of, started
+from exptilt.runs.run_start import started
 from exptilt.settings.load import dump, load
 from exptilt.settings.recipe import Recipe
 from exptilt.training.callbacks.callback import Callback
@@ -65,7 +67,7 @@ def test_never_starts_in_a_folder_without_a_trace_of_the_run_before(finished):
     run_recipe(anew, told, page=False)
     (aside,) = (finished.folder / "earlier").iterdir()
     assert str(aside) in told.export_text()
-    assert RunFolder(aside).is_finished_run_of(dump(finished))
+    assert is_finished(RunFolder(aside), finished)
     assert (aside / "model" / "model.safetensors").read_bytes() == old
     assert len((aside / "metrics.jsonl").read_text().splitlines()) == lines
     assert [path.name for path in (finished.folder / "checkpoints").iterdir()] == ["step-00000001"]

@@ -86,7 +86,7 @@ ON_THE_COMMAND_LINE = {
     "per_device_train_batch_size=4": "batch.size",
     "gradient_accumulation_steps=4": "batch.size",
     "max_prompt_length=128": "data.max_tokens",
-    "warmup_steps=10": "optim.warmup_ratio",
+    "warmup_steps=10": "optim.warmup_steps",
     "model_name_or_path=x": "model.path",
     "ref_model=x": "reference.model",
     "output_dir=x": "output",
@@ -169,6 +169,15 @@ ON_THE_COMMAND_LINE = {
     "parallel.cpu_offload=true": "cpu_offload needs kind=fsdp",
     "evaluate.level=1": "level",
     "reference.mix=0": "mix",
+    # lists of sources
+    "data.train=[]": "train must name at least one source",
+    "data.train=[a.jsonl, a.jsonl]": "write {path: a.jsonl, weight: 2}",
+    "data.train=[a.jsonl, 5]": "data.train.1: must be a valid string",
+    "data.train=[{path: a.jsonl, wieght: 2}]": "data.train.0.wieght: unknown key; did you mean 'weight'?",
+    "data.train=[{path: a.jsonl, weight: x}]": "data.train.0.weight: must be a valid number",
+    "data.train=[{path: a.jsonl, weight: -1}]": "data.train.0: weight must be at least 0",
+    "data.train=[{weight: 1}]": "data.train.0.path: missing",
+    "data.test=[5]": "data.test.0: must be a valid string",
     # sections and forms
     "loss=null": "must hold keys of its own",
     "optim=null": "such as optim.name",
@@ -241,7 +250,7 @@ def test_a_mistake_in_the_file(tmp_path, more):
 
 
 def test_the_corpus_is_large_enough():
-    assert len(ON_THE_COMMAND_LINE) + len(IN_THE_FILE) >= 150
+    assert len(ON_THE_COMMAND_LINE) + len(IN_THE_FILE) >= 160
 
 
 def test_the_order_of_overrides_makes_no_difference(tmp_path):

@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 from exptilt import losses as L
 from exptilt.kinds import PAIR
 from exptilt.losses.base import Loss, log_ratios
+from exptilt.losses.clipped_value import ClippedValue
 from exptilt.settings.declaration import config
 from exptilt.testing import check_loss, require_conforming
 from exptilt.types import PairLoss
@@ -23,6 +24,24 @@ from exptilt.types import PairLoss
 )  # fmt: skip
 def test_losses_of_the_catalogue_conform(loss):
     require_conforming(loss)
+
+
+@pytest.mark.parametrize(
+    "loss", [L.GRPO(), L.GRPO(divide_by_std=False, divide_by_length=False), L.PPO(), L.Distill(), ClippedValue()],
+    ids=lambda loss: loss.name,
+)  # fmt: skip
+def test_losses_on_samples_conform(loss):
+    require_conforming(loss)
+
+
+@pytest.mark.parametrize(
+    "loss", [L.RLOO(), L.RLOO(target_kl=3.0), L.RLOO(max_weight=1.5), L.GRPO(kl="reward", target_kl=2.0)],
+    ids=lambda loss: loss.name,
+)  # fmt: skip
+def test_losses_with_the_kl_in_the_reward_hold_it_fixed(loss):
+    require_conforming(loss, stops_gradient=True)
+    with pytest.raises(AssertionError, match="gradient: in values of token"):
+        require_conforming(loss)
 
 
 @pytest.mark.parametrize("loss", [L.WPO(), L.KTO(), L.BCO()], ids=lambda loss: loss.name)

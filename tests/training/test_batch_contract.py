@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exptilt.data.groups import Completion, Group
+from exptilt.data.groups import Completion, Credit, Group
 from exptilt.errors import DataError, TrainingError
 from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.losses import (
@@ -93,6 +93,7 @@ class Table(nn.Module):
             entropy=-(chances * logs).sum() * ones,
             log_sum_squares=(2 * logs).logsumexp(0) * ones,
             divergence=(self.fixed.exp() * (self.fixed - logs)).sum() * ones,
+            kl=(chances * (logs - self.fixed)).sum() * ones,
         )
 
     def policy(self, groups: Sequence[Group]) -> LogProbs:
@@ -108,7 +109,9 @@ def drawn(kind: Any, seed: int, count: int = 6) -> list[Group]:
 
     def completion(version: int | None) -> Completion:
         ids = rng.integers(0, SIZE, size=rng.integers(1, 6)).astype(np.int32)
-        return Completion(ids, np.ones(len(ids), bool), score=float(rng.uniform(0.1, 0.9)), version=version)
+        score, (drawn_with, advantages) = float(rng.uniform(0.1, 0.9)), rng.uniform(-2, 1, (2, len(ids))).astype("f")
+        credit = Credit(advantages, advantages, advantages)
+        return Completion(ids, np.ones(len(ids), bool), score, drawn_with, version, credit)
 
     def row(number: int) -> Group:
         ranks = tuple(int(rank) for rank in rng.permutation(3) + 1)

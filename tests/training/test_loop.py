@@ -151,6 +151,17 @@ def test_changed_identity_is_named(make_run, draw_rows):
     assert train(replace(changed, settings=TrainConfig(resume="force"))).step == 1
 
 
+def test_a_key_that_came_later_keeps_no_checkpoint_from_being_resumed(make_run, draw_rows):
+    """A checkpoint without the key was made as the default says; another value is another run."""
+    run = make_run(DPO(), [[draw_rows("pair", 2)]])
+    train(run)
+    later = replace(run, identity={**run.identity, "data.new": "0"}, defaults={"data.new": "0"})
+    assert train(later).step == 1
+    other = replace(later, identity={**run.identity, "data.new": "1"})
+    with pytest.raises(CheckpointError, match=r"another data\.new"):
+        train(other)
+
+
 def test_dropout_follows_the_seed_of_the_run(make_run, draw_rows, tiny_model):
     """Equal seeds give equal weights though the global generator stands elsewhere; another seed gives others."""
     ends = []

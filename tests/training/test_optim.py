@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from transformers import get_scheduler
 
 from exptilt.errors import ConfigError
 from exptilt.settings.training_settings import OptimConfig
@@ -227,9 +228,69 @@ def test_without_warm_up_the_first_step_has_the_peak():
     assert build_schedule(settings, build_optimizer(settings, Small()), 10).get_last_lr()[0] == 0.4
 
 
+_OF_TRANSFORMERS = {
+    "linear": {},
+    "cosine": {},
+    "constant": {},
+    "cosine_with_restarts": {"num_cycles": 2},
+    "cosine_with_min_lr": {"min_lr_rate": 0.2},
+    "cosine_warmup_with_min_lr": {"min_lr": 0.01, "warmup_lr_rate": 0.1},
+    "polynomial": {"power": 2.0, "lr_end": 1e-3},
+    "inverse_sqrt": {"timescale": 7},
+    "warmup_stable_decay": {"num_decay_steps": 4, "min_lr_ratio": 0.1},
+}
+
+
+def _rates(plan, optimizer, count):
+    rates = []
+    for _ in range(count):
+        rates.append(plan.get_last_lr()[0])
+        optimizer.step()
+        plan.step()
+    return rates
+
+
+@pytest.mark.parametrize("warmup", [{"warmup_steps": 0}, {"warmup_steps": 3}, {"warmup_ratio": 0.21}])
+@pytest.mark.parametrize("schedule", _OF_TRANSFORMERS)
+def test_from_zero_every_rate_is_that_of_transformers(schedule, warmup):
+    arguments = _OF_TRANSFORMERS[schedule]
+    settings = OptimConfig(
+        learning_rate=0.4, schedule=schedule, schedule_args=arguments, warmup_from_zero=True, **warmup
+    )
+    ours, theirs = (build_optimizer(settings, Small()) for _ in range(2))
+    steps = warmup.get("warmup_steps", 3)  # a share of 11 steps is rounded up
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    expected = _rates(get_scheduler(name, theirs, steps, 11, dict(arguments)), theirs, 11)
+    assert _rates(build_schedule(settings, ours, 11), ours, 11) == pytest.approx(expected, abs=1e-15)
+    assert len(set(expected)) > 3 or name == "constant_with_warmup"
+
+
+@pytest.mark.parametrize("schedule", _OF_TRANSFORMERS)
+def test_without_it_the_warm_up_is_ours_and_what_follows_is_the_same(schedule):
+    arguments = _OF_TRANSFORMERS[schedule]
+    settings = OptimConfig(learning_rate=0.4, schedule=schedule, schedule_args=arguments, warmup_steps=3)
+    ours, theirs = (build_optimizer(settings, Small()) for _ in range(2))
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    expected = _rates(get_scheduler(name, theirs, 3, 11, dict(arguments)), theirs, 11)
+    rates = _rates(build_schedule(settings, ours, 11), ours, 11)
+    assert rates == pytest.approx([0.1, 0.2, 0.3, *expected[3:]], abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "arguments", "words"),
+    [("polynomial", {"powr": 2}, "powr"), ("warmup_stable_decay", {}, "num_decay_steps")],
+)
+def test_settings_that_a_schedule_lacks_are_one_line(schedule, arguments, words):
+    settings = OptimConfig(schedule=schedule, schedule_args=arguments)
+    with pytest.raises(ConfigError, match=rf"^optim\.schedule_args: .*{words}.*schedule={schedule}"):
+        build_schedule(settings, build_optimizer(settings, Small()), 11)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"warmup_steps": -1},
+        {"schedule": "linear", "schedule_args": {"power": 2}},
         {"learning_rate": 0.0},
         {"beta1": 1.0},
         {"warmup_ratio": -0.1},

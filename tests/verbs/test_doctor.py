@@ -4,16 +4,13 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
-from exptilt.data.splits import read_splits
 from exptilt.errors import ConfigError
-from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.load import dump
 from exptilt.settings.model_settings import ModelConfig
-from exptilt.verbs.doctor import _kind_of, doctor
+from exptilt.verbs.doctor import doctor
 
 DATA = Path(os.environ.get("EXPTILT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 REAL = {  # file: rows, whether a run would take them as they are, left out
@@ -65,22 +62,6 @@ def test_every_kind_of_row_is_examined_as_what_it_trains(capsys, write_rows):
     shown = [{"prompt": f"{n}?", "completion": f"{n}."} for n in range(4)]
     assert looked_at(capsys, write_rows("rated.jsonl", rated))[1]["kind"] == "unpaired"
     assert looked_at(capsys, write_rows("shown.jsonl", shown))[1]["kind"] == "completion"
-
-
-def test_the_first_rows_tell_the_kind_and_all_rows_where_none_of_them_can_be_used(write_rows):
-    rated = [{"prompt": f"{n}?", "completion": f"{n}.", "label": bool(n % 2), "set": n // 300} for n in range(600)]
-    path = write_rows("rated.jsonl", rated)
-    asked = []
-
-    def reading(config, decisions):
-        asked.append(config.limit)
-        return read_splits(config, decisions)
-
-    with mock.patch("exptilt.data.splits.read_splits", reading):
-        assert _kind_of(DataConfig(train=str(path), test_fraction=0.5)) == "unpaired"
-        assert _kind_of(DataConfig(train=str(path), limit=20)) == "unpaired"
-        assert _kind_of(DataConfig(train=str(path), where={"set": 1})) == "unpaired"
-    assert asked == [256, 20, 256, None]
 
 
 def test_errors_are_named_and_a_policy_settles_them(capsys, write_rows, pairs):

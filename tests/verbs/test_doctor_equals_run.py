@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from exptilt.data.cache import DataCache
+from exptilt.data.kind_of_rows import kind_of_rows
 from exptilt.data.prepared import prepare
 from exptilt.errors import ExptiltError
 from exptilt.policies.tokenizers import train_tokenizer
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.settings.load import dump, load
-from exptilt.verbs.doctor import _Alone, _kind_of, doctor
+from exptilt.verbs.doctor import _Alone, doctor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from doctor_corpus import files
@@ -47,7 +48,7 @@ def run(path, overrides, tokenizer):
     """0 if the rows of a run with a model are taken, else 1."""
     try:
         config = load(_Alone, None, [f"data.train={path}", *overrides]).data
-        prepare(config, tokenizer, _kind_of(config), 4096)
+        prepare(config, tokenizer, kind_of_rows(config), 4096)
     except ExptiltError:
         return 1
     return 0

@@ -4,9 +4,6 @@ import pytest
 from rich.console import Console
 
 from exptilt.errors import DataError
-from exptilt.losses.from_choice import build_loss
-from exptilt.policies.engine.forward import context_length
-from exptilt.policies.models import load_model
 from exptilt.processes.world import World
 from exptilt.runs.run_rows import rows_of
 from exptilt.runs.run_tokenizer import find_tokenizer
@@ -35,11 +32,9 @@ def test_a_run_finds_the_rows_of_every_phase_and_reads_none(recipe, tmp_path, mo
     assert not (tmp_path / "run").exists()
 
     tokenizer = find_tokenizer(recipe.model, recipe.data)
-    model = load_model(recipe.model, tokenizer, seed=0)
-    assert context_length(model) is not None
     monkeypatch.setattr("exptilt.data.prepared.read_splits", lambda *_: pytest.fail("the rows were read again"))
     for phase, prepared in ((recipe.sft_recipe(), sft), (recipe, dpo)):
-        rows = rows_of(phase, build_loss(phase.loss), model, tokenizer, World.alone())
+        rows = rows_of(phase, tokenizer, World.alone())
         assert [group.id for group in rows.train] == [group.id for group in prepared.rows.train]
 
 

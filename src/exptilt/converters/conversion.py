@@ -12,7 +12,8 @@ from exptilt.converters.objective_keys import convert_objective
 from exptilt.converters.row_keys import convert_rows
 from exptilt.converters.single_keys import convert_single_keys
 from exptilt.converters.source_files import read_source
-from exptilt.converters.tools import ACCELERATE, DEEPSPEED, Tool, tool_of
+from exptilt.converters.step_keys import convert_steps
+from exptilt.converters.tools import ACCELERATE, DEEPSPEED, Tool, defaults_of_trainer, tool_of
 from exptilt.converters.weight_keys import convert_batches, convert_processes, convert_weights
 from exptilt.errors import ConfigError
 
@@ -73,6 +74,31 @@ def convert_files(files: Sequence[Path], processes: int | None = None) -> Conver
     )
 
 
+def convert_keywords(kind: str, stated: Mapping[str, Any], rows: int | None = None, processes: int = 1) -> Conversion:
+    """Convert the keywords of one of TRL's trainers, with TRL's defaults for what they leave open.
+
+    Args:
+        kind: `DPO` of `DPOTrainer`.
+        stated: the keywords and their values.
+        rows: number of training rows, by which epochs and shares are counted in steps.
+        processes: processes that train.
+
+    Raises:
+        ConfigError: a value is no number where one is needed.
+    """
+    defaults = defaults_of_trainer(kind, stated)
+    draft = Draft({"trainer": f"{kind}Trainer", **defaults, **stated}, frozenset(stated), rows=rows)
+    draft_of(draft, Path(), processes)
+    return Conversion(
+        files=(),
+        tool="TRL",
+        settings=draft.settings,
+        fates=tuple(draft.fates[key] for key in draft.source),
+        remarks=tuple(dict.fromkeys(draft.remarks)),
+        missing=(),
+    )
+
+
 def _unsaid(tool: Tool, source: Mapping[str, Any]) -> dict[str, Any]:
     """That tool's defaults for what the files leave open."""
     other_names = {"warmup_ratio": ("warmup_steps", "num_warmup_steps"), "num_train_epochs": ("max_steps",)}
@@ -91,4 +117,5 @@ def draft_of(draft: Draft, folder: Path, processes: int | None) -> None:
     convert_batches(draft, processes)
     convert_objective(draft)
     convert_rows(draft, folder)
+    convert_steps(draft)
     convert_single_keys(draft)

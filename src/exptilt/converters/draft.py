@@ -32,6 +32,8 @@ class Draft:
     """The configuration, with that tool's defaults where it says nothing."""
     stated: frozenset[str]
     """Keys that the files hold themselves."""
+    rows: int | None = None
+    """Number of training rows, where it is known."""
     settings: dict[str, Any] = field(default_factory=dict)
     fates: dict[str, Fate] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)

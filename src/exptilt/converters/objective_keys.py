@@ -1,4 +1,7 @@
-"""The objective of another tool's configuration: several keys that say one thing together."""
+"""The objective of another tool's configuration: several keys that say one thing together.
+
+TRL's losses are those of its version 1.16, value by value (tests/peers); Axolotl and LLaMA-Factory call TRL, except where a rule says so.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exptilt.converters.draft import Draft
+from exptilt.converters.loss_variants import SWITCHES, LossVariant, variant_of
 from exptilt.settings.objectives import entries
 from exptilt.settings.other_tools import LOSS_TYPES
 
 _BETAS = ("beta", "rl_beta", "pref_beta", "dpo_beta", "kto_beta")
-_SMOOTHING = ("label_smoothing", "dpo_label_smoothing", "label_smoothing_factor")
+_SMOOTHING = ("label_smoothing", "dpo_label_smoothing")
 _SFT_TERMS = ("rpo_alpha", "pref_ftx", "nll_loss_coef")
 _BY_CLASS = {
     "CPOTrainer": "cpo",
@@ -23,22 +27,28 @@ _BY_CLASS = {
 }
 _ELSEWHERE = {"ppo", "grpo", "gdpo", "ebft", "online_dpo", "rloo", "pt", "nash_md", "xpo"}
 """Objectives that need own samples or no preferences at all."""
+_ORPO = {"orpo_alpha": "lam", "beta": "lam", "pref_beta": "lam"}
+_KTO = {
+    "desirable_weight": "desirable_weight",
+    "kto_desirable_weight": "desirable_weight",
+    "kto_chosen_weight": "desirable_weight",
+    "undesirable_weight": "undesirable_weight",
+    "kto_undesirable_weight": "undesirable_weight",
+    "kto_rejected_weight": "undesirable_weight",
+}
 _FURTHER: Mapping[str, Mapping[str, str]] = {
     "bradley_terry": {"center_rewards_coefficient": "centering"},
-    "simpo": {"simpo_gamma": "gamma", "cpo_alpha": ""},
+    "simpo": {"simpo_gamma": "gamma"},
+    "alphapo": {"simpo_gamma": "gamma", "alpha": "alpha"},
     "cpo": {"cpo_alpha": "nll_weight"},
-    "orpo": {"orpo_alpha": "lam", "beta": "lam", "pref_beta": "lam"},
-    "kto": {
-        "desirable_weight": "desirable_weight",
-        "kto_desirable_weight": "desirable_weight",
-        "kto_chosen_weight": "desirable_weight",
-        "undesirable_weight": "undesirable_weight",
-        "kto_undesirable_weight": "undesirable_weight",
-        "kto_rejected_weight": "undesirable_weight",
-    },
+    "orpo": _ORPO,
+    "kto": _KTO,
     "ld_dpo": {"ld_alpha": "alpha"},
+    "discopop": {"discopop_tau": "tau"},
 }
-"""Keys of the sources that become settings of one loss; an empty name is a term that this loss does not have."""
+"""Keys of the sources that become settings of one loss."""
+_USUAL_BETA = 0.1
+"""Of TRL's every trainer, and so of the tools that call it."""
 
 
 def convert_objective(draft: Draft) -> None:
@@ -46,17 +56,19 @@ def convert_objective(draft: Draft) -> None:
     names = _names(draft)
     if names is None:
         return
-    unknown = [name for name in names if name in _ELSEWHERE or name not in _known()]
+    losses = [variant_of(draft, name, _naming(draft)) for name in names]
+    unknown = [loss.name for loss in losses if loss.name in _ELSEWHERE or loss.name not in _known()]
     if unknown:
         draft.refuse(f"no objective here is {unknown[0]!r}", "loss_type", "rl", "pref_loss", "stage", "dpo_loss_type")
         return
-    if len(names) == 1 and not draft.has(*_SFT_TERMS):
-        draft.use("loss.name", names[0], *_naming(draft))
-        for ours, (value, keys) in _settings(draft, names[0]).items():
+    extra = _likelihood_terms(draft, losses)
+    if len(losses) == 1 and not extra and losses[0].factor == 1 and not _only_a_term(losses[0]):
+        draft.use("loss.name", losses[0].name, *_naming(draft))
+        for ours, (value, keys) in _settings(draft, losses[0]).items():
             draft.use(f"loss.{ours}", value, *keys)
     else:
-        _use_mixture(draft, names)
-    _remark(draft, names[0])
+        _use_mixture(draft, losses, extra)
+    _remark(draft, losses[0].name)
 
 
 def _known() -> set[str]:
@@ -75,85 +87,116 @@ def _names(draft: Draft) -> list[str] | None:
         draft.no_effect("belongs to stage dpo", *(key for key in ("pref_loss", "pref_beta") if key in draft.source))
         return ["sft" if stage == "sft" else "bradley_terry"]
     rl, trainer = draft.get("rl"), _BY_CLASS.get(str(draft.get("trainer")))
-    if stage == "kto" or rl == "kto" or trainer == "kto":
-        return ["kto"]
     said = draft.get("loss_type", "dpo_loss_type") or (draft.get("pref_loss") if stage == "dpo" else None)
+    said = said[0] if isinstance(said, list | tuple) and len(said) == 1 else said
+    if stage == "kto" or rl == "kto" or trainer == "kto":
+        return ["apo_zero_unpaired" if said == "apo_zero_unpaired" else "kto"]
     method = {"dpo": "dpo"}.get(str(rl), rl) or trainer or (stage if stage not in (None, "dpo") else None)
-    if said is None or (trainer == "sft" and said == "nll"):
-        return [str(method)] if method else (["dpo"] if draft.has(*_BETAS) or stage == "dpo" else None)
-    if method in ("orpo", "bco_unpaired", "sft", "bradley_terry"):
+    if said is None or (trainer == "sft" and said in ("nll", "chunked_nll")):
+        return [str(method)] if method else (["dpo"] if draft.has(*_BETAS, *SWITCHES) or stage == "dpo" else None)
+    if method in ("orpo", "bco_unpaired", "bradley_terry") or (method == "sft" and trainer != "sft"):
         return [str(method)]
     types = [said] if isinstance(said, str) else list(said)
+    if method == "cpo":
+        return [_of_cpo(draft, str(name)) for name in types]
     return [_of_type(str(name), str(method)) for name in types]
 
 
+def _of_cpo(draft: Draft, name: str) -> str:
+    """CPO's losses; TRL turns SimPO into AlphaPO and back by the number alpha."""
+    if name in ("simpo", "alphapo"):
+        return "alphapo" if float(draft.get("alpha", default=0.0)) else "simpo"
+    return {"sigmoid": "cpo", "hinge": "slic", "ipo": "ipo without a reference"}.get(name, name)
+
+
 def _of_type(name: str, method: str) -> str:
-    if method == "cpo":
-        return {"sigmoid": "cpo", "simpo": "simpo", "alphapo": "alphapo"}.get(name, name)
-    if name == "aot_pair":
-        return "aot"
-    return LOSS_TYPES.get(name, name)
+    if method == "sft":
+        return f"{name} for fine-tuning"
+    return {"sft": "nll", "aot_unpaired": "aot_unpaired"}.get(name) or LOSS_TYPES.get(name, name)
 
 
-def _settings(draft: Draft, name: str, *, alone: bool = True) -> dict[str, tuple[Any, list[str]]]:
+def _only_a_term(loss: LossVariant) -> bool:
+    """Whether a loss stands in a mixture only."""
+    return loss.name == "nll"
+
+
+def _settings(draft: Draft, loss: LossVariant, *, alone: bool = True) -> dict[str, tuple[Any, list[str]]]:
     """Settings of one loss, each with the keys that say it."""
-    found: dict[str, tuple[Any, list[str]]] = {}
-    for theirs, ours in _FURTHER.get(name, {}).items():
-        if draft.has(theirs) and ours:
+    found = dict(loss.settings)
+    for theirs, ours in _FURTHER.get(loss.name, {}).items():
+        if draft.has(theirs) and ours not in found:
             found[ours] = (float(draft.get(theirs)), [theirs])
-        elif draft.has(theirs) and draft.get(theirs):
-            draft.refuse(f"{name} has no such term here; a mixture can add one", theirs)
-        elif draft.has(theirs):
-            draft.as_default("off here as well", theirs)
-    if name == "ipo":
-        found["length_normalized"] = (True, _naming(draft))  # the mean per token, as those tools take it
-    if name == "aot" and draft.get("loss_type") == "aot_unpaired":
-        found["paired"] = (False, ["loss_type"])
-    return found | _shared(draft, name, alone=alone)
+    return found | _shared(draft, loss, found, alone=alone)
 
 
-def _shared(draft: Draft, name: str, *, alone: bool) -> dict[str, tuple[Any, list[str]]]:
+def _shared(
+    draft: Draft, loss: LossVariant, given: Mapping[str, Any], *, alone: bool
+) -> dict[str, tuple[Any, list[str]]]:
     """Strength and label smoothing, which many losses have; alone: a loss without them refuses them."""
     found: dict[str, tuple[Any, list[str]]] = {}
-    fields = {setting.name for entry in entries() if entry.name == name for setting in entry.settings}
+    name = loss.name
+    fields = {setting.name: setting.default for entry in entries() if entry.name == name for setting in entry.settings}
     for keys, ours in ((_BETAS, "beta"), (_SMOOTHING, "label_smoothing")):
-        said = [key for key in keys if draft.has(key) and key not in _FURTHER.get(name, {})]
+        said = [key for key in keys if draft.has(key) and key not in _FURTHER.get(name, {}) and key not in loss.reads]
+        if ours in given:
+            continue
         if said and ours in fields:
             found[ours] = (float(draft.get(*said)), said)
-        elif said and alone and draft.get(*said) and name != "bradley_terry":
+        elif said and alone and draft.get(*said) and name not in ("bradley_terry", "sft"):
             draft.refuse(f"{name} has no {ours} here", *said)
         elif said and alone:
             draft.no_effect(f"{name} has no {ours}", *said)
+    unsaid_beta = "beta" in fields and "beta" not in found and "beta" not in given
+    if unsaid_beta and fields["beta"] != _USUAL_BETA:
+        found["beta"] = (_USUAL_BETA, _naming(draft))
     return found
 
 
-def _use_mixture(draft: Draft, names: Sequence[str]) -> None:
+def _likelihood_terms(draft: Draft, losses: Sequence[LossVariant]) -> list[dict[str, Any]]:
+    """Terms of the chosen completions' likelihood that are added to the losses."""
+    terms = []
+    for key in (*_SFT_TERMS, "cpo_alpha"):
+        if not draft.has(key) or (key == "cpo_alpha" and losses[0].name not in ("simpo", "alphapo", "slic")):
+            continue
+        if key == "cpo_alpha" and draft.get("loss_type") == "alphapo":
+            draft.no_effect("loss_type alphapo has no such term there", key)
+            continue
+        weight = float(draft.get(key))
+        if not weight:
+            draft.as_default("no such term here as well", key)
+            continue
+        normalization = "sequence" if key == "pref_ftx" else "token"
+        terms.append({"loss": {"name": "nll", "normalization": normalization}, "weight": weight})
+        draft.use("loss.terms", terms, key)
+    return terms
+
+
+def _use_mixture(draft: Draft, losses: Sequence[LossVariant], extra: Sequence[Mapping[str, Any]]) -> None:
     """Several types, or one with a weighted likelihood term, as one mixture."""
-    weights = draft.get("loss_weights", "dpo_loss_weights") or [1.0] * len(names)
-    draft.use("loss.name", "mixture", *_naming(draft))
-    terms: list[dict[str, Any]] = []
-    for name, weight in zip(names, weights, strict=False):
-        name = "nll" if name == "sft" else name  # in a mixture of pairs
-        settings = _settings(draft, name, alone=False)
-        terms.append(
-            {"loss": {"name": name, **{ours: value for ours, (value, _) in settings.items()}}, "weight": float(weight)}
-        )
-        draft.use("loss.terms", terms, *(key for _, keys in settings.values() for key in keys))
-    likelihood = next((key for key in _SFT_TERMS if draft.has(key)), None)
-    if likelihood is not None:
-        normalization = "sequence" if likelihood == "pref_ftx" else "token"
-        term = {"name": "nll", "normalization": normalization}
-        terms.append({"loss": term, "weight": float(draft.get(likelihood))})
-        draft.use("loss.terms", terms, likelihood)
-    draft.use("loss.terms", terms, *(key for key in ("loss_weights", "dpo_loss_weights") if draft.has(key)))
+    weights = draft.get("loss_weights", "dpo_loss_weights") or [1.0] * len(losses)
+    naming = _naming(draft)
+    draft.use("loss.name", "mixture", *naming)
+    terms: list[Any] = []
+    for loss, weight in zip(losses, weights, strict=False):
+        settings = _settings(draft, loss, alone=False)
+        written = {"name": loss.name, **{ours: value for ours, (value, _) in settings.items()}}
+        terms.append({"loss": written, "weight": float(weight) * loss.factor})
+        said = dict.fromkeys(key for _, keys in settings.values() for key in keys if key not in naming)
+        draft.use("loss.terms", terms, *said)
+    terms += extra
+    spoken = ("loss_weights", "dpo_loss_weights", *_SFT_TERMS)
+    draft.use("loss.terms", terms, *(key for key in spoken if draft.has(key) and key not in draft.fates))
+
+
+_REMARKS = {
+    "ipo": "ipo: those tools average log-probabilities over tokens; the paper's sums are length_normalized: false",
+    "orpo": "orpo: TRL counts the prompt's tokens in the likelihood term (nll_over: all); the paper does not",
+    "kto": "kto: the reference point is taken over the whole batch, not over one device's part, with other mismatched rows",
+    "bco": "bco: TRL 1.16 has no running mean of rewards; that of the paper is threshold: running_mean",
+    "wpo": "wpo: TRL does not cap a pair's weight; the paper's cap is cap: true",
+}
 
 
 def _remark(draft: Draft, name: str) -> None:
-    if name == "ipo":
-        draft.remarks.append(
-            "ipo: those tools average log-probabilities over tokens; the paper's sums are length_normalized: false"
-        )
-    if name == "orpo":
-        draft.remarks.append("orpo: those tools also count the prompt's tokens in the likelihood term")
-    if name == "kto":
-        draft.remarks.append("kto: the reference point is taken over the whole batch, not over one device's part")
+    if name in _REMARKS:
+        draft.remarks.append(_REMARKS[name])

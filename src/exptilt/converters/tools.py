@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,49 @@ TRL = Tool(
         "dataset_test_split": "test",
     },
 )
+_RATES = {"KTO": 1e-6, "Reward": 1e-4, "SFT": 2e-5}
+_OF_TRAINERS: Mapping[str, Mapping[str, Any]] = {
+    "KTO": {"train_sampling_strategy": "sequential"},
+    "CPO": {"cpo_alpha": 1.0, "simpo_gamma": 0.5, "alpha": 0.0},
+}
+
+
+def defaults_of_trainer(kind: str, stated: Collection[str]) -> dict[str, Any]:
+    """What holds in a configuration of TRL 1.16 that says nothing, where another keyword does not say it.
+
+    Args:
+        kind: `DPO` of `DPOConfig`.
+        stated: keywords that it does say.
+
+    Example:
+        >>> defaults_of_trainer("SFT", ["learning_rate"])["max_length"], defaults_of_trainer("SFT", ())["learning_rate"]
+        (1024, 2e-05)
+    """
+    defaults = {
+        **{key: value for key, value in _TRANSFORMERS.items() if key != "warmup_ratio"},
+        "warmup_steps": 0,
+        "learning_rate": _RATES.get(kind, 1e-6),
+        "max_length": 1024,
+        "truncation_mode": "keep_start",
+        "logging_steps": 10,
+        "save_steps": 500,
+        "save_strategy": "steps",
+        "eval_strategy": "no",
+        **_OF_TRAINERS.get(kind, {}),
+    }
+    for key, others in _SAID_BY.items():
+        if any(other in stated for other in others):
+            del defaults[key]
+    return {key: value for key, value in defaults.items() if key not in stated}
+
+
+_SAID_BY = {
+    "warmup_steps": ("warmup_ratio",),
+    "max_length": ("max_seq_length",),
+    "eval_strategy": ("evaluation_strategy",),
+    "per_device_train_batch_size": ("per_gpu_train_batch_size",),
+}
+"""Keywords that say what another one says."""
 TOOLS = (ALIGNMENT_HANDBOOK, AXOLOTL, LLAMA_FACTORY, TRL, UNSLOTH, ACCELERATE, DEEPSPEED)
 """Of tools with equally many marks in a file the first is meant: alignment-handbook's files hold TRL's keys as well."""
 

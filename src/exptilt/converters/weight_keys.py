@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from exptilt.converters.draft import Draft
+from exptilt.wording import counted
 
 _MODELS = ("model_name_or_path", "base_model", "model_name", "pretrain")
 _REFERENCES = ("ref_model", "ref_model_name_or_path", "ref_model_path")
@@ -20,7 +22,22 @@ def convert_weights(draft: Draft) -> None:
         stated = [key for key in keys if draft.has(key)]
         if stated:
             draft.use(ours, draft.get(*stated), *stated)
+    _moving_reference(draft)
     _adapter(draft)
+
+
+def _moving_reference(draft: Draft) -> None:
+    """TR-DPO's reference, whose numbers count only where it is switched on."""
+    numbers = {"ref_model_sync_steps": "reference.move_every", "ref_model_mixup_alpha": "reference.mix"}
+    keys = [key for key in numbers if key in draft.source]
+    if not draft.get("sync_ref_model"):
+        draft.as_default("the reference stays where it is, here as well", "sync_ref_model")
+        draft.no_effect("the reference stays where it is", *keys)
+        return
+    for key in (key for key in keys if draft.has(key)):
+        value = draft.get(key)
+        draft.use(numbers[key], int(value) if key.endswith("steps") else float(value), key)
+    draft.use("reference.move_every", int(draft.get("ref_model_sync_steps", default=512)), "sync_ref_model")
 
 
 def _adapter(draft: Draft) -> None:
@@ -32,7 +49,10 @@ def _adapter(draft: Draft) -> None:
         if draft.has(theirs):
             value = draft.get(theirs)
             draft.use(f"adapter.{ours}", int(value) if ours == "rank" else float(value), theirs)
-    draft.settings.setdefault("adapter.rank", 8)
+    rank = draft.settings.setdefault("adapter.rank", 8)
+    for key in (key for key in ("use_rslora", "peft_use_rslora") if draft.get(key)):
+        alpha = float(draft.get("lora_alpha", default=8)) * math.sqrt(rank)
+        draft.use("adapter.alpha", alpha, key, because="there updates are scaled by alpha over the root of the rank")
     for key in (key for key in _TARGETS if key in draft.source):
         _targets(draft, key, draft.source[key])
 
@@ -96,7 +116,7 @@ def convert_batches(draft: Draft, processes: int | None) -> None:
     size, accumulation = draft.get(*_SIZES, default=1), draft.get("gradient_accumulation_steps", default=1)
     size, accumulation = (value if isinstance(value, int) else 1 for value in (size, accumulation))
     count = processes or draft.get("num_processes") or 1
-    arithmetic = f"{size} rows x {accumulation} accumulated x {count} process{'es' if count != 1 else ''}"
+    arithmetic = f"{counted(size, 'row')} x {accumulation} accumulated x {counted(int(count), 'process', 'processes')}"
     draft.use("batch.size", size * accumulation * int(count), *keys, because=arithmetic)
     if processes is None and not draft.has("num_processes"):
         draft.remarks.append(f"batch.size = {arithmetic}: with more processes there, give --processes")
@@ -133,7 +153,7 @@ def convert_processes(draft: Draft) -> None:
         "main_process_port",
         "main_training_function",
     )
-    more = ("rdzv_backend", "same_network", "tpu_env", "tpu_use_cluster", "tpu_use_sudo", "use_cpu", "downcast_bf16")
+    more = ("rdzv_backend", "same_network", "tpu_env", "tpu_use_cluster", "tpu_use_sudo", "downcast_bf16")
     draft.no_effect("torchrun says it", *(key for key in (*launched, *more) if key not in draft.fates))
     precision = draft.get("mixed_precision")
     if precision in ("bf16", "no"):

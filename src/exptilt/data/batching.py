@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,7 +25,8 @@ class Batches:
     formed on, takes some from the batch before it, or joins it where that would leave it too few.
 
     Where every step must hold two values of something (`two_of`), groups are exchanged between steps until it does, so
-    far as there are enough of them; `short_steps` names the others.
+    far as there are enough of them; `short_steps` names the others. `draw` gives another order: (epoch, number of groups) ->
+    their places.
 
     Example:
         >>> from exptilt.data.groups import Completion
@@ -45,6 +46,7 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
         two_of: TwoOf | None = None,
+        draw: Callable[[int, int], NDArray[np.int64]] | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, world_size), got {rank} of {world_size}")
@@ -58,6 +60,7 @@ class Batches:
         self._rank = rank
         self._world_size = world_size
         self._two_of = two_of
+        self._draw = draw or self._own_order
         least = 1 if two_of is None else min(2, config.size)
         self._edges = _edges(len(groups), config.size, max(world_size, least))
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
@@ -97,14 +100,13 @@ class Batches:
         """Iterate over the micro-batches of the first epoch."""
         return (self.step(step) for step in range(self.num_steps))
 
+    def _own_order(self, epoch: int, count: int) -> NDArray[np.int64]:
+        return np.random.default_rng((self._seed, epoch)).permutation(count)
+
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
         if self._order[0] != epoch:
             count = len(self._groups)
-            order = (
-                np.random.default_rng((self._seed, epoch)).permutation(count)
-                if self._config.shuffle
-                else np.arange(count)
-            )
+            order = self._draw(epoch, count) if self._config.shuffle else np.arange(count)
             self._order = (epoch, order if self._two_of is None else self._two_of.spread(order, self._edges))
         return self._order[1]
 

@@ -19,8 +19,9 @@ from exptilt.data.table import GroupTable
 from exptilt.disk import cache_folder
 from exptilt.in_memory import is_in_memory
 from exptilt.run_folder.data_record import DataReport
-from exptilt.settings.data_settings import DataConfig, SourceConfig
+from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.declaration import as_dict
+from exptilt.settings.source_settings import SourceConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,23 +63,8 @@ class DataCache:
         """
         if tokenizer is None or not tokenizer.is_fast:
             return None
-        held_out = config.held_out_source
-        sources = [*config.sources, *([held_out] if held_out else [])]
-        known = [_known_content(source) for source in sources]
-        files = [_files(source) for source, content in zip(sources, known, strict=True) if content is None]
-        if not all(files):
-            return None
-        paths = [path for some in files for path in some]
-        digest = blake2b(digest_size=16)
-        settings = [as_dict(replace(config, workers=None)), kind, max_tokens, tokenizer_settings(tokenizer), known]
-        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-        for path in dict.fromkeys([*paths, Path(__file__).parent]):
-            try:
-                for part in _contents(path):
-                    digest.update(part)
-            except OSError:
-                return None  # the next reader reports the error
-        return cls(cache_folder("data") / digest.hexdigest())
+        key = content_key(config, [kind, max_tokens, tokenizer_settings(tokenizer)])
+        return None if key is None else cls(cache_folder("data") / key)
 
     def read(self) -> Cached | None:
         """Read the groups, mapped from files, and the report; None if they are not cached."""
@@ -105,6 +91,30 @@ class DataCache:
             temporary.rename(self.folder)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def content_key(config: DataConfig, more: Sequence[Any]) -> str | None:
+    """A digest of the sources' bytes, of the settings, of this code, and of more; None if there are no files to identify them.
+
+    Raises:
+        DataError: if neither the hub nor its cache has a data set that is named by an id.
+    """
+    sources = [*config.sources, *config.held_out_sources]
+    known = [_known_content(source) for source in sources]
+    files = [_files(source) for source, content in zip(sources, known, strict=True) if content is None]
+    if not all(files):
+        return None
+    paths = [path for some in files for path in some]
+    digest = blake2b(digest_size=16)
+    settings = [as_dict(replace(config, workers=None)), *more, known]
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    for path in dict.fromkeys([*paths, Path(__file__).parent]):
+        try:
+            for part in _contents(path):
+                digest.update(part)
+        except OSError:
+            return None  # the next reader reports the error
+    return digest.hexdigest()
 
 
 def _known_content(source: SourceConfig) -> str | None:

@@ -18,6 +18,22 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Credit:
+    """By how much each token of a sample was better than expected, in the words of actor-critic methods."""
+
+    advantages: NDArray[np.float32]
+    """(n,) what the policy is moved by."""
+    returns: NDArray[np.float32]
+    """(n,) what the critic is to predict."""
+    values: NDArray[np.float32]
+    """(n,) what the critic predicted when the sample was drawn."""
+
+    def cut(self, length: int) -> Credit:
+        """That of the first `length` ids."""
+        return Credit(self.advantages[:length], self.returns[:length], self.values[:length])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Completion:
     """Token ids of one completion, the mask of those that count (are in the loss), and values known of this completion."""
 
@@ -31,6 +47,8 @@ class Completion:
     """(n,) nats, log-probability of each id under the policy it was sampled from; None where that is not known."""
     version: int | None = None
     """Version of the trained policy that it was sampled from; None if it comes from elsewhere."""
+    credit: Credit | None = None
+    """Advantages, returns and values of each id; only samples of a method with a critic have them."""
     repeats_prompt: bool = False
     """True for the prompt's own ids after its first, which are scored where they stand in the prompt; see `prompt_of`."""
 
@@ -51,7 +69,8 @@ class Completion:
         if length >= len(self.ids):
             return self
         behaviour = None if self.behaviour is None else self.behaviour[:length]
-        return Completion(self.ids[:length], self.counted[:length], self.score, behaviour, self.version)
+        credit = None if self.credit is None else self.credit.cut(length)
+        return Completion(self.ids[:length], self.counted[:length], self.score, behaviour, self.version, credit)
 
 
 PromptT = TypeVar("PromptT", default=TokenIds)

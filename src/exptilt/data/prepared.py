@@ -24,6 +24,7 @@ from exptilt.data.worker_pool import mapped, num_workers
 from exptilt.errors import DataError
 from exptilt.kinds import Kind, kind_of
 from exptilt.labels import Preferred
+from exptilt.progress import progress_bar
 from exptilt.run_folder.data_record import DataReport, Lengths, SourceReport, SplitReport
 from exptilt.settings.data_settings import DataConfig
 
@@ -239,12 +240,10 @@ def _source(part: SourcePart) -> SourceReport:
 
 def _grouped(split: Split, work: _Work) -> _Done:
     """Convert, check and tokenise the records of a split chunk by chunk."""
-    from tqdm import tqdm
-
     builder, rendered, tally = TableBuilder(), RenderedRows(), Tally()
     rows, checked, tokenised, num_made = split.account, NOTHING, NOTHING, 0
     doing = "tokenising" if work.tokenizer is not None else "checking"
-    with tqdm(desc=doing, total=len(split.records), unit=" rows", disable=None, delay=2) as progress:
+    with progress_bar(len(split.records), doing=doing, unit=" rows") as progress:
         chunks = examples_of(split.records, work.kind, work.config, work.decisions)
         for examples, made in mapped(work.make, chunks, work.workers_for(split)):
             if made.batch is not None:

@@ -23,7 +23,8 @@ from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.errors import DataError
 from exptilt.in_memory import is_in_memory, kind_in
 from exptilt.kinds import Kind
-from exptilt.settings.data_settings import DataConfig, SourceConfig
+from exptilt.settings.data_settings import DataConfig
+from exptilt.settings.source_settings import SourceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +52,20 @@ class Split:
 
 def read_splits(config: DataConfig, decisions: Decisions) -> tuple[Split, Split | None]:
     """Read training and held-out rows."""
+    held_out = config.held_out_sources
+    for one in held_out:
+        if any((one.path, one.split, one.where) == (each.path, each.split, each.where) for each in config.sources):
+            raise DataError(f"{one.path}: train and test are the same rows; set data.test_fraction to hold some out")
     train = _mixed(config.sources, _prefixes(config.sources), decisions)
-    held_out = config.held_out_source
-    if held_out is not None:
-        if (held_out.path, held_out.split, held_out.where) == (config.train, config.split, config.where):
-            raise DataError(
-                f"{held_out.path}: train and test are the same rows; set data.test_fraction to hold some out"
-            )
-        return train, _mixed([held_out], [""], decisions)
-    return _hold_out(train, config) if config.test_fraction else (train, None)
+    if held_out:
+        return train, _mixed(held_out, _prefixes(held_out), decisions)
+    if not config.test_fraction:
+        return train, None
+    try:
+        return _hold_out(train, config)
+    except DataError:
+        refuse_errors(train.account.findings(decisions))  # rows that cannot be read are the likelier fault
+        raise
 
 
 def _prefixes(sources: Sequence[SourceConfig]) -> list[str]:
@@ -103,7 +109,7 @@ def _hold_out(train: Split, config: DataConfig) -> tuple[Split, Split]:
     kept, held_out = (selected(train.records, np.flatnonzero(which)) for which in (~held, held))
     if (held_out or kept) and not (held_out and kept):
         raise DataError(
-            f"{config.train}: data.test_fraction={config.test_fraction:g} leaves {len(kept)} rows to train on "
+            f"{config.named}: data.test_fraction={config.test_fraction:g} leaves {len(kept)} rows to train on "
             f"and {len(held_out)} to test on; change it, or name a test file in data.test"
         )
     num_rows = int(train.first_of_row[held].sum())  # a row may have become several records

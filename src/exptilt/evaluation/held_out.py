@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from exptilt.data.groups import Group, digest_of
-from exptilt.evaluation.held_out_samples import SampleMeasures, measure_samples, slope
+from exptilt.evaluation.held_out_samples import RewardOf, SampleMeasures, measure_samples, slope
 from exptilt.evaluation.intervals import Resampling, mean
 from exptilt.evaluation.length import pair_lengths
 from exptilt.evaluation.pairs.accuracy import PreferenceAccuracy, preference_accuracy
@@ -65,6 +65,8 @@ class Wanted:
     max_tokens: int
     """Unique tokens scored at once."""
     seed: int = 0
+    reward: RewardOf | None = None
+    """Says how good samples are; None where nobody does."""
 
     @classmethod
     def of(cls, loss: Loss, settings: EvaluateConfig, max_tokens: int, seed: int, *, has_beta: bool = True) -> Wanted:
@@ -101,7 +103,9 @@ def measure_policy(
     other = reference_model() if reference_model is not None and (wanted.pairs or wanted.samples) else None
     sampled = SampleMeasures()
     if wanted.samples:
-        sampled = measure_samples(policy, other, tokenizer, held_out, settings, seed=wanted.seed, beta=wanted.beta)
+        sampled = measure_samples(
+            policy, other, tokenizer, held_out, settings, seed=wanted.seed, beta=wanted.beta, reward=wanted.reward
+        )
     if not wanted.pairs:
         return HeldOutMeasures(sampled.evaluation, sampled.samples)
     logps = score_groups(policy, held_out, wanted.max_tokens)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from exptilt.data.groups import Group
 from exptilt.evaluation.diversity import diversity
-from exptilt.evaluation.intervals import Prompts, Resampling
+from exptilt.evaluation.intervals import Prompts, Resampling, mean, paired_difference
 from exptilt.evaluation.kl import SequenceKL, estimate_kl
 from exptilt.evaluation.length import length_change, reward_on_length, sample_lengths
 from exptilt.evaluation.pairs.displacement import top_gainers
 from exptilt.policies.turn_ends import turn_ends
+from exptilt.run_folder.estimate_record import Estimate
 from exptilt.run_folder.evaluation_record import Evaluation, Gainer, KlCheck, LawRecord, LengthSlope
 from exptilt.run_folder.samples_record import SideBySide
 from exptilt.sampling.draws import Draws, distinct_prompts, draw, prompt_text, room_for
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.evaluation_settings import EvaluateConfig
 
+RewardOf = Callable[[Draws], NDArray[np.float64]]
+"""Says how good each of N completions is; NaN where one is unscored."""
 _GAINERS = 5
 """Samples shown as those where probability went."""
 
@@ -49,6 +52,7 @@ def measure_samples(
     *,
     seed: int = 0,
     beta: float | None = None,
+    reward: RewardOf | None = None,
 ) -> SampleMeasures:
     """Sample the policy and the reference on held-out prompts.
 
@@ -62,6 +66,7 @@ def measure_samples(
         settings: how many prompts and samples.
         seed: of the samples.
         beta: of the implicit reward; None takes 1.
+        reward: says how good samples are, if somebody does.
     """
     prompts = distinct_prompts(groups)[: settings.num_prompts]
     law = SamplingLaw(
@@ -70,7 +75,8 @@ def measure_samples(
     resampling = Resampling(level=settings.level)
     own = draw(model, tokenizer, prompts, num_samples=settings.num_samples, law=law, seed=seed)
     if reference is None:
-        return SampleMeasures(_lengths(own, None, law, resampling), side_by_side(tokenizer, own, None))
+        alone = _lengths(own, None, law, resampling).updated(reward=_rewards(reward, own, None, resampling))
+        return SampleMeasures(alone, side_by_side(tokenizer, own, None))
     others = draw(reference, tokenizer, prompts, num_samples=settings.num_samples, law=law, seed=seed)
     evaluation = _lengths(own, others, law, resampling)
     own = own.compared(model, reference, progress="KL")
@@ -82,6 +88,7 @@ def measure_samples(
         evaluation.updated(
             kl=kl.kl,
             kl_check=_check_of(kl),
+            reward=_rewards(reward, own, others, resampling),
             diversity={
                 name: diversity(draws.ids, draws.column("policy_logps"), draws.length, draws.prompt_index, resampling)
                 for name, draws in (("policy_samples", own), ("reference_samples", others))
@@ -92,6 +99,26 @@ def measure_samples(
         gainers(tokenizer, own),
         others,
     )
+
+
+def _rewards(
+    reward: RewardOf | None, own: Draws, others: Draws | None, resampling: Resampling
+) -> dict[str, Estimate] | None:
+    """Mean rewards of samples that were scored, and the gain on prompts and places that were scored for both."""
+    if reward is None:
+        return None
+    named = {"policy_samples": own} | ({} if others is None else {"reference_samples": others})
+    values = {name: reward(draws) for name, draws in named.items()}
+    scored = {name: ~np.isnan(column) for name, column in values.items()}
+    found = {
+        name: mean(column[scored[name]], named[name].prompt_index[scored[name]], resampling)
+        for name, column in values.items()
+        if scored[name].any()
+    }
+    if others is not None and (both := scored["policy_samples"] & scored["reference_samples"]).any():
+        first, second = (values[name][both] for name in ("policy_samples", "reference_samples"))
+        found["gain"] = paired_difference(first, second, own.prompt_index[both], resampling)
+    return found
 
 
 def _lengths(own: Draws, others: Draws | None, law: SamplingLaw, resampling: Resampling) -> Evaluation:

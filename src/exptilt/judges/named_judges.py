@@ -35,7 +35,7 @@ class JudgeOptions:
 
 
 def named_judges(
-    specs: Sequence[str], store: VoteStore, options: JudgeOptions, make_reward: Callable[[str], Reward]
+    specs: Sequence[str | Judge], store: VoteStore, options: JudgeOptions, make_reward: Callable[[str], Reward]
 ) -> list[Judge]:
     """Judges of `--by`: server:MODEL[@URL], local:FOLDER, reward:WHICH, votes[:RATER], longest, coin.
 
@@ -43,7 +43,7 @@ def named_judges(
     `longest` and `coin` are added, since every table shows them.
 
     Args:
-        specs: one for each judge.
+        specs: one for each judge; a judge itself, which Python code may give instead, is asked through the store.
         store: where verdicts are, and go.
         options: what all judges share.
         make_reward: makes the reward that stands after `reward:`.
@@ -54,6 +54,9 @@ def named_judges(
     budget = SpendingLimit(limit=options.budget)
     judges: list[Judge] = []
     for spec in dict.fromkeys([*specs, "longest", "coin"]):
+        if not isinstance(spec, str):
+            judges.append(RememberedJudge(spec, store))
+            continue
         form, _, rest = spec.partition(":")
         if form in ("server", "local") and rest:
             judges += [

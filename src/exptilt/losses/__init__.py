@@ -33,6 +33,7 @@ from exptilt.losses.cal_dpo import CalHingeDPO as CalHingeDPO
 from exptilt.losses.chi_po import ChiPO as ChiPO
 from exptilt.losses.cpo import CPO as CPO
 from exptilt.losses.discopop import DiscoPOP as DiscoPOP
+from exptilt.losses.distill import Distill as Distill
 from exptilt.losses.dpo import DPO as DPO
 from exptilt.losses.dpo import RobustDPO as RobustDPO
 from exptilt.losses.dpop import DPOP as DPOP
@@ -40,6 +41,7 @@ from exptilt.losses.dr_dpo import DrDPO as DrDPO
 from exptilt.losses.exo import EXO as EXO
 from exptilt.losses.exo import EXOList as EXOList
 from exptilt.losses.f_dpo import FDPO as FDPO
+from exptilt.losses.grpo import GRPO as GRPO
 from exptilt.losses.hinge import Hinge as Hinge
 from exptilt.losses.ipo import IPO as IPO
 from exptilt.losses.kto import KTO as KTO
@@ -57,7 +59,9 @@ from exptilt.losses.odpo import ODPO as ODPO
 from exptilt.losses.orpo import ORPO as ORPO
 from exptilt.losses.plackett_luce import PlackettLuce as PlackettLuce
 from exptilt.losses.plackett_luce import PlackettLuceReward as PlackettLuceReward
+from exptilt.losses.ppo import PPO as PPO
 from exptilt.losses.rebel import REBEL as REBEL
+from exptilt.losses.rloo import RLOO as RLOO
 from exptilt.losses.rrhf import PRO as PRO
 from exptilt.losses.rrhf import RRHF as RRHF
 from exptilt.losses.sampo import SamPO as SamPO
@@ -85,6 +89,7 @@ AnyLoss = (
     | Mixture | MPO
     | SFT | KTO | APOZeroUnpaired | BCOUnpaired
     | PlackettLuce | AllPairsDPO | InfoNCA | NCAList | EXOList | LiPO | RRHF | PRO | TPO
+    | RLOO | GRPO | PPO | Distill
 )
 # fmt: on
 """Every objective a policy can be trained with."""

@@ -37,6 +37,8 @@ def _probe(loss: Any, longest: int) -> Tensor:
     sizes = torch.tensor([_ROWS - 2, 2] if per_row is None else [per_row] * _ROWS)
     logps = _logps(loss, longest, int(sizes.sum()))
     columns = {name: _column(name) for name in columns_needed(loss)} | {"sizes": sizes}
+    of_tokens = {"behaviour": logps.tokens(), "advantages": torch.rand_like(logps.tokens())}
+    columns |= {name: values for name, values in of_tokens.items() if name in columns}
     state = loss.initial_state() if loss.is_stateful else None
     return call(loss, arguments_of(loss, logps, logps), columns, state).loss.double()
 
@@ -48,6 +50,7 @@ def _logps(loss: Any, longest: int, count: int) -> LogProbs:
         "entropy": torch.rand(num, dtype=torch.float64),
         "log_sum_squares": -torch.rand(num, dtype=torch.float64),
         "divergence": torch.zeros(num, dtype=torch.float64),
+        "kl": torch.zeros(num, dtype=torch.float64),
     }
     values = -longest * torch.rand(num, dtype=torch.float64)
     return LogProbs(values=values, lengths=lengths, **{name: units[name] for name in loss.byproducts})

@@ -6,6 +6,7 @@ A loss belongs to one `kind` (`exptilt.kinds`), which says what it is called wit
     completion   loss(policy: LogProbs, reference: LogProbs | None) -> CompletionLoss
     unpaired     loss(policy: LogProbs, reference: LogProbs, desirable: (B,) bool) -> CompletionLoss
     list         loss(policy: LogProbs, reference: LogProbs | None, sizes: (G,) int) -> ListLoss
+    rollout      loss(policy: LogProbs, reference: LogProbs | None, sizes: (G,) int) -> RolloutLoss
     reward       loss(chosen: (B,), rejected: (B,)) -> PairLoss                          scores of a reward model
     reward_list  loss(rewards: (B,), sizes: (G,) int) -> ListLoss
 
@@ -17,7 +18,9 @@ and further keyword arguments, those named in its `inputs`:
     mismatched, mismatched_reference   LogProbs of completions under the prompts of other rows           (unpaired)
     prompt                 LogProbs of the tokens of each prompt but the first   (kinds with a fixed number of completions)
     ranks                  (B,) 1 is best, equal ranks are ties, per group                  (list, reward_list)
-    scores                 (B,) larger is better                                                         (list)
+    scores                 (B,) larger is better; of samples their rewards                      (list, rollout)
+    behaviour              (N,) log-probabilities of tokens under the policy that drew them, nats     (rollout)
+    advantages, returns, values    (N,) of tokens, from a critic                                      (rollout)
 
 The objective of a batch is the mean of the per-example losses, weighted by the weights of the rows (and by `weight`
 where the result has one). It is defined on the whole global batch: a loss whose `couples_batch` is true must see the
@@ -37,10 +40,16 @@ A loss whose `is_stateful` is true carries numbers from step to step. They are n
     state = loss.initial_state()                        before the first step; a dict of floats, for the checkpoint
     out = loss(policy, reference, state=state)          None means the initial state
     state = loss.next_state(state, policy, reference)   after the step, from the same whole batch (and its `weights`)
+
+A stateful loss that does not couple the batch sees it in pieces. It sets `follows_means`, and its state follows the means of
+what it measured over the whole batch (`RolloutLoss.measured`):
+
+    state = loss.state_after(state, means)              after the step
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -48,6 +57,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from exptilt.construction import told
 from exptilt.errors import ConfigError
 from exptilt.kinds import Kind
 from exptilt.types import LogProbs, LossResult, Pair, PairLoss, at_least_float32
@@ -57,7 +67,19 @@ Normalization = Literal["token", "sequence", "sum"]
 """How a negative log-likelihood is counted: tokens of the batch alike, completions by their mean, or by their sum."""
 
 
-class Loss:
+class _Told(type):
+    """Makes losses; what is wrong with a setting is one line."""
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:
+        try:
+            return super().__call__(*args, **given)
+        except (TypeError, ValueError) as error:
+            if not dataclasses.is_dataclass(cls) or isinstance(error, ConfigError):
+                raise
+            raise told(cls, error, args, given) from None
+
+
+class Loss(metaclass=_Told):
     """Base of every loss: the class attributes the loop reads, and nothing else.
 
     Combinators and losses with an option that changes the answer make some of these properties of the instance, so read
@@ -87,6 +109,8 @@ class Loss:
     only those in which the completions of a row differ."""
     is_stateful: ClassVar[bool] = False
     """True where the call takes `state` and there are `initial_state` and `next_state`."""
+    follows_means: ClassVar[bool] = False
+    """True of a stateful loss that has `state_after` instead of `next_state`, which takes the means of the step's metrics."""
 
     def from_sums(
         self,
@@ -134,7 +158,7 @@ class Loss:
     @property
     def needs_distributions(self) -> bool:
         """Whether it reads the full distributions of the reference, which must then be run in every step."""
-        return "divergence" in self.byproducts
+        return not {"divergence", "kl"}.isdisjoint(self.byproducts)
 
     @property
     def mixes_rows(self) -> bool:

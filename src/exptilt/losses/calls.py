@@ -16,7 +16,9 @@ from exptilt.types import Columns, LogProbs, LossResult, Pair, PairLoss
 
 _SCORED = ("mismatched", "mismatched_reference", "prompt")
 """Inputs that are log-probabilities, and no columns of rows."""
-_COLUMNS = ("margin", "chosen_score", "rejected_score", "chosen_is_policy", "ranks", "scores")
+_OF_TOKENS = ("behaviour", "advantages", "returns", "values")
+"""Inputs with a number for every counted token."""
+_COLUMNS = ("margin", "chosen_score", "rejected_score", "chosen_is_policy", "ranks", "scores", *_OF_TOKENS)
 """Inputs that are columns of rows."""
 
 

@@ -22,7 +22,8 @@ from exptilt.settings.declaration import as_dict
 from exptilt.settings.objectives import LABELS, PATH, SECTIONS, CatalogueEntry, document, entries
 
 BYPRODUCTS = {
-    "divergence": "full distributions (KL to the reference)",
+    "divergence": "full distributions (KL from the reference)",
+    "kl": "full distributions (KL to the reference)",
     "log_sum_squares": "full distribution (sum of squares)",
     "entropy": "full distribution (entropy)",
 }

@@ -19,7 +19,13 @@ from exptilt.types import Pair, PairLoss
 
 @config
 class Term:
-    """One term of a sum."""
+    """One term of a sum.
+
+    Example:
+        >>> from exptilt.losses import DPO
+        >>> Term(loss=DPO(beta=0.2), weight=0.5).loss.beta
+        0.2
+    """
 
     loss: Loss
     """A loss on pairs, or an anchor."""

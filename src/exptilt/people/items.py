@@ -17,7 +17,8 @@ from exptilt.people.image_items import has_images, image_rows
 from exptilt.preferences import Comparison
 from exptilt.run_folder.file_names import CONFIG, SAMPLED, SAMPLING
 from exptilt.sampling.sample_rows import read_samples
-from exptilt.settings.data_settings import DataConfig, SourceConfig
+from exptilt.settings.data_settings import DataConfig
+from exptilt.settings.source_settings import SourceConfig
 from exptilt.votes.vote_store import VoteStore
 
 MOST_ANSWERS = 7

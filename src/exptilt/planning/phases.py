@@ -13,6 +13,7 @@ from exptilt.losses.from_choice import build_loss
 from exptilt.planning.arithmetic import Load, Manner, forward_flops, step_flops
 from exptilt.planning.devices import Fleet
 from exptilt.planning.model_size import ModelSize
+from exptilt.planning.planned_rollouts import load_of_rollout, rollouts_in, steps_per_epoch
 from exptilt.planning.planned_rows import PlannedRows
 from exptilt.planning.probe import TURNS, Rehearsal, StraightLine, Subject
 from exptilt.policies.scorer import MicroBatches
@@ -134,6 +135,8 @@ def steps_of(recipe: Recipe, rows: int) -> int:
         >>> run.batch.size, steps_of(run, rows=100)  # two steps a pass, the second a short one
         (64, 3)
     """
+    if recipe.rollout is not None:
+        return steps_in(recipe.train, steps_per_epoch(recipe, rows))
     return steps_in(recipe.train, math.ceil(rows / recipe.batch.size))
 
 
@@ -147,6 +150,8 @@ def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: PlannedRows,
         rows: how many there are.
         load: of one step.
     """
+    if recipe.rollout is not None:
+        return _online(recipe, costs, training, rows)
     spent, at_once = {"training": training}, recipe.batch.at_once
     if recipe.rounds is not None:
         spent["samples of the round (roughly)"] = _sampling(recipe.rounds, costs, rows.num_train)
@@ -174,6 +179,32 @@ def seconds_of(recipe: Recipe, costs: Costs, training: float, rows: PlannedRows,
     return spent
 
 
+def _online(recipe: Recipe, costs: Costs, training: float, rows: PlannedRows) -> dict[str, float]:
+    """Seconds of an online run: each rollout is drawn, and scored by policy and reference; so are held-out prompts."""
+    settings, size = rollouts_in(recipe), recipe.batch.size
+    steps = steps_of(recipe, rows.num_train)
+    rollouts = math.ceil(steps / settings.updates(size))
+    load = load_of_rollout(recipe, rows.train)
+    num_samples = settings.prompts_per_rollout(size) * settings.num_samples
+
+    def drawing(count: int) -> float:
+        batches = math.ceil(count / settings.samples_at_once)
+        return batches * costs.drawing(min(count, settings.samples_at_once), settings.law.max_new_tokens)
+
+    scoring = 2 * costs.scoring(load, recipe.batch.at_once)
+    spent = {
+        "training": training,
+        "drawing rollouts (at most)": rollouts * drawing(num_samples),
+        "scoring rollouts": rollouts * scoring,
+    }
+    held_out = min(recipe.evaluate.num_prompts, rows.num_test) * recipe.evaluate.num_samples
+    every = recipe.train.eval_every
+    if held_out:
+        times = 2 + ((steps - 1) // every if every else 0)
+        spent["held-out prompts"] = (times + 2) * drawing(held_out) + times * scoring * held_out / num_samples
+    return spent
+
+
 def _sampling(rounds: RoundsConfig, costs: Costs, num_rows: int) -> float:
     """Seconds to draw the completions that make so many rows, each to its greatest length."""
     count = num_rows // max(1, rounds.pairs_of_a_prompt) * rounds.num_samples
@@ -184,7 +215,7 @@ def _sampling(rounds: RoundsConfig, costs: Costs, num_rows: int) -> float:
 def checks_reference(recipe: Recipe) -> bool:
     """Whether a run draws samples of the reference before step 1."""
     kind = recipe.loss.kind
-    return kind.is_paired and kind.has_reference and recipe.reference.model is None
+    return kind.is_paired and kind.has_reference and recipe.reference.model is None and recipe.rollout is None
 
 
 @dataclass(frozen=True, kw_only=True)

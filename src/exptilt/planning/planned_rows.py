@@ -11,6 +11,7 @@ from exptilt.data.groups import Group
 from exptilt.data.prepared import prepare
 from exptilt.errors import DataError
 from exptilt.kinds import Kind
+from exptilt.run_folder.data_record import DataReport
 from exptilt.settings.data_settings import DataConfig
 
 _SAMPLE = 2000
@@ -46,13 +47,7 @@ def rows_of(settings: DataConfig, tokenizer: Any, kind: Kind, context: int | Non
     limit = min(_SAMPLE, settings.limit or _SAMPLE)
     part = prepare(replace(settings, limit=limit), tokenizer, kind, context, strict=False)
     report = part.report
-    if not part.train and report.train.rows_left_out.get("prompt_only"):
-        raise DataError(
-            f"{settings.train}: its rows are prompts alone, so there is nothing to train on and to plan; draw completions of "
-            "them with `exptilt sample` first"
-        )
-    if not part.train:
-        raise DataError(f"{settings.train}: no row can be used, so there is nothing to plan; see `exptilt doctor`")
+    refuse_nothing(settings, report)
     counts = (len(part.train), len(part.test))
     if (report.train.rows or 0) >= limit and limit != settings.limit:
         whole = prepare(settings, None, kind, context, strict=False).report
@@ -64,3 +59,19 @@ def rows_of(settings: DataConfig, tokenizer: Any, kind: Kind, context: int | Non
         num_test=max(counts[1], len(part.test)),
         refusal=report.refusal or "",
     )
+
+
+def refuse_nothing(settings: DataConfig, report: DataReport) -> None:
+    """Refuse rows of which none can be used.
+
+    Raises:
+        DataError: saying what they are, where that can be told.
+    """
+    if report.train.kept:
+        return
+    if report.train.rows_left_out.get("prompt_only"):
+        raise DataError(
+            f"{settings.named}: its rows are prompts alone, so there is nothing to train on and to plan; draw completions of "
+            "them with `exptilt sample` first"
+        )
+    raise DataError(f"{settings.named}: no row can be used, so there is nothing to plan; see `exptilt doctor`")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 
 from exptilt.data.batching import pack
@@ -12,6 +12,7 @@ from exptilt.data.groups import Group
 from exptilt.losses.from_choice import build_loss
 from exptilt.planning.arithmetic import Load
 from exptilt.planning.phases import steps_of
+from exptilt.planning.planned_rollouts import rows_of_update
 from exptilt.planning.planned_rows import PlannedRows
 from exptilt.planning.probe import TURNS
 from exptilt.runs.run_batches import batches_for
@@ -34,10 +35,11 @@ class Steps:
     def of(cls, recipe: Recipe, rows: PlannedRows) -> Steps:
         """All steps of a short run, or the first steps of a long one."""
         objective = Objective(build_loss(recipe.loss))
-        batches = batches_for(objective.loss, rows.train, recipe.batch, seed=recipe.seed)
-        most = min(_MOST_STEPS, max(1, _MOST_ROWS // recipe.batch.size))
+        size = rows_of_update(recipe)
+        batches = batches_for(objective.loss, rows.train, replace(recipe.batch, size=size), seed=recipe.seed)
+        most = min(_MOST_STEPS, max(1, _MOST_ROWS // size))
         count = min(most, steps_of(recipe, rows.num_train))
-        more = max(1.0, min(recipe.batch.size, rows.num_train) / len(rows.train))
+        more = max(1.0, min(size, rows.num_train) / len(rows.train))
         return cls([objective.prepare(batches.groups(step)) for step in range(count)], more)
 
     @property

@@ -20,15 +20,16 @@ from exptilt.losses.from_choice import build_loss
 from exptilt.planning.advice import changes_of
 from exptilt.planning.arithmetic import Manner, Storage, memory_parts, step_flops
 from exptilt.planning.devices import Fleet
-from exptilt.planning.disk_space import disk_space
 from exptilt.planning.model_size import Kept, ModelSize, kept_bytes, model_size
 from exptilt.planning.phases import SHARE, Costs, Plan, PlannedPhase, checks_reference, seconds_of, steps_of
+from exptilt.planning.planned_rollouts import planned_prompts, reward_bytes, reward_models
 from exptilt.planning.planned_rows import PlannedRows, rows_of
 from exptilt.planning.planned_steps import Steps
 from exptilt.planning.probe import Rehearsal, Subject, rehearse, rehearsed
 from exptilt.policies.architecture import architecture_for
 from exptilt.policies.start import why_merged
 from exptilt.runs.checks.familiarity import NUM_PROMPTS, chosen_groups
+from exptilt.runs.disk_space import disk_space
 from exptilt.runs.run_models import Setup, setup_of
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.token_budget import MOST_TOKENS
@@ -99,7 +100,12 @@ class Planner:
         kind, process = recipe.loss.kind, psutil.Process()
         if kind not in self._rows:
             before = process.memory_info().rss
-            self._rows[kind] = rows_of(recipe.data, self.tokenizer, kind, self.context)
+            online = recipe.rollout is not None
+            self._rows[kind] = (
+                planned_prompts(recipe, self.tokenizer, self.context)
+                if online
+                else rows_of(recipe.data, self.tokenizer, kind, self.context)
+            )
             self._reading = max(self._reading, process.memory_info().rss - before)
         return self._rows[kind]
 
@@ -163,9 +169,10 @@ class Planner:
         )
         if micro_batches is None:
             micro_batches = self.steps(recipe).largest / self.fleet.count / tokens
-        return memory_parts(
+        parts = memory_parts(
             size, kept, storage, tokens=tokens, micro_batches=micro_batches, checkpointing=setup.checkpointing
         )
+        return parts | ({} if not reward_models(recipe) else {"reward model": reward_bytes(recipe, self.tokenizer)})
 
     def advice(self) -> list[str]:
         """Changes that make the run fit, each with its peak; the cheapest first."""
@@ -205,8 +212,9 @@ class Planner:
             return counted
         subject, found = rehearsed
         kept = {name: counted[name] for name in ("weights", "gradients", "optimizer", "reference model")}
+        apart = {name: counted[name] for name in ("reward model",) if name in counted}  # not there in the rehearsal
         rest = max(0.0, found.peak_with(tokens, subject) - sum(kept.values()))
-        return kept | {"activations": rest, "rows, and what reads them": float(self._reading)}
+        return kept | apart | {"activations": rest, "rows, and what reads them": float(self._reading)}
 
     def _phase(self, recipe: Recipe, tokens: int, rehearsed: _Rehearsed) -> PlannedPhase:
         rows, cut, size = self.rows(recipe), self.steps(recipe), self.counted(recipe)[0]
@@ -240,6 +248,7 @@ class Planner:
         most = int(_STEPS * _FLOPS[device] / each) // (1 if self.recipe.sft is None else 2)
         large = steps.rehearsed(tokens, most, sample)
         asked = chosen_groups(self.rows(recipe).train, 1, self.context) if checks_reference(recipe) else []
+        asked = asked if recipe.rollout is None else list(self.rows(recipe).train[:NUM_PROMPTS])
         return Subject(
             architecture=self.architecture,
             setup=rehearsed(self.setup(recipe)),
@@ -261,7 +270,9 @@ class Planner:
     def _disk(self, recipe: Recipe) -> float:
         size, steps = self.counted(recipe)[0], steps_of(recipe, self.rows(recipe).num_train)
         trained = torch.float32 if recipe.adapter is not None else self.weights(recipe)
-        return disk_space(recipe, size, steps, trained=trained.itemsize, saved=self._saved.itemsize)
+        return disk_space(
+            recipe, (size.total, size.trained), steps, trained=trained.itemsize, saved=self._saved.itemsize
+        )
 
     @property
     def _saved(self) -> torch.dtype:
@@ -283,6 +294,10 @@ class Planner:
         if not kept.counted:
             notes.append(
                 "activations are by a formula for dense models: this architecture could not be run without memory"
+            )
+        if self.recipe.rollout is not None:
+            notes.append(
+                "completions are taken to have rollout.law.max_new_tokens tokens; rewards take time of their own"
             )
         notes.append("the peak is that of training; samples drawn for evaluation are not in it")
         if not self._gpu:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from exptilt.data.batching import by_size
 from exptilt.data.groups import Group
 from exptilt.policies.engine.forward import evaluating
 from exptilt.policies.scoring import unit_scores
+from exptilt.progress import progress_bar
 from exptilt.settings.data_settings import DEFAULT_TOKENS
 
 
@@ -60,7 +60,7 @@ def sequence_kl(
     num = sum(counts)
     kl, k1, logps = (torch.zeros(num, dtype=torch.float64) for _ in range(3))
     lengths = torch.zeros(num, dtype=torch.int64)
-    bar = tqdm(total=len(groups), desc=progress, unit="row", delay=2, disable=None if progress else True)
+    bar = progress_bar(len(groups), doing=progress, unit="row", shown=bool(progress))
     with evaluating(policy), evaluating(reference), torch.no_grad(), bar:
         for batch in by_size([group.num_tokens for group in groups], max_tokens):
             units, sizes = unit_scores(policy, [groups[index] for index in batch], ("kl", "log_ratio"), reference)

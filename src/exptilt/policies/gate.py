@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from exptilt.data.read.hub import is_reachable
 from exptilt.errors import ModelError
 from exptilt.policies.adapters import base_of, find_adapter, revision_of
+from exptilt.policies.model_files import check_folder, pointer_in
 from exptilt.policies.model_heads import LANGUAGE_HEAD, ModelHead
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.wording import counted, in_one_line
@@ -26,8 +26,6 @@ _SCORES = ("score.", "v_head.", "value_head.", "reward_head.", "regression_head.
 """Heads of reward and value models."""
 _BUFFERS = (".masked_bias", "rotary_emb.inv_freq")
 """Constants that older versions of transformers saved beside the weights."""
-_LARGE = (".safetensors", ".bin", ".json", ".model")
-"""Kinds of files that git-lfs keeps apart."""
 _TASKS = ("classifier.", "qa_outputs.", "pooler.", "classification_head.", "pre_classifier.")
 
 
@@ -88,31 +86,10 @@ def refused(path: str, what: str, error: Exception) -> ModelError:
             f"{path}: {what.removeprefix('a ')} that needs code of its own folder to run; read that code, and if you trust "
             "it set model.trust_remote_code=true"
         )
-    pointer = _pointer_in(Path(path).expanduser())
+    pointer = pointer_in(Path(path).expanduser())
     if pointer is not None:
         return ModelError(f"{pointer}: this is a git-lfs pointer, not the weights; run `git lfs pull` in {path}")
     return ModelError(f"{path}: cannot load {what} ({in_one_line(error)})")
-
-
-def _pointer_in(folder: Path) -> Path | None:
-    """A file of a model's folder of which only git-lfs's pointer was fetched."""
-    small = (path for path in sorted(folder.glob("*.*")) if path.suffix in _LARGE and path.stat().st_size < 1024)
-    return next((path for path in small if path.read_bytes().startswith(b"version https://git-lfs")), None)
-
-
-def check_folder(path: str, kind: str, files: tuple[str, ...]) -> None:
-    """Tell a wrong folder apart from a hub id before transformers asks the network for it."""
-    folder = Path(path).expanduser()
-    if not folder.exists():
-        if path.startswith((".", "/", "~")) or path.count("/") > 1:
-            raise ModelError(f"{path}: no such folder")
-        is_reachable()  # if it is not, the hub's client looks into its cache at once instead of trying for a minute
-        return
-    if not folder.is_dir():
-        raise ModelError(f"{path}: is a file; give the folder of a {kind} saved by transformers")
-    if any((folder / name).is_file() for name in files):
-        return
-    raise ModelError(f"{path}: is no {kind} folder, {' or '.join(files)} is not in it")
 
 
 def require_all_read(

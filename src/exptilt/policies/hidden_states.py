@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from exptilt.data.batching import by_size
 from exptilt.data.groups import Group
@@ -19,6 +18,7 @@ from exptilt.policies.engine.inside import inside
 from exptilt.policies.engine.packing import pack
 from exptilt.policies.engine.passes import passes
 from exptilt.policies.engine.self_check import packable
+from exptilt.progress import progress_bar
 from exptilt.settings.data_settings import DEFAULT_TOKENS
 
 
@@ -51,7 +51,7 @@ def state_sums(
     width = int(causal_lm(model).get_output_embeddings().weight.shape[1])
     sums = torch.zeros(sum(counts), width, dtype=torch.float64)
     lengths = torch.zeros(sum(counts), dtype=torch.int64)
-    bar = tqdm(total=len(groups), desc=progress, unit="row", delay=2, disable=None if progress else True)
+    bar = progress_bar(len(groups), doing=progress, unit="row", shown=bool(progress))
     with evaluating(model), torch.no_grad(), bar:
         for batch in by_size([group.num_tokens for group in groups], max_tokens):
             chosen = [groups[index] for index in batch]

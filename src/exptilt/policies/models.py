@@ -27,15 +27,14 @@ from exptilt.policies.adapters import base_of, find_adapter, is_score_adapter, l
 from exptilt.policies.embeddings import add_rows
 from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.engine.product import prefer_onednn
-from exptilt.policies.gate import Incoming, check_folder, identify, refused, require_all_read
+from exptilt.policies.gate import Incoming, identify, refused, require_all_read
+from exptilt.policies.model_files import TOKENIZER_FILES, check_folder
 from exptilt.policies.model_heads import LANGUAGE_HEAD, SCORE_HEAD, ModelHead, set_padding
 from exptilt.policies.models_in_memory import held_model, held_tokenizer
 from exptilt.processes.allocator import keep_freed
 from exptilt.processes.surroundings import is_borrowed
 from exptilt.processes.world import local_device
 from exptilt.settings.model_settings import ModelConfig, SmallModel
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
 
 
 def load_model(
@@ -103,8 +102,8 @@ def load_tokenizer(settings: ModelConfig) -> PreTrainedTokenizerBase:
         return _with_end_token(held_tokenizer(path), kind_in(path))
     adapter = None if settings.tokenizer is not None else find_adapter(path, settings.revision)
     if adapter is not None:
-        path = str(adapter) if any((adapter / name).is_file() for name in _TOKENIZER_FILES) else base_of(adapter)
-    check_folder(path, "tokenizer", _TOKENIZER_FILES)
+        path = str(adapter) if any((adapter / name).is_file() for name in TOKENIZER_FILES) else base_of(adapter)
+    check_folder(path, "tokenizer", TOKENIZER_FILES)
     revision = settings.revision if settings.tokenizer is None and adapter is None else None
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=settings.trust_remote_code)

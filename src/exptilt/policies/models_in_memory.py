@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,8 +39,8 @@ def model_in_memory(model: Any, *, in_place: bool = False, what: str = "model") 
     inner = causal_lm(model) if has_adapter(model) else model
     if not isinstance(inner, PreTrainedModel):
         raise ModelError(
-            f"{what}: a {type(model).__name__} is no model of transformers or peft; give one that from_pretrained loaded, a "
-            "folder or a hub id"
+            f"{what}: give a model of transformers or peft, as from_pretrained loads it, a folder or a hub id, got "
+            f"{type(model).__name__}"
         )
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ModelError(f"{what}: some of its weights are not in memory (device meta); load it whole")
@@ -54,10 +56,33 @@ def tokenizer_in_memory(tokenizer: Any, what: str = "tokenizer") -> InMemory:
     """
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, the part that reads text
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ModelError(f"{what}: a {type(tokenizer).__name__} is no tokenizer of transformers")
+        raise ModelError(
+            f"{what}: give a tokenizer of transformers, a folder or a hub id, got {type(tokenizer).__name__}"
+        )
     settings = tokenizer_settings(tokenizer) if tokenizer.is_fast else [repr(tokenizer), tokenizer.get_vocab()]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     return InMemory.named(what, digest, tokenizer)
+
+
+@contextmanager
+def lent(model: Any, what: str = "model") -> Iterator[InMemory]:
+    """A model for scoring and sampling without a copy; afterwards its modes, device and attention are as they were.
+
+    Raises:
+        ModelError: it is no model; see `model_in_memory`.
+    """
+    held = model_in_memory(model, in_place=True, what=what)
+    inner, device = causal_lm(model), next(model.parameters()).device
+    attention, modes = inner.config._attn_implementation, {module: module.training for module in model.modules()}
+    try:
+        yield held
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        if inner.config._attn_implementation != attention:
+            inner.set_attn_implementation(attention)
+        if next(model.parameters()).device != device:
+            model.to(device)
 
 
 def held_model(settings: ModelConfig, head: ModelHead) -> Any:

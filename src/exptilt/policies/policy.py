@@ -22,7 +22,7 @@ class Policy:
     model: Any
     byproducts: tuple[str, ...] = ()
     reference: Any = None
-    """The model that "divergence" is measured against."""
+    """The model that "divergence" and "kl" compare with."""
     balance: Balance | None = field(init=False)
     """The router's balance loss, added to every gradient of a mixture of experts whose config switches it on."""
 

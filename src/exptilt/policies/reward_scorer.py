@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from exptilt.data.batching import by_size
 from exptilt.data.groups import Group
@@ -18,6 +17,7 @@ from exptilt.policies.engine.inside import inside
 from exptilt.policies.engine.pooled import has_score, pooled_scores
 from exptilt.policies.engine.self_check import packable
 from exptilt.policies.scorer import LossOf
+from exptilt.progress import progress_bar
 from exptilt.settings.data_settings import DEFAULT_TOKENS
 from exptilt.types import LogProbs
 
@@ -64,7 +64,7 @@ def scores_of_groups(
         (K,) float64 for each group, on the CPU.
     """
     scorer, found = RewardScorer(model), dict[int, Tensor]()
-    bar = tqdm(total=len(groups), desc=progress, unit="row", delay=2, disable=None if progress else True)
+    bar = progress_bar(len(groups), doing=progress, unit="row", shown=bool(progress))
     with evaluating(model), torch.no_grad(), bar:
         for batch in by_size([group.num_tokens for group in groups], max_tokens):
             scores = scorer([groups[index] for index in batch]).sum().double().cpu()

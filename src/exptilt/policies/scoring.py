@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from exptilt.data.batching import by_size
 from exptilt.data.groups import Group
@@ -31,6 +30,7 @@ from exptilt.policies.engine.inside import inside
 from exptilt.policies.engine.packing import Packed, pack
 from exptilt.policies.engine.passes import Passes, passes
 from exptilt.policies.engine.self_check import packable
+from exptilt.progress import progress_bar
 from exptilt.settings.data_settings import DEFAULT_TOKENS
 from exptilt.types import LogProbs
 
@@ -50,8 +50,8 @@ def score(
     Args:
         model: a causal language model of transformers, or a PEFT model around one.
         groups: groups that fit in memory at once, see `by_size`. An empty list gives no completions but still runs the model.
-        byproducts: any of "entropy", "log_sum_squares", "divergence"; each fills the field of that name.
-        reference: the model "divergence" is measured against, KL(reference || policy); it gets no gradient.
+        byproducts: any of "entropy", "log_sum_squares", "divergence", "kl"; each fills the field of that name.
+        reference: the model of "divergence", KL(reference || policy), and "kl", KL(policy || reference); it gets no gradient.
         balance: adds the balance loss of the model's router to the gradient of whatever is made of the result.
 
     Raises:
@@ -194,14 +194,14 @@ def score_all(
         model: as in `score`.
         groups: any number.
         max_tokens: unique tokens scored at once; a larger group goes alone.
-        byproducts: as in `score`, without "divergence".
+        byproducts: as in `score`, without "divergence" and "kl".
         progress: name of the progress bar; shown after two seconds, never without a terminal. Empty for none.
 
     Returns:
         One `LogProbs` per group, on the CPU.
     """
     logps: list[LogProbs | None] = [None] * len(groups)
-    bar = tqdm(total=len(groups), desc=progress, unit="row", delay=2, disable=None if progress else True)
+    bar = progress_bar(len(groups), doing=progress, unit="row", shown=bool(progress))
     with evaluating(model), torch.no_grad(), bar:
         for batch in by_size([group.num_tokens for group in groups], max_tokens):
             scored = score(model, [groups[index] for index in batch], byproducts=byproducts).to("cpu")

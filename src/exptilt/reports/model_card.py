@@ -76,7 +76,7 @@ def _card_data(recipe: Mapping[str, Any], name: str, base: str | None, measured:
     results = [
         EvalResult(
             task_type=_task(recipe),
-            dataset_type=_hub_id(recipe["data"]["train"]) or "preferences",
+            dataset_type=_hub_id(_paths_of(recipe["data"])[0]) or "preferences",
             dataset_name="held-out preferences",
             metric_type=kind,
             metric_name=words,
@@ -85,7 +85,7 @@ def _card_data(recipe: Mapping[str, Any], name: str, base: str | None, measured:
         )
         for words, kind, estimate in measured
     ]
-    sources = [recipe["data"]["train"], *(source["path"] for source in recipe["data"]["mixture"])]
+    sources = _paths_of(recipe["data"])
     return ModelCardData(
         base_model=base,
         datasets=[hub_id for origin in sources if (hub_id := _hub_id(origin))] or None,
@@ -158,6 +158,13 @@ def _warning(caution: Caution) -> str:
     step = "" if caution.step is None else f"Step {caution.step}{phase}: "
     step = f"**Alarm.** {step}" if caution.alarm else step
     return f"{step}{caution.message}{'. Advice: ' + caution.advice if caution.advice else ''}"
+
+
+def _paths_of(data: Mapping[str, Any]) -> list[str]:
+    """Paths and hub ids of all sources to train on; `train` is one path, or a list of sources."""
+    train = data["train"]
+    listed = [train] if isinstance(train, str) else [source["path"] for source in train]
+    return [*listed, *(source["path"] for source in data["mixture"])]
 
 
 def _hub_id(path: str | None) -> str | None:

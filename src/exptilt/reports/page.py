@@ -11,7 +11,7 @@ from typing import Any
 
 from exptilt.reports.displacement_section import DISPLACEMENT, is_this_normal
 from exptilt.reports.figures.best_of_n_figure import best_of_n_figure, best_of_n_rows
-from exptilt.reports.figures.curves import HEALTH, LEARNING, LEARNING_OF_SCORES, LIKELIHOOD, curve
+from exptilt.reports.figures.curves import HEALTH, LEARNING, LEARNING_OF_SCORES, LIKELIHOOD, ROLLOUTS, Curve, curve
 from exptilt.reports.figures.frontier_figure import colour_index, colour_keys, frontier_figure
 from exptilt.reports.figures.held_out_figures import calibration, margin_histogram, score_histogram
 from exptilt.reports.figures.proxy_figure import proxy_figure, proxy_rows
@@ -80,9 +80,7 @@ def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
     reward_models = bool(inputs.runs) and all(run.is_of_reward_model for run in inputs.runs)
     cards = page_sections.run_cards(inputs.runs)
     figures = {
-        "learning": _present(
-            curve(spec, drawn, tokens) for spec in (LEARNING_OF_SCORES if reward_models else LEARNING)
-        ),
+        "learning": _present(curve(spec, drawn, tokens) for spec in _curves_of(drawn)),
         "displacement": _present([curve(DISPLACEMENT, drawn, tokens, large=True)]),
         "likelihood": _present([curve(LIKELIHOOD, drawn, tokens)]),
         "margins": _present([margin_histogram(drawn, tokens), score_histogram(drawn), calibration(drawn, tokens)]),
@@ -130,6 +128,15 @@ def context(inputs: Inputs, conclusion: Conclusion) -> dict[str, Any]:
         "detectable": detectable(inputs),
         "missing": missing(inputs),
     }
+
+
+def _curves_of(runs: Sequence[RunContents]) -> tuple[Curve, ...]:
+    """What is drawn of training; a loss on rollouts says nothing by its value."""
+    if runs and all(run.is_of_reward_model for run in runs):
+        return LEARNING_OF_SCORES
+    online = [run.is_online for run in runs]
+    ranked = any(run.series("train/rewards/accuracies")[1] for run in runs)
+    return (*(ROLLOUTS if any(online) else ()), *(LEARNING if ranked or not all(online) else LEARNING[1:]))
 
 
 def run_colours(inputs: Inputs) -> list[str]:

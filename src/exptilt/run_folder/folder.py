@@ -59,10 +59,6 @@ class RunFolder:
         """The trained model, in the form `from_pretrained` loads."""
         return self.path / MODEL
 
-    def is_finished_run_of(self, recipe: str) -> bool:
-        """Whether this folder holds a finished run of exactly this recipe, given as the text of a config.yaml."""
-        return self.run.status == "done" and self.recipe_text() == recipe
-
     def recipe_text(self) -> str | None:
         """The resolved recipe as it was written; None where there is none that can be read."""
         try:

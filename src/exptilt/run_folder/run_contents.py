@@ -40,6 +40,11 @@ class RunContents:
     margins: tuple[PairMargin, ...] = ()
 
     @property
+    def is_online(self) -> bool:
+        """Whether the run drew its completions itself."""
+        return any("train/rollout/reward" in line for line in self.metrics)
+
+    @property
     def is_of_reward_model(self) -> bool:
         """Whether the run trained or measured a reward model, by its rows or its evaluation."""
         measured = self.evaluation is not None and self.evaluation.is_of_reward_model

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from exptilt.settings.declaration import as_dict, dotted
+from exptilt.errors import CheckpointError, ConfigError
+from exptilt.run_folder.file_names import CONFIG
+from exptilt.run_folder.folder import RunFolder
+from exptilt.settings.declaration import as_dict, declared_defaults, dotted
+from exptilt.settings.load import dump, load
 from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.settings.recipe import Recipe
 
 _NO_EFFECT = ("output", "evaluate.", "train.log_", "train.report_", "train.eval_", "train.save_", "train.keep_",
               "train.resume", "train.stop_", "train.best", "train.patience", "train.compile", "train.gradient_",
               "parallel.", "reference.cache", "batch.tokens", "batch.images", "data.workers", "rounds.num_rounds",
-              "rounds.samples_at_once", "rounds.least_labelled")  # fmt: skip
+              "rounds.samples_at_once", "rounds.least_labelled", "rollout.samples_at_once", "rollout.sampler.")  # fmt: skip
 """Keys that may change between an interruption and its resume: no step depends on them beyond rounding."""
 
 
@@ -32,6 +36,49 @@ def changed_keys(old: Recipe | MaskRecipe, new: Recipe | MaskRecipe) -> list[str
     if (getattr(old, "sft", None) is None) != (getattr(new, "sft", None) is None):
         keys = ["sft", *(key for key in keys if not key.startswith("sft"))]
     return [key for key in keys if not key.removeprefix("sft.").startswith(_NO_EFFECT)]
+
+
+def is_finished(folder: RunFolder, recipe: Recipe | MaskRecipe) -> bool:
+    """Whether a folder holds a finished run of this recipe, or of one that lacks keys which came later and are at their defaults."""
+    if folder.run.status != "done":
+        return False
+    try:
+        return load(type(recipe), folder.path / CONFIG) == recipe
+    except ConfigError:
+        return False
+
+
+def refuse_another_run(recipe: Recipe | MaskRecipe, folder: RunFolder) -> None:
+    """Refuse a folder whose run was made by a recipe that moves weights otherwise.
+
+    Raises:
+        CheckpointError: naming what is different.
+    """
+    written = folder.recipe_text()
+    if written is None or written == dump(recipe) or not folder.has_results():
+        return
+    try:
+        changed = changed_keys(load(type(recipe), folder.path / CONFIG), recipe)
+    except ConfigError:
+        changed = ["config.yaml, which this version of exptilt does not read"]
+    if changed:
+        raise CheckpointError(
+            f"{folder.path}: holds a run of another recipe (different: {_listed(changed)}); set another output, "
+            "or train.resume=never to move that run aside and start anew"
+        )
+
+
+def _listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(keys[:3]) + more
+
+
+def defaults_of(recipe: Recipe | MaskRecipe) -> dict[str, str]:
+    """The default of every key of a recipe, as `identity` writes values.
+
+    A checkpoint that an earlier version wrote lacks the keys that came later. It was made as their defaults say.
+    """
+    return {key: json.dumps(value) for key, value in declared_defaults(recipe).items()}
 
 
 def _written_values(recipe: Recipe | MaskRecipe) -> dict[str, str]:

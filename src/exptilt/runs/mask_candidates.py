@@ -89,8 +89,9 @@ def draw_candidates(request: MaskRequest) -> Counter[str]:
     palette = Palette.of(request.classes, request.ignore, request.foreground)
     require_weights(request.annotator, palette)
     segmenter = load_segmenter(request.segmenter, len(palette.names), request.seed)
+    sam = None if request.sam is None else SamGenerator.load(request.sam.path, request.sam.revision)
     _require_ours(folder, request)
-    items = list(_items(request, folder, palette, segmenter, left_out))
+    items = list(_items(request, folder, palette, (segmenter, sam), left_out))
     if not items:
         raise DataError(
             f"{request.images}: all candidates of an image are alike, so there is nothing to compare; raise law.noise"
@@ -147,10 +148,14 @@ def _require_ours(folder: Path, request: MaskRequest) -> None:
 
 
 def _items(
-    request: MaskRequest, folder: Path, palette: Palette, segmenter: Segmenter, left_out: Counter[str]
+    request: MaskRequest,
+    folder: Path,
+    palette: Palette,
+    models: tuple[Segmenter, SamGenerator | None],
+    left_out: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     """Pairs of candidates of every image, drawn without repetition; candidates are written on the way."""
-    law = CandidateLaw(**as_dict(request.law))
+    law, (segmenter, sam) = CandidateLaw(**as_dict(request.law)), models
     channels = request.channels or channels_of(segmenter)
     sam = None if request.sam is None else SamGenerator.load(request.sam.path, request.sam.revision)
     for number, row in enumerate(_images(request)):

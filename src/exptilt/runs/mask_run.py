@@ -16,11 +16,11 @@ from exptilt.processes.launch import joined
 from exptilt.processes.surroundings import left_as_found
 from exptilt.reports.mask_page import write_mask_report
 from exptilt.run_folder.folder import RunFolder
+from exptilt.runs.identity import is_finished
 from exptilt.runs.mask_measuring import measure_masks
 from exptilt.runs.mask_rivals import rivals_of_run
 from exptilt.runs.mask_session import MaskSession, open_masks
 from exptilt.runs.run_start import Outcome, started
-from exptilt.settings.load import dump
 from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.training.callbacks.callback import Callback
 
@@ -46,7 +46,7 @@ def run_masks(
             console = (console or Console(stderr=True)) if world.is_first else Console(quiet=True)
             folder = RunFolder(recipe.folder, writes=world.is_first)
             goes_on = recipe.train.resume != "never"
-            if world.first(world.first_alone(lambda: goes_on and folder.is_finished_run_of(dump(recipe)))):
+            if world.first(world.first_alone(lambda: goes_on and is_finished(folder, recipe))):
                 console.print(f"{folder.path}: this run is finished; its model is in {folder.model}")
                 return Outcome(folder, folder.run.steps or 0, finished=True)
             world.first_alone(lambda: held.enter_context(started(recipe, folder, world.size, console)))

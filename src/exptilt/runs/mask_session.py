@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,11 @@ from exptilt.data.masks.mask_checks import PreparedMasks, prepare_masks, refused
 from exptilt.data.masks.mask_set import MaskSet, Palette
 from exptilt.data.mixing import TwoOf
 from exptilt.errors import ConfigError, DataError, TrainingError
-from exptilt.evaluation.masks.held_out_masks import HeldOutMasks
+from exptilt.evaluation.masks.held_out_masks import HeldOutMasks, has_loss, names_of_rows
 from exptilt.losses import Loss
 from exptilt.losses.at_zero import loss_at_zero
 from exptilt.losses.from_choice import build_loss
-from exptilt.policies.segmenters.mask_scorer import CountedPixels, MaskScorer, MaskTable
+from exptilt.policies.segmenters.mask_scorer import CountedPixels, MaskScorer, MaskTable, with_distribution
 from exptilt.policies.segmenters.segmenter import Segmenter
 from exptilt.policies.segmenters.segmenter_files import (
     channels_of,
@@ -32,7 +32,8 @@ from exptilt.processes.world import World
 from exptilt.run_folder.file_names import DATA
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import ReferenceIdentity
-from exptilt.runs.identity import identity
+from exptilt.runs.checks.stop_conditions import refuse_impossible
+from exptilt.runs.identity import defaults_of, identity
 from exptilt.runs.run_batches import steps_in
 from exptilt.runs.run_callbacks import Watched, contradicting, own_callbacks, trained
 from exptilt.runs.text_watch import number_or_none
@@ -43,6 +44,7 @@ from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.callbacks.trackers import require_trackers
 from exptilt.training.guards.cautions import Facts
 from exptilt.training.guards.mask_dangers import OF_MASKS
+from exptilt.training.guards.measured_names import measured_names
 from exptilt.training.objective import Objective
 from exptilt.training.optim import build_optimizer, build_schedule
 from exptilt.training.run import Run
@@ -52,14 +54,22 @@ _STEP_ZERO = 1e-4
 """Nats a pixel by which policy and reference may differ before step 1."""
 
 
+Prepare = Callable[[Group[Any]], Group[Any]]
+
+
+def _as_it_is(group: Group[Any]) -> Group[Any]:
+    return group
+
+
 @dataclass(frozen=True)
 class MaskBatches:
     """The batches of a run on masks: as many images at once as the recipe says."""
 
     batches: Batches
     images: int
-    policy: MaskScorer
     world: World = field(default_factory=World.alone)
+    prepare: Prepare = _as_it_is
+    """What a row is made of before it is scored."""
 
     @property
     def num_steps(self) -> int:
@@ -68,7 +78,7 @@ class MaskBatches:
 
     def step(self, step: int) -> Sequence[Sequence[Group[Any]]]:
         """The micro-batches of one step that this process runs."""
-        groups = [self.policy.prepared(group) for group in self.batches.groups(step)]
+        groups = [self.prepare(group) for group in self.batches.groups(step)]
         parts = [groups[at : at + self.images] for at in range(0, len(groups), self.images)]
         return shares(parts, self.world.size)[self.world.rank]
 
@@ -103,14 +113,16 @@ class MaskSession:
     num_steps: int
     table: MaskTable | None
     """The reference's log-probabilities of all rows; None where the objective has no reference."""
+    start: Segmenter | None = None
+    """A frozen copy of the segmenter before step 1, for held-out rows and for objectives that read the exact KL."""
     own_callbacks: Sequence[Callback] = ()
 
     def train(self) -> Progress:
         """Train to the end, or until somebody stops it, and save the model at the end."""
         recipe, watched = self.recipe, self._watched()
         if self.table is not None:
-            first = self.batches.batches.groups(0)[: self.batches.images]
-            _check_step_zero(self.policy, self.table, [self.policy.prepared(group) for group in first])
+            first = [self.batches.prepare(row) for row in self.batches.batches.groups(0)[: self.batches.images]]
+            _check_step_zero(self.policy, self.table, first)
         optimizer = build_optimizer(recipe.optim, self.segmenter)
         rows = {"data": digest_of(self.rows.train), "held-out rows": digest_of(self.rows.test)}
         run = Run(
@@ -126,6 +138,7 @@ class MaskSession:
             num_steps=self.num_steps,
             folder=self.folder.path,
             identity=identity(recipe, **rows, **{"starting weights": self.segmenter.fingerprint()}),
+            defaults=defaults_of(recipe),
             callbacks=watched.callbacks(*own_callbacks(recipe.train), *self.own_callbacks),
             seed=recipe.seed,
             world=self.world,
@@ -161,14 +174,17 @@ class MaskSession:
         )
 
     def _held_out(self) -> HeldOutMasks:
-        """What is measured while it trains; to be made before a weight moves."""
+        """What is measured while it trains."""
+        if self.start is None:
+            raise ValueError("held-out rows are measured beside the start")
         return HeldOutMasks(
             rows=self.rows.test,
             policy=self.policy,
-            start=copy.deepcopy(self.segmenter),
+            start=self.start,
             objective=self.objective,
             table=self.table,
             at_once=self.batches.images,
+            prepare=self.batches.prepare,
         )
 
 
@@ -178,6 +194,7 @@ def open_masks(
     """Make all parts of a run on masks: weights, rows, batches, reference."""
     require_trackers(recipe.train.report_to)
     own_callbacks(recipe.train)  # refused before anything is spent
+    refuse_impossible(recipe)
     loss = mask_loss(recipe)
     classes = num_classes(recipe)
     segmenter = load_segmenter(recipe.segmenter, classes, recipe.seed)
@@ -190,32 +207,48 @@ def open_masks(
     )
     world.first_alone(lambda: folder.write(DATA, rows.report))
     two_of = TwoOf.of(loss.needs_two, list(rows.train)) if loss.needs_two and not loss.mixes_rows else None
+    prepare = with_distribution if loss.mixes_rows else _as_it_is
+    start = copy.deepcopy(segmenter).requires_grad_(False) if loss.mixes_rows or len(rows.test) else None
     plan = BatchConfig(size=recipe.batch.size, tokens=None, shuffle=recipe.batch.shuffle)
     batches = Batches(rows.train, plan, seed=recipe.seed, world_size=world.size, two_of=two_of)
-    start = copy.deepcopy(segmenter).requires_grad_(False) if loss.mixes_rows else None
     policy = MaskScorer(segmenter, CountedPixels(recipe.data.units, recipe.data.reduce), start)
+    objective = Objective(loss)
+    refuse_impossible(recipe, _measured_names(objective, [prepare(row) for row in batches.groups(0)], rows.test))
     table = None
     if loss.needs_reference:
-        table = MaskTable.of(policy, _all_rows(rows.train, rows.test), source=_START, at_once=recipe.batch.images)
+        every, at_once = _all_rows(rows.train, rows.test, loss), recipe.batch.images
+        table = MaskTable.of(policy, every, source=_START, at_once=at_once, prepare=prepare)
         folder.update_manifest(reference=ReferenceIdentity(identity=table.identity, source=table.source))
     return MaskSession(
         recipe=recipe,
         folder=folder,
         console=console,
         world=world,
-        objective=Objective(loss),
+        objective=objective,
         segmenter=segmenter,
         policy=policy,
         rows=rows,
-        batches=MaskBatches(batches, recipe.batch.images, policy, world),
+        batches=MaskBatches(batches, recipe.batch.images, world, prepare),
         num_steps=steps_in(recipe.train, batches.num_steps),
         table=table,
+        start=start,
         own_callbacks=callbacks,
     )
 
 
-def _all_rows(train: MaskSet, test: MaskSet) -> MaskSet:
-    return MaskSet([*train.rows, *test.rows], train.palette, train.channels)
+def _all_rows(train: MaskSet, test: MaskSet, loss: Loss) -> MaskSet:
+    """Rows that the reference is asked about; held-out images without a label have no loss."""
+    labelled = [row for row in test.rows if row.label is not None or loss.kind.imitates]
+    return MaskSet([*train.rows, *labelled], train.palette, train.channels)
+
+
+def _measured_names(objective: Objective, groups: Sequence[Group[Any]], test: MaskSet) -> dict[str, set[str]]:
+    """The metrics of training and of held-out rows, known before step 1."""
+    names = measured_names(objective, groups)
+    if not len(test):
+        return names
+    of_loss = names["eval"] if has_loss(test, objective.loss) else set()
+    return {"train": names["train"], "eval": of_loss | names_of_rows(test)}
 
 
 def num_classes(recipe: MaskRecipe) -> int:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from exptilt.data.batching import Batches, budget_use, pack, shares
 from exptilt.data.groups import Group
@@ -35,7 +38,14 @@ def batches_for(
 ) -> Batches:
     """Plan the batches of a run so that each holds what the loss needs in it: two prompts, or both labels."""
     two_of = None if loss.needs_two is None else TwoOf.of(loss.needs_two, groups)
-    return Batches(groups, settings, seed=seed, world_size=world_size, two_of=two_of)
+    draw = partial(_torch_order, seed) if settings.order == "torch" else None
+    return Batches(groups, settings, seed=seed, world_size=world_size, two_of=two_of, draw=draw)
+
+
+def _torch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order in which accelerate's sampler gives rows to transformers' Trainer."""
+    generator = torch.Generator().manual_seed(seed + epoch)
+    return torch.randperm(count, generator=generator).numpy()
 
 
 def check_batches(

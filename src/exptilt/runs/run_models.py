@@ -78,6 +78,7 @@ TRAINED = {"logps": LANGUAGE_HEAD, "rewards": TRAINED_SCORE}
 def setup_of(recipe: Recipe, loss: Loss, world_size: int = 1, *, on_gpu: bool | None = None) -> Setup:
     """Decide how the models of a recipe and its objective are set up, on this device or, for a plan, with or without GPU."""
     moves = bool(recipe.reference.move_every) and bool(loss.needs_reference)
+    is_asked = bool(recipe.train.eval_samples) or recipe.rollout is not None  # about texts that nobody knows beforehand
     needs_distributions = loss.needs_distributions
     products = products_of(recipe.train, recipe.model, on_gpu)
     return Setup(
@@ -88,7 +89,7 @@ def setup_of(recipe: Recipe, loss: Loss, world_size: int = 1, *, on_gpu: bool | 
         checkpointing=recipe.train.gradient_checkpointing,
         compiles=recipe.train.compile,
         parallel=recipe.parallel.resolved(world_size),
-        reference=_held_as(recipe, held=needs_distributions or bool(recipe.train.eval_samples) or moves, moves=moves),
+        reference=_held_as(recipe, held=needs_distributions or is_asked or moves, moves=moves),
         needs_distributions=needs_distributions,
         moves=moves,
         seed=recipe.seed,

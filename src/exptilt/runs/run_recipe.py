@@ -25,13 +25,15 @@ from exptilt.reports.model_card import write_card
 from exptilt.reports.page import write_report
 from exptilt.run_folder.file_names import EVALUATION, SAMPLES, margins_of
 from exptilt.run_folder.folder import RunFolder
+from exptilt.runs.identity import is_finished
 from exptilt.runs.merged_base import write_base_if_needed
+from exptilt.runs.run_inputs import inputs_of
 from exptilt.runs.run_models import TRAINED, reference_model
+from exptilt.runs.run_rollouts import wanted_online
 from exptilt.runs.run_rows import check_phases
-from exptilt.runs.run_start import Outcome, inputs_of, started
+from exptilt.runs.run_start import Outcome, started
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.session import Session, open_session
-from exptilt.settings.load import dump
 from exptilt.settings.recipe import Recipe
 from exptilt.training.callbacks.callback import Callback
 
@@ -96,7 +98,7 @@ def _run(
     """
     folder = RunFolder(recipe.folder, writes=world.is_first)
     goes_on = recipe.train.resume != "never"
-    if world.first(world.first_alone(lambda: goes_on and folder.is_finished_run_of(dump(recipe)))):
+    if world.first(world.first_alone(lambda: goes_on and is_finished(folder, recipe))):
         console.print(f"{folder.path}: this run is finished; its model is in {folder.model}")
         return Outcome(folder, folder.run.steps or 0, finished=True), None
     world.first_alone(lambda: held.enter_context(started(recipe, folder, world.size, console)))
@@ -127,7 +129,7 @@ def _take_over_warnings(recipe: Recipe, folder: RunFolder) -> None:
 def _refuse_phases(recipe: Recipe) -> None:
     """Refuse rows that the last phase cannot use before the first phase trains for hours."""
     first = recipe.sft_recipe()
-    if not RunFolder(first.folder, writes=False).is_finished_run_of(dump(first)):
+    if not is_finished(RunFolder(first.folder, writes=False), first):
         for phase in check_phases(recipe, find_tokenizer(recipe.model, recipe.data)):
             refused(phase.rows)
 
@@ -153,10 +155,14 @@ def _measure(session: Session) -> None:
     recipe, folder, tokenizer, held_out = session.recipe, session.folder, session.tokenizer, session.rows.test
     if not held_out or recipe.loss.kind.imitates:  # SFT makes the reference: it has none
         return
-    session.console.print(detectable_line(held_out, recipe.evaluate.level), soft_wrap=True, highlight=False)
+    if recipe.rollout is None:
+        session.console.print(detectable_line(held_out, recipe.evaluate.level), soft_wrap=True, highlight=False)
     saved = replace(recipe.model, path=str(folder.model), config=None, revision=None)
     model = model_on_device(load_model(saved, tokenizer, head=TRAINED[recipe.loss.kind.reads]))
     wanted = Wanted.of(session.objective.loss, recipe.evaluate, recipe.batch.at_once, recipe.seed)
+    if session.rollouts is not None:
+        online = session.rollouts
+        wanted = wanted_online(recipe, session.objective.loss, online.maker.reward, online.held_out)
     if recipe.loss.kind.scores:
         measured = measure_reward_model(model, held_out, wanted)
     else:

@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from exptilt.errors import CheckpointError, ConfigError, DiskError, ExptiltError, Stopped
+from exptilt.errors import CheckpointError, DiskError, ExptiltError, Stopped
 from exptilt.processes.interrupt import Terminated, ending_in_order
 from exptilt.run_folder.file_names import CONFIG, RUN
 from exptilt.run_folder.folder import RunFolder, manifest
 from exptilt.run_folder.lock import claimed
-from exptilt.runs.identity import changed_keys
-from exptilt.settings.data_settings import DataConfig
-from exptilt.settings.load import dump, load
+from exptilt.runs.identity import refuse_another_run
+from exptilt.runs.run_inputs import inputs_of
+from exptilt.settings.load import dump
 from exptilt.settings.mask_settings import MaskRecipe
-from exptilt.settings.model_settings import ModelConfig
-from exptilt.settings.own_parts import OwnPart
 from exptilt.settings.recipe import Recipe
-from exptilt.settings.rounds_settings import RoundsConfig
 
 _REASON = 2000
 """Most characters of an error that are kept in run.json."""
@@ -61,49 +57,6 @@ def started(recipe: Recipe | MaskRecipe, folder: RunFolder, processes: int, cons
             yield
 
 
-def inputs_of(recipe: Recipe | MaskRecipe) -> dict[str, str]:
-    """Every path that a run reads and must not overwrite, by its key."""
-    if isinstance(recipe, MaskRecipe):
-        of_masks = {
-            "segmenter.path": recipe.segmenter.path,
-            "data.train": recipe.data.train,
-            "data.test": recipe.data.test,
-            "rounds.images": recipe.rounds and recipe.rounds.images,
-        }
-        return {key: path for key, path in of_masks.items() if path}
-    named = {"reference.model": recipe.reference.model, "adapter.path": recipe.adapter and recipe.adapter.path}
-    named |= {} if recipe.rounds is None else _inputs_of_rounds(recipe.rounds)
-    return model_inputs(recipe.model) | data_inputs(recipe.data) | {key: path for key, path in named.items() if path}
-
-
-def _inputs_of_rounds(rounds: RoundsConfig) -> dict[str, str | None]:
-    """Paths that `rounds:` names, by key."""
-    return {"rounds.prompts": rounds.prompts, **reward_inputs(rounds.reward, "rounds.reward")}
-
-
-def reward_inputs(reward: Any, prefix: str) -> dict[str, str]:
-    """Paths that settings of a reward name, by key; of a name alone, the folder it is."""
-    if isinstance(reward, str):
-        return {prefix: reward} if Path(reward).expanduser().is_dir() else {}
-    if reward is None or isinstance(reward, OwnPart):
-        return {}
-    named = {f"{prefix}.{name}": getattr(reward, name, None) for name in ("path", "policy", "reference")}
-    return {key: path for key, path in named.items() if path}
-
-
-def model_inputs(model: ModelConfig, prefix: str = "model") -> dict[str, str]:
-    """Paths that settings of a model name, by key."""
-    named = {f"{prefix}.path": model.path, f"{prefix}.tokenizer": model.tokenizer}
-    return {key: path for key, path in named.items() if path}
-
-
-def data_inputs(data: DataConfig, prefix: str = "data") -> dict[str, str]:
-    """Paths that settings of data name, by key."""
-    named = {f"{prefix}.train": data.train, f"{prefix}.test": data.test}
-    more = {f"{prefix}.mixture[{number}].path": source.path for number, source in enumerate(data.mixture)}
-    return {key: path for key, path in (named | more).items() if path}
-
-
 def _make_way(recipe: Recipe | MaskRecipe, folder: RunFolder, console: Console) -> None:
     """Continue an earlier run in the folder, move it aside, or refuse if it is a different run."""
     if recipe.train.resume == "never":
@@ -112,27 +65,7 @@ def _make_way(recipe: Recipe | MaskRecipe, folder: RunFolder, console: Console) 
             words = f"train.resume=never: the run that was here is now in {aside}; remove it when you need it no more"
             console.print(words, soft_wrap=True, highlight=False)
     elif recipe.train.resume == "auto":
-        _refuse_another_run(recipe, folder)
-
-
-def _refuse_another_run(recipe: Recipe | MaskRecipe, folder: RunFolder) -> None:
-    written = folder.recipe_text()
-    if written is None or written == dump(recipe) or not folder.has_results():
-        return
-    try:
-        changed = changed_keys(load(type(recipe), folder.path / CONFIG), recipe)
-    except ConfigError:
-        changed = ["config.yaml, which this version of exptilt does not read"]
-    if changed:
-        raise CheckpointError(
-            f"{folder.path}: holds a run of another recipe (different: {_listed(changed)}); set another output, "
-            "or train.resume=never to move that run aside and start anew"
-        )
-
-
-def _listed(keys: list[str]) -> str:
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(keys[:3]) + more
+        refuse_another_run(recipe, folder)
 
 
 @contextmanager

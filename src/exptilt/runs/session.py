@@ -10,11 +10,12 @@ import torch
 from rich.console import Console
 
 from exptilt.data.account.data_terminal import print_report
-from exptilt.data.batching import pack, shares
+from exptilt.data.batching import Batches, pack, shares
 from exptilt.data.groups import Group, digest_of
 from exptilt.data.prepared import Prepared
 from exptilt.losses.at_zero import loss_at_zero
 from exptilt.losses.from_choice import build_loss
+from exptilt.online.rollouts import Rollouts
 from exptilt.policies.engine.forward import evaluating
 from exptilt.policies.reference.references import TableReference
 from exptilt.policies.reference.start_distance import start_distance
@@ -25,12 +26,14 @@ from exptilt.processes.world import World
 from exptilt.run_folder.file_names import DATA
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import ReferenceIdentity
-from exptilt.runs.identity import identity
+from exptilt.runs.checks.stop_conditions import refuse_impossible
+from exptilt.runs.identity import defaults_of, identity
 from exptilt.runs.run_batches import ObjectiveBatches, batches_for, steps_in
 from exptilt.runs.run_callbacks import Watched, contradicting, own_callbacks, trained
 from exptilt.runs.run_models import Models, Setup, in_words, models_of, setup_of
 from exptilt.runs.run_reference import groups_to_score, moving_reference_of, table_of
-from exptilt.runs.run_rows import rows_of
+from exptilt.runs.run_rollouts import identity_of_rollouts, longest_rows, prompts_as_rows, rollouts_of
+from exptilt.runs.run_rows import checked_with_model, rows_of
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.text_watch import step_samples, text_facts
 from exptilt.runs.token_budget import settle_tokens
@@ -40,9 +43,10 @@ from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.callbacks.moving_reference import MovingReference
 from exptilt.training.callbacks.trackers import require_trackers
 from exptilt.training.guards.dangers import OF_TEXTS
+from exptilt.training.guards.measured_names import measured_names
 from exptilt.training.objective import Objective
 from exptilt.training.optim import build_optimizer, build_schedule
-from exptilt.training.run import Run
+from exptilt.training.run import BatchSource, Run
 from exptilt.training.sums import Sums
 from exptilt.training.throughput import work_of
 from exptilt.types import LogProbs
@@ -66,17 +70,21 @@ class Session:
     policy: ModelScorer
     rows: Prepared
     held_out: Sequence[Group]
-    batches: ObjectiveBatches
+    batches: BatchSource
     num_steps: int
     table: TableReference | None
     """The reference's log-probabilities of held-out rows and, where training compares with them, of training rows."""
     moving: MovingReference | None
     """The reference where it follows the policy."""
+    rollouts: Rollouts | None = None
+    """Where batches come from, if the policy draws them itself."""
     own_callbacks: Sequence[Callback] = field(default=())
 
     @property
     def anchor(self) -> Reference | None:
         """The reference that training compares the policy with; None if the objective needs none."""
+        if self.rollouts is not None:
+            return self.rollouts.reference if self.objective.loss.needs_reference else None
         if not self.objective.loss.needs_reference or self.moving is not None or self.table is None:
             return self.moving
         return self.table.as_sums() if self.objective.loss.sums_suffice else self.table
@@ -106,6 +114,8 @@ class Session:
 
     def _held_out_sums(self) -> Sums:
         """Sum loss and metrics over all held-out rows at once, so that batches and processes cannot change them."""
+        if self.rollouts is not None:
+            return self.rollouts.measure_held_out()
         dealt = shares(pack(self.held_out, self.recipe.batch.at_once), self.world.size)
         groups = [group for share in dealt for part in share for group in part]
         with torch.no_grad(), evaluating(self.models.policy):
@@ -129,27 +139,34 @@ def open_session(
         callbacks: the caller's own, beside those of the recipe.
     """
     require_trackers(recipe.train.report_to)
+    refuse_impossible(recipe)
     own_callbacks(recipe.train)  # refused before anything is spent
     objective = Objective(build_loss(recipe.loss))
     setup = setup_of(recipe, objective.loss, world.size)
     tokenizer = world.first_before_others(lambda: find_tokenizer(recipe.model, recipe.data, folder.path))
+    rows = rows_of(recipe, tokenizer, world)
     models = models_of(recipe.model, recipe.reference, setup, tokenizer, world)
     _say(console, in_words(models, setup, world))
     policy = models.scorer(setup, objective.loss)
-    rows = rows_of(recipe, objective.loss, models.policy, tokenizer, world)
+    rows = checked_with_model(recipe, rows, objective.loss, models.policy, tokenizer)
     folder.write(DATA, rows.report)
     print_report(rows.report, console)
-    held_out = objective.prepare(rows.test)
-    batches = batches_for(objective.loss, rows.train, recipe.batch, seed=recipe.seed, world_size=world.size)
-    first_rows = objective.prepare(batches.groups(0)) if recipe.batch.tokens == "auto" else []
-    tokens, words = settle_tokens(recipe.batch, recipe.optim, folder, policy, objective, first_rows, world)
+    planned = _planned(recipe, objective, rows, world)
+    if planned is not None:
+        refuse_impossible(recipe, measured_names(objective, objective.prepare(planned.groups(0))))
+    probes = _probes(recipe, objective, rows, planned) if recipe.batch.tokens == "auto" else []
+    tokens, words = settle_tokens(recipe.batch, recipe.optim, folder, policy, objective, probes, world)
     _say(console, words)
-    scored = ObjectiveBatches(batches, objective, tokens, world)
-    num_steps = steps_in(recipe.train, batches.num_steps)
-    groups = groups_to_score(objective, setup, rows, scored, num_steps)
-    table = table_of(recipe.reference, models, groups, recipe.batch.at_once, world)
-    if table is not None:
-        folder.update_manifest(reference=ReferenceIdentity(identity=table.identity, source=table.source))
+    rollouts = None if planned else rollouts_of(recipe, objective.loss, models, rows, tokenizer, tokens, world)
+    batches = ObjectiveBatches(planned, objective, tokens, world) if planned else rollouts
+    assert batches is not None  # noqa: S101 - one of them is there
+    num_steps, table = steps_in(recipe.train, batches.num_steps), None
+    if isinstance(batches, ObjectiveBatches):
+        groups = groups_to_score(objective, setup, rows, batches, num_steps)
+        table = table_of(recipe.reference, models, groups, recipe.batch.at_once, world)
+    reference = table or (models.held if rollouts else None)
+    if reference is not None:
+        folder.update_manifest(reference=ReferenceIdentity(identity=reference.identity, source=reference.source))
     return Session(
         recipe=recipe,
         folder=folder,
@@ -161,22 +178,38 @@ def open_session(
         models=models,
         policy=policy,
         rows=rows,
-        held_out=held_out,
-        batches=scored,
+        held_out=rows.test if rollouts else objective.prepare(rows.test),
+        batches=batches,
         num_steps=num_steps,
         table=table,
         moving=moving_reference_of(recipe.reference, models, setup),
+        rollouts=rollouts,
         own_callbacks=callbacks,
     )
+
+
+def _planned(recipe: Recipe, objective: Objective, rows: Prepared, world: World) -> Batches | None:
+    """The batches of rows; None where the policy draws them itself."""
+    if recipe.rollout is not None:
+        return None
+    return batches_for(objective.loss, rows.train, recipe.batch, seed=recipe.seed, world_size=world.size)
+
+
+def _probes(recipe: Recipe, objective: Objective, rows: Prepared, planned: Batches | None) -> list[Group]:
+    """Rows to measure memory on."""
+    if planned is not None:
+        return objective.prepare(planned.groups(0))
+    return [] if recipe.rollout is None else longest_rows(rows, recipe.rollout, recipe.batch.size)
 
 
 def run_of(session: Session, watched: Watched) -> Run:
     """Make the run for the loop: optimizer and schedule are built, step 0 is checked."""
     recipe, model = session.recipe, session.models.policy
     optimizer = build_optimizer(recipe.optim, model)
-    start = session.moving or session.table
+    online = session.rollouts is not None
+    start = session.models.held if online else session.moving or session.table
     if session.objective.loss.needs_reference and start is not None:
-        first = session.batches.step(0)[0][:_STEP_ZERO_ROWS]
+        first = prompts_as_rows(session.rows) if online else session.batches.step(0)[0][:_STEP_ZERO_ROWS]
         with evaluating(model):
             if recipe.reference.model is None:
                 check_step_zero(session.policy, start, first, session.setup.products)
@@ -184,7 +217,9 @@ def run_of(session: Session, watched: Watched) -> Run:
                 _say(session.console, _distance(session, start, first))
     rows = {"data": digest_of(session.rows.train), "held-out rows": digest_of(session.rows.test)}
     content = rows | {"starting weights": session.models.weights}
-    moving = [session.moving] if session.moving is not None else []
+    if session.rollouts is not None:
+        content |= identity_of_rollouts(session.rollouts, session.world)
+    parts = [part for part in (session.moving, session.rollouts) if part is not None]
     return Run(
         model=model,
         objective=session.objective,
@@ -198,9 +233,11 @@ def run_of(session: Session, watched: Watched) -> Run:
         num_steps=session.num_steps,
         folder=session.folder.path,
         identity=identity(recipe, **content),
-        callbacks=watched.callbacks(*moving, *own_callbacks(recipe.train), *session.own_callbacks),
+        defaults=defaults_of(recipe),
+        callbacks=watched.callbacks(*parts, *own_callbacks(recipe.train), *session.own_callbacks),
         seed=recipe.seed,
         world=session.world,
+        **({} if session.rollouts is None else {"drawn": session.rollouts.measures}),
     )
 
 

@@ -44,7 +44,7 @@ def text_facts(recipe: Recipe, models: Models, num_rows: int, contradicting: int
         start_loss=loss_at_zero(loss) if own and not recipe.model.dropout else None,
         own_reference=own,
         vocabulary=getattr(models.policy.config.get_text_config(), "vocab_size", None),
-        rows=num_rows,
+        rows=None if recipe.rollout is not None else num_rows,  # prompts may be asked again and again
         contradicting=contradicting,
     )
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from tqdm import tqdm
 
 from exptilt.errors import ConfigError, ExptiltError, Stopped
+from exptilt.progress import progress_bar
 from exptilt.sampling.prompts_to_sample import AskedPrompt
 from exptilt.sampling.sample_request import SampleRequest
 from exptilt.sampling.sample_rows import SampleFolder, SampleRow
@@ -39,7 +39,7 @@ def draw_into(folder: Path, request: SampleRequest, asked: Sequence[AskedPrompt]
         total, before = len(wanted), len(wanted & kept.done)
         if before:
             console.print(f"going on: {before:,} of {counted(total, 'sample')} are there", highlight=False)
-        with tqdm(total=total, initial=before, unit="sample", delay=1, disable=None) as bar:
+        with progress_bar(total, doing="sample", unit="sample", begin=before, delay=1) as bar:
             try:
                 for part in rows(kept.done):
                     kept.add(part)

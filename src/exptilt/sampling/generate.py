@@ -191,9 +191,8 @@ def _draw_batch(
     with_logps: bool,
 ) -> list[Sample]:
     unique = sorted({prompt for prompt, _ in rows})
-    state = read_prompts(model, [prompts[prompt] for prompt in unique])
     position_of = {prompt: position for position, prompt in enumerate(unique)}
-    state.select(torch.tensor([position_of[prompt] for prompt, _ in rows], device=state.seen.device))
+    state = read_prompts(model, [prompts[prompt] for prompt in unique], [position_of[prompt] for prompt, _ in rows])
     eos = law.eos_ids or ()
     return [
         Sample(

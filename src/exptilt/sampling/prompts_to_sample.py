@@ -43,7 +43,7 @@ def prompts_of(data: DataConfig) -> AskedPrompts:
     Raises:
         DataError: rows cannot be read and `data.on_invalid` does not say to drop them, or no row has a prompt.
     """
-    return distinct_prompts(readable_rows(data), data.train)
+    return distinct_prompts(readable_rows(data), data.named)
 
 
 def readable_rows(data: DataConfig) -> Split:
@@ -58,7 +58,7 @@ def readable_rows(data: DataConfig) -> Split:
     if refusing:
         worst = refusing[0]
         raise DataError(
-            f"{data.train}: {counted(worst.count or 0, 'row')} cannot be read: {worst.message}; {worst.fix}"
+            f"{data.named}: {counted(worst.count or 0, 'row')} cannot be read: {worst.message}; {worst.fix}"
         )
     return train
 

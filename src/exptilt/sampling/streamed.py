@@ -40,7 +40,7 @@ def stream_ids(
     """
     law = checked_law(model, tokenizer, [prompt], law)
     uniforms = torch.as_tensor(np.stack([uniforms_of(seed, 0, index, law.max_new_tokens, [key])]))
-    state, ends = read_prompts(model, [prompt]), set(law.eos_ids or ())
+    state, ends = read_prompts(model, [prompt], [0]), set(law.eos_ids or ())
     for step in range(law.max_new_tokens):
         tokens, _ = draw_tokens(state, law, uniforms[:, step], step)
         token = int(tokens[0])

@@ -4,60 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 from exptilt.settings.declaration import config
-
-Format = Literal[
-    "auto",
-    "preference",
-    "hh",
-    "best_of",
-    "triple",
-    "sharegpt",
-    "on_policy",
-    "orca",
-    "alpaca_pair",
-    "argilla",
-    "stackexchange",
-    "openai",
-    "rejected_response",
-    "shp",
-    "pku_helpful",
-    "pku_harmless",
-    "pku_safe",
-    "helpsteer2",
-    "helpsteer3",
-    "arena_texts",
-    "arena",
-    "votes",
-    "prometheus",
-    "prometheus_ratings",
-    "judgement",
-    "webgpt",
-    "tldr_comparison",
-    "tldr_axis",
-    "helpsteer_ratings",
-    "oasst",
-    "ultrafeedback",
-    "comparisons",
-    "copeland",
-    "answers",
-    "generations",
-    "ranking",
-    "multiple_choice",
-    "stepwise",
-    "rating",
-    "rated_messages",
-    "demonstration",
-    "messages",
-    "rated_text",
-    "text",
-    "alpaca",
-    "question",
-    "prompt_only",
-]
-
+from exptilt.settings.source_settings import AnySources, Format, SourceConfig, sources_in
 
 DECISION_CHOICES: dict[str, tuple[str, ...]] = {
     "on_invalid": ("drop",),
@@ -75,50 +27,6 @@ DECISION_CHOICES: dict[str, tuple[str, ...]] = {
 
 
 @config
-class SourceConfig:
-    """One source of rows, for mixtures of several.
-
-    Example:
-        >>> SourceConfig(path="helpful.jsonl", weight=0.5).weight
-        0.5
-    """
-
-    path: str
-    """A .jsonl, .json, .csv, .tsv, .parquet or .arrow file (.gz, .zst allowed), a folder or pattern of them, `-`, or a hub id."""
-    weight: float = 1.0
-    """How often each row is used: 0.5 takes a fixed half of them, 2 each twice; at least 0."""
-    split: str = "train"
-    """Which split, where the source has splits."""
-    subset: str | None = None
-    """Configuration of a hub data set, where it has several."""
-    revision: str | None = None
-    """Commit or tag of a hub data set."""
-    limit: int | None = None
-    """Read only so many rows, from the start."""
-    format: Format = "auto"
-    """What a row looks like; auto finds it from the columns."""
-    columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Names of the source's columns where they differ from ours: `{prompt: question}`."""
-    ignore_columns: tuple[str, ...] = ()
-    """Columns to read the rows without, though their names say a prompt, a label, a reason or the like."""
-    labels: Literal["auto", "0/1", "1/0", "1/2"] = "auto"
-    """Verdicts in numbers on two completions: 0/1: 0 is the first; 1/0: 1 is the first; 1/2: 1 is, 2 the second, 0 a tie."""
-    steps: Literal["prefix", "min", "product", "mean", "last"] = "prefix"
-    """Score of rows in steps (format stepwise). prefix: the share of steps before the first wrong one, desirable where all are right;
-    min, product, mean, last: of the steps' labels, desirable above 1/2."""
-    where: dict[str, str | int | float | bool] = dataclasses.field(default_factory=dict)
-    """Use only rows with these values: `{split: validation}`; the others are counted."""
-    licence: str | None = None
-    """What the report says of the source's licence; none: what the source says of itself."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf:
-            raise ValueError(f"weight must be at least 0, got {self.weight}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1, got {self.limit}")
-
-
-@config
 class DataConfig:
     """The data of a run: where it is, how it is rendered, and what happens to rows that are wrong.
 
@@ -129,9 +37,10 @@ class DataConfig:
         'drop'
     """
 
-    train: str
-    """A .jsonl, .json, .csv, .tsv, .parquet or .arrow file (.gz, .zst allowed), a folder or pattern of them, `-`, or a hub id."""
-    test: str | None = None
+    train: AnySources
+    """A .jsonl, .json, .csv, .tsv, .parquet or .arrow file (.gz, .zst allowed), a folder or pattern of them, `-`, or a hub id; or
+    a list of these: [a.jsonl, {path: b.jsonl, weight: 0.5}]; the keys below hold for every source that has none of its own."""
+    test: AnySources | None = None
     """Held-out data in the same forms; none: see test_split and test_fraction."""
     split: str = "train"
     """Split to train on, where the source has splits (a hub id, or a folder whose files name theirs)."""
@@ -144,9 +53,9 @@ class DataConfig:
     test_fraction: float = 0.0
     """Share of prompts held out of `train`, in [0, 1); taken by a hash of the prompt, so no prompt is on both sides."""
     limit: int | None = None
-    """Read only so many rows of the training source, from its start."""
+    """Read only so many rows of each training source, from its start."""
     test_limit: int | None = None
-    """Read, or with test_fraction keep, only so many held-out rows."""
+    """Read of each source, or with test_fraction keep, only so many held-out rows."""
     format: Format = "auto"
     """What a row looks like; auto finds it from the columns."""
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -215,6 +124,11 @@ class DataConfig:
     """A chat template that puts no end token after a completion; append adds EOS."""
 
     def __post_init__(self) -> None:
+        for name in ("train", "test"):  # a list is a tuple of sources, whoever gave it
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, str):
+                object.__setattr__(self, name, sources_in(given, SourceConfig(path="")))
+        self._refuse_repeated()
         if not 0 <= self.test_fraction < 1:
             raise ValueError(f"test_fraction must be in [0, 1), got {self.test_fraction}")
         if self.test_fraction and (self.test or self.test_split or self.test_where):
@@ -237,20 +151,63 @@ class DataConfig:
 
     @property
     def sources(self) -> tuple[SourceConfig, ...]:
-        """All sources to train on: `train`, then those of `mixture`."""
-        own = {name: getattr(self, name) for name in _OF_A_SOURCE}
-        return (SourceConfig(path=self.train, **own), *self.mixture)
+        """All sources to train on: those of `train`, then those of `mixture`."""
+        return (*sources_in(self.train, self._shared), *self.mixture)
 
     @property
-    def held_out_source(self) -> SourceConfig | None:
-        """Where held-out rows are read, if not from a part of the training rows."""
+    def held_out_sources(self) -> tuple[SourceConfig, ...]:
+        """Where held-out rows are read, if not from a part of the training rows; without `test` from every source of `train`."""
         if self.test is None and self.test_split is None and not self.test_where:
-            return None
-        first = self.sources[0]
-        path, split = self.test or self.train, self.test_split or self.split
-        return dataclasses.replace(
-            first, path=path, split=split, limit=self.test_limit, where=self.test_where, weight=1.0
+            return ()
+        shared = dataclasses.replace(self._shared, limit=self.test_limit, where=self.test_where, weight=1.0)
+        if self.test is not None:
+            return sources_in(self.test, dataclasses.replace(shared, split=self.test_split or self.split))
+        return tuple(
+            dataclasses.replace(
+                source, split=self.test_split or source.split, limit=self.test_limit, where=self.test_where, weight=1.0
+            )
+            for source in sources_in(self.train, self._shared)
         )
+
+    @property
+    def named(self) -> str:
+        """The sources of `train` in words, for messages."""
+        return " + ".join(_paths(self.train))
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Every path that is read, by its key: train, test[1], mixture[0].path."""
+        listed = {"train": self.train, "test": self.test or ()}
+        paths = {}
+        for key, given in listed.items():
+            if isinstance(given, str):
+                paths[key] = given
+            else:
+                paths |= {f"{key}[{number}]": path for number, path in enumerate(_paths(given))}
+        return paths | {f"mixture[{number}].path": source.path for number, source in enumerate(self.mixture)}
+
+    @property
+    def _shared(self) -> SourceConfig:
+        """The keys of a source that stand here, for every source of `train` and `test` without its own."""
+        return SourceConfig(path="", **{name: getattr(self, name) for name in _OF_A_SOURCE})
+
+    def _refuse_repeated(self) -> None:
+        """Refuse a source that a list names twice: all its rows would be duplicates."""
+        for key, given in (("train", self.train), ("test", self.test)):
+            if given is None or isinstance(given, str):
+                continue
+            if not given:
+                raise ValueError(f"{key} must name at least one source, got an empty list")
+            same = Counter((one.path, one.split, one.subset, str(one.where)) for one in sources_in(given, self._shared))
+            (path, *_), count = same.most_common(1)[0]
+            if count > 1:
+                raise ValueError(
+                    f"{key} names {path} {count} times; to use its rows more often, write {{path: {path}, weight: {count}}}"
+                )
+
+
+def _paths(given: str | Sequence[str | SourceConfig]) -> list[str]:
+    return [given] if isinstance(given, str) else [one if isinstance(one, str) else one.path for one in given]
 
 
 DEFAULT_TOKENS = 4096
@@ -259,7 +216,12 @@ DEFAULT_TOKENS = 4096
 
 @config
 class BatchConfig:
-    """How many groups make a step, and how many tokens are held in memory at once."""
+    """How many groups make a step, and how many tokens are held in memory at once.
+
+    Example:
+        >>> BatchConfig(size=32, tokens=None).at_once
+        4096
+    """
 
     size: int = 64
     """Groups (prompts with their completions) per optimizer step, over all processes."""
@@ -268,6 +230,8 @@ class BatchConfig:
     for the step. No result depends on it."""
     shuffle: bool = True
     """A new seeded order each epoch; false keeps the order of the file."""
+    order: Literal["own", "torch"] = "own"
+    """Which seeded order: our own, or that of transformers' Trainer and TRL (torch.randperm by seed + epoch)."""
 
     def __post_init__(self) -> None:
         if self.size < 1:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, TypeVar, dataclass_transform
 
+from exptilt.construction import told
+from exptilt.settings.other_tools import word_for
 from exptilt.settings.ranges import check_ranges
+from exptilt.wording import did_you_mean
 
 T = TypeVar("T")
 
@@ -35,6 +39,7 @@ def config(cls: type[T]) -> type[T]:
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    made.__init__ = _telling(made, made.__init__)
     made.__pydantic_config__ = {
         "extra": "forbid",
         "use_attribute_docstrings": True,
@@ -43,6 +48,26 @@ def config(cls: type[T]) -> type[T]:
     made.__get_pydantic_core_schema__ = classmethod(_with_plain_numbers)
     result: type[T] = made
     return result
+
+
+def _telling(cls: Any, make: Any) -> Any:
+    """The constructor of a settings class, whose mistakes are one line each in Python, too."""
+
+    @functools.wraps(make)
+    def __init__(self: Any, *args: Any, **given: Any) -> None:
+        try:
+            make(self, *args, **given)
+        except (TypeError, ValueError) as error:
+            raise told(cls, error, args, given, functools.partial(_meant, cls)) from None
+
+    return __init__
+
+
+def _meant(cls: Any, name: str) -> str:
+    names = [field.name for field in dataclasses.fields(cls)]
+    word = word_for(name)
+    ours = word.ours.rpartition(".")[2].partition("=")[0] if word is not None else ""
+    return f"; it is {ours!r} here" if ours in names else did_you_mean(name, names)
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
@@ -63,6 +88,29 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         key = f"{prefix}{name}"
         flat |= dotted(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
     return flat
+
+
+def declared_defaults(settings: Any) -> dict[str, Any]:
+    """The default of every key of a settings object that has one, by dotted key, as plain values.
+
+    A section's own default goes before those of its class.
+
+    Example:
+        >>> from exptilt.settings.evaluation_settings import EvaluateConfig
+        >>> declared_defaults(EvaluateConfig(level=0.5))["level"]
+        0.95
+    """
+    defaults: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value) and not hasattr(value, "written"):
+            defaults |= {f"{field.name}.{key}": inner for key, inner in declared_defaults(value).items()}
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if default is not dataclasses.MISSING and (
+            type(default) is type(value) or not dataclasses.is_dataclass(default)
+        ):
+            defaults |= dotted({field.name: _plain(default)})
+    return defaults
 
 
 def _plain(value: Any) -> Any:

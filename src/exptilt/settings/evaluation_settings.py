@@ -9,7 +9,12 @@ from exptilt.settings.declaration import config
 
 @config
 class EvaluateConfig:
-    """What is measured on held-out rows when training has ended."""
+    """What is measured on held-out rows when training has ended.
+
+    Example:
+        >>> EvaluateConfig(num_prompts=128).level
+        0.95
+    """
 
     num_prompts: int = 64
     """Held-out prompts to sample from, for sequence-level KL, length and side-by-sides; 0 skips sampling."""

@@ -19,7 +19,7 @@ from exptilt.errors import ConfigError
 from exptilt.kinds import Kind, kind_of
 from exptilt.settings.declaration import as_dict, config
 from exptilt.settings.load import build
-from exptilt.settings.objectives import definition, document
+from exptilt.settings.objectives import definition, document, entries
 from exptilt.settings.own_parts import OwnPart, dataclass_named, is_own, own_schema
 from exptilt.settings.ranges import NotEmpty, Range
 from exptilt.settings.yaml_source import Source
@@ -121,6 +121,18 @@ def choice_of(loss: Any) -> LossChoice | OwnLoss:
         raise ConfigError(f"loss: {error}") from None
     built: Any = build(_Holder, Source(label="recipe", values={"loss": wanted})).loss
     return built  # type: ignore[no-any-return]
+
+
+def needs_of(choice: NamedLoss) -> tuple[str, ...]:
+    """What a loss reads besides the policy's sums: reference, lengths, tokens, and its `inputs` by name.
+
+    Example:
+        >>> needs_of(LossChoice.of("xpo"))
+        ('reference', 'chosen_is_policy')
+    """
+    if isinstance(choice, OwnLoss):
+        return tuple(choice.loss.inputs)
+    return next(entry.needs for entry in entries() if entry.name == choice.name)
 
 
 def _as_written(value: Any) -> Any:
@@ -230,6 +242,9 @@ def _settings_class(described: Mapping[str, Any], bases: tuple[type, ...], facts
 
 
 def _annotation(field: Mapping[str, Any]) -> Any:
+    if "anyOf" in field:  # a number that may be left out
+        (given,) = (one for one in field["anyOf"] if one != {"type": "null"})
+        return Annotated[_annotation(given) | None, Field(description=field.get("description"))]
     kind: Any = _type_of(field)
     constraints: list[Any] = []
     if field.get("type") == "number":

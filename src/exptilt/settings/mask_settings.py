@@ -298,7 +298,7 @@ class MaskRequest:
     law: MaskLaw = MaskLaw()
     """How candidates differ from the segmenter's own mask."""
     sam: SamSettings | None = None
-    """Take candidates from a SAM instead of by the law; two classes. Clicks fall on the target, else anywhere."""
+    """Take candidates from a SAM instead of bias, noise and dropout; two classes. Clicks fall on the target, else anywhere."""
     annotator: AnnotatorConfig | None = None
     """Who labels; without it the masks are written for people (`exptilt label`)."""
     limit: int | None = None

@@ -84,6 +84,8 @@ def real_path(values: Any, keys: Sequence[str]) -> list[str]:
     node = values
     for position, key in enumerate(keys):
         last = position == len(keys) - 1
+        if key.startswith("["):  # a form or a part, no key that could be written
+            continue
         if isinstance(node, Mapping) and key in node:
             node = node[key]
         elif isinstance(node, list) and key.isdigit() and int(key) < len(node):

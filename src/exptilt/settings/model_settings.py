@@ -9,7 +9,12 @@ from exptilt.settings.declaration import config
 
 @config
 class SmallModel:
-    """An architecture to train from scratch."""
+    """An architecture to train from scratch.
+
+    Example:
+        >>> SmallModel(hidden_size=64, num_layers=2, num_heads=4, max_positions=128).num_layers
+        2
+    """
 
     architecture: Literal["llama", "gpt2"] = "llama"
     """Which family of transformers."""
@@ -58,7 +63,12 @@ class SmallModel:
 
 @config
 class ModelConfig:
-    """Which model to start from: `path`, or `config` to train one from scratch."""
+    """Which model to start from: `path`, or `config` to train one from scratch.
+
+    Example:
+        >>> ModelConfig(path="Qwen/Qwen2.5-0.5B", quantize="nf4").dtype
+        'auto'
+    """
 
     path: str | None = None
     """A folder saved by transformers or peft, or a hub id such as Qwen/Qwen2.5-0.5B."""
@@ -92,7 +102,14 @@ class ModelConfig:
 
 @config
 class AdapterConfig:
-    """Train small matrices beside the frozen weights; the model without them is the reference, at no cost."""
+    """Train small matrices beside the frozen weights; the model without them is the reference, at no cost.
+
+    Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685.
+
+    Example:
+        >>> AdapterConfig(rank=16, targets=("q_proj", "v_proj")).alpha is None
+        True
+    """
 
     path: str | None = None
     """Go on from this adapter (a PEFT folder); as it is at the start it is then part of the reference."""
@@ -122,7 +139,12 @@ class AdapterConfig:
 
 @config
 class ReferenceConfig:
-    """What the policy is measured against."""
+    """What the policy is measured against.
+
+    Example:
+        >>> ReferenceConfig(move_every=512).mix
+        0.6
+    """
 
     model: str | None = None
     """Folder or hub id of another reference; by default the weights the run starts from."""

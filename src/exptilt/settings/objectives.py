@@ -69,6 +69,11 @@ def entries() -> tuple[CatalogueEntry, ...]:
     return tuple(_entry(definition(node, content)) for node in (*content["oneOf"], *content["x-reward-models"]))
 
 
+def class_names() -> list[str]:
+    """Names of the classes of all losses and their parts, such as `DPO` and `Term`."""
+    return sorted(document()["$defs"])
+
+
 def definition(node: Mapping[str, Any], content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a JSON Schema that a `$ref` points to; the node itself where it is no reference."""
     reference = node.get("$ref")

@@ -117,7 +117,7 @@ Finite = Annotated[float, Range()]
 
 
 def check_ranges(settings: Any) -> None:
-    """Check every field of a settings dataclass that declares a range; None passes where the field may be None.
+    """Check every field of a settings dataclass that declares a range; None and words pass where the field may be one.
 
     Raises:
         ValueError: the message begins with the field's name.
@@ -125,7 +125,7 @@ def check_ranges(settings: Any) -> None:
     cls: Any = type(settings)
     for name, constraint in _constraints(cls):
         value = getattr(settings, name)
-        if value is not None:
+        if value is not None and not isinstance(value, str):
             constraint.check(name, value)
 
 
@@ -141,6 +141,7 @@ def _constraints(cls: Any) -> tuple[tuple[str, Range | NotEmpty], ...]:
 
 
 def _metadata(hint: Any) -> tuple[Any, ...]:
-    """The metadata of `Annotated[x, ...]`, also inside `Annotated[x, ...] | None`."""
-    inside = [part for argument in typing.get_args(hint) for part in getattr(argument, "__metadata__", ())]
-    return (*getattr(hint, "__metadata__", ()), *inside)
+    """The metadata of `Annotated[x, ...]`, also where it is one of a union."""
+    if typing.get_origin(hint) is Annotated:
+        return (*hint.__metadata__, *_metadata(hint.__origin__))
+    return tuple(part for member in typing.get_args(hint) for part in getattr(member, "__metadata__", ()))

@@ -7,18 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from exptilt.kinds import PAIR, ROLLOUT
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 from exptilt.settings.declaration import config
 from exptilt.settings.evaluation_settings import EvaluateConfig
-from exptilt.settings.loss_choice import AnyLossChoice, LossChoice, choice_of
+from exptilt.settings.loss_choice import AnyLossChoice, LossChoice, choice_of, needs_of
 from exptilt.settings.model_settings import AdapterConfig, ModelConfig, ReferenceConfig
+from exptilt.settings.rollout_settings import RolloutConfig
 from exptilt.settings.rounds_settings import RoundsConfig
 from exptilt.settings.training_settings import OptimConfig, ParallelConfig, TrainConfig
 
 
 @config
 class SFTPhase:
-    """A first phase of supervised fine-tuning on the chosen completions; its result is the reference."""
+    """A first phase of supervised fine-tuning on the chosen completions; its result is the reference.
+
+    Example:
+        >>> SFTPhase(train=TrainConfig(epochs=2)).optim.learning_rate
+        1e-05
+    """
 
     batch: BatchConfig = BatchConfig()
     """Batches of this phase."""
@@ -30,7 +37,13 @@ class SFTPhase:
 
 @config
 class Recipe:
-    """One run: a model, preferences, an objective, and how to train and measure."""
+    """One run: a model, preferences, an objective, and how to train and measure.
+
+    Example:
+        >>> run = Recipe(output="runs/a", model=ModelConfig(path="gpt2"), data=DataConfig(train="pairs.jsonl"))
+        >>> run.loss.name, run.loss.beta
+        ('dpo', 0.1)
+    """
 
     output: str
     """The run folder; made if absent, resumed if it holds an unfinished run of an equal recipe."""
@@ -60,6 +73,8 @@ class Recipe:
     """What is measured at the end."""
     rounds: RoundsConfig | None = None
     """Sample, label and train several times, each time from the model just trained; none: train once on data.train."""
+    rollout: RolloutConfig | None = None
+    """Train on completions that the policy itself draws, by their rewards (rloo, or any loss on pairs); none: on the rows of data.train."""
     bare_keys: ClassVar[Mapping[str, str]] = {"rounds": "num_rounds"}
     """Sections that may be one bare value, and the key it is short for."""
 
@@ -72,6 +87,13 @@ class Recipe:
             self._check_reward_model()
         if self.rounds is not None:
             self._check_rounds(self.rounds)
+        if self.rollout is not None:
+            self._check_rollout(self.rollout)
+        elif self.loss.kind == ROLLOUT:
+            raise ValueError(
+                f"rollout is missing: loss {self.loss.name} learns from completions drawn while training; add e.g. "
+                "rollout: {reward: {kind: model, path: my-reward-model}}"
+            )
 
     def _check_weights(self) -> None:
         if self.adapter is not None and self.model.path is None and self.sft is None:
@@ -115,6 +137,38 @@ class Recipe:
                 "rounds.fresh_reference=false to keep one reference for all rounds"
             )
 
+    def _check_rollout(self, rollout: RolloutConfig) -> None:
+        """Refuse what cannot be trained online, or means nothing there."""
+        if self.loss.kind not in (ROLLOUT, PAIR):
+            raise ValueError(
+                f"rollout needs a loss on rollouts or on pairs, and {self.loss.name} is on {self.loss.kind.rows}"
+            )
+        meaningless = {
+            "rounds": self.rounds is not None,
+            "data.drop_highest_ches": self.data.drop_highest_ches > 0,
+            "reference.move_every": self.reference.move_every > 0,
+            "train.eval_samples": self.train.eval_samples > 0,
+        }
+        for key, is_set in meaningless.items():
+            if is_set:
+                raise ValueError(f"{key} and rollout exclude each other; leave one of them out")
+        needs_rewards = self.loss.kind == PAIR or not {"scores", "advantages"}.isdisjoint(needs_of(self.loss))
+        if needs_rewards and rollout.reward is None:
+            raise ValueError(f"rollout.reward is missing: loss {self.loss.name} learns from it, e.g. {{kind: length}}")
+        if needs_rewards and rollout.num_samples < 2:
+            raise ValueError(
+                f"rollout.num_samples must be at least 2 for {self.loss.name}, which compares completions of one prompt, got 1"
+            )
+        if rollout.prompts_per_rollout(self.batch.size) % self.batch.size:
+            raise ValueError(
+                f"rollout.num_prompts must be a multiple of batch.size = {self.batch.size}, the prompts of one update, got "
+                f"{rollout.num_prompts}"
+            )
+        if rollout.bent and self.loss.kind == ROLLOUT:
+            raise ValueError(
+                f"rollout.law.{rollout.bent[0]} bends the law that {self.loss.name} must sample from, the model's own; leave it out"
+            )
+
     @property
     def folder(self) -> Path:
         """The run folder."""
@@ -136,6 +190,7 @@ class Recipe:
             output=str(self.folder / "sft"),
             sft=None,
             rounds=None,
+            rollout=None,
             adapter=None if self.model.path is None else self.adapter,  # a model from scratch is trained whole first
             data=replace(self.data, drop_highest_ches=0.0),  # of preferences, not of completions to imitate
             loss=LossChoice.of("sft"),

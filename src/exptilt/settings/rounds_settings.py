@@ -147,6 +147,14 @@ class RoundsConfig:
             >>> RoundsConfig(num_rounds=1, num_samples=5, pairs="all").pairs_of_a_prompt
             10
         """
-        count = self.num_samples
-        most = {"best_worst": 1, "all": count * (count - 1) // 2, "neighbours": count // 2}
-        return most.get(self.compared, count - 1)
+        return most_pairs(self.compared, self.num_samples)
+
+
+def most_pairs(which: str, count: int) -> int:
+    """Most pairs that `count` completions of one prompt make.
+
+    Example:
+        >>> [most_pairs(which, 6) for which in ("best_worst", "all", "neighbours", "adjacent", "first_rest")]
+        [1, 15, 3, 5, 5]
+    """
+    return {"best_worst": 1, "all": count * (count - 1) // 2, "neighbours": count // 2}.get(which, count - 1)

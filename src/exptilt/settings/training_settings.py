@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 from exptilt.settings.declaration import config
 from exptilt.settings.own_parts import OwnPart, OwnPartOf
 
-_CALLBACK = OwnPartOf("callback", ("on_start", "after_step", "on_metrics", "on_end", "state", "restore"))
+_CALLBACK = OwnPartOf(
+    "callback", ("on_start", "after_step", "on_metrics", "on_checkpoint", "on_end", "state", "restore")
+)
 AnyCallback = Annotated[OwnPart, _CALLBACK]
 """Type of a settings field that holds a callback of your own."""
 
@@ -18,18 +20,37 @@ ALARMS = ("below_uniform", "runaway", "no_gradient")
 GUARD_RAILS = (
     *ALARMS,
     *("start", "contradiction", "repetition", "overshoot", "displacement", "drift", "flat", "gradient"),
-    *("saturated", "overfitting", "kl"),
+    *("saturated", "overfitting", "kl", "entropy", "length"),
 )
 """All dangers that a run is watched for."""
-OF_TEXT_ALONE = ("below_uniform", "drift")
+OF_TEXT_ALONE = ("below_uniform", "drift", "entropy", "length")
 """Dangers that a run on masks is not watched for: what they measure, masks do not have."""
+PLAIN_SCHEDULES = ("linear", "cosine", "constant")
+"""Schedules without settings of their own."""
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "constant",
+    "cosine_with_restarts",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "polynomial",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+]
+"""Schedules by transformers' names; its `constant_with_warmup` is `constant`."""
 _CONDITION = re.compile(r"\s*([\w/]+)\s*(<=|>=|==|<|>)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*")
 _BEST = re.compile(r"\s*(min|max)\s+([\w/]+)\s*")
 
 
 @config
 class TrainConfig:
-    """How long to train, in which precision, and what to write on the way."""
+    """How long to train, in which precision, and what to write on the way.
+
+    Example:
+        >>> TrainConfig(epochs=2, stop_if=("eval/kl > 30", "runaway")).dangers
+        ('runaway',)
+    """
 
     epochs: float = 1.0
     """Passes over the data, > 0; parts of a pass count."""
@@ -141,7 +162,12 @@ def parse_best(text: str) -> tuple[str, str]:
 
 @config
 class ParallelConfig:
-    """How the processes that torchrun (or SLURM, Ray) started share the work."""
+    """How the processes that torchrun (or SLURM, Ray) started share the work.
+
+    Example:
+        >>> ParallelConfig().resolved(8).kind
+        'ddp'
+    """
 
     kind: Literal["auto", "none", "ddp", "fsdp"] = "auto"
     """none: one process; ddp: every process holds the model; fsdp: weights are sharded; auto: ddp if there are several."""
@@ -161,7 +187,12 @@ class ParallelConfig:
 
 @config
 class OptimConfig:
-    """How weights move."""
+    """How weights move.
+
+    Example:
+        >>> OptimConfig(learning_rate=5e-7).schedule
+        'linear'
+    """
 
     name: Literal["adamw", "adamw_8bit", "adafactor", "rmsprop"] = "adamw"
     """adamw; adamw_8bit: its state in a quarter of the memory (bitsandbytes); adafactor: hardly any state; rmsprop: as in
@@ -176,10 +207,16 @@ class OptimConfig:
     """Second-moment decay of adamw, in [0, 1)."""
     eps: float = 1e-8
     """Added to the denominator, > 0; adafactor has its own."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """What follows the warm-up: down to zero linearly, by a half cosine, or no decay."""
+    schedule: Schedule = "linear"
+    """What follows the warm-up: down to zero linearly, by a half cosine, or no decay; the others are transformers'."""
+    schedule_args: dict[str, int | float | str] = field(default_factory=dict)
+    """Settings of transformers' schedules, by its names: `{num_cycles: 2}`, `{min_lr_rate: 0.1}`, `{num_decay_steps: 50}`."""
     warmup_ratio: float = 0.1
     """Share of all steps spent rising to the peak, in [0, 1); with w such steps, step s has the rate (s + 1) / (w + 1) of it."""
+    warmup_steps: int | None = None
+    """Number of steps spent rising to the peak, in the place of warmup_ratio."""
+    warmup_from_zero: bool = False
+    """Rise as transformers does: step s has the rate s / w of the peak, so the first step moves nothing."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm, > 0."""
 
@@ -190,6 +227,10 @@ class OptimConfig:
         for name in ("beta1", "beta2", "warmup_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be >= 0, got {self.warmup_steps}")
+        if self.schedule_args and self.schedule in PLAIN_SCHEDULES:
+            raise ValueError(f"schedule_args must be empty with schedule {self.schedule}, which has no settings")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
         if self.weight_decay and self.name == "rmsprop":

@@ -52,7 +52,7 @@ class DataSet:
     def read(cls, label: str, config: DataConfig, temperatures: Sequence[float]) -> DataSet:
         """Read the rows once, for prompts and answers."""
         rows = readable_rows(config)
-        asked = distinct_prompts(rows, config.train).prompts
+        asked = distinct_prompts(rows, config.named).prompts
         return cls(label, config, asked, row_answers(rows.records), temperatures)
 
 
@@ -240,7 +240,7 @@ def _from_file(where: str, title: str, data: DataSet) -> PolicyAnswers:
     if len(found.answers) < len(data.asked):
         gone = len(data.asked) - len(found.answers)
         raise DataError(
-            f"{where}: has no answer to {counted(gone, 'prompt')} of {len(data.asked)} in {data.config.train}"
+            f"{where}: has no answer to {counted(gone, 'prompt')} of {len(data.asked)} in {data.config.named}"
         )
     return found
 
@@ -296,7 +296,7 @@ def _own(against: str, data: DataSet) -> PolicyAnswers:
     gone = len(data.asked) - len(found.answers)
     if gone:
         raise DataError(
-            f"{data.config.train}: {counted(gone, 'prompt')} of {len(data.asked)} have no {against} answer in their row; "
+            f"{data.config.named}: {counted(gone, 'prompt')} of {len(data.asked)} have no {against} answer in their row; "
             "set against to a file or a policy, or leave those rows out"
         )
     return found

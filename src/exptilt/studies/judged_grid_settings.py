@@ -162,7 +162,9 @@ class JudgedGrid:
     @property
     def inputs(self) -> dict[str, str]:
         """Every path that is read and must not be overwritten, by what names it."""
-        inputs = {label: data.train for label, data, _ in self.data_sets}
+        inputs = {
+            f"{label} {key}": path for label, data, _ in self.data_sets for key, path in data.paths.items() if path
+        }
         for policy in self.policies:
             path = policy.answers or (policy.model.path if policy.model is not None else None)
             if path:

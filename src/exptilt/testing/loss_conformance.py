@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exptilt.data.groups import Completion, Group
+from exptilt.data.groups import Completion, Credit, Group
 from exptilt.errors import ExptiltError
 from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.losses.calls import arguments_of, call
@@ -108,7 +108,10 @@ class _Bench:
         for place in range(count):
             ids = rng.integers(3, 99, int(rng.integers(2, 7)), dtype=np.int32)
             version = 1 if place == number % 2 else None
-            completions.append(Completion(ids, np.ones(len(ids), np.bool_), float(scores[place]), version=version))
+            drawn_with, advantages = rng.uniform(-2, 1, (2, len(ids))).astype(np.float32)
+            credit = Credit(advantages, advantages + 1, np.ones_like(advantages))
+            counted = np.ones(len(ids), np.bool_)
+            completions.append(Completion(ids, counted, float(scores[place]), drawn_with, version, credit))
         label = self.loss.kind.label
         made: Any = None
         if label is Preferred:
@@ -134,7 +137,7 @@ class _Bench:
             return torch.rand(num, generator=generator, dtype=torch.float64)
 
         values = -scale * (0.05 + 2 * draw())
-        further = {"entropy": draw(), "log_sum_squares": -draw(), "divergence": draw()}
+        further = {"entropy": draw(), "log_sum_squares": -draw(), "divergence": draw(), "kl": draw()}
         byproducts = {name: further[name] for name in self.loss.byproducts}
         return LogProbs(values=values, lengths=torch.tensor([num]), **byproducts)
 
@@ -179,8 +182,8 @@ def _declared(bench: _Bench) -> str:
 def _result(bench: _Bench) -> str:
     rows = bench.prepared(bench.rows)
     policy = bench.logps(rows, "policy")
-    leaf = policy.tokens().requires_grad_()
-    out = bench.form(rows, dataclasses.replace(policy, values=leaf))
+    leaves = {name: getattr(policy, name).requires_grad_() for name in _units(bench.loss)}
+    out = bench.form(rows, dataclasses.replace(policy, **leaves))
     if out.losses.shape != (len(rows),):
         return f"its loss must have one value per row, shape ({len(rows)},), got {tuple(out.losses.shape)}"
     if not out.loss.requires_grad:
@@ -201,22 +204,39 @@ def _rewards_fault(bench: _Bench, rows: Sequence[Group]) -> str:
 
 def _gradient(bench: _Bench) -> str:
     rows = bench.prepared(bench.rows)
+    return next((fault for name in _units(bench.loss) if (fault := _slope_fault(bench, rows, name))), "")
+
+
+def _units(loss: Any) -> tuple[str, ...]:
+    """Fields of `LogProbs` that carry a gradient: log-probabilities of tokens, and what else the loss reads of their distributions."""
+    return ("values", *loss.byproducts)
+
+
+def _slope_fault(bench: _Bench, rows: Sequence[Group], name: str) -> str:
     policy = bench.logps(rows, "policy")
-    values = policy.tokens()
+    values = getattr(policy, name)
 
     def value(moved: Tensor) -> Tensor:
-        out = bench.form(rows, dataclasses.replace(policy, values=moved))
+        out = bench.form(rows, dataclasses.replace(policy, **{name: moved}))
         return out.loss / out.weight
 
     leaf = values.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(value(leaf), leaf)
+    slope = _slope_in(value(leaf), leaf)
     for place in range(0, len(values), max(1, len(values) // _PLACES)):
         step = torch.zeros_like(values)
         step[place] = 1e-5
         expected = float(value(values + step) - value(values - step)) / 2e-5
         if abs(expected - float(slope[place])) > 1e-6 * max(1.0, abs(expected)):
-            return f"in token {place} it is {float(slope[place]):.6g}, by differences {expected:.6g}"
+            return f"in {name} of token {place} it is {float(slope[place]):.6g}, by differences {expected:.6g}"
     return ""
+
+
+def _slope_in(value: Tensor, leaf: Tensor) -> Tensor:
+    """The gradient in a leaf; zero where the loss does not read it."""
+    if not value.requires_grad:
+        return torch.zeros_like(leaf)
+    (slope,) = torch.autograd.grad(value, leaf, allow_unused=True)
+    return torch.zeros_like(leaf) if slope is None else slope
 
 
 def _split(bench: _Bench) -> str:
@@ -282,7 +302,7 @@ def _finite(bench: _Bench) -> str:
             leaf = policy.tokens().clone().requires_grad_()
             moved = dataclasses.replace(policy, values=leaf)
             out = bench.form(rows, moved, base if bench.loss.needs_reference else None)
-            (slope,) = torch.autograd.grad(out.loss, leaf)
+            slope = _slope_in(out.loss, leaf)
             if not bool(slope.isfinite().all()):
                 return f"its gradient is not finite where log-probabilities are {words}"
     return ""
@@ -313,8 +333,7 @@ def _state(bench: _Bench) -> str:
     objective = Objective(bench.loss)
     rows = bench.prepared(bench.rows)
     reference = bench.logps(rows, "reference") if bench.loss.needs_reference else None
-    objective(rows, bench.logps(rows, "policy"), reference)
-    objective.advance()
+    objective.advance(objective(rows, bench.logps(rows, "policy"), reference).sums)
     return "" if objective.state.keys() == start.keys() else "next_state has other keys than initial_state"
 
 

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from exptilt.data.groups import Group, key_of, scores_of
+from exptilt.data.groups import Completion, Group, key_of, scores_of
 from exptilt.errors import DataError
 from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.losses.base import Loss
@@ -30,8 +32,8 @@ def columns_of(groups: Sequence[Group], loss: Loss, device: torch.device) -> dic
         device: where they go; `sizes` and `best` stay in main memory.
 
     Returns:
-        By name (G,) values, or (C,) of what belongs to completions (`ranks`, `scores`). `best` is the position of the
-        best completion of each list. `p_chosen` is there only where the preference of a row is not certain, `weights` only
+        By name (G,) values, or (C,) of what belongs to completions (`ranks`, `scores`), or (N,) of counted tokens. `best` is the
+        position of the best completion of each list. `p_chosen` is there only where the preference of a row is not certain, `weights` only
         where the loss couples the batch, and `keys`, numbers that belong to the content of rows, where it draws by them.
 
     Raises:
@@ -76,6 +78,8 @@ def _column(name: str, groups: Sequence[Group], loss: Loss, device: torch.device
     flat = [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
     if name in _POSITIONS:
         return torch.tensor(flat)
+    if name in _OF_TOKENS:
+        return on_device(torch.from_numpy(np.concatenate(flat)), device, torch.float32)
     return on_device(flat, device, torch.bool if name == "desirable" else torch.float32)
 
 
@@ -98,6 +102,28 @@ def _chosen_is_policy(group: Group) -> bool | None:
     return of_policy[0] if sum(of_policy) == 1 else None
 
 
+def _of_tokens(
+    array_of: Callable[[Completion], NDArray[np.float32] | None],
+) -> Callable[[Group], tuple[Any, ...] | None]:
+    """Of every completion the numbers of its counted tokens; None unless each has them."""
+
+    def values(group: Group) -> tuple[Any, ...] | None:
+        arrays = [array_of(one) for one in group.completions]
+        counted = [one.counted for one in group.completions]
+        known = [array[mask] for array, mask in zip(arrays, counted, strict=True) if array is not None]
+        return tuple(known) if len(known) == len(arrays) else None
+
+    return values
+
+
+_OF_TOKENS: dict[str, Callable[[Group], tuple[Any, ...] | None]] = {
+    "behaviour": _of_tokens(lambda one: one.behaviour),
+    "advantages": _of_tokens(lambda one: None if one.credit is None else one.credit.advantages),
+    "returns": _of_tokens(lambda one: None if one.credit is None else one.credit.returns),
+    "values": _of_tokens(lambda one: None if one.credit is None else one.credit.values),
+}
+"""By name the numbers of all counted tokens, an array for each completion."""
+
 _VALUES: dict[str, Callable[[Group], Any]] = {
     "desirable": lambda group: group.label.desirable if isinstance(group.label, Desirable) else None,
     "margin": lambda group: group.label.margin if isinstance(group.label, Preferred) else None,
@@ -108,5 +134,6 @@ _VALUES: dict[str, Callable[[Group], Any]] = {
     "chosen_is_policy": _chosen_is_policy,
     "sizes": lambda group: len(group.completions),
     "best": _best,
+    **_OF_TOKENS,
 }
 """By name the value of a row, a tuple with one for each completion, or None where the row does not say."""

@@ -13,6 +13,7 @@ import time
 
 from transformers import set_seed
 
+from exptilt.errors import ServerError
 from exptilt.processes.interrupt import graceful_stop, losing_no_process
 from exptilt.training.callbacks.callback import Progress
 from exptilt.training.checkpoints.checkpoint_folder import Checkpoints, finishing
@@ -35,6 +36,7 @@ def train(run: Run) -> Progress:
         NonFiniteError: a loss or gradient is not finite; no weight was moved by that step.
         CheckpointError: the checkpoint to resume from belongs to another recipe, or none can be read or written.
         DiskError: the disk has no room for the run's checkpoints.
+        ServerError: a server that draws completions is gone; a checkpoint was left.
         TrainingError: another process is gone.
     """
     settings = run.settings
@@ -58,18 +60,29 @@ def _take_steps(run: Run, progress: Progress, checkpoints: Checkpoints) -> None:
     saved, asked = progress.step, False
     with graceful_stop() as stop:
         while not progress.is_last and not asked:
-            sums = _one_step(run, progress.step)
+            try:
+                sums = _one_step(run, progress.step)
+            except ServerError:  # before any weight moved: nothing that was trained is lost while a server is away
+                if saved != progress.step:
+                    checkpoints.save(progress.step, state_of(run, progress), random_state())
+                raise
             progress.step += 1
             for callback in run.callbacks:
                 callback.after_step(progress, sums)
             if progress.step % run.settings.save_every == 0 or progress.is_last:
-                checkpoints.save(progress.step, state_of(run, progress), random_state())
+                _save(run, progress, checkpoints)
                 saved = progress.step
             asked, is_writing = run.world.any(bool(stop), checkpoints.is_writing)
             if not is_writing:
                 checkpoints.settle()
         if saved != progress.step:
-            checkpoints.save(progress.step, state_of(run, progress), random_state())
+            _save(run, progress, checkpoints)
+
+
+def _save(run: Run, progress: Progress, checkpoints: Checkpoints) -> None:
+    checkpoints.save(progress.step, state_of(run, progress), random_state())
+    for callback in run.callbacks:
+        callback.on_checkpoint(progress)
 
 
 def _one_step(run: Run, step: int) -> Sums:
@@ -82,7 +95,8 @@ def _one_step(run: Run, step: int) -> Sums:
     learning_rate = float(run.schedule.get_last_lr()[0])
     run.optimizer.step()
     run.schedule.step()
-    run.objective.advance()
+    sums.merge(run.drawn(step))
+    run.objective.advance(sums)
     sums.add("lr", learning_rate, 1)
     sums.count("seconds", time.perf_counter() - began)
     return sums

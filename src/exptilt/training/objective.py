@@ -21,7 +21,7 @@ from exptilt.training.columns import columns_of
 from exptilt.training.output import Output, no_weight, not_finite
 from exptilt.training.score_measures import score_measures
 from exptilt.training.sums import Sums
-from exptilt.types import LogProbs, LossResult, Measured, by_belief, on_device, widest
+from exptilt.types import LogProbs, LossResult, Measured, RolloutLoss, by_belief, on_device, widest
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Objective:
         columns: dict[str, Tensor] = columns_of(groups, self.loss, policy.lengths.device)
         arguments = arguments_of(self.loss, policy, reference)
         result = call(self.loss, arguments, columns, self.state)
-        if self.loss.is_stateful:
+        if self.loss.is_stateful and not self.loss.follows_means:
             self.upcoming = next_state(self.loss, arguments, columns, self.state)
         scores = _Scores.of(policy, reference, completions_per_row(self.loss) or 1)
         if self.loss.kind.scores:
@@ -79,6 +79,7 @@ class Objective:
             columns["indistinct"] = _indistinct(scores)
         ordered = scores.by_belief(columns.get("p_chosen"))
         measured = {f"rewards/{name}": value for name, value in result.rewards(columns).items()}
+        measured |= result.measured if isinstance(result, RolloutLoss) else {}
         sides = self.loss.kind.sides
         for position, side in enumerate(sides):
             measured |= ordered.levels(f"/{side}" if len(sides) > 1 else "", position)
@@ -94,8 +95,14 @@ class Objective:
                 "batch have one label; use a larger batch.size"
             )
 
-    def advance(self) -> None:
-        """Count the latest batch in, once its step is taken; every micro-batch of a step sees the state before it."""
+    def advance(self, sums: Sums | None = None) -> None:
+        """Count the latest batch in, once its step is taken; every micro-batch of a step sees the state before it.
+
+        Args:
+            sums: of all processes' metrics of the step, for a loss whose state follows their means.
+        """
+        if self.loss.is_stateful and self.loss.follows_means and sums is not None:
+            self.upcoming = self.loss.state_after(self.state, sums.means())
         self.state = dict(self.upcoming)
 
     def weight_of(self, groups: Sequence[Group]) -> float:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import get_scheduler
 
 from exptilt.errors import ConfigError
 from exptilt.settings.training_settings import OptimConfig
 from exptilt.training.adafactor import Adafactor
+from exptilt.wording import in_one_line
 
 
 def build_optimizer(settings: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -94,20 +96,51 @@ _MAKERS: dict[str, Callable[[OptimConfig, list[dict[str, Any]]], torch.optim.Opt
 
 
 def build_schedule(settings: OptimConfig, optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:
-    """Make the schedule over `num_steps` optimizer steps; no step has rate 0.
+    """Make the schedule over `num_steps` optimizer steps.
 
-    With w steps of warm-up, step s (from 0) has the share (s + 1) / (w + 1) of the peak, and step w the peak. In
-    transformers the first step has rate 0, so it moves nothing; otherwise the schedules are the same.
+    With w steps of warm-up, step s (from 0) has the share (s + 1) / (w + 1) of the peak, and step w the peak, so no step has
+    rate 0. With `warmup_from_zero` it has s / w, as in transformers, whose first step moves nothing. Behind the warm-up the
+    schedules are those of transformers.
+
+    Raises:
+        ConfigError: the schedule has no such setting.
     """
-    warmup = round(settings.warmup_ratio * num_steps)
-    decay = _DECAYS[settings.schedule]
+    warmup = _warmup_steps(settings, num_steps)
+    share = _share(settings, warmup, num_steps)
 
-    def share(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return decay(min(1.0, (step - warmup) / max(1, num_steps - warmup)))
+    def with_warmup(step: int) -> float:
+        if step >= warmup:
+            return share(step)
+        if settings.warmup_from_zero:  # a schedule that ends above zero begins there, too
+            return step / warmup if settings.schedule in _DECAYS else share(step)
+        return (step + 1) / (warmup + 1)
 
-    return LambdaLR(optimizer, share)
+    return LambdaLR(optimizer, with_warmup)
+
+
+def _warmup_steps(settings: OptimConfig, num_steps: int) -> int:
+    """Number of steps of the warm-up; transformers rounds a share up."""
+    if settings.warmup_steps is not None:
+        return settings.warmup_steps
+    share = settings.warmup_ratio * num_steps
+    return math.ceil(share) if settings.warmup_from_zero else round(share)
+
+
+def _share(settings: OptimConfig, warmup: int, num_steps: int) -> Callable[[int], float]:
+    """The share of the peak by step, from step `warmup` on; of transformers' schedules by any step."""
+    if settings.schedule in _DECAYS:
+        decay = _DECAYS[settings.schedule]
+        return lambda step: decay(min(1.0, (step - warmup) / max(1, num_steps - warmup)))
+    # The schedule's function of the step is read off a schedule of one weight that nothing else knows.
+    peak = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
+    try:
+        schedule = get_scheduler(settings.schedule, peak, warmup, num_steps, dict(settings.schedule_args))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"optim.schedule_args: {in_one_line(error)} (optim.schedule={settings.schedule}, by transformers)"
+        ) from None
+    share: Callable[[int], float] = schedule.lr_lambdas[0]
+    return share
 
 
 _DECAYS: dict[str, Callable[[float], float]] = {

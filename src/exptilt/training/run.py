@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from exptilt.run_folder.file_names import CHECKPOINTS
 from exptilt.settings.training_settings import TrainConfig
 from exptilt.training.callbacks.callback import Callback
 from exptilt.training.objective import Objective
+from exptilt.training.sums import Sums
 
 
 @dataclass
@@ -36,7 +37,11 @@ class Run:
     folder: Path
     identity: Mapping[str, str]
     """Values that must be equal for a resume: fingerprints of recipe, data and reference by name."""
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """The values that a checkpoint of an earlier version has under names it does not know."""
     callbacks: Sequence[Callback] = ()
+    drawn: Callable[[int], Sums] = field(default=lambda step: Sums())
+    """What was measured of the completions that were drawn for a step, of all processes; nothing where rows are given."""
     seed: int = 0
     """Seed of dropout and of everything else that draws from the global generators."""
     world: World = field(default_factory=World.alone)

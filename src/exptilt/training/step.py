@@ -20,7 +20,7 @@ from exptilt.training.output import Output, no_weight, not_finite
 from exptilt.training.sums import Sums
 from exptilt.types import LogProbs
 
-_UNITS = ("values", "entropy", "log_sum_squares", "divergence", "whole")
+_UNITS = ("values", "entropy", "log_sum_squares", "divergence", "kl", "whole")
 """Everything in a `LogProbs` that may carry a gradient."""
 
 Scorers = tuple[TrainableScorer, Scorer | None]

@@ -34,6 +34,8 @@ TIMINGS = tuple(
         "peak_memory_gb",
         "matmul_floor_share",
         "model_flop_utilisation",
+        "rollout/seconds_drawing",
+        "rollout/seconds_learning",
     )
 )
 """Metrics of the machine and the moment: the only ones in which two equal runs differ."""

@@ -12,18 +12,18 @@ from rich.console import Console
 
 from exptilt.data.account.data_terminal import print_report, show_examples
 from exptilt.data.batching import Batches, budget_use
+from exptilt.data.kind_of_rows import kind_of_rows
 from exptilt.data.prepared import Prepared, prepare
-from exptilt.data.records import Prompt
 from exptilt.errors import ConfigError, DataError
-from exptilt.kinds import PAIR, PROMPT, Kind, kind_for
+from exptilt.kinds import Kind
+from exptilt.run_folder.data_record import DataReport
+from exptilt.runs.method_advice import advise
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 from exptilt.settings.declaration import config
 from exptilt.settings.load import load
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
 
-_FIRST_ROWS = 256
-"""Rows that tell what kind of data a source holds."""
 _STEPS = 50
 """Steps whose micro-batches are looked at; an epoch of them says no more."""
 
@@ -85,8 +85,18 @@ def doctor(
 
         write_doctor_page(report, html)
     if not as_json:
+        _print_advice(subject, report, console)
         _print_verdict(_verdict(subject.kind, refusal), bool(refusal), html, console)
     return int(bool(refusal))
+
+
+def _print_advice(subject: _Subject, report: DataReport, console: Console) -> None:
+    """Say in one line which objective fits the rows; a reward model has its own."""
+    if subject.kind.scores or report.refusal == "nothing is left to use":
+        return
+    advice = advise(subject.data, subject.kind, report)
+    if advice.loss or subject.kind.is_trained:
+        console.print(str(advice), highlight=False, markup=False)
 
 
 def _print_verdict(verdict: str, is_refused: bool, html: Path | None, console: Console) -> None:
@@ -184,13 +194,13 @@ def _subject(source: str, overrides: Sequence[str], model: str | None) -> _Subje
         raise ConfigError(f"command line: {wrong[0]!r}: without a recipe only data.* keys can be set (data.limit=100)")
     settings = load(_Alone, None, [f"data.train={json.dumps(source)}", *overrides]).data
     if named_model is None:
-        return _Subject(data=settings, kind=_kind_of(settings), tokenizer=None)
+        return _Subject(data=settings, kind=kind_of_rows(settings), tokenizer=None)
     from exptilt.policies.architecture import declared_context
     from exptilt.runs.run_tokenizer import named_tokenizer
 
     tokenizer = named_tokenizer(named_model)
     context = declared_context(named_model, tokenizer)
-    return _Subject(data=settings, kind=_kind_of(settings), tokenizer=tokenizer, model=named_model, context=context)
+    return _Subject(data=settings, kind=kind_of_rows(settings), tokenizer=tokenizer, model=named_model, context=context)
 
 
 def _of_recipe(source: str, overrides: Sequence[str], named_model: ModelConfig | None) -> _Subject:
@@ -247,21 +257,3 @@ def _checked_with_model(subject: _Subject, prepared: Prepared) -> Prepared:
         ches = ches_finding(model, prepared.train)
         findings += [ches] if ches is not None else []
     return replace(prepared, report=prepared.report.adding(*findings))
-
-
-def _kind_of(settings: DataConfig) -> Kind:
-    """The kind of objective that rows of this source would be trained with, judged by the first of them."""
-    from exptilt.data.splits import read_splits
-    from exptilt.data.stage_account import Decisions
-
-    alone = replace(settings, mixture=(), test=None, test_split=None, test_where={}, test_fraction=0.0)
-    # All rows are read only if none of the first can be used.
-    for limit in (min(settings.limit or _FIRST_ROWS, _FIRST_ROWS), settings.limit):
-        records = read_splits(replace(alone, limit=limit), Decisions(settings.decisions))[0].records
-        if records:
-            answered = next((record for record in records if not isinstance(record, Prompt)), None)
-            if answered is None:
-                return PROMPT
-            label = answered.label
-            return kind_for(None if label is None else type(label))
-    return PAIR

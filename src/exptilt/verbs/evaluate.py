@@ -14,21 +14,14 @@ from typing import Any
 
 from rich.console import Console
 
-from exptilt.data.account.data_terminal import print_report
-from exptilt.data.groups import Group
-from exptilt.data.prepared import Prepared, prepare
 from exptilt.errors import CheckpointError, ConfigError, DataError
 from exptilt.evaluation.held_out import HeldOutMeasures, Wanted, detectable_line, measure_policy
 from exptilt.evaluation.held_out_scores import measure_reward_model
-from exptilt.kinds import Kind as LossKind
 from exptilt.losses.from_choice import build_loss
-from exptilt.policies.adapters import base_of, find_adapter, has_adapter
-from exptilt.policies.device import is_quantized, model_on_device
-from exptilt.policies.engine.forward import context_length
-from exptilt.policies.engine.self_check import packable
+from exptilt.policies.adapters import has_adapter
+from exptilt.policies.device import is_quantized
 from exptilt.policies.fingerprint import adapter_fingerprint, fingerprint
-from exptilt.policies.models import load_model, load_tokenizer
-from exptilt.policies.reference.references import START, TableReference, table_reference
+from exptilt.policies.reference.references import TableReference
 from exptilt.processes.surroundings import left_as_found
 from exptilt.reports.tables.evaluation_table import evaluation_table, gainers_text, references_table
 from exptilt.run_folder.evaluation_record import Evaluation
@@ -38,10 +31,10 @@ from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.ownership import Kind
 from exptilt.run_folder.run_record import ModelFacts, ReferenceIdentity
 from exptilt.runs.merged_base import from_merged_base
-from exptilt.runs.run_models import TRAINED, reference_model
-from exptilt.runs.run_start import inputs_of
+from exptilt.runs.model_evaluation import loaded, measure_model, measured_rows, reference_table
+from exptilt.runs.run_inputs import inputs_of
+from exptilt.runs.run_models import reference_model
 from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
-from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
 
 
@@ -133,11 +126,11 @@ def _evaluated(
     start = from_merged_base(recipe)
     start = start if start.sft is None else start.after_sft(start.sft_recipe().folder / MODEL)
     where = replace(recipe.model, path=policy or str(folder.model), config=None, tokenizer=None, revision=None)
-    model, tokenizer = _loaded(where, recipe.loss.kind)
-    rows = _prepared(recipe, model, tokenizer)
+    model, tokenizer = loaded(where, recipe.loss.kind)
+    rows = measured_rows(recipe, model, tokenizer)
     if not rows.test:
         raise DataError(
-            f"{recipe.data.train}: no held-out rows; name some with data.test=... or data.test_fraction=0.1"
+            f"{recipe.data.named}: no held-out rows; name some with data.test=... or data.test_fraction=0.1"
         )
     held_out = rows.test
     Console().print(detectable_line(held_out, recipe.evaluate.level), highlight=False, soft_wrap=True)
@@ -148,7 +141,7 @@ def _evaluated(
     table = None
     if not recipe.loss.kind.imitates:
         reference = reference_model(start, tokenizer)
-        table = _table(start, reference, held_out)
+        table = reference_table(start, reference, held_out)
         if not any(item.startswith("reference.model=") for item in overrides):
             table = _require_same(folder, reference, table)
     measures = measure_policy(model, partial(reference_model, start, tokenizer), tokenizer, held_out, table, wanted)
@@ -181,28 +174,13 @@ def evaluate_model(
 def _evaluated_alone(
     what: str, recipe: Recipe, folder: RunFolder, overrides: Sequence[str], name: str
 ) -> dict[str, Any]:
-    model, tokenizer = _loaded(recipe.model, recipe.loss.kind)
-    rows = _prepared(recipe, model, tokenizer)
-    held_out = list(rows.test or rows.train)
-    console = Console()
-    console.print(detectable_line(held_out, recipe.evaluate.level), highlight=False, soft_wrap=True)
-    has_beta = any(item.startswith("loss") for item in overrides)
-    wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed, has_beta=has_beta)
-    if recipe.loss.kind.scores:
-        table, measures = None, measure_reward_model(model, held_out, wanted)
-    else:
-        recipe = _against_its_base(what, recipe)
-        start = None if recipe.reference.model is None else partial(reference_model, recipe, tokenizer)
-        table = None if start is None else _table(recipe, start(), held_out)
-        if start is None:
-            console.print("no reference: name one with --reference to measure KL, log-ratios and displacement")
-        measures = measure_policy(model, start, tokenizer, held_out, table, wanted)
+    measured = measure_model(recipe, has_beta=any(item.startswith("loss") for item in overrides))
     if name == EVALUATION:
-        _begin_folder(folder, recipe, what, overrides, table)
-        folder.write(DATA, rows.report)
-        if measures.samples:
-            folder.write_lines(SAMPLES, measures.samples)
-    return _kept(folder, name, measures, table)
+        _begin_folder(folder, measured.recipe, what, overrides, measured.table)
+        folder.write(DATA, measured.rows.report)
+        if measured.measures.samples:
+            folder.write_lines(SAMPLES, measured.measures.samples)
+    return _kept(folder, name, measured.measures, measured.table)
 
 
 @contextmanager
@@ -212,39 +190,6 @@ def _claimed(folder: Path, kind: Kind, inputs: Mapping[str, str] | None) -> Iter
         if caution is not None:
             Console(stderr=True).print(f"warning: {caution}", style="yellow", soft_wrap=True, highlight=False)
         yield
-
-
-def _against_its_base(what: str, recipe: Recipe) -> Recipe:
-    """The recipe with the base of an adapter as the reference, where no other is named."""
-    adapter = find_adapter(what, recipe.model.revision)
-    if recipe.reference.model is not None or adapter is None:
-        return recipe
-    return replace(recipe, reference=replace(recipe.reference, model=base_of(adapter)))
-
-
-def _loaded(where: ModelConfig, kind: LossKind) -> tuple[Any, Any]:
-    """The model on this process's device, and its tokenizer: its own, or that of an adapter's base."""
-    tokenizer = load_tokenizer(where)
-    model = model_on_device(load_model(where, tokenizer, head=TRAINED[kind.reads]))
-    if kind.scores:
-        return model, tokenizer
-    packable(model)  # a model that is not causal is refused before rows are read
-    return model, tokenizer
-
-
-def _prepared(recipe: Recipe, model: Any, tokenizer: Any) -> Prepared:
-    """The rows; ties, which measuring leaves out of accuracies and counts, are refused only where training would be."""
-    data = replace(recipe.data, on_tie="keep") if recipe.data.on_tie == "error" else recipe.data
-    rows = prepare(data, tokenizer, recipe.loss.kind, context_length(model))
-    print_report(rows.report, Console(stderr=True))
-    return rows
-
-
-def _table(recipe: Recipe, reference: Any, held_out: Sequence[Group]) -> TableReference:
-    named, max_tokens = recipe.reference.model, recipe.batch.at_once
-    return table_reference(
-        reference, held_out, source=named or START, cache=recipe.reference.cache, max_tokens=max_tokens
-    )
 
 
 def _require_same(folder: RunFolder, reference: Any, table: TableReference) -> TableReference:
@@ -309,7 +254,7 @@ def _begin_folder(
 def _evaluation_file(recipe: Recipe, overrides: Sequence[str], policy: str | None) -> str:
     if not overrides and policy is None:
         return EVALUATION
-    parts = [Path(recipe.data.test or recipe.data.train).name.split(".")[0]]
+    parts = [Path(next(iter(recipe.data.held_out_sources or recipe.data.sources)).path).name.split(".")[0]]
     parts += [_short(model) for model in (policy, recipe.reference.model) if model is not None]
     return "-".join(["evaluation", *parts]) + ".json"
 

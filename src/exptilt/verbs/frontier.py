@@ -45,7 +45,7 @@ from exptilt.run_folder.file_names import (
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.lock import claimed
 from exptilt.run_folder.study_record import MeasuredSamples, ReferenceSamples
-from exptilt.runs.run_start import data_inputs, model_inputs, reward_inputs
+from exptilt.runs.run_inputs import data_inputs, model_inputs, reward_inputs
 from exptilt.settings.any_recipe import AnyGrid, load_grid
 from exptilt.settings.declaration import as_dict
 from exptilt.settings.grid_settings import GridRecipe, GridRun, OwnTask

@@ -52,8 +52,8 @@ Columns = dict[str, dict[str, Judgements]]
 class Asking:
     """Whom a command asks, and how: what all three ways of judging share."""
 
-    judges: Sequence[str] = ()
-    """Specs, see `named_judges`."""
+    judges: Sequence[str | Judge] = ()
+    """Specs or judges, see `named_judges`."""
     store: str | Path = "votes.db"
     """Where votes and calls are, and go."""
     options: JudgeOptions = field(default_factory=JudgeOptions)
@@ -236,7 +236,8 @@ def _require_free(*files: Path | None) -> None:
 @contextmanager
 def _borrowed(asking: Asking) -> Iterator[None]:
     """The process given back as it was, where a judge or a reward loads a model into it."""
-    if any(spec.startswith(("local:", "reward:")) for spec in asking.judges) and not asking.dry_run:
+    loads = [not isinstance(spec, str) or spec.startswith(("local:", "reward:")) for spec in asking.judges]
+    if any(loads) and not asking.dry_run:
         from exptilt.processes.surroundings import left_as_found
 
         with left_as_found():

@@ -30,7 +30,7 @@ from exptilt.runs.mask_measuring import measure_masks
 from exptilt.runs.mask_run import train_rivals
 from exptilt.runs.mask_session import channels_of_recipe, mask_loss
 from exptilt.runs.rounds.mask_rounds import images_of_rounds, mask_work_of
-from exptilt.runs.run_start import inputs_of
+from exptilt.runs.run_inputs import inputs_of
 from exptilt.settings.evaluated_recipe import instead_of_share
 from exptilt.settings.load import load
 from exptilt.settings.mask_settings import MaskRecipe, MaskRequest, SegmenterConfig

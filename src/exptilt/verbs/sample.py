@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from exptilt.run_folder.lock import claimed
+from exptilt.runs.first_checks import check_model
 from exptilt.runs.text_model import model_of_texts
 from exptilt.sampling.drawn_folder import draw_into
 from exptilt.sampling.prompts_to_sample import prompts_of
@@ -48,9 +49,11 @@ def sample(request: SampleRequest) -> Path:
         Stopped: somebody asked to stop.
     """
     console = Console(stderr=True)
+    if request.model is not None:
+        check_model(request.model)
     asked, left_out = prompts_of(request.data)
     folder = Path(request.output).expanduser()
-    inputs = {"data.train": request.data.train}
+    inputs = {f"data.{key}": path for key, path in request.data.paths.items()}
     if request.model is not None and request.model.path is not None:
         inputs["model.path"] = request.model.path
     with claimed(folder, "samples", inputs) as caution:

@@ -110,7 +110,7 @@ def server_command(
     if is_reward_model(path):
         raise ModelError(f"{what}: is a reward model, which gives scores and no text; ask it with `exptilt evaluate`")
     from exptilt.policies.adapters import base_of, find_adapter, revision_of
-    from exptilt.policies.gate import check_folder
+    from exptilt.policies.model_files import check_folder
 
     name = Path(what).expanduser().resolve().name if Path(what).expanduser().is_dir() else what
     adapter = find_adapter(path)

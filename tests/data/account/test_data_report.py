@@ -12,7 +12,8 @@ from exptilt.data.groups import Completion, Group
 from exptilt.data.prepared import prepare, prepare_records
 from exptilt.data.records import Preference
 from exptilt.run_folder.data_record import DataReport, Finding, Lengths
-from exptilt.settings.data_settings import DataConfig, SourceConfig
+from exptilt.settings.data_settings import DataConfig
+from exptilt.settings.source_settings import SourceConfig
 
 
 def plain_console():

@@ -9,7 +9,7 @@ from invented_rows import DISTILABEL, OPENAI, bot, sides, user
 
 from exptilt.data.conversions import ranking_to_preferences
 from exptilt.data.formats import ADAPTERS
-from exptilt.settings.data_settings import Format
+from exptilt.settings.source_settings import Format
 
 SHP = {"post_id": "x1", "domain": "askbaking_train", "history": "My bread will not rise", "human_ref_A": "Warm oven.",
        "human_ref_B": "More yeast.", "score_A": 41, "score_B": 9, "labels": 1, "score_ratio": 4.56}  # fmt: skip

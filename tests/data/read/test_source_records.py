@@ -13,7 +13,8 @@ from exptilt.data.records import Preference
 from exptilt.data.splits import read_records
 from exptilt.data.stage_account import Decisions
 from exptilt.errors import DataError
-from exptilt.settings.data_settings import DataConfig, SourceConfig
+from exptilt.settings.data_settings import DataConfig
+from exptilt.settings.source_settings import SourceConfig
 
 DECISIONS = Decisions(DataConfig(train="x").decisions)
 TOOL = {"type": "function", "function": {"name": "f"}}

@@ -73,7 +73,7 @@ def test_rows_are_those_of_the_round_and_held_out_rows_stay(rounds_recipe, speak
     elsewhere = prompt_data(rounds_recipe(data=data, rounds={"prompts": "more.jsonl"}))
     assert (elsewhere.train, elsewhere.limit, elsewhere.columns) == ("more.jsonl", None, {})
     split = rounds_recipe(data={"train": "org/set", "subset": "x", "test_split": "test"})
-    held_out = recipe_of_round(split, 1).data.held_out_source
+    (held_out,) = recipe_of_round(split, 1).data.held_out_sources
     assert (held_out.path, held_out.split, held_out.subset) == ("org/set", "test", "x")
 
 

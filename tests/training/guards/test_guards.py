@@ -354,6 +354,38 @@ def test_every_danger_can_end_a_run_and_the_settings_know_their_names():
     assert set(re.findall(r'name="(\w+)"', code)) == set(GUARD_RAILS)
 
 
+def drawn(**values):
+    return {
+        f"rollout/{name}": value
+        for name, value in {"entropy": 2.0, "kl": 1.0, "length": 20.0, "reward": 0.1, **values}.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("entropy", {"entropy": 0.15}, "is 0.15 nats a token and was 2"),
+        ("kl", {"kl": 31.0}, "are 31 nats from the reference"),
+        ("length", {"length": 41.0, "reward": 0.5}, "have 41 tokens and had 20"),
+        ("length", {"length": 9.0, "reward": 0.5}, "have 9 tokens and had 20"),
+    ],
+)
+def test_an_online_run_that_collapses_runs_away_or_is_paid_for_length(name, values, words):
+    rloo = Facts("rloo", beta=0.1, usual_beta=0.05)
+    (caution,) = said(train(drawn(), *[drawn(**values)] * 5, every=1), rloo, num_steps=100)
+    assert (caution.name, caution.advice) == (name, "raise loss.beta, now 0.1")
+    assert words in caution.message
+    assert len(caution.message) < 300
+
+
+def test_a_healthy_online_run_is_left_alone():
+    """RLOO on the exact world, and completions that grow while the reward does not."""
+    rloo = Facts("rloo", beta=0.1)
+    assert said(train(drawn(), *[drawn(entropy=0.9, kl=2.9, reward=0.9)] * 9, every=1), rloo, num_steps=100) == []
+    assert said(train(drawn(), *[drawn(length=50.0, reward=0.05)] * 9, every=1), rloo, num_steps=100) == []
+    assert said(train(drawn(length=3.0), *[drawn(length=7.0, reward=0.5)] * 9, every=1), rloo, num_steps=100) == []
+
+
 def test_a_silent_process_decides_alike_and_says_nothing(caplog):
     assert said([(5, "train", pair(1.0, -99.0))], num_steps=100, speaks=False) == []
     with pytest.raises(TrainingError, match="drift"):

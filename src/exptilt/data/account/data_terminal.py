@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from transformers import PreTrainedTokenizerBase
 
 from exptilt.data.account.data_report import _pieces, decoded
 from exptilt.data.groups import Group
 from exptilt.run_folder.data_record import DataReport, Finding, SplitReport
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 _FEW = 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -68,6 +69,42 @@ def with_chat_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> 
     else:
         dressed.chat_template = _of_file(name, [*there, *OWN])
     return dressed
+
+
+def refuse_missing(name: str, folder: str | None) -> None:
+    """Refuse a template that is neither in a tokenizer's folder, nor ours, nor a file, before the tokenizer is loaded.
+
+    Args:
+        name: as `data.chat_template` says it.
+        folder: the tokenizer's; a hub id is not asked.
+
+    Raises:
+        DataError: there is no template of that name.
+    """
+    place = None if folder is None else Path(folder).expanduser()
+    if name in OWN or (place is not None and not place.is_dir()):
+        return
+    there = [] if place is None else _names_in(place)
+    if name not in there:
+        _of_file(name, [*there, *OWN])
+
+
+def has_template(folder: Path) -> bool:
+    """Whether a tokenizer's folder holds a chat template."""
+    return bool(_names_in(folder))
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Names of the templates in a tokenizer's folder."""
+    names = [path.stem for path in folder.glob("additional_chat_templates/*.jinja")]
+    try:
+        written = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError):
+        written = None
+    if isinstance(written, list):
+        names += [str(entry.get("name")) for entry in written]
+    has_default = (folder / "chat_template.jinja").is_file() or isinstance(written, dict | str)
+    return [*names, *(["default"] if has_default else []), *(written if isinstance(written, dict) else [])]
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -55,7 +55,7 @@ def place_of(source: str) -> Path | None:
         raise DataError(f"{source}: is neither a file nor a folder")
     if is_pattern(source) or is_on_hub(source):
         return None
-    raise DataError(f"{source[:200]}: no such file or folder{_meant(path)}")
+    raise DataError(f"{source[:200]}: no such file or folder{_several(source) or _meant(path)}")
 
 
 def is_on_hub(source: str) -> bool:
@@ -193,6 +193,15 @@ def _kind(file: IO[bytes]) -> str:
     if first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[", b"") or first[:1] in (b"\x1f", b"\x28"):
         return ".json"
     return ".tsv" if first.count(b"\t") > first.count(b",") else ".csv"
+
+
+def _several(source: str) -> str:
+    """How a list is written, where several names of files stand in one, with commas or spaces between them."""
+    for mark in (",", " "):
+        names = [name.strip() for name in source.split(mark) if name.strip()]
+        if len(names) > 1 and (mark == "," or all(kind_of(Path(name)) for name in names)):
+            return f"; several sources are a list: data.train=[{', '.join(names[:3])}]"
+    return ""
 
 
 def _meant(path: Path) -> str:

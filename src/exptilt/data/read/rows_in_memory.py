@@ -77,8 +77,7 @@ def _listed(rows: Any, library: str, what: str) -> list[dict[str, Any]]:
         rows = method("records") if library == "pandas" else method()
     if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
         raise DataError(
-            f"{what}: a {type(rows).__name__} is no rows; give a list of mappings, a datasets.Dataset, a table of pandas, a path "
-            "or a hub id"
+            f"{what}: give a list of mappings, a datasets.Dataset, a table of pandas, a path or a hub id, got {_shown(rows)}"
         )
     listed: list[dict[str, Any]] = []
     for number, row in enumerate(rows, start=1):

@@ -25,7 +25,7 @@ from exptilt.data.records import Record
 from exptilt.data.stage_account import NOTHING, Account, Decisions
 from exptilt.errors import DataError
 from exptilt.in_memory import is_in_memory
-from exptilt.settings.data_settings import SourceConfig
+from exptilt.settings.source_settings import SourceConfig
 from exptilt.wording import nearest
 
 _NUM_SAMPLE_ROWS = 64

@@ -24,7 +24,7 @@ from transformers.masking_utils import sdpa_mask
 from exptilt.errors import ModelError
 from exptilt.policies.engine.flex import Flex, attend_with_flex
 from exptilt.policies.engine.plain_attention import written_out
-from exptilt.policies.engine.spans import Asked, Span
+from exptilt.policies.engine.spans import Asked, Decoding, Span
 from exptilt.policies.engine.tiles import Stretch, attend_in_tiles, stretches_of
 
 NAME = "exptilt_segments"
@@ -81,7 +81,7 @@ def segments_attention(
     segments: Segments | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention for transformers' interface: packed attention if `segments` is given, else plain `sdpa`.
+    """Attention for transformers' interface: packed if `segments` is given, of a `Decoding` if the mask has one, else `sdpa`.
 
     Args:
         module: the attention layer.
@@ -106,6 +106,9 @@ def segments_attention(
         sinks=options.get("s_aux"),
         dropout=options.get("dropout", 0.0),
     )
+    decoding: Decoding | None = getattr(attention_mask, "decoding", None)
+    if decoding is not None:
+        return decoding.attend(query, key, value, asked), None
     if segments is None:
         segments = getattr(attention_mask, "segments", None)
     if segments is None and attention_mask is not None and attention_mask.numel() < key.shape[2]:

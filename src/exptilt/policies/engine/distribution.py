@@ -53,8 +53,9 @@ def check_byproducts(byproducts: Sequence[str], reference: Any) -> None:
     unknown = [name for name in byproducts if name not in BYPRODUCTS]
     if unknown:
         raise ValueError(f"unknown byproduct {unknown[0]!r}; known: {', '.join(BYPRODUCTS)}")
-    if "divergence" in byproducts and reference is None:
-        raise ValueError("the byproduct 'divergence' needs the reference model; pass reference=...")
+    compared = [name for name in byproducts if name in _OF_BOTH]
+    if compared and reference is None:
+        raise ValueError(f"the byproduct {compared[0]!r} needs the reference model; pass reference=...")
 
 
 def _entropy(log_p: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ _OF_BOTH: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "kl": _kl,
     "log_ratio": _log_ratio,
 }
-BYPRODUCTS = (*_OF_POLICY, "divergence")
-"""By-products that a loss can use besides log-probabilities; "divergence" is KL(reference || policy)."""
+BYPRODUCTS = (*_OF_POLICY, "divergence", "kl")
+"""By-products that a loss can use besides log-probabilities: KL(reference || policy) and KL(policy || reference)."""
 COMPARISONS = tuple(_OF_BOTH)
 """Names that need the reference's distribution; "kl" is KL(policy || reference), "log_ratio" its value at the token."""

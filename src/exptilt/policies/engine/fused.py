@@ -61,7 +61,7 @@ def gradient_of_states(
         groups: whose completions' counted tokens these are.
         loss_of: called once for every part; at least once.
         names: by-products the loss needs beside log-probabilities.
-        reference: states that the by-product "divergence" compares with.
+        reference: states that the by-products "divergence" and "kl" compare with.
     """
     head, hidden = states.head, states.hidden.detach()
     parts = list(_parts(groups, targets.device, head.rows(targets.device)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -44,3 +44,11 @@ class Asked(NamedTuple):
     def special(self) -> bool:
         """Tell whether the options go beyond torch's fused kernels."""
         return self.softcap is not None or self.sinks is not None
+
+
+class Decoding(Protocol):
+    """What keeps the keys of rows that are decoded token by token, and attends to them itself."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, asked: Asked) -> Tensor:
+        """(B, 1, H, d') from the queries (B, H, 1, d) of one new token a row, and from what it gave the layer as keys and values."""
+        ...

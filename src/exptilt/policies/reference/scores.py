@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from exptilt.data.batching import by_size
 from exptilt.data.groups import Group
@@ -22,6 +21,7 @@ from exptilt.policies.reference.kept_logps import KeptLogProbs, Key, Scored
 from exptilt.policies.reference.reference_cache import ReferenceCache
 from exptilt.policies.scoring import score
 from exptilt.processes.world import World
+from exptilt.progress import progress_bar
 from exptilt.settings.data_settings import DEFAULT_TOKENS
 from exptilt.types import LogProbs
 
@@ -140,8 +140,8 @@ class _Scoring:
         batches = [batch for batch in cut if any(keys[at] not in self.known for at in batch)]
         fresh: list[Scored] = []
         saved = time.monotonic()
-        hidden = True if not progress or not self.world.is_first else None
-        with tqdm(total=len(batches), desc=progress, unit="batch", delay=2, disable=hidden) as bar:
+        shown = bool(progress) and self.world.is_first
+        with progress_bar(len(batches), doing=progress, unit="batch", shown=shown) as bar:
             for begin in range(0, len(batches), self.world.size):
                 some = batches[begin : begin + self.world.size]
                 mine = [keys[at] for at in some[self.world.rank]] if self.world.rank < len(some) else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -62,21 +62,22 @@ class MaskScorer:
             images = torch.from_numpy(np.stack([as_floats(groups[place].prompt) for place in places]))
             images = images.to(self.model.device)
             log_probabilities = self.model.log_probabilities(images).flatten(2)
-            references = self._references([groups[place] for place in places], images)
-            for place, of_pixels, reference in zip(places, log_probabilities, references, strict=True):
-                scored[place] = masks_of(groups[place], of_pixels, self.pixels, reference)
+            divergences = self._divergences([groups[place] for place in places], images, log_probabilities)
+            for place, of_pixels, divergence in zip(places, log_probabilities, divergences, strict=True):
+                scored[place] = masks_of(groups[place], of_pixels, self.pixels, divergence)
         return LogProbs.cat([scored[place] for place in range(len(groups))])
 
-    def prepared(self, group: Group[Any]) -> Group[Any]:
-        """The row as this scorer takes it: with the whole distribution where there is a reference to measure it by."""
-        return group if self.reference is None or _has_distribution(group) else with_distribution(group)
-
-    def _references(self, groups: Sequence[Group[Any]], images: Tensor) -> Sequence[Tensor | None]:
-        """(classes, H*W) of the reference for each image, where rows ask for the whole distribution."""
-        if self.reference is None or not any(_has_distribution(group) for group in groups):
+    def _divergences(
+        self, groups: Sequence[Group[Any]], images: Tensor, log_probabilities: Tensor
+    ) -> Sequence[Tensor | None]:
+        """(H*W,) KL of each pixel from the reference, without gradient, of rows `with_distribution`."""
+        if not any(_has_distribution(group) for group in groups):
             return [None] * len(groups)
+        if self.reference is None:
+            raise ValueError("rows with the whole distribution need a scorer with a reference")
         with torch.no_grad():
-            return list(self.reference.log_probabilities(images).flatten(2))
+            start = self.reference.log_probabilities(images).flatten(2)
+            return list((log_probabilities.exp() * (log_probabilities - start)).sum(1))
 
     def backward(self, groups: Sequence[Group[Any]], loss_of: LossOf) -> None:
         """Add the gradient of a loss that is a sum over groups."""
@@ -97,12 +98,20 @@ class MaskTable:
     """By what the row holds (`_place`), on the CPU."""
 
     @classmethod
-    def of(cls, scorer: MaskScorer, groups: Sequence[Group[Any]], *, source: str, at_once: int = 8) -> MaskTable:
-        """Score groups, so many at once."""
+    def of(
+        cls,
+        scorer: MaskScorer,
+        groups: Sequence[Group[Any]],
+        *,
+        source: str,
+        at_once: int = 8,
+        prepare: Callable[[Group[Any]], Group[Any]] = lambda group: group,
+    ) -> MaskTable:
+        """Score groups, prepared one by one, so many at once."""
         rows: dict[int, LogProbs] = {}
         with torch.no_grad():
             for begin in range(0, len(groups), at_once):
-                some = [scorer.prepared(groups[at]) for at in range(begin, min(begin + at_once, len(groups)))]
+                some = [prepare(groups[at]) for at in range(begin, min(begin + at_once, len(groups)))]
                 parts = scorer(some).to("cpu").split([len(group.completions) for group in some])
                 rows |= {_place(group): part for group, part in zip(some, parts, strict=True)}
         return cls(scorer.model.fingerprint(), source, scorer.model.device, rows)
@@ -155,7 +164,7 @@ def _place(group: Group[Any]) -> int:
 
 
 def masks_of(
-    group: Group[Any], log_probabilities: Tensor, pixels: CountedPixels, reference: Tensor | None = None
+    group: Group[Any], log_probabilities: Tensor, pixels: CountedPixels, divergence: Tensor | None = None
 ) -> LogProbs:
     """Log-probabilities of the masks of one image.
 
@@ -163,15 +172,15 @@ def masks_of(
         group: the image and its masks.
         log_probabilities: (classes, H*W) of its pixels, nats.
         pixels: which of them count.
-        reference: (classes, H*W) of the reference, for rows `with_distribution`.
+        divergence: (H*W,) KL of each pixel from the reference, for a row `with_distribution`.
     """
     device = log_probabilities.device
-    masks = group.completions[:-1] if _has_distribution(group) else group.completions
+    masks = group.completions if divergence is None else group.completions[:-1]
     ids = torch.from_numpy(np.stack([completion.ids for completion in masks])).to(device, torch.int64)
     valid = torch.from_numpy(np.ascontiguousarray(group.completions[0].counted)).to(device)
     of_units = log_probabilities[:, valid].gather(0, ids[:, valid])  # (K, |V|)
-    if len(masks) < len(group.completions):
-        of_units = torch.cat([of_units, _divergence(log_probabilities, reference)[valid][None]])
+    if divergence is not None:
+        of_units = torch.cat([of_units, divergence[valid][None]])
     if pixels == CountedPixels("all", "sum"):
         lengths = torch.full((len(of_units),), of_units.shape[1], dtype=torch.int64, device=device)
         return LogProbs(values=of_units.flatten(), lengths=lengths)
@@ -181,14 +190,6 @@ def masks_of(
         return LogProbs(values=whole, lengths=ones)
     chosen = torch.from_numpy(differing(group)).to(device)[valid]
     return LogProbs(values=_reduced(of_units[:, chosen], pixels.reduce), lengths=ones, whole=whole)
-
-
-def _divergence(log_probabilities: Tensor, reference: Tensor | None) -> Tensor:
-    """(H*W,) KL(policy || reference) of each pixel, nats, without gradient."""
-    if reference is None:
-        raise ValueError("a row with the whole distribution needs the reference's log-probabilities")
-    policy = log_probabilities.detach()
-    return (policy.exp() * (policy - reference)).sum(0)
 
 
 def _reduced(of_units: Tensor, how: Reduce) -> Tensor:

@@ -77,6 +77,18 @@ LEARNING_OF_SCORES = (
     replace(LEARNING[3], unit="score"),
 )
 """The same of a reward model, whose rewards are its own."""
+ROLLOUTS = (
+    Curve("rollout-reward", "Reward of own completions", "reward", ("rollout/reward", "reward")),
+    Curve("rollout-kl", "KL(policy ‖ reference) of own completions", "nats per reply", ("rollout/kl", "kl")),
+    Curve("rollout-entropy", "Entropy", "nats per token", ("rollout/entropy", "entropy")),
+    Curve("rollout-length", "Length of own completions", "tokens", ("rollout/length", "sample_length")),
+    Curve("rollout-cut", "Completions that were cut", "share", ("rollout/truncated", "truncated")),
+    Curve("rollout-distinct", "Distinct completions", "share", ("rollout/distinct", "distinct")),
+    Curve("rollout-no-signal", "Prompts whose completions have one reward", "share", ("rollout/no_signal",)),
+    Curve("clipped", "Tokens whose gradient was clipped", "share", ("clip_fraction",)),
+    Curve("explained", "Variance of returns that the critic explains", "share", ("explained_variance",)),
+)
+"""Of runs that draw their completions themselves."""
 LIKELIHOOD = Curve("logps", "Log-probability of whole replies", "nats", ("logps/chosen", "logps/rejected", "logps"))
 HEALTH = (
     Curve("gradient", "Gradient norm", "norm", ("grad_norm",)),
@@ -108,14 +120,15 @@ def curve(spec: Curve, runs: Sequence[RunContents], colours: Sequence[str], *, l
 
 
 def _traces(spec: Curve, run: RunContents, colour: str, alone: bool) -> list[Trace]:
-    traces = []
+    traces, drawn = [], set[str]()
     for key in spec.keys:
         side = key.rsplit("/", 1)[-1]
         second = side == "rejected"
         for split in ("train", "eval"):
             steps, values = run.series(f"{split}/{key}")
-            if not values:
+            if not values or (side not in SIDES and split in drawn):  # later keys stand in for the first
                 continue
+            drawn.add(split)
             held_out = split == "eval"
             where = "held out" if held_out else "training"
             label = (

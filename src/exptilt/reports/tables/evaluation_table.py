@@ -31,6 +31,7 @@ def print_summary(folder: RunFolder) -> None:
         kl=evaluation.kl,
         num_ties=evaluation.num_ties,
         log_loss=evaluation.log_loss,
+        reward=evaluation.reward,
     )
     table = evaluation_table(brief)
     if table.row_count:
@@ -103,6 +104,7 @@ def _rows(evaluation: Evaluation) -> dict[str, Estimate]:
     rows |= {f"accuracy, {one.name}": one.accuracy for one in evaluation.by_familiarity}
     rows |= {"longest wins": evaluation.longest_wins, "AUC of the margin": evaluation.auc, "KL, nats": evaluation.kl}
     rows["log loss of a pair, nats"] = evaluation.log_loss
+    rows |= {f"reward, {name.replace('_', ' ')}": value for name, value in (evaluation.reward or {}).items()}
     if evaluation.calibration is not None:
         rows["calibration error, debiased"] = evaluation.calibration.error
     for name, spread in evaluation.diversity.items():

@@ -171,6 +171,14 @@ def _from_curves(run: RunContents) -> PageAnswer:
     if accuracies:
         shown = f"The last held-out accuracy in the log is {number(100 * accuracies[-1], 1)} % (no interval)."
         return PageAnswer(WORKED, "Not shown", f"{shown} `exptilt evaluate` measures it with one.", "unsure")
+    _, rewards = run.series_of_model("train/rollout/reward")
+    if rewards:
+        shown = (
+            f"The mean reward of its rollouts went from {number(rewards[0])} to {number(rewards[-1])} (no interval)."
+        )
+        return PageAnswer(
+            WORKED, "Not shown", f"{shown} Held-out prompts (data.test_fraction) would show the gain.", "unsure"
+        )
     for split, words in (("eval", "Held-out"), ("train", "Training")):
         _, losses = run.series_of_model(f"{split}/loss")
         if len(losses) > 1:
@@ -186,6 +194,10 @@ def _from_curves(run: RunContents) -> PageAnswer:
 
 def _moved(run: RunContents) -> PageAnswer:
     moved = displacement(run)
+    if moved is None and run.is_online and run.evaluation and run.evaluation.length_change:
+        change = run.evaluation.length_change
+        detail = f"Completions of held-out prompts are {estimate(change)} tokens longer than the reference's."
+        return PageAnswer(MOVED, f"{number(change.value)} tokens in length", detail, "unsure")
     if moved is None:
         return PageAnswer(MOVED, "Not measured", "The log has no log-probabilities against a reference.", "none")
     gap = (moved[0].value or 0.0) - (moved[1].value or 0.0)

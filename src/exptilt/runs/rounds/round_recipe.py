@@ -7,10 +7,11 @@ from typing import Any
 
 from exptilt.run_folder.file_names import MODEL
 from exptilt.run_folder.round_files import RoundFiles
-from exptilt.settings.data_settings import DataConfig, SourceConfig
+from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.model_settings import ModelConfig, ReferenceConfig
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.rounds_settings import RoundsConfig
+from exptilt.settings.source_settings import SourceConfig
 
 _SAMPLED = {
     "on_empty": "keep",  # a model may say nothing, and that is what it said
@@ -81,12 +82,14 @@ def prompt_data(recipe: Recipe) -> DataConfig:
 def _data_of(recipe: Recipe, number: int) -> DataConfig:
     """Rows of this round, after those of earlier ones where they are kept; held-out rows are the recipe's own."""
     data = recipe.data
-    held_out = data.held_out_source
     files = [str(RoundFiles(recipe.folder, one).rows) for one in range(1, number + 1)]
     earlier = files[:-1] if rounds_of(recipe).keep_earlier_rows else []
     decisions: dict[str, Any] = {name: value for name, value in _SAMPLED.items() if getattr(data, name) == "error"}
     sources = _read_anyhow(files[-1]) | {"mixture": tuple(SourceConfig(path=path) for path in earlier)}
-    test: dict[str, Any] = {} if held_out is None else {"test": held_out.path, "test_split": held_out.split}
+    held_out = data.held_out_sources
+    test: dict[str, Any] = {"test": held_out} if held_out else {}
+    if len(held_out) == 1:
+        test = {"test": held_out[0].path, "test_split": held_out[0].split}
     return replace(data, **sources, **test, **decisions)
 
 

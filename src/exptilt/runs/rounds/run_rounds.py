@@ -14,12 +14,12 @@ from exptilt.processes.surroundings import left_as_found
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.round_files import RoundFiles
 from exptilt.run_folder.run_record import RoundRecord, SampledPolicy
+from exptilt.runs.identity import is_finished
 from exptilt.runs.rounds.mask_rounds import MaskRounds
 from exptilt.runs.rounds.round_steps import RoundSteps, follow
 from exptilt.runs.rounds.text_rounds import TextRounds
 from exptilt.runs.run_start import Outcome, started
 from exptilt.settings.any_recipe import AnyRecipe
-from exptilt.settings.load import dump
 from exptilt.settings.mask_settings import MaskRecipe
 
 
@@ -47,7 +47,7 @@ def run_rounds(recipe: AnyRecipe, console: Console | None = None, *, page: bool 
         raise ValueError("this recipe has no rounds")
     folder, num_rounds = RunFolder(recipe.folder), recipe.rounds.num_rounds
     _require_one_process()
-    if recipe.train.resume != "never" and folder.is_finished_run_of(dump(recipe)):
+    if recipe.train.resume != "never" and is_finished(folder, recipe):
         console.print(f"{folder.path}: these rounds are finished; the model is in {folder.model}", soft_wrap=True)
         return Outcome(folder, folder.run.steps or 0, finished=True)
     notes = RoundNotes(folder)

@@ -35,7 +35,7 @@ def prepare_own(task: OwnTask, law: SamplingLaw, num_prompts: int) -> Bench:
     rows = prepare(task.data, tokenizer, PAIR, context).test
     prompts = distinct_prompts(rows)
     if not prompts:
-        raise DataError(f"{task.data.train}: no held-out prompts to measure on; set data.test or data.test_fraction")
+        raise DataError(f"{task.data.named}: no held-out prompts to measure on; set data.test or data.test_fraction")
     fitting = [prompt for prompt in prompts if context is None or len(prompt) + law.max_new_tokens <= context]
     if len(fitting) < min(num_prompts, len(prompts)):
         raise DataError(

@@ -37,6 +37,16 @@ class Callback:
     """Hooks of a run; each does nothing unless overridden.
 
     In a run of several processes every process calls the hooks of its own callbacks, with equal numbers.
+
+    Example:
+        >>> class StopEarly(Callback):
+        ...     def after_step(self, progress, sums):
+        ...         if progress.step == 10:
+        ...             progress.num_steps = 10
+        >>> progress = Progress(step=10, num_steps=100, steps_per_epoch=50)
+        >>> StopEarly().after_step(progress, Sums())
+        >>> progress.is_last
+        True
     """
 
     def on_start(self, progress: Progress) -> None:
@@ -47,6 +57,9 @@ class Callback:
 
     def on_metrics(self, progress: Progress, values: Mapping[str, float]) -> None:
         """Called for every line of metrics.jsonl, with its values, e.g. `{"train/loss": 0.69, ...}`."""
+
+    def on_checkpoint(self, progress: Progress) -> None:
+        """Called when a checkpoint of this step has been written, or with `train.save_async` copied to be written."""
 
     def on_end(self, progress: Progress) -> None:
         """Called when this process stops stepping: at the end, on a request to stop, or before an error is raised."""

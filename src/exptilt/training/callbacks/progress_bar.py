@@ -1,4 +1,4 @@
-"""Progress of a run on stderr: a bar with ETA on a terminal, a line every few steps elsewhere."""
+"""Progress of a run: a bar with ETA on a terminal or in a notebook, a line on stderr every few steps elsewhere."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from exptilt.progress import is_watched, progress_bar
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.sums import Sums
 
-_SHOWN = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+_SHOWN = {
+    "rollout/reward": "reward",
+    "rollout/kl": "KL",
+    "loss": "loss",
+    "rewards/margins": "margin",
+    "rewards/accuracies": "accuracy",
+}
 
 
 @dataclass
 class ShowProgress(Callback):
-    """Shows a bar on a terminal, elsewhere a line every `every` steps (0: none). Quick runs show no bar."""
+    """Shows a bar on a terminal or in a notebook, elsewhere a line every `every` steps (0: none). Quick runs show no bar."""
 
     every: int
     bar: Any = None
@@ -30,10 +35,8 @@ class ShowProgress(Callback):
         self.began, self.first = time.monotonic(), progress.step
         if progress.step and self.every:
             print(f"goes on from the checkpoint of step {progress.step}", file=sys.stderr, flush=True)
-        if sys.stderr.isatty():
-            self.bar = tqdm(
-                desc="train", total=progress.num_steps, initial=progress.step, unit="step", delay=2, leave=False
-            )
+        if is_watched():
+            self.bar = progress_bar(progress.num_steps, doing="train", unit="step", begin=progress.step, leave=False)
 
     def after_step(self, progress: Progress, sums: Sums) -> None:
         """Advance the bar, or print a line if it is due."""

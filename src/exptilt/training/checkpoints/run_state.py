@@ -71,7 +71,8 @@ def restore(run: Run, checkpoint: Path) -> Progress:
 
 def _require_fitting(run: Run, bare: Mapping[str, Any], checkpoint: Path) -> None:
     """Refuse a checkpoint that does not fit, before anything of the run changes."""
-    changed = [name for name, value in run.identity.items() if bare["identity"].get(name) != value]
+    written = {**run.defaults, **bare["identity"]}
+    changed = [name for name, value in run.identity.items() if written.get(name) != value]
     if changed and run.settings.resume != "force":
         raise CheckpointError(
             f"{checkpoint}: was written with another {' and another '.join(changed)}; choose another output folder, "

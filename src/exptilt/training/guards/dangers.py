@@ -10,6 +10,7 @@ from exptilt.training.guards.checks import Checks
 from exptilt.training.guards.cures import Danger, cures
 from exptilt.training.guards.loss_dangers import overfitting, overshooting, saturated, worse_than_the_start, wrong_start
 from exptilt.training.guards.moved import Moved, moved
+from exptilt.training.guards.rollout_dangers import collapsing, far_from_reference, lengthening
 from exptilt.training.guards.row_dangers import rows_contradict
 
 FORCED_FACTOR = 2.0
@@ -177,6 +178,9 @@ OF_TEXTS = Checks(
         _says_the_same,
         clipped,
         saturated,
+        collapsing,
+        far_from_reference,
+        lengthening,
     ),
     held_out=(
         below_uniform("eval"),

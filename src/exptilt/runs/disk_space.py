@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 
-from exptilt.planning.model_size import ModelSize
 from exptilt.settings.recipe import Recipe
 
 _OPTIMIZER_SIZES = {"adamw": 2.0, "adamw_8bit": 0.5, "rmsprop": 1.0}
 """The size of an optimizer's state, in units of the weights it moves; that of Adafactor is next to nothing."""
 
 
-def disk_space(recipe: Recipe, size: ModelSize, steps: int, *, trained: int, saved: int) -> float:
+def disk_space(recipe: Recipe, weights: tuple[int, int], steps: int, *, trained: int, saved: int) -> float:
     """Bytes on disk of one phase of a run at the most.
 
     A new checkpoint is written whole before the oldest goes, so one more than `keep_checkpoints` is there at that moment.
@@ -19,12 +18,13 @@ def disk_space(recipe: Recipe, size: ModelSize, steps: int, *, trained: int, sav
 
     Args:
         recipe: of the phase.
-        size: numbers of weights.
+        weights: how many there are, and how many of them are trained.
         steps: of the phase.
         trained: bytes of a weight in training.
         saved: bytes of a weight in the model folder of a full model.
     """
     checkpoints = min(recipe.train.keep_checkpoints + 1, math.ceil(steps / recipe.train.save_every))
     copies = 1 + _OPTIMIZER_SIZES.get(recipe.optim.name, 0.0) + bool(recipe.reference.move_every)
-    model = size.total * saved if recipe.adapter is None else size.trained * trained
-    return checkpoints * copies * size.trained * trained + model * (2 if recipe.train.best else 1)
+    total, moved = weights
+    model = total * saved if recipe.adapter is None else moved * trained
+    return checkpoints * copies * moved * trained + model * (2 if recipe.train.best else 1)

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from exptilt.planning.devices import parse_fleet
-from exptilt.planning.disk_space import disk_space
 from exptilt.planning.planner import Planner
+from exptilt.runs.disk_space import disk_space
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.settings.model_settings import AdapterConfig
 from exptilt.training.callbacks.callback import Callback
@@ -42,7 +42,9 @@ def test_it_is_what_a_run_writes_with_the_checkpoint_under_way(make_recipe, fini
     assert seen.number == 2
     names = 80_000  # bytes that a checkpoint needs for the names and shapes of its tensors
     assert planner.plan().disk == pytest.approx(3 * seen.newest + model, rel=0.08, abs=3 * names)
-    assert disk_space(recipe, size, 1, trained=4, saved=4) == pytest.approx(seen.newest + model, rel=0.08, abs=names)
+    assert disk_space(recipe, (size.total, size.trained), 1, trained=4, saved=4) == pytest.approx(
+        seen.newest + model, rel=0.08, abs=names
+    )
     assert seen.newest > 3 * names
 
 
@@ -51,7 +53,7 @@ def test_other_optimizers_a_moving_reference_and_the_best_weights_count(make_rec
     size = Planner(recipe, parse_fleet("1xH100-80GB")).counted(recipe)[0]
 
     def of(*overrides, steps=1):
-        return disk_space(make_recipe(*overrides), size, steps, trained=4, saved=2) / size.total
+        return disk_space(make_recipe(*overrides), (size.total, size.trained), steps, trained=4, saved=2) / size.total
 
     assert of() == 3 * 4 + 2
     assert of("optim.name=adafactor") == 4 + 2

@@ -1,0 +1,1 @@
+"""What `import exptilt as xt` offers: one function a file, on objects of a Python program as on files."""
