@@ -73,6 +73,29 @@ def test_hh_runs_on_its_first_rows(tmp_path):
     assert "<svg" in (outcome.folder.path / "report.html").read_text(encoding="utf-8")
 
 
+def test_rloo_speaks_first_and_then_learns_from_what_it_says(tmp_path):
+    if not HARMLESS.is_file():
+        pytest.skip(f"no real data at {DATA}; set EXPTILT_DATA")
+    small = [
+        f"output={tmp_path / 'run'}",
+        f"data.train={HARMLESS}",
+        "data.limit=60",
+        "model.config={hidden_size: 32, num_layers: 1, num_heads: 2, vocab_size: 400, max_positions: 768}",
+        "sft.train={epochs: 0.2}",
+        "train={max_steps: 2, eval_every: 1, log_every: 1}",
+        "batch.size=4",
+        "rollout.num_samples=3",
+        "rollout.law.max_new_tokens=8",
+        "evaluate={num_prompts: 4, num_samples: 1}",
+    ]
+    outcome = run_recipe(load(Recipe, ROOT / "recipes" / "rloo.yaml", small))
+    assert outcome.finished
+    evaluation = outcome.folder.read("evaluation.json")
+    assert evaluation["reward"].keys() == {"policy_samples", "reference_samples", "gain"}
+    assert evaluation["sampling_law"]["max_new_tokens"] == 8
+    assert "Reward of own completions" in (outcome.folder.path / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_reward_model_is_trained_on_the_first_rows(tmp_path):
     if not HARMLESS.is_file():
         pytest.skip(f"no real data at {DATA}; set EXPTILT_DATA")

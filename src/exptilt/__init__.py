@@ -38,6 +38,8 @@ _CLASSES = {
     "ParallelConfig": "settings.training_settings",
     "EvaluateConfig": "settings.evaluation_settings",
     "RoundsConfig": "settings.rounds_settings",
+    "RolloutConfig": "settings.rollout_settings",
+    "CriticConfig": "settings.critic_settings",
     "SamplingLaw": "sampling.sampling_law",
     "Callback": "training.callbacks.callback",
     "ExptiltError": "errors",

@@ -20,6 +20,7 @@ from exptilt.losses import DPO as DPO
 from exptilt.losses import DPOP as DPOP
 from exptilt.losses import EXO as EXO
 from exptilt.losses import FDPO as FDPO
+from exptilt.losses import GRPO as GRPO
 from exptilt.losses import IPO as IPO
 from exptilt.losses import KTO as KTO
 from exptilt.losses import LDDPO as LDDPO
@@ -28,9 +29,11 @@ from exptilt.losses import NCA as NCA
 from exptilt.losses import NLL as NLL
 from exptilt.losses import ODPO as ODPO
 from exptilt.losses import ORPO as ORPO
+from exptilt.losses import PPO as PPO
 from exptilt.losses import PRO as PRO
 from exptilt.losses import RDPO as RDPO
 from exptilt.losses import REBEL as REBEL
+from exptilt.losses import RLOO as RLOO
 from exptilt.losses import RRHF as RRHF
 from exptilt.losses import SFT as SFT
 from exptilt.losses import SPPO as SPPO
@@ -52,6 +55,7 @@ from exptilt.losses import CalDPO as CalDPO
 from exptilt.losses import CalHingeDPO as CalHingeDPO
 from exptilt.losses import ChiPO as ChiPO
 from exptilt.losses import DiscoPOP as DiscoPOP
+from exptilt.losses import Distill as Distill
 from exptilt.losses import DrDPO as DrDPO
 from exptilt.losses import EXOList as EXOList
 from exptilt.losses import Hinge as Hinge
@@ -76,6 +80,7 @@ from exptilt.losses import Term as Term
 from exptilt.losses import Unlikelihood as Unlikelihood
 from exptilt.sampling.sampling_law import SamplingLaw as SamplingLaw
 from exptilt.settings import model_settings as _model_settings
+from exptilt.settings.critic_settings import CriticConfig as CriticConfig
 from exptilt.settings.data_settings import BatchConfig as BatchConfig
 from exptilt.settings.data_settings import DataConfig as DataConfig
 from exptilt.settings.evaluation_settings import EvaluateConfig as EvaluateConfig
@@ -84,6 +89,7 @@ from exptilt.settings.model_settings import ReferenceConfig as ReferenceConfig
 from exptilt.settings.model_settings import SmallModel as SmallModel
 from exptilt.settings.recipe import Recipe as Recipe
 from exptilt.settings.recipe import SFTPhase as SFTPhase
+from exptilt.settings.rollout_settings import RolloutConfig as RolloutConfig
 from exptilt.settings.rounds_settings import RoundsConfig as RoundsConfig
 from exptilt.settings.source_settings import SourceConfig as SourceConfig
 from exptilt.settings.training_settings import OptimConfig as OptimConfig

@@ -17,6 +17,7 @@ from exptilt import __version__
 from exptilt import cli_options as asked
 from exptilt.errors import ConfigError, ExptiltError, Stopped
 from exptilt.processes.allocator import set_torch_defaults
+from exptilt.processes.cores import settle_threads
 from exptilt.usage import is_usage_error, read_as_meant, usage_line
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ def main() -> None:
     """Run the command line; a user's mistake is one line and exit status 2, never a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "off")  # but while rows are tokenised, see data.encode
     set_torch_defaults()
+    settle_threads()
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells everybody about kernels it did not find
     try:

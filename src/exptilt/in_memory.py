@@ -78,6 +78,16 @@ def kind_in(name: str) -> str:
     return name.removeprefix(PREFIX).rpartition("-")[0] or "object"
 
 
+def shown_name(path: str) -> str:
+    """A path for a person: of an object, what it is.
+
+    Example:
+        >>> shown_name("memory:rows-1f0c2ab49d03e517"), shown_name("pairs.jsonl")
+        ('rows', 'pairs.jsonl')
+    """
+    return kind_in(path) if is_in_memory(path) else path
+
+
 def from_memory(name: str) -> InMemory:
     """The object of a name.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import re
 import subprocess
@@ -118,3 +119,8 @@ def test_pages_name_what_there_is(page):
     used = set(re.findall(r"\bxt\.(\w+)", text))
     assert used - set(NAMES) == set()
     assert "train" in used
+
+
+def test_every_key_of_a_recipe_is_a_keyword():
+    fields = {field.name for field in dataclasses.fields(xt.Recipe)}
+    assert fields - set(inspect.signature(xt.train).parameters) == set()

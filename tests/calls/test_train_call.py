@@ -7,12 +7,14 @@ import math
 import os
 import signal
 
+import peft
 import pytest
 import torch
 from datasets import Dataset
 
 import exptilt as xt
 from exptilt.policies.fingerprint import fingerprint
+from exptilt.runs.first_checks import check_run
 
 
 def test_the_way_of_the_readme_from_a_model_to_its_evaluation(make_object, tokenizer, pairs, sections):
@@ -64,6 +66,17 @@ def test_the_same_call_is_the_same_run_and_another_call_another(make_object, tok
     assert call(seed=1).folder != run.folder
 
 
+def test_a_changed_file_is_another_run(pairs, sections, write_rows):
+    small = xt.SmallModel(hidden_size=16, num_layers=1, num_heads=2, max_positions=64, vocab_size=300)
+
+    def call(rows):
+        return xt.train(small, write_rows("pairs.jsonl", rows), quiet=True, report=False, **sections)
+
+    first = call(pairs())
+    assert call(pairs()).folder == first.folder
+    assert call(pairs(29)).folder != first.folder
+
+
 def test_a_stopped_run_goes_on_to_the_same_weights(make_object, tokenizer, pairs, sections):
     class Once(xt.Callback):
         """Stops the first time it is called, as SIGTERM would."""
@@ -81,6 +94,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(make_object, tokenizer, pairs
     assert (cut.status, cut.steps) == ("stopped", 1)
     with pytest.raises(xt.ExptiltError, match=r"was made from objects \(model\.path, model\.tokenizer, data\.train\)"):
         xt.load_run("cut").resume()
+    with pytest.raises(xt.ExptiltError, match=r"model\.path: memory:model-\w{16}: stands for an object \(model\)"):
+        check_run(cut.recipe)  # what `exptilt train cut/config.yaml` does first
     with pytest.raises(xt.ExptiltError, match=r"cut: has no model yet; run\.resume\(\) goes on"):
         cut.model  # noqa: B018
     again = cut.resume()
@@ -173,3 +188,63 @@ def test_rows_are_loaded_changed_and_counted(pairs, write_rows):
     kept = xt.load_rows(path, limit=3, format=lambda row: row if "1" in row["prompt"] else None)
     assert [row["prompt"] for row in kept] == [pairs(3)[1]["prompt"]]
     assert json.dumps(xt.load_rows(pairs(2))) == json.dumps(pairs(2))
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers by an old name
+def test_an_adapter_is_trained_further_and_measured_against_its_base(make_object, tokenizer, pairs, sections, tmp_path):
+    settings = {"quiet": True, "report": False, **sections}
+    make_object().save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    first = xt.train("base", pairs(), adapter=xt.LoRA(rank=2), **settings)
+    second = xt.train(first.model, pairs(), output="second", **settings)
+    assert type(second.model).__name__ == "PeftModelForCausalLM"
+    assert second.recipe.model.path == second.recipe.adapter.path
+    scored = xt.score(second.model, None, pairs(4), reference=first.model, quiet=True)
+    assert 0 < scored["log_ratio"].abs().max() < 5
+    alone = xt.evaluate(second.model, pairs(4), quiet=True, evaluate={"num_prompts": 0})
+    named = xt.evaluate(second, pairs(4), reference="base", quiet=True, evaluate={"num_prompts": 0})
+    assert alone.margins["log_ratio"].tolist() == pytest.approx(named.margins["log_ratio"].tolist(), abs=1e-5)
+    nameless = peft.get_peft_model(make_object(), peft.LoraConfig(r=2, task_type="CAUSAL_LM"))
+    with pytest.raises(
+        xt.ExptiltError, match="model: its adapter names no base, so what is trained could not be loaded"
+    ):
+        xt.train(nameless, pairs(), tokenizer=tokenizer, output="third", **settings)
+
+
+def test_rounds_begin_from_an_object(make_object, tokenizer, pairs, sections):
+    run = xt.train(
+        make_object(),
+        [{"prompt": row["prompt"]} for row in pairs(8)],
+        tokenizer=tokenizer,
+        rounds={"num_rounds": 2, "reward": {"kind": "length"}, "num_samples": 2, "law": {"max_new_tokens": 4}},
+        quiet=True,
+        report=False,
+        **{**sections, "evaluate": {"num_prompts": 0}},
+    )
+    assert run.status == "done"
+    assert run.recipe.rounds.num_rounds == 2
+    assert run.model.num_parameters() == make_object().num_parameters()
+
+
+def test_the_doctor_says_which_objective_fits(pairs, capsys):
+    rated = [{"prompt": row["prompt"], "completion": row["chosen"], "label": True} for row in pairs(8)]
+    report = xt.doctor([*rated, {**rated[0], "prompt": "Other?", "label": False}])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "objective that fits: kto, because" in said
+    assert "train: rows (format" in said
+    assert (report.train.num_desirable, report.train.num_undesirable) == (8, 1)
+
+
+def test_a_policy_learns_from_its_own_samples_of_prompts_in_memory(make_object, tokenizer, pairs, sections):
+    run = xt.train(
+        make_object(),
+        [{"prompt": row["prompt"]} for row in pairs(8)],
+        tokenizer=tokenizer,
+        loss=xt.RLOO(),
+        rollout={"reward": {"kind": "length"}, "num_samples": 2, "law": {"max_new_tokens": 4}},
+        quiet=True,
+        report=False,
+        **sections,
+    )
+    assert (run.status, run.steps) == ("done", 1)  # eight prompts are one batch
+    assert fingerprint(run.model) != fingerprint(make_object())

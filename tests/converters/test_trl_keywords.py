@@ -50,10 +50,9 @@ def trl():
     pytest.importorskip("trl", reason="TRL's own keywords are read off TRL: pip install 'exptilt[peers]'")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        import trl
         import trl.experimental.cpo
         import trl.experimental.orpo
-
-        import trl
     places = {"ORPO": trl.experimental.orpo, "CPO": trl.experimental.cpo}
     return {kind: [getattr(places.get(kind, trl), kind + end) for end in ("Config", "Trainer")] for kind in KINDS}
 

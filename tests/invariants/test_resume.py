@@ -23,7 +23,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from exptilt.errors import CheckpointError
-from exptilt.losses import BCO, DPO, KTO, NLL, RLOO, BradleyTerry, Mixture, PlackettLuceReward, SimPO, Term
+from exptilt.losses import BCO, DPO, KTO, NLL, PPO, RLOO, XPO, BradleyTerry, Mixture, PlackettLuceReward, SimPO, Term
 from exptilt.policies.models import load_model
 from exptilt.policies.saving import save_model
 from exptilt.policies.tokenizers import train_tokenizer
@@ -142,8 +142,12 @@ ASKED = {"reward": LengthConfig(), "num_samples": 3, "law": RoundLaw(max_new_tok
 ONLINE = {"evaluate": EvaluateConfig(num_prompts=4, num_samples=1), "train": {"save_every": 1}}
 CASES = {
     "rollouts of one update": (RLOO(beta=0.1, target_kl=0.5), {**ONLINE, "rollout": RolloutConfig(**ASKED)}),
+    "a critic and rollouts of four updates": (
+        PPO(beta=0.1, target_kl=0.5),
+        {**ONLINE, "rollout": RolloutConfig(**ASKED, num_prompts=16, epochs=2)},
+    ),
     "rollouts of four updates": (
-        DPO(),
+        XPO(),
         {**ONLINE, "rollout": RolloutConfig(**ASKED, num_prompts=16, epochs=2, decide="coin", pairs="all")},
     ),
     "dpo with dropout": (DPO(), DROPPED),
@@ -229,8 +233,9 @@ def test_two_processes_as_torchrun_starts_them(recipe_of, metrics_of, write_rows
     [
         (RLOO(beta=0.1, target_kl=0.5), RolloutConfig(**ASKED)),
         (DPO(), RolloutConfig(**ASKED, num_prompts=16, epochs=2)),
+        (PPO(beta=0.1), RolloutConfig(**ASKED, num_prompts=16, epochs=2)),
     ],
-    ids=["rloo", "online dpo"],
+    ids=["rloo", "online dpo", "ppo"],
 )
 def test_two_processes_draw_what_one_draws(recipe_of, metrics_of, spawn, kind, loss, rollout):
     """Rollouts, numbers and weights are those of one process; only the order of sums differs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from mpmath import mp, mpf
@@ -191,11 +192,11 @@ def test_the_critics_loss_is_its_formula():
 
 
 def test_explained_variance_of_a_constant_critic_is_zero_and_of_constant_returns_unknown():
-    returns = torch.tensor([1.0, 2.0, 6.0])
-    assert explained_variance(torch.full((3,), 9.0), returns) == 0
+    returns = np.array([1.0, 2.0, 6.0])
+    assert explained_variance(np.full(3, 9.0), returns) == 0
     assert explained_variance(2 * returns, returns) == 0
     assert explained_variance(returns / 2, returns) == pytest.approx(0.75)
-    assert explained_variance(returns, torch.ones(3)) != explained_variance(returns, torch.ones(3))
+    assert np.isnan(explained_variance(returns, np.ones(3)))
 
 
 @pytest.mark.parametrize(

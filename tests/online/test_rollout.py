@@ -60,6 +60,12 @@ def test_measures_are_sums_over_what_they_are_about(rollout):
     )
 
 
+def test_as_drawn_has_the_samplers_log_probabilities_and_the_rest_as_it_was(rollout):
+    parts = [one.behaviour.tolist() for each in rollout.as_drawn for one in each.completions]
+    assert parts == [[-1.0] * 5, [-1.0] * 2, [-2.0], [-1.0]]  # the last is -2 to the trainer
+    assert [one.score for each in rollout.as_drawn for one in each.completions] == [1.0, 3.0, 5.0, None]
+
+
 @pytest.mark.parametrize("credited", [False, True])
 def test_a_rollout_comes_back_from_a_checkpoint_as_it_was(rollout, credited):
     if credited:
@@ -103,3 +109,21 @@ def test_a_reward_without_variance_is_refused(rollout):
         require_signal(replace(rollout, groups=none), is_rewarded=True)
     require_signal(replace(rollout, groups=none), is_rewarded=False)
     require_signal(rollout, is_rewarded=True)
+
+
+def test_completions_of_the_reference_beside_are_in_no_measure(rollout):
+    """XPO compares the policy's completions with as many of the reference's."""
+    others = [replace(part, version=None) for part in rollout.groups[1].completions]
+    mixed = replace(rollout, groups=[rollout.groups[0], replace(rollout.groups[1], completions=tuple(others))])
+    means = mixed.measures().means()
+    assert means["rollout/reward"] == 2.0
+    assert means["rollout/kl"] == pytest.approx(sum(range(7)) / 2)
+    assert means["rollout/length"] == 3.5
+    back = Rollout.restored(mixed.state(), [replace(one, completions=()) for one in mixed.groups])
+    assert [one.version for one in back.completions] == [4, 4, None, None]
+
+
+def test_another_law_than_the_policys_own_has_no_kl(rollout):
+    means = replace(rollout, is_plain=False).measures().means()
+    assert "rollout/kl" not in means
+    assert "rollout/k1" not in means

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,15 +18,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 import exptilt.trl as ours
 from exptilt.policies.tokenizers import train_word_tokenizer
+from exptilt.runs.run_recipe import run_recipe
 
 pytest.importorskip("trl", reason="the comparison with TRL's own code needs it: pip install 'exptilt[peers]'")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    import trl
     import trl.experimental.cpo
     import trl.experimental.orpo
     from datasets import Dataset
-
-    import trl
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOLERANCE = 1e-5
@@ -58,6 +59,12 @@ def demonstrations() -> list[dict[str, Any]]:
 
 
 ROWS: dict[str, Any] = {"KTO": marked, "SFT": demonstrations}
+
+
+@pytest.fixture(autouse=True)
+def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report costs more than the training here."""
+    monkeypatch.setattr("exptilt.trl.preference_trainer.run_recipe", partial(run_recipe, page=False))
 
 
 @pytest.fixture(scope="module")

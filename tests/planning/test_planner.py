@@ -178,3 +178,18 @@ def test_a_step_is_the_mean_of_the_runs_own_first_steps_and_memory_is_that_of_th
     load = Load.of([group for step in range(2) for group in batches.groups(step)])
     assert found.phases[0].tokens == load.tokens / 2
     assert found.phases[0].micro_batches == 1
+
+
+def test_the_critic_of_ppo_is_a_second_model_that_is_trained(make_recipe):
+    """Its weights, gradients and Adam's two numbers are held beside the policy's, and its steps take time of their own."""
+    online = "rollout={reward: {kind: length}, take_prompts: true, num_samples: 4, epochs: 2, law: {max_new_tokens: 8}}"
+    without = Planner(make_recipe(online, "loss={name: grpo}"), fleet())
+    with_one = Planner(make_recipe(online, "loss={name: ppo}"), fleet())
+    plain, found = without.plan(), with_one.plan()
+    assert "critic" not in plain.memory
+    # Head and embedding of the policy are one matrix, so that the critic has all of it and a score besides.
+    assert found.memory["critic"] == 16 * (found.size.total + found.size.width)
+    assert found.disk > 1.5 * plain.disk
+    seconds = found.phases[0].seconds
+    assert 0.3 * seconds["training"] < seconds["critic"] < 3 * seconds["training"]
+    assert set(seconds) - set(plain.phases[0].seconds) == {"critic"}

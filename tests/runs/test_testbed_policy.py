@@ -25,6 +25,7 @@ from exptilt.settings.data_settings import BatchConfig, DataConfig
 from exptilt.settings.evaluation_settings import EvaluateConfig
 from exptilt.settings.model_settings import ModelConfig, SmallModel
 from exptilt.settings.recipe import Recipe
+from exptilt.settings.reward_settings import OwnReward
 from exptilt.settings.rollout_settings import RolloutConfig
 from exptilt.settings.rounds_settings import RoundLaw
 from exptilt.settings.training_settings import OptimConfig, TrainConfig
@@ -44,11 +45,14 @@ LETTERS = "abc"
 RATE = 2e-3
 
 
-def true_reward(answers: list[Any]) -> list[float]:
-    """The world's reward of five letters; other lengths are no completions of this world."""
-    moods = dict(zip(LETTERS, WORLD.sentiment, strict=True))
+TRUE_REWARD = """
+MOODS = {"a": -1, "b": 0, "c": 1}
+
+def of_letters(answers):
     letters = [answer.text.split() for answer in answers]
-    return [0.5 * sum(moods[one] for one in each) if len(each) == WORLD.length else -4.0 for each in letters]
+    return [0.5 * sum(MOODS[one] for one in each) if len(each) == 5 else -4.0 for each in letters]
+"""
+"""The world's reward of five letters; other lengths are no completions of this world."""
 
 
 class Bench:
@@ -76,7 +80,9 @@ class Bench:
     def online(self, name: str, loss: Any, **rollout: Any) -> SequenceLaw:
         """The law of a policy that is trained on its own completions of the three prompts, by their true reward."""
         data = self._write("prompts", [{"prompt": letter} for letter in LETTERS])
-        settings = {"reward": true_reward, "num_samples": 8, "law": RoundLaw(max_new_tokens=8), **rollout}
+        (self.folder / "world_reward.py").write_text(TRUE_REWARD)
+        reward = OwnReward.read({"import": "world_reward:of_letters"})
+        settings = {"reward": reward, "num_samples": 8, "law": RoundLaw(max_new_tokens=8), **rollout}
         recipe = Recipe(
             output=str(self.folder / name),
             model=self.reference,
@@ -216,7 +222,9 @@ def test_estimates_from_samples_agree_with_the_exact_values_of_the_same_models(b
     assert point.gap.value == pytest.approx(exact.gap(exact.beta_at(kl), kl, gained).value, abs=0.05)
 
 
-def test_rloo_reaches_the_optimum_of_reward_and_kl(bench):
+def test_rloo_reaches_the_optimum_of_reward_and_kl(bench, monkeypatch):
     """60 updates of 24 x 8 own samples; what pairs of the reference's samples need thousands of labels for."""
+    monkeypatch.chdir(bench.folder)
+    monkeypatch.syspath_prepend(str(bench.folder))
     assert bench.missed(bench.law) == 1
     assert bench.missed(bench.online("rloo", RLOO(beta=BETA))) < 0.03

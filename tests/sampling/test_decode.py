@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from peft import PromptTuningConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from exptilt.policies.adapters import AdapterOff, with_adapter
@@ -122,6 +123,20 @@ def test_an_adapter_that_is_switched_off_decodes_as_the_base():
             state.advance(torch.tensor([3, 4, 5]))
     torch.testing.assert_close(off.logits, expected.logits)
     assert (on.logits - expected.logits).abs().max() > 0.1
+
+
+def test_a_small_model_in_half_precision_is_tried_on_a_copy_with_its_adapter_off_too():
+    base = llama()
+    for model in (base.bfloat16(), AdapterOff(with_adapter(llama().bfloat16(), AdapterConfig(rank=2)).eval())):
+        assert shares_prompts(model)
+        law = SamplingLaw(max_new_tokens=6, eos_ids=(2,))
+        drawn = sample(model, [2], prompts_of(3, 9), num_samples=2, law=law, with_logps=True)
+        assert all(np.isfinite(one.logps).all() for one in drawn)
+
+
+def test_an_adapter_of_prompts_keeps_the_models_own_cache():
+    settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    assert not shares_prompts(get_peft_model(llama(), settings).eval())
 
 
 def test_samples_of_double_precision_do_not_depend_on_the_batch():

@@ -6,6 +6,7 @@ import pytest
 
 from exptilt.errors import ConfigError
 from exptilt.settings.load import dump, load
+from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.settings.recipe import Recipe
 
 START = ["output=run", "model.path=base", "data.train=prompts.jsonl"]
@@ -66,3 +67,8 @@ def test_what_is_right_is_read_and_written(keys, tmp_path):
     recipe = load(Recipe, None, [*START, *keys])
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     assert load(Recipe, tmp_path / "recipe.yaml", []) == recipe
+
+
+def test_masks_are_not_trained_online():
+    with pytest.raises(ConfigError, match="rloo learns from texts drawn while training; masks are trained on rows"):
+        load(MaskRecipe, None, ["output=o", "segmenter.path=x", "data.train=m.csv", "data.classes=2", "loss=rloo"])

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import get_scheduler
 
-from exptilt.errors import ConfigError
+from exptilt.errors import ConfigError, ModelError
 from exptilt.settings.training_settings import OptimConfig
 from exptilt.training.optim import build_optimizer, build_schedule, parameter_groups
 
@@ -221,6 +221,11 @@ def test_no_step_has_rate_zero(schedule, num_steps, warmup_ratio):
         assert plan.get_last_lr()[0] > 1e-4
         optimizer.step()
         plan.step()
+
+
+def test_a_model_with_nothing_to_train_is_refused():
+    with pytest.raises(ModelError, match="all are frozen"):
+        build_optimizer(OptimConfig(), Small().requires_grad_(False))
 
 
 def test_without_warm_up_the_first_step_has_the_peak():

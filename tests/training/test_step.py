@@ -55,7 +55,7 @@ def test_token_mean_over_uneven_micro_batches_is_sum_over_sum():
         assert sums.totals["loss"] == pytest.approx([nll.item(), 8.0])
 
 
-@pytest.mark.parametrize(("limit", "factor"), [(1.0, 1.0), (0.1, 0.1 / (math.sqrt(18) / 8))])
+@pytest.mark.parametrize(("limit", "factor"), [(1.0, 1.0), (math.inf, 1.0), (0.1, 0.1 / (math.sqrt(18) / 8))])
 def test_a_gradient_is_divided_and_scaled_down_at_once(limit, factor):
     """(-2, -2, -3, -1) / 8 has the norm sqrt(18) / 8, which is the metric whether it is scaled down or not."""
     model, rows = Tabular(), [row("a", [0]), row("b", [0, 1]), row("c", [2, 2, 2, 3, 1])]

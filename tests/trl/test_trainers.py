@@ -6,13 +6,14 @@ import copy
 import json
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from subprocess import run
 
 import pytest
 import torch
-from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from datasets import Dataset, DatasetDict
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -25,8 +26,10 @@ from transformers import (
 )
 
 from exptilt.errors import CheckpointError, ConfigError, DataError
+from exptilt.losses import SimPO
 from exptilt.policies.fingerprint import fingerprint
 from exptilt.policies.tokenizers import train_tokenizer
+from exptilt.runs.run_recipe import run_recipe
 from exptilt.trl import (
     DPOConfig,
     DPOTrainer,
@@ -53,6 +56,12 @@ QUICK = {
     "disable_tqdm": True,
     "max_length": 64,
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_page(monkeypatch):
+    """The report costs more than the training here; one test has it."""
+    monkeypatch.setattr("exptilt.trl.preference_trainer.run_recipe", partial(run_recipe, page=False))
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +130,20 @@ def test_a_second_training_goes_on_from_the_model_and_moves_the_first_aside(make
     assert losses(trainer)[0] == pytest.approx(0.6931472, abs=1e-6)  # its reference is where it begins
     assert fingerprint(trainer.model) != moved
     assert len(list((tmp_path / "run" / "earlier").iterdir())) == 1
+
+
+def test_a_second_training_of_an_adapter_goes_on_from_it(make, tmp_path):
+    trainer = make(peft_config=LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    trainer.train()
+    first = fingerprint(trainer.model)
+    with pytest.raises(ConfigError, match="holds the base of the adapter"):
+        trainer.train()
+    assert (tmp_path / "run" / "model").is_dir()
+    trainer.args.output_dir = str(tmp_path / "second")
+    trainer.train()
+    assert losses(trainer)[0] == pytest.approx(0.6931472, abs=1e-6)
+    assert fingerprint(trainer.model) != first
+    assert sum("lora_A" in name for name, _ in trainer.model.named_parameters()) == 1
 
 
 def test_a_stopped_training_ends_as_if_it_had_not_been(make, model, tmp_path, tokenizer):
@@ -310,7 +333,11 @@ REFUSED = {
     "a pattern": ({"peft_config": LoraConfig(target_modules=".*proj")}, "is a pattern"),
     "ranks": ({"peft_config": LoraConfig(rank_pattern={"q_proj": 2})}, "rank_pattern=.*has no counterpart"),
     "a range": ({"settings": {"beta": -1.0}}, "DPOConfig: loss: beta must be > 0"),
-    "several sets": ({"eval_dataset": {"a": ROWS}}, "eval_dataset: several data sets by name"),
+    "several sets": ({"eval_dataset": {"a": ROWS, "b": ROWS}}, "eval_dataset: several data sets by name"),
+    "columns": ({"train_dataset": {"prompt": ["a"]}}, "a mapping of columns is no list of rows"),
+    "sharded weights": ({"settings": {"fsdp": "full_shard"}}, "fsdp and deepspeed: a model that is trained in place"),
+    "no number": ({"settings": {"beta": "strong"}}, "beta: 'strong' is no number"),
+    "too few weights": ({"settings": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1]}}, "1 weight for 2 losses"),
     "images": ({"train_dataset": [{**row, "image": 1} for row in ROWS]}, "holds images"),
     "no rows": ({"train_dataset": 5}, "a int holds no rows"),
 }  # fmt: skip
@@ -358,7 +385,7 @@ def test_arguments_of_transformers_and_keywords_of_old(model, tokenizer, tmp_pat
 
 
 def test_keys_of_a_recipe_go_before_everything(make):
-    keys = {"loss": {"name": "simpo", "gamma": 0.5}, "data.on_duplicate": "drop", "train": {"max_steps": 1}}
+    keys = {"loss": SimPO(gamma=0.5), "data.on_duplicate": "drop", "train": {"max_steps": 1}}
     config = DPOConfig("x", recipe=keys, **QUICK)
     recipe = make(config=config)._start.recipe
     assert (recipe.loss.name, recipe.loss.gamma, recipe.data.on_duplicate, recipe.train.max_steps) == (
@@ -367,6 +394,44 @@ def test_keys_of_a_recipe_go_before_everything(make):
         "drop",
         1,
     )
+
+
+def test_the_split_train_of_several_is_trained_on(make):
+    sets = DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(HELD_OUT))
+    assert make(train_dataset=sets, eval_dataset={"held out": HELD_OUT})._parts.train.count == 20
+
+
+def test_columns_that_a_recipe_renames_are_kept(make):
+    rows = [{"question": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]} for row in ROWS]
+    config = DPOConfig("x", recipe={"data": {"columns": {"prompt": "question"}}}, **QUICK)
+    assert make(config=config, train_dataset=rows)._parts.train.left_out == ()
+
+
+def test_weights_in_16_bits_stay_so_and_are_those_saved(make, model, tmp_path):
+    model.to(torch.bfloat16)
+    trainer = make()
+    trainer.train()
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft
+def test_an_adapter_that_the_model_has_is_trained_further(make, model):
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    trainer = make(given=adapted, eval_dataset=HELD_OUT, settings={"learning_rate": 0.1})
+    trainer.train()
+    assert trainer.model is adapted
+    assert losses(trainer)[0] == pytest.approx(0.6931472, abs=1e-6)
+    assert trainer.evaluate()["eval_loss"] != pytest.approx(0.6931472, abs=1e-3)
+    assert trainer.accelerator.is_main_process
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(0.3, 2), (0.6, 3), (1.5, 6)])
+def test_a_part_of_an_epoch_is_rounded_up(make, epochs, steps):
+    trainer = make(settings={"num_train_epochs": epochs})
+    trainer.train()
+    assert trainer.state.global_step == steps
 
 
 def test_epochs_and_shares_are_counted_in_steps(make):
@@ -416,7 +481,8 @@ def test_what_trainers_lack_is_said(make):
     assert (config.learning_rate, config.to_dict()["learning_rate"], config.beta) == (1e-4, 1e-4, None)
 
 
-def test_states_and_metrics_are_written(make, tmp_path):
+def test_states_and_metrics_are_written(make, tmp_path, monkeypatch):
+    monkeypatch.undo()
     trainer = make()
     metrics = trainer.train().metrics
     trainer.log_metrics("train", metrics)

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from exptilt.calls.evaluate_call import model_path
-from exptilt.calls.public_call import in_words, public_call
+from exptilt.calls.public_call import public_call
 from exptilt.calls.recipe_keywords import RecipeKeywords
 from exptilt.errors import ConfigError
 from exptilt.in_memory import holding
+from exptilt.kinds import Kind
 from exptilt.progress import no_bars
 from exptilt.run_folder.data_record import DataReport
 from exptilt.settings.data_settings import DataConfig
@@ -36,7 +37,7 @@ def doctor(
     data: Any = None,
     quiet: bool = False,
 ) -> DataReport:
-    """Check rows as a run does before step 1, and print what is wrong with them and how long they are.
+    """Check rows as a run does before step 1, and print what is wrong with them and which objective fits them.
 
     Args:
         rows: in any form that `xt.train` takes.
@@ -71,9 +72,10 @@ def doctor(
         stack.enter_context(holding(*keywords.held))
         if quiet:
             stack.enter_context(no_bars())
-        report = _checked(wanted, loss)
-    if not quiet:
-        _print(report)
+        kind = _kind(wanted.data, loss)
+        report = _checked(wanted, kind)
+        if not quiet:
+            _print(report, wanted.data, kind)
     return report
 
 
@@ -84,14 +86,19 @@ def _put_tokenizer(keywords: RecipeKeywords, model: Any, tokenizer: Any, stack: 
         keywords.model(model, tokenizer, stack)
 
 
-def _checked(wanted: _Checked, loss: Any) -> DataReport:
+def _kind(data: DataConfig, loss: Any) -> Kind:
+    """The kind of the objective, else of the rows."""
     from exptilt.data.kind_of_rows import kind_of_rows
-    from exptilt.data.prepared import prepare
     from exptilt.settings.loss_choice import choice_of
 
     if isinstance(loss, type):
         raise ConfigError(f"xt.doctor: loss: {loss.__name__} is a class; write loss=xt.{loss.__name__}()")
-    kind = kind_of_rows(wanted.data) if loss is None else choice_of(loss).kind
+    return kind_of_rows(data) if loss is None else choice_of(loss).kind
+
+
+def _checked(wanted: _Checked, kind: Kind) -> DataReport:
+    from exptilt.data.prepared import prepare
+
     data = wanted.data if kind.is_trained else replace(wanted.data, on_duplicate="drop")  # as `exptilt sample` does
     if wanted.model.path is None and wanted.model.tokenizer is None:
         return prepare(data, None, kind, strict=False).report
@@ -102,21 +109,15 @@ def _checked(wanted: _Checked, loss: Any) -> DataReport:
     return prepare(data, tokenizer, kind, declared_context(wanted.model, tokenizer), strict=False).report
 
 
-def _print(report: DataReport) -> None:
+def _print(report: DataReport, data: DataConfig, kind: Kind) -> None:
     from rich.console import Console
 
     from exptilt.data.account.data_terminal import print_report
+    from exptilt.runs.method_advice import advise
 
     console = Console()
-    named = DataReport.from_dict(_in_words(report.as_dict()))
-    print_report(named, console)
+    print_report(report, console)
+    if not kind.scores and report.refusal != "nothing is left to use":
+        console.print(str(advise(data, kind, report)), highlight=False, markup=False, soft_wrap=True)
     refusal = f"a run would refuse these data: {report.refusal}" if report.refusal else "a run would take these data"
     console.print(refusal, style="bold red" if report.refusal else "green")
-
-
-def _in_words(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _in_words(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_in_words(item) for item in value]
-    return in_words(value) if isinstance(value, str) else value

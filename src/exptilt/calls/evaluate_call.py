@@ -83,8 +83,8 @@ def evaluate(
         model: a transformers or peft model (such as `run.model`), a run, a folder or a hub id; also a reward model.
         rows: pairs in any form that `xt.train` takes.
         tokenizer: of a model object that was not loaded from a folder or hub id.
-        reference: the model to measure against, in the same forms; an adapter in a folder is measured against its base,
-            any other model without one.
+        reference: the model to measure against, in the same forms; by default an adapter is measured against its base, any
+            other model without one.
         loss: the objective whose `beta` makes implicit rewards of log-ratios; by default they are log-ratios.
         seed: of the samples.
         data: section `data`: what happens to faulty rows, rendering, lengths.
@@ -106,7 +106,7 @@ def evaluate(
         ...     run = xt.train(small, rows, output=f"{folder}/run", quiet=True, report=False)
         ...     result = xt.evaluate(run.model, rows, evaluate={"num_prompts": 0}, quiet=True)
         >>> result.evaluation.num_pairs, len(result.margins)
-        (20, 20)
+        (8, 8)
     """
     from exptilt.processes.surroundings import left_as_found
     from exptilt.runs.model_evaluation import measure_model
@@ -115,7 +115,7 @@ def evaluate(
     with ExitStack() as lends:
         model = model_path(model)
         keywords.model(model, tokenizer, lends)
-        keywords.reference(model_path(reference), lends)
+        keywords.reference(_base_of(model) if reference is None else model_path(reference), lends)
         keywords.loss(loss if loss is not None else "bradley_terry" if gives_scores(model) else None)
         keywords.put("seed", seed)
         for name, section in (("data", data), ("batch", batch), ("evaluate", evaluate)):
@@ -144,6 +144,12 @@ def model_path(model: Any) -> Any:
     if isinstance(model, str | Path) and is_run(str(model)):
         return str(Path(model) / MODEL)
     return model
+
+
+def _base_of(model: Any) -> str | None:
+    """The folder or hub id of the base that a peft model names; None of any other model."""
+    settings = getattr(model, "peft_config", {}).get("default")
+    return getattr(settings, "base_model_name_or_path", None) or None
 
 
 def gives_scores(model: Any) -> bool:

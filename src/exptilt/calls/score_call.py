@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from exptilt.calls.evaluate_call import gives_scores, model_path
 from exptilt.calls.public_call import public_call
 from exptilt.calls.recipe_keywords import RecipeKeywords
-from exptilt.errors import ConfigError
+from exptilt.errors import ConfigError, DataError
 from exptilt.in_memory import holding
 from exptilt.progress import no_bars
 from exptilt.settings.data_settings import DEFAULT_TOKENS, DataConfig
@@ -107,6 +107,8 @@ def _table(wanted: _Scored, is_reward_model: bool, max_tokens: int) -> pandas.Da
     from exptilt.runs.run_models import TRAINED
 
     tokenizer, kind = load_tokenizer(wanted.model), kind_of_rows(wanted.data)
+    if not kind.is_trained:
+        raise DataError(f"{wanted.data.train}: these are prompts alone, and there is no completion to score")
     head = TRAINED["rewards" if is_reward_model else "logps"]
     model = model_on_device(load_model(wanted.model, tokenizer, head=head))
     groups = prepare(wanted.data, tokenizer, kind, context_length(model)).train

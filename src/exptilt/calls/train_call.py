@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from exptilt.calls.default_folder import UNNAMED, default_folder
 from exptilt.calls.public_call import messages, objects_in_words, public_call
 from exptilt.calls.recipe_keywords import RecipeKeywords
 from exptilt.calls.run_result import RunResult
 from exptilt.errors import ConfigError
 from exptilt.in_memory import InMemory, holding
 from exptilt.progress import no_bars
-from exptilt.settings.load import dump
 from exptilt.settings.recipe import Recipe
-
-HOME = "runs"
-"""Where runs go by default."""
-_UNNAMED = "xt.train-has-no-output-yet"
 
 
 @public_call
@@ -43,6 +38,8 @@ def train(
     evaluate: Any = None,
     parallel: Any = None,
     rounds: Any = None,
+    rollout: Any = None,
+    critic: Any = None,
     recipe: str | Path | Recipe | None = None,
     callbacks: Sequence[Any] = (),
     quiet: bool = False,
@@ -67,7 +64,7 @@ def train(
         loss: an object such as `xt.DPO(beta=0.1)`, a name such as "ipo", a mapping, or a loss of your own.
         adapter: `xt.LoRA(rank=16)`; by default all weights are trained.
         reference: another model than the one training starts from: an object, a folder, a hub id, or the section.
-        output: the run folder; by default `runs/<loss>-<digest of the recipe>`, which no other run has.
+        output: the run folder; by default `runs/<loss>-<digest>`, of the recipe and the content it names, which no other run has.
         seed: of initial weights, batches and samples.
         data: section `data`: what happens to faulty rows, rendering, lengths.
         batch: section `batch`.
@@ -77,6 +74,8 @@ def train(
         evaluate: section `evaluate`: what is measured at the end.
         parallel: section `parallel`.
         rounds: section `rounds`, or a number of rounds.
+        rollout: section `rollout`: train on completions that the policy draws, such as `{"reward": {"kind": "length"}}`.
+        critic: section `critic`: the model of values beside the policy, for losses such as `xt.PPO()`.
         recipe: a YAML file or an `xt.Recipe`, which the other arguments are laid over.
         callbacks: objects with the hooks of `xt.Callback`, called around the steps.
         quiet: show no messages and no bars.
@@ -99,11 +98,11 @@ def train(
     """
     keywords = RecipeKeywords("xt.train", recipe)
     keywords.put("seed", seed)
-    for name, section in (("data", data), ("batch", batch), ("optim", optim), ("train", train), ("sft", sft)):
+    sections = {"data": data, "batch": batch, "optim": optim, "train": train, "sft": sft, "evaluate": evaluate}
+    for name, section in (
+        sections | {"parallel": parallel, "rounds": rounds, "rollout": rollout, "critic": critic}
+    ).items():
         keywords.section(name, section)
-    for name, section in (("evaluate", evaluate), ("parallel", parallel)):
-        keywords.section(name, section)
-    keywords.section("rounds", rounds)
     keywords.loss(loss)
     keywords.adapter(adapter)
     keywords.model(model, tokenizer)
@@ -112,18 +111,11 @@ def train(
     keywords.rows(test, "data.test", "test rows")
     _require_given(keywords)
     _require_callbacks(callbacks)
-    keywords.put("output", _UNNAMED if output is None and not keywords.has("output") else output and str(output))
+    keywords.put("output", UNNAMED if output is None and not keywords.has("output") else output and str(output))
     built = keywords.build()
-    if built.output == _UNNAMED:
-        built = replace(built, output=default_output(built, callbacks))
+    if built.output == UNNAMED:
+        built = replace(built, output=default_folder(built, callbacks))
     return _started(built, keywords.held, callbacks, quiet=quiet, report=report)
-
-
-def default_output(recipe: Recipe, callbacks: Sequence[Any] = ()) -> str:
-    """`runs/<loss>-<digest>`: equal for equal calls, and for no others."""
-    names = [f"{type(each).__module__}.{type(each).__qualname__}" for each in callbacks]
-    digest = hashlib.sha256("\n".join([dump(replace(recipe, output=_UNNAMED)), *names]).encode()).hexdigest()
-    return f"{HOME}/{recipe.loss.name}-{digest[:8]}"
 
 
 def _started(
@@ -149,6 +141,8 @@ def _started(
 
 
 def _require_given(keywords: RecipeKeywords) -> None:
+    if keywords.has("segmenter"):
+        raise ConfigError("xt.train: a recipe with segmenter trains on masks; run it with `exptilt train`")
     if not keywords.has("model.path") and not keywords.has("model.config"):
         raise ConfigError("xt.train: no model: give a model object, a folder or a hub id first, or a recipe with one")
     if not keywords.has("data.train") and not keywords.has("rounds"):

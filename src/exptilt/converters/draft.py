@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from exptilt.errors import ConfigError
+
 Outcome = Literal["used", "default", "no effect", "refused"]
 """used: it sets keys of ours; default: it says what holds anyway; no effect: nothing here depends on it; refused: it has no
 counterpart here, and a run by the recipe differs from one there."""
@@ -42,6 +44,19 @@ class Draft:
     def get(self, *keys: str, default: Any = None) -> Any:
         """The value of the first of these keys that the source has and that is not null."""
         return next((self.source[key] for key in keys if self.source.get(key) is not None), default)
+
+    def number(self, *keys: str, default: float | None = None) -> float:
+        """The first of these keys that the source has, as a number; a number written as text counts.
+
+        Raises:
+            ConfigError: it is none, or `auto`.
+        """
+        key = next((key for key in keys if self.source.get(key) is not None), None)
+        value = default if key is None else self.source[key]
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise ConfigError(f"{key}: {value!r} is no number") from None
 
     def has(self, *keys: str) -> bool:
         """Whether the source says one of these keys, other than null."""

@@ -61,7 +61,7 @@ def _switched(draft: Draft, key: str) -> LossVariant:
     if key == "reference_free":  # a reference for which all completions are alike
         return LossVariant("cpo", {"nll_weight": (0.0, [key])})
     if key == "ld_alpha":
-        return LossVariant("ld_dpo", {"alpha": (float(draft.get(key)), [key])})
+        return LossVariant("ld_dpo", {"alpha": (draft.number(key), [key])})
     if key in ("use_weighting", "dpo_use_weighting"):
         return LossVariant("wpo", {"cap": (False, [key])})
     name = divergence(draft.get(key))
@@ -84,12 +84,13 @@ def _fixed(draft: Draft, name: str, naming: list[str]) -> LossVariant:
     if name == "aot_unpaired":
         return LossVariant("aot", {"paired": (False, naming)})
     if name == "slic":  # CPO's hinge, max(0, 1 - beta * difference)
-        beta = float(draft.get("beta", default=0.1))
+        beta = draft.number("beta", default=0.1)
         said = [key for key in ("beta",) if draft.has(key)] or naming
         settings = {"delta": (1 / beta, said), "lam": (0.0, naming)}
         return LossVariant("slic", settings, factor=beta, reads=("beta",))
     if name == "robust_dpo":
-        return LossVariant(name, {"label_smoothing": (float(smoothing or 0.0), _said_smoothing(draft) or naming)})
+        share = draft.number("label_smoothing", "dpo_label_smoothing", default=0.0)
+        return LossVariant(name, {"label_smoothing": (share, _said_smoothing(draft) or naming)})
     if name == "exo" and not smoothing:
         draft.as_default("TRL takes 0.001 then, which is the default here", *_said_smoothing(draft))
         return LossVariant(name, reads=("label_smoothing", "dpo_label_smoothing"))

@@ -10,8 +10,10 @@ from typing import Any
 
 from exptilt.converters.draft import Draft
 from exptilt.converters.loss_variants import SWITCHES, LossVariant, variant_of
+from exptilt.errors import ConfigError
 from exptilt.settings.objectives import entries
 from exptilt.settings.other_tools import LOSS_TYPES
+from exptilt.wording import counted
 
 _BETAS = ("beta", "rl_beta", "pref_beta", "dpo_beta", "kto_beta")
 _SMOOTHING = ("label_smoothing", "dpo_label_smoothing")
@@ -105,7 +107,7 @@ def _names(draft: Draft) -> list[str] | None:
 def _of_cpo(draft: Draft, name: str) -> str:
     """CPO's losses; TRL turns SimPO into AlphaPO and back by the number alpha."""
     if name in ("simpo", "alphapo"):
-        return "alphapo" if float(draft.get("alpha", default=0.0)) else "simpo"
+        return "alphapo" if draft.number("alpha", default=0.0) else "simpo"
     return {"sigmoid": "cpo", "hinge": "slic", "ipo": "ipo without a reference"}.get(name, name)
 
 
@@ -125,7 +127,7 @@ def _settings(draft: Draft, loss: LossVariant, *, alone: bool = True) -> dict[st
     found = dict(loss.settings)
     for theirs, ours in _FURTHER.get(loss.name, {}).items():
         if draft.has(theirs) and ours not in found:
-            found[ours] = (float(draft.get(theirs)), [theirs])
+            found[ours] = (draft.number(theirs), [theirs])
     return found | _shared(draft, loss, found, alone=alone)
 
 
@@ -141,7 +143,7 @@ def _shared(
         if ours in given:
             continue
         if said and ours in fields:
-            found[ours] = (float(draft.get(*said)), said)
+            found[ours] = (draft.number(*said), said)
         elif said and alone and draft.get(*said) and name not in ("bradley_terry", "sft"):
             draft.refuse(f"{name} has no {ours} here", *said)
         elif said and alone:
@@ -161,7 +163,7 @@ def _likelihood_terms(draft: Draft, losses: Sequence[LossVariant]) -> list[dict[
         if key == "cpo_alpha" and draft.get("loss_type") == "alphapo":
             draft.no_effect("loss_type alphapo has no such term there", key)
             continue
-        weight = float(draft.get(key))
+        weight = draft.number(key)
         if not weight:
             draft.as_default("no such term here as well", key)
             continue
@@ -173,19 +175,29 @@ def _likelihood_terms(draft: Draft, losses: Sequence[LossVariant]) -> list[dict[
 
 def _use_mixture(draft: Draft, losses: Sequence[LossVariant], extra: Sequence[Mapping[str, Any]]) -> None:
     """Several types, or one with a weighted likelihood term, as one mixture."""
-    weights = draft.get("loss_weights", "dpo_loss_weights") or [1.0] * len(losses)
+    weights = _weights(draft, len(losses))
     naming = _naming(draft)
     draft.use("loss.name", "mixture", *naming)
     terms: list[Any] = []
-    for loss, weight in zip(losses, weights, strict=False):
+    for loss, weight in zip(losses, weights, strict=True):
         settings = _settings(draft, loss, alone=False)
         written = {"name": loss.name, **{ours: value for ours, (value, _) in settings.items()}}
-        terms.append({"loss": written, "weight": float(weight) * loss.factor})
+        terms.append({"loss": written, "weight": weight * loss.factor})
         said = dict.fromkeys(key for _, keys in settings.values() for key in keys if key not in naming)
         draft.use("loss.terms", terms, *said)
     terms += extra
     spoken = ("loss_weights", "dpo_loss_weights", *_SFT_TERMS)
     draft.use("loss.terms", terms, *(key for key in spoken if draft.has(key) and key not in draft.fates))
+
+
+def _weights(draft: Draft, count: int) -> list[float]:
+    given = draft.get("loss_weights", "dpo_loss_weights") or [1.0] * count
+    if len(given) != count:
+        raise ConfigError(f"loss_weights: {counted(len(given), 'weight')} for {counted(count, 'loss', 'losses')}")
+    try:
+        return [float(weight) for weight in given]
+    except (TypeError, ValueError):
+        raise ConfigError(f"loss_weights: {given!r} are no numbers") from None
 
 
 _REMARKS = {

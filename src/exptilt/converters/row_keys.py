@@ -168,7 +168,7 @@ def _registered(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _lengths(draft: Draft) -> None:
     stated = [key for key in _LENGTHS if draft.has(key)]
     if stated:
-        draft.use("data.max_tokens", int(draft.get(*stated)), *stated)
+        draft.use("data.max_tokens", int(draft.number(*stated)), *stated)
     parts = [key for key in _PARTS if draft.has(key)]
     if parts:
         draft.no_effect("prompt and completion have one limit, data.max_tokens", *parts)

@@ -52,7 +52,7 @@ def num_steps(draft: Draft) -> int | None:
     if isinstance(limit, int | float) and limit > 0:
         return int(limit)
     per_epoch = _steps_per_epoch(draft)
-    return None if per_epoch is None else math.ceil(float(draft.get("num_train_epochs", default=3)) * per_epoch)
+    return None if per_epoch is None else math.ceil(draft.number("num_train_epochs", default=3) * per_epoch)
 
 
 def _steps_per_epoch(draft: Draft) -> int | None:
@@ -67,18 +67,23 @@ def _limit(draft: Draft) -> None:
         draft.settings["train.epochs"] = float(limit)  # enough for that many steps, which overrule epochs there
         epochs = (key for key in ("num_train_epochs", "num_epochs") if key in draft.source)
         draft.no_effect("max_steps overrules it there", *epochs)
-    elif "max_steps" in draft.source:
+        return
+    if "max_steps" in draft.source:
         draft.as_default("no limit here as well", "max_steps")
+    total = num_steps(draft)
+    if total is not None and draft.number("num_train_epochs", default=3) % 1:  # a part of an epoch is rounded up there
+        draft.settings["train.max_steps"] = total
+        draft.use("train.epochs", float(total), "num_train_epochs", because=f"{total} steps, as there")
 
 
 def _warmup(draft: Draft) -> None:
     stated = [key for key in _WARMUPS if draft.has(key)]
-    key = next((key for key in stated if float(draft.get(key))), None)
+    key = next((key for key in stated if draft.number(key)), None)
     for zero in (other for other in stated if other != key):
         draft.use("optim.warmup_ratio", 0.0, zero) if key is None else draft.no_effect(f"{key} says it", zero)
     if key is None:
         return
-    number = float(draft.get(key))
+    number = draft.number(key)
     ours, value = ("optim.warmup_ratio", number) if number < 1 else ("optim.warmup_steps", int(number))
     draft.use(ours, value, key)
     draft.settings["optim.warmup_from_zero"] = True  # their first step moves nothing

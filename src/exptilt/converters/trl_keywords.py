@@ -342,6 +342,10 @@ OBJECTS: Mapping[str, tuple[Outcome, str]] = {
 """Keywords of trainers that take objects: what becomes of them."""
 
 
+SHARDED = "a model that is trained in place is whole in every process; `exptilt convert` the script, and `exptilt train` shards"
+"""Why the trainers refuse what `exptilt convert` makes `parallel.kind: fsdp` of."""
+
+
 def keywords_of(kind: str) -> Mapping[str, Any]:
     """Keywords of one configuration, with a value each that is not its default.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from exptilt.converters.conversion import draft_of
 from exptilt.converters.draft import Draft, Fate, Outcome
-from exptilt.converters.trl_keywords import BESIDE, BY_TRAINER, EVERY, KINDS, OBJECTS, OWN
+from exptilt.converters.trl_keywords import BESIDE, BY_TRAINER, EVERY, KINDS, OBJECTS, OWN, SHARDED
 from exptilt.settings.yaml_source import to_yaml
 
 _SAYS: Mapping[Outcome, str] = {
@@ -33,7 +33,10 @@ def fate_of(kind: str, keyword: str, value: Any) -> Fate:
     source = {"trainer": f"{kind}Trainer", **BESIDE.get(keyword, {}), keyword: value}
     draft = Draft(source, frozenset(source), rows=_ROWS)
     draft_of(draft, Path(), processes=1)
-    return draft.fates[keyword]
+    fate = draft.fates[keyword]
+    if fate.outcome == "used" and draft.settings.get("parallel.kind") == "fsdp":
+        return Fate(keyword, value, "refused", SHARDED)
+    return fate
 
 
 def page() -> str:

@@ -35,9 +35,9 @@ def _moving_reference(draft: Draft) -> None:
         draft.no_effect("the reference stays where it is", *keys)
         return
     for key in (key for key in keys if draft.has(key)):
-        value = draft.get(key)
-        draft.use(numbers[key], int(value) if key.endswith("steps") else float(value), key)
-    draft.use("reference.move_every", int(draft.get("ref_model_sync_steps", default=512)), "sync_ref_model")
+        value = draft.number(key)
+        draft.use(numbers[key], int(value) if key.endswith("steps") else value, key)
+    draft.use("reference.move_every", int(draft.number("ref_model_sync_steps", default=512)), "sync_ref_model")
 
 
 def _adapter(draft: Draft) -> None:
@@ -47,11 +47,11 @@ def _adapter(draft: Draft) -> None:
         return
     for theirs, ours in _ADAPTER.items():
         if draft.has(theirs):
-            value = draft.get(theirs)
-            draft.use(f"adapter.{ours}", int(value) if ours == "rank" else float(value), theirs)
+            value = draft.number(theirs)
+            draft.use(f"adapter.{ours}", int(value) if ours == "rank" else value, theirs)
     rank = draft.settings.setdefault("adapter.rank", 8)
     for key in (key for key in ("use_rslora", "peft_use_rslora") if draft.get(key)):
-        alpha = float(draft.get("lora_alpha", default=8)) * math.sqrt(rank)
+        alpha = draft.number("lora_alpha", default=8) * math.sqrt(rank)
         draft.use("adapter.alpha", alpha, key, because="there updates are scaled by alpha over the root of the rank")
     for key in (key for key in _TARGETS if key in draft.source):
         _targets(draft, key, draft.source[key])

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from exptilt.errors import DataError
+from exptilt.processes.cores import usable_cores
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -33,7 +34,7 @@ def num_workers(asked: int | None) -> int:
     """
     if "fork" not in multiprocessing.get_all_start_methods() or not hasattr(os, "sched_getaffinity"):
         return 1
-    return len(os.sched_getaffinity(0)) if asked is None else asked
+    return usable_cores() if asked is None else asked
 
 
 def mapped(work: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[tuple[A, B]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from exptilt.kinds import ROLLOUT
@@ -12,6 +14,8 @@ from exptilt.losses.base import Loss, check_column
 from exptilt.settings.declaration import config
 from exptilt.settings.ranges import Positive
 from exptilt.types import LogProbs, RolloutLoss, at_least_float32, group_sums
+
+Floats = NDArray[np.floating]
 
 
 @config
@@ -63,15 +67,15 @@ class ClippedValue(Loss):
         return RolloutLoss(loss, error.new_zeros(len(policy)), sizes, weight=tokens)
 
 
-def explained_variance(values: Tensor, returns: Tensor) -> float:
+def explained_variance(values: Floats, returns: Floats) -> float:
     """1 - Var(R - V) / Var(R) over tokens: 1 for a critic that is right, 0 for one that knows no more than the mean.
 
     NaN where all returns are equal.
 
     Example:
-        >>> returns = torch.tensor([1.0, 2.0, 3.0])
-        >>> explained_variance(returns, returns), explained_variance(torch.zeros(3), returns)
+        >>> returns = np.array([1.0, 2.0, 3.0])
+        >>> explained_variance(returns, returns), explained_variance(np.zeros(3), returns)
         (1.0, 0.0)
     """
-    spread = float(returns.var(correction=0))
-    return 1 - float((returns - values).var(correction=0)) / spread if spread else float("nan")
+    spread = float(np.var(returns, dtype=np.float64))
+    return 1 - float(np.var(returns - values, dtype=np.float64)) / spread if spread else float("nan")

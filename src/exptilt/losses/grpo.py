@@ -10,7 +10,7 @@ from torch import Tensor
 from exptilt.kinds import ROLLOUT
 from exptilt.losses.advantages import group_relative
 from exptilt.losses.base import Loss, State, check_column
-from exptilt.losses.importance import clipped_surrogate, log_weights
+from exptilt.losses.importance import RATIO_ERROR, clipped_surrogate, log_weights
 from exptilt.losses.kl_control import moved_beta, require_movable
 from exptilt.losses.kl_estimates import kl_of_tokens, token_log_ratios
 from exptilt.settings.declaration import config
@@ -106,7 +106,8 @@ class GRPO(Loss):
             rewards = scores - beta * kl
         advantages = group_relative(rewards, sizes, by_std=self.divide_by_std)
         owner = owners(policy.lengths, kl)
-        terms, clipped = clipped_surrogate(log_weights(policy, behaviour), advantages[owner], self.clip)
+        weights = log_weights(policy, behaviour)
+        terms, clipped = clipped_surrogate(weights, advantages[owner], self.clip)
         if self.kl == "loss":
             terms = terms + beta * kl_of_tokens(ratios, "k3")
         totals = policy.sum_of(terms)
@@ -116,6 +117,7 @@ class GRPO(Loss):
             "kl": (group_sums(kl, sizes), counts),
             "beta": counts * 0 + beta,
             "clip_fraction": (group_sums(policy.sum_of(clipped.to(totals)), sizes), group_sums(lengths, sizes)),
+            RATIO_ERROR: (group_sums(policy.sum_of(weights.detach().abs()), sizes), group_sums(lengths, sizes)),
         }
         loss = group_sums(totals / lengths if self.divide_by_length else totals, sizes) / counts
         return RolloutLoss(loss, scores, sizes, measured=measured)

@@ -12,6 +12,8 @@ from exptilt.losses.base import check_column
 from exptilt.losses.stable import expm1_with_linear_tail
 from exptilt.types import LogProbs, at_least_float32
 
+RATIO_ERROR = "ratio_error"
+"""The metric of losses with a ratio to the policy that drew: mean over tokens of |log pi / mu|, 0 on a fresh rollout."""
 Level = Literal["token", "sequence"]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from exptilt.kinds import ROLLOUT
 from exptilt.losses.advantages import gae, token_rewards, whitened
 from exptilt.losses.base import Loss, State, check_column
-from exptilt.losses.importance import clipped_surrogate, log_weights
+from exptilt.losses.importance import RATIO_ERROR, clipped_surrogate, log_weights
 from exptilt.losses.kl_control import moved_beta, require_movable
 from exptilt.losses.kl_estimates import token_log_ratios
 from exptilt.settings.declaration import config
@@ -126,6 +126,7 @@ class PPO(Loss):
             "kl": (_of_groups(policy, at_drawing, sizes), counts),
             "beta": counts * 0 + (state or self.initial_state())["beta"],
             "clip_fraction": (_of_groups(policy, clipped.to(terms), sizes), tokens),
+            RATIO_ERROR: (_of_groups(policy, weights.detach().abs(), sizes), tokens),
             "update_kl": (_of_groups(policy, -weights.detach(), sizes), counts),
         }
         loss = _of_groups(policy, terms, sizes) / tokens

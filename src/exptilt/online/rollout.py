@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from exptilt.data.groups import Completion, Credit, Group
+from exptilt.losses.clipped_value import explained_variance
 from exptilt.training.sums import Sums
 
 Floats = NDArray[np.float64]
@@ -38,6 +39,8 @@ class Rollout:
     """(N,) nats, log-probability of each token as the sampler says it."""
     seconds: float = 0.0
     """Time of drawing, rewarding and scoring."""
+    is_plain: bool = True
+    """Whether completions were drawn from the policy's own distribution; else their mean log-ratio is no KL."""
 
     @property
     def completions(self) -> list[Completion]:
@@ -54,6 +57,11 @@ class Rollout:
         """(C,) tokens."""
         return np.array([len(one.ids) for one in self.completions])
 
+    @property
+    def as_drawn(self) -> list[Group]:
+        """The groups with the log-probabilities of the sampler as `behaviour`, where it is another program than the trainer."""
+        return with_behaviour(self.groups, self.drawn)
+
     def sums_of(self, units: NDArray[np.float32]) -> Floats:
         """(C,) sums of (N,) numbers over each completion."""
         starts = np.cumsum(self.lengths) - self.lengths
@@ -64,8 +72,23 @@ class Rollout:
         """A (C,) column cut into the completions of each prompt."""
         return np.split(column, np.cumsum([len(group.completions) for group in self.groups])[:-1])
 
+    def of_policy(self) -> Rollout:
+        """The part that the policy drew: all of it, unless the reference's completions stand beside."""
+        is_own = np.array([one.version is not None for one in self.completions])
+        if is_own.all():
+            return self
+        units = np.repeat(is_own, self.lengths)
+        groups = [
+            replace(one, completions=tuple(c for c in one.completions if c.version is not None)) for one in self.groups
+        ]
+        columns = {name: getattr(self, name)[units] for name in ("reference", "kl", "entropy", "drawn")}
+        return replace(self, groups=groups, ended=self.ended[is_own], **columns)
+
     def measures(self) -> Sums:
-        """What is logged of it: rewards, KL, entropy, length and what was unusual, by name as sums and weights."""
+        """What is logged of the policy's completions: rewards, KL, entropy, length and what was unusual, as sums and weights."""
+        return self.of_policy()._measures()
+
+    def _measures(self) -> Sums:
         rewards, lengths = self.rewards, self.lengths
         scored = rewards[~np.isnan(rewards)]
         of_prompts = [known for each in self.by_prompt(rewards) if len(known := each[~np.isnan(each)])]
@@ -75,8 +98,9 @@ class Rollout:
         sums.add("rollout/reward", float(means.sum()), len(means))
         if len(means) > 1:
             sums.add("rollout/reward_se", float(means.std(ddof=1)) / len(means) ** 0.5, 1)
-        sums.add("rollout/kl", float(self.sums_of(self.kl).sum()), count)
-        sums.add("rollout/k1", float((policy - self.reference).sum(dtype=np.float64)), count)
+        if self.is_plain:
+            sums.add("rollout/kl", float(self.sums_of(self.kl).sum()), count)
+            sums.add("rollout/k1", float((policy - self.reference).sum(dtype=np.float64)), count)
         sums.add("rollout/entropy", float(self.entropy.sum(dtype=np.float64)), len(self.entropy))
         sums.add("rollout/length", float(lengths.sum()), count)
         sums.add("rollout/truncated", float((~self.ended).sum()), count)
@@ -87,8 +111,21 @@ class Rollout:
             len(self.groups),
         )
         sums.add("rollout/distinct", float(sum(_num_distinct(group) for group in self.groups)), count)
+        self._measure_critic(sums)
         sums.add("rollout/mismatch", float(np.abs(policy - self.drawn).sum(dtype=np.float64)), len(self.drawn))
         return sums
+
+    def _measure_critic(self, sums: Sums) -> None:
+        """How well the critic knew beforehand what completions would earn, where there is one."""
+        credits = [one.credit for one in self.completions if one.credit is not None]
+        if credits:
+            returns, values = (
+                np.concatenate([getattr(one, name) for one in credits]) for name in ("returns", "values")
+            )
+            sums.add("rollout/value", float(values.sum(dtype=np.float64)), len(values))
+            sums.add("rollout/return", float(returns.sum(dtype=np.float64)), len(returns))
+            if np.ptp(returns):
+                sums.add("rollout/explained_variance", explained_variance(values, returns), 1)
 
     def state(self) -> dict[str, Any]:
         """As tensors and numbers, for a checkpoint between two updates on it."""
@@ -109,6 +146,8 @@ class Rollout:
         return {
             "number": self.number,
             "version": completions[0].version,
+            "is_plain": self.is_plain,
+            "own": [one.version is not None for one in completions],
             "sizes": [len(group.completions) for group in self.groups],
             **{name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in (flat | columns).items()},
         }
@@ -134,7 +173,7 @@ class Rollout:
                 counted=np.ones(len(ids), dtype=np.bool_),
                 score=None if np.isnan(arrays["rewards"][at]) else float(arrays["rewards"][at]),
                 behaviour=parts["behaviour"][at],
-                version=state["version"],
+                version=state["version"] if state["own"][at] else None,
                 credit=Credit(parts["advantages"][at], parts["returns"][at], parts["values"][at])
                 if "returns" in parts
                 else None,
@@ -154,7 +193,18 @@ class Rollout:
             kl=arrays["kl"],
             entropy=arrays["entropy"],
             drawn=arrays["drawn"],
+            is_plain=state["is_plain"],
         )
+
+
+def with_behaviour(groups: Sequence[Group], values: NDArray[np.float32]) -> list[Group]:
+    """Groups whose completions have these log-probabilities (N,) of their tokens under what drew them."""
+    lengths = [len(one.ids) for group in groups for one in group.completions]
+    parts = iter(np.split(values, np.cumsum(lengths)[:-1]))
+    return [
+        replace(group, completions=tuple(replace(one, behaviour=next(parts)) for one in group.completions))
+        for group in groups
+    ]
 
 
 def _behaviour(completion: Completion) -> NDArray[np.float32]:

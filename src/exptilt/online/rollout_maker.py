@@ -16,7 +16,7 @@ from exptilt.data.batching import pack, shares
 from exptilt.data.groups import Completion, Group
 from exptilt.errors import ExptiltError
 from exptilt.online.rewarded_draws import TruncatedReward, answer_to, with_cut
-from exptilt.online.rollout import Floats, Rollout
+from exptilt.online.rollout import Floats, Rollout, with_behaviour
 from exptilt.online.rollout_prompts import RolloutPrompt
 from exptilt.policies.engine.forward import evaluating
 from exptilt.policies.engine.inside import ENTRANCE, beside
@@ -29,6 +29,8 @@ from exptilt.sampling.sampler import Sampler, prompt_seeds
 from exptilt.sampling.sampling_law import SamplingLaw
 
 _SCORED = ("entropy", "kl", "log_ratio")
+_OF_REFERENCE = 2**40
+"""Added to the number of a rollout where the reference draws, so that it does not draw by the policy's numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +52,11 @@ class RolloutMaker:
     tokens: int | None
     """Most tokens scored at once."""
     world: World
+    beside: Sampler | None = None
+    """Draws as many completions from the reference, for a loss that compares the policy's with them; None for others."""
 
     def make(
-        self, asked: Sequence[RolloutPrompt], *, number: int, seed: int, version: int | None, num_samples: int = 0
+        self, asked: Sequence[RolloutPrompt], *, number: int, seed: int, version: int, num_samples: int | None = None
     ) -> Rollout:
         """Draw, reward and score completions; every process gets the whole rollout.
 
@@ -63,41 +67,55 @@ class RolloutMaker:
             number: of the rollout.
             seed: of the run.
             version: of the policy's weights.
-            num_samples: completions of each prompt; default, that of the maker.
+            num_samples: completions of each prompt, of the policy alone; default, those of training.
 
         Raises:
             ExptiltError: a prompt, the reward or the sampler cannot be used.
         """
         began = time.perf_counter()
-        num_samples = num_samples or self.num_samples
-        samples = self._drawn([one.group.prompt for one in asked], number, seed, num_samples)
-        rewards = self._rewarded(asked, samples)
+        prompts = [one.group.prompt for one in asked]
+        drawn = self._drawn(self.sampler, prompts, (seed, number), num_samples or self.num_samples)
+        others = [list[Sample]() for _ in prompts]
+        if self.beside is not None and num_samples is None:
+            others = self._drawn(self.beside, prompts, (seed, number + _OF_REFERENCE), self.num_samples)
+        by_prompt = [own + other for own, other in zip(drawn, others, strict=True)]
+        samples = [one for some in by_prompt for one in some]
+        rewards = iter(self._rewarded(asked, by_prompt))
         groups = [
-            replace(one.group, completions=tuple(_completion(samples[at], rewards[at], version) for at in places))
-            for one, places in zip(asked, _places(len(asked), num_samples), strict=True)
+            replace(
+                one.group,
+                completions=tuple(
+                    _completion(sample, next(rewards), version if at < len(own) else None)
+                    for at, sample in enumerate(some)
+                ),
+            )
+            for one, some, own in zip(asked, by_prompt, drawn, strict=True)
         ]
         values, units = self._scored(groups)
         return Rollout(
             number=number,
-            groups=_with_behaviour(groups, values),
-            ended=np.array([drawn.ended for drawn in samples]),
+            groups=with_behaviour(groups, values),
+            ended=np.array([one.ended for one in samples]),
             reference=values - units["log_ratio"],
             kl=units["kl"],
             entropy=units["entropy"],
-            drawn=np.concatenate([_logps(drawn) for drawn in samples]),
+            drawn=np.concatenate([_logps(one) for one in samples]),
             seconds=time.perf_counter() - began,
+            is_plain=self.law.is_plain,
         )
 
-    def _drawn(self, prompts: Sequence[Any], number: int, seed: int, num_samples: int) -> list[Sample]:
-        """Samples of all prompts, in order; processes share them, or draw all of them where weights are sharded."""
+    def _drawn(
+        self, sampler: Sampler, prompts: Sequence[Any], stream: tuple[int, int], num_samples: int
+    ) -> list[list[Sample]]:
+        """Samples of each prompt; processes share the prompts, or draw for all of them where weights are sharded."""
         together = hasattr(self.policy, ENTRANCE)
         rank, size = (0, 1) if together else (self.world.rank, self.world.size)
         mine = list(range(rank, len(prompts), size))
 
         def draw() -> list[Sample]:
-            seeds = prompt_seeds(seed, number, mine)
+            seeds = prompt_seeds(*stream, mine)
             asked = [prompts[at] for at in mine]
-            return self.sampler.draw(asked, num_samples=num_samples, law=self.law, seeds=seeds) if mine else []
+            return sampler.draw(asked, num_samples=num_samples, law=self.law, seeds=seeds) if mine else []
 
         drawn = self.world.all_or_none(draw)
         parts = [drawn] if together else self.world.gather(drawn)
@@ -105,25 +123,23 @@ class RolloutMaker:
         for first, part in enumerate(parts):
             for one in part:
                 by_prompt[first + one.prompt_index * size].append(one)
-        return [one for some in by_prompt for one in some]
+        return by_prompt
 
-    def _rewarded(self, asked: Sequence[RolloutPrompt], samples: Sequence[Sample]) -> Floats:
+    def _rewarded(self, asked: Sequence[RolloutPrompt], by_prompt: Sequence[Sequence[Sample]]) -> Floats:
         """(C,) rewards, NaN where a completion is unscored; the first process asks for all, so that a reward may compare them."""
+        samples = [(prompt, one) for prompt, some in zip(asked, by_prompt, strict=True) for one in some]
         if not self.is_rewarded:
             return np.full(len(samples), np.nan)
 
         def ask() -> Floats:
-            per_prompt = len(samples) // len(asked)
-            answers = [
-                answer_to(asked[at // per_prompt], one.text(self.tokenizer), one.ids) for at, one in enumerate(samples)
-            ]
+            answers = [answer_to(prompt, one.text(self.tokenizer), one.ids) for prompt, one in samples]
             if self.reward is None:
                 raise ExptiltError("the first process has no reward")
             return rewards_of(self.reward, answers)
 
         rewards = self.world.first(self.world.first_alone(ask, patient=True))
         assert rewards is not None  # noqa: S101 - the first process gave it
-        return with_cut(rewards, np.array([not one.ended for one in samples]), self.truncated_reward)
+        return with_cut(rewards, np.array([not one.ended for _, one in samples]), self.truncated_reward)
 
     def _scored(self, groups: Sequence[Group]) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
         """(N,) log-probabilities under the policy, and of each token what `_SCORED` names; processes share the work."""
@@ -146,10 +162,6 @@ class RolloutMaker:
         return joined.pop("values"), joined
 
 
-def _places(num_prompts: int, num_samples: int) -> list[range]:
-    return [range(at * num_samples, (at + 1) * num_samples) for at in range(num_prompts)]
-
-
 def _completion(drawn: Sample, reward: float, version: int | None) -> Completion:
     score = None if np.isnan(reward) else float(reward)
     return Completion(drawn.ids, np.ones(len(drawn.ids), dtype=np.bool_), score=score, version=version)
@@ -159,13 +171,3 @@ def _logps(drawn: Sample) -> NDArray[np.float32]:
     if drawn.logps is None:
         raise ExptiltError("the sampler gave no log-probabilities")
     return drawn.logps
-
-
-def _with_behaviour(groups: Sequence[Group], values: NDArray[np.float32]) -> list[Group]:
-    """Groups whose completions have their log-probabilities under the policy that drew them."""
-    lengths = [len(one.ids) for group in groups for one in group.completions]
-    parts = iter(np.split(values, np.cumsum(lengths)[:-1]))
-    return [
-        replace(group, completions=tuple(replace(one, behaviour=next(parts)) for one in group.completions))
-        for group in groups
-    ]

@@ -8,6 +8,7 @@ is a callback as well: between two updates on one rollout the rollout is part of
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ import numpy as np
 
 from exptilt.data.batching import pack, shares
 from exptilt.data.groups import Group
-from exptilt.errors import DataError, TrainingError
+from exptilt.errors import DataError, ServerError, TrainingError
+from exptilt.losses.importance import RATIO_ERROR
 from exptilt.online.rollout import Rollout
 from exptilt.online.rollout_maker import RolloutMaker
 from exptilt.online.rollout_prompts import PromptOrder, RolloutPrompt
@@ -26,6 +28,8 @@ from exptilt.policies.scorer import MicroBatches
 from exptilt.processes.world import World
 from exptilt.training.callbacks.callback import Callback, Progress
 from exptilt.training.sums import Sums
+
+logger = logging.getLogger(__name__)
 
 _HELD_OUT = 2**32
 """Number of the rollout that held-out prompts are asked in: no run comes as far, and every evaluation draws by the same numbers."""
@@ -58,6 +62,10 @@ class Rollouts(Callback):
     """Most tokens of a micro-batch."""
     world: World
     held_out_samples: int = 2
+    weighs_sampler: bool = False
+    """Whether the loss weighs samples by trainer over sampler, as these are two programs, and not by present over past policy."""
+    ratio_tolerance: float = 1e-4
+    """Mean |log pi / pi_old| of a token on a fresh rollout that rounding explains, nats."""
     credited: Callable[[Rollout], Rollout] = field(default=lambda rollout: rollout)
     """What a critic adds to a rollout before the first update on it."""
     current: Rollout | None = None
@@ -87,9 +95,8 @@ class Rollouts(Callback):
         self.version = step
         rollout = self._rollout(number)
         self.left_out = Counter()
-        rows = self.rows_of(
-            {place: rollout.groups[place] for place in self._minibatch(number, update)}, number, self.left_out
-        )
+        groups = rollout.as_drawn if self.weighs_sampler else rollout.groups
+        rows = self.rows_of({place: groups[place] for place in self._minibatch(number, update)}, number, self.left_out)
         if not rows:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
             raise TrainingError(
@@ -126,10 +133,15 @@ class Rollouts(Callback):
         sums = Sums()
         if not self.held_out:
             return sums
-        self.maker.sampler.take_weights(self.version)
-        rollout = self.maker.make(
-            self.held_out, number=_HELD_OUT, seed=self.seed, version=self.version, num_samples=self.held_out_samples
-        )
+        try:
+            self.maker.sampler.take_weights(self.version)
+            rollout = self.maker.make(
+                self.held_out, number=_HELD_OUT, seed=self.seed, version=self.version, num_samples=self.held_out_samples
+            )
+        except ServerError as error:  # the next rollout stops the run, with a checkpoint, if the server stays away
+            if self.world.is_first:
+                logger.warning("held-out prompts are not measured at step %d: %s", self.version, error)
+            return sums
         for name, (total, weight) in rollout.measures().totals.items():
             sums.add(_EVALUATED.get(name, name.removeprefix("rollout/")), total, weight)
         return sums
@@ -138,14 +150,26 @@ class Rollouts(Callback):
         """Know which weights these are."""
         self.version = progress.step
 
-    def measures(self, step: int) -> Sums:
-        """What a rollout showed, in the first update on it; what each update left out."""
-        sums = Sums()
+    def measure(self, step: int, sums: Sums) -> None:
+        """Add to the metrics of a step what a rollout showed, in the first update on it, and what each update left out.
+
+        Raises:
+            TrainingError: in the first update the policy differs from the one that drew.
+        """
         sums.add("rollout/left_out", float(sum(self.left_out.values())), 1)
         if self.current is not None and step % self.updates == 0:
+            if not self.weighs_sampler:  # another program rounds otherwise, and the weights account for that
+                self._require_ratio_one(step, sums)
             sums.merge(self.current.measures())
             sums.add("rollout/seconds_drawing", self.current.seconds, self.updates)
-        return sums
+
+    def _require_ratio_one(self, step: int, sums: Sums) -> None:
+        error = sums.means().get(RATIO_ERROR, 0.0)
+        if not error <= self.ratio_tolerance:
+            raise TrainingError(
+                f"step {step + 1}: the ratio of the policy to the one that drew is not 1 on a fresh rollout: {error:.3g} nats a token, and "
+                f"rounding explains {self.ratio_tolerance:g}. No weight was moved; set model.dropout=0"
+            )
 
     def after_step(self, progress: Progress, sums: Sums) -> None:
         """Know which weights these are, and how much of the step's time was learning."""

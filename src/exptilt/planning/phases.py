@@ -13,12 +13,13 @@ from exptilt.losses.from_choice import build_loss
 from exptilt.planning.arithmetic import Load, Manner, forward_flops, step_flops
 from exptilt.planning.devices import Fleet
 from exptilt.planning.model_size import ModelSize
-from exptilt.planning.planned_rollouts import load_of_rollout, rollouts_in, steps_per_epoch
+from exptilt.planning.planned_rollouts import load_of_rollout, steps_per_epoch
 from exptilt.planning.planned_rows import PlannedRows
 from exptilt.planning.probe import TURNS, Rehearsal, StraightLine, Subject
 from exptilt.policies.scorer import MicroBatches
 from exptilt.runs.checks.familiarity import NUM_PROMPTS
 from exptilt.runs.run_batches import steps_in
+from exptilt.runs.run_rollouts import rollouts_in
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.rounds_settings import RoundsConfig
 

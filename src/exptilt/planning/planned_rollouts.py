@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 
 from exptilt.data.groups import Group
-from exptilt.errors import ConfigError
 from exptilt.kinds import PAIR, PROMPT
 from exptilt.labels import Preferred
 from exptilt.planning.arithmetic import Load
-from exptilt.planning.model_size import model_size
+from exptilt.planning.model_size import ModelSize, model_size
 from exptilt.planning.planned_rows import PlannedRows, rows_of
 from exptilt.policies.architecture import architecture_for
 from exptilt.policies.model_heads import SCORE_HEAD
-from exptilt.runs.run_rollouts import followed_by
+from exptilt.runs.run_critic import critic_start
+from exptilt.runs.run_rollouts import followed_by, rollouts_in
 from exptilt.runs.run_rows import prompt_data, room_for_prompts
+from exptilt.settings.loss_choice import needs_of
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.reward_settings import RewardModelConfig, SumConfig
@@ -27,13 +28,6 @@ from exptilt.settings.rollout_settings import RolloutConfig
 
 _LOOKED_AT = 64
 """Prompts whose lengths stand for all."""
-
-
-def rollouts_in(recipe: Recipe) -> RolloutConfig:
-    """The rollouts of an online recipe."""
-    if recipe.rollout is None:
-        raise ConfigError("rollout is missing")
-    return recipe.rollout
 
 
 def rows_of_update(recipe: Recipe) -> int:
@@ -83,6 +77,13 @@ def reward_models(recipe: Recipe) -> list[RewardModelConfig]:
     reward = None if recipe.rollout is None else recipe.rollout.reward
     parts = [part.reward for part in reward.parts] if isinstance(reward, SumConfig) else [reward]
     return [part for part in parts if isinstance(part, RewardModelConfig)]
+
+
+def critic_size(recipe: Recipe, tokenizer: Any) -> ModelSize | None:
+    """The weights of the critic; None where the loss has none."""
+    if recipe.rollout is None or "advantages" not in needs_of(recipe.loss):
+        return None
+    return model_size(architecture_for(critic_start(recipe), tokenizer), None, SCORE_HEAD)
 
 
 def reward_bytes(recipe: Recipe, tokenizer: Any) -> float:

@@ -18,11 +18,16 @@ import torch
 from exptilt.kinds import Kind
 from exptilt.losses.from_choice import build_loss
 from exptilt.planning.advice import changes_of
-from exptilt.planning.arithmetic import Manner, Storage, memory_parts, step_flops
+from exptilt.planning.arithmetic import Manner, Storage, forward_flops, memory_parts, step_flops
 from exptilt.planning.devices import Fleet
 from exptilt.planning.model_size import Kept, ModelSize, kept_bytes, model_size
 from exptilt.planning.phases import SHARE, Costs, Plan, PlannedPhase, checks_reference, seconds_of, steps_of
-from exptilt.planning.planned_rollouts import planned_prompts, reward_bytes, reward_models
+from exptilt.planning.planned_rollouts import (
+    critic_size,
+    planned_prompts,
+    reward_bytes,
+    reward_models,
+)
 from exptilt.planning.planned_rows import PlannedRows, rows_of
 from exptilt.planning.planned_steps import Steps
 from exptilt.planning.probe import Rehearsal, Subject, rehearse, rehearsed
@@ -31,8 +36,10 @@ from exptilt.policies.start import why_merged
 from exptilt.runs.checks.familiarity import NUM_PROMPTS, chosen_groups
 from exptilt.runs.disk_space import disk_space
 from exptilt.runs.run_models import Setup, setup_of
+from exptilt.runs.run_rollouts import rollouts_in
 from exptilt.runs.run_tokenizer import find_tokenizer
 from exptilt.runs.token_budget import MOST_TOKENS
+from exptilt.settings.critic_settings import CriticConfig
 from exptilt.settings.recipe import Recipe
 
 _LEAST_TOKENS = 256
@@ -172,7 +179,14 @@ class Planner:
         parts = memory_parts(
             size, kept, storage, tokens=tokens, micro_batches=micro_batches, checkpointing=setup.checkpointing
         )
-        return parts | ({} if not reward_models(recipe) else {"reward model": reward_bytes(recipe, self.tokenizer)})
+        if reward_models(recipe):
+            parts["reward model"] = reward_bytes(recipe, self.tokenizer)
+        critic = critic_size(recipe, self.tokenizer)
+        if (
+            critic is not None
+        ):  # trained whole: weights, gradients and two numbers of the optimizer, beside the policy's
+            parts["critic"] = 4 * 4.0 * critic.total / storage.shards
+        return parts
 
     def advice(self) -> list[str]:
         """Changes that make the run fit, each with its peak; the cheapest first."""
@@ -229,6 +243,13 @@ class Planner:
             costs = Costs.of_table(size, self.fleet, setup.products, moved=moved)
         micro_batches, flops = max(1.0, cut.micro_batches(tokens) / self.fleet.count), step_flops(size, load, manner)
         step = micro_batches * costs.step.start + flops * costs.step.slope + costs.update
+        critic = critic_size(recipe, self.tokenizer)
+        further = {}
+        if critic is not None:  # on the same micro-batches, and once without a graph over every rollout
+            of_critic = step_flops(critic, load, Manner(checkpointing=setup.checkpointing))
+            valued = forward_flops(critic, load) / rollouts_in(recipe).epochs
+            seconds = micro_batches * costs.step.start + (of_critic + valued) * costs.step.slope + costs.update
+            further = {"critic": steps * seconds}
         return PlannedPhase(
             name="supervised phase" if recipe.loss.kind.imitates else recipe.loss.name,
             rows=rows.num_train,
@@ -237,7 +258,7 @@ class Planner:
             micro_batches=micro_batches,
             flops=flops,
             step_seconds=step,
-            seconds=seconds_of(recipe, costs, steps * step, rows, load),
+            seconds=seconds_of(recipe, costs, steps * step, rows, load) | further,
         )
 
     def _subject(self, recipe: Recipe, tokens: int) -> Subject:
@@ -270,9 +291,14 @@ class Planner:
     def _disk(self, recipe: Recipe) -> float:
         size, steps = self.counted(recipe)[0], steps_of(recipe, self.rows(recipe).num_train)
         trained = torch.float32 if recipe.adapter is not None else self.weights(recipe)
-        return disk_space(
+        space = disk_space(
             recipe, (size.total, size.trained), steps, trained=trained.itemsize, saved=self._saved.itemsize
         )
+        critic = critic_size(recipe, self.tokenizer)
+        if critic is not None:
+            own = replace(recipe, adapter=None, optim=(recipe.critic or CriticConfig()).optim)
+            space += disk_space(own, (critic.total, critic.trained), steps, trained=4, saved=self._saved.itemsize)
+        return space
 
     @property
     def _saved(self) -> torch.dtype:

@@ -20,13 +20,17 @@ _BLOCK_BYTES = 4096
 _IGNORED = {"transformers_version", "architectures", "dtype", "torch_dtype", "use_cache"}
 
 
-def fingerprint(model: Any) -> str:
+def fingerprint(model: Any, *, as_float32: bool = False) -> str:
     """64 hexadecimal digits of all weights and of the settings that shape the forward pass.
 
     It covers names, shapes, dtypes and contents. Models up to 256 MB are hashed in full. In larger ones, each tensor gives
     64 blocks of 4 KB spread evenly and the exact integer sum of all its bits read as 32-bit words, so a changed value
     changes the result wherever it is; only changes that cancel in that sum and miss every block would go unseen.
     The device of the weights, dropout rates and the folder of the model change nothing.
+
+    Args:
+        model: whole.
+        as_float32: the fingerprint that `model.float()` would have; one weight at a time is widened.
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -37,19 +41,23 @@ def fingerprint(model: Any) -> str:
         False
     """
     state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
-    full = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) <= _FULL_BYTES
+    sizes = (
+        one.numel() * (4 if as_float32 and one.is_floating_point() else one.element_size()) for one in state.values()
+    )
+    full = sum(sizes) <= _FULL_BYTES
     digest = hashlib.sha256(json.dumps(_settings(model), sort_keys=True, default=str).encode())
     for name in sorted(state):
         tensor = state[name].detach()
+        tensor = tensor.float() if as_float32 and tensor.is_floating_point() else tensor
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         raw = tensor.contiguous().reshape(-1).view(torch.uint8)
         digest.update(_bytes(raw) if full else _sampled(raw))
     return digest.hexdigest()
 
 
-def identity_of(model: Any) -> str:
-    """Fingerprint of a model's computation, including its adapters and their scales."""
-    weights = fingerprint(model)
+def identity_of(model: Any, *, as_float32: bool = False) -> str:
+    """Fingerprint of a model's computation, including its adapters and their scales; `as_float32` as in `fingerprint`."""
+    weights = fingerprint(model, as_float32=as_float32)
     if not has_adapter(model):
         return weights
     return hashlib.sha256((weights + adapter_fingerprint(model)).encode()).hexdigest()

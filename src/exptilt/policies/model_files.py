@@ -16,7 +16,8 @@ from typing import Any
 
 from exptilt.data.read.hub import is_id, is_reachable
 from exptilt.disk import reason
-from exptilt.errors import ModelError
+from exptilt.errors import ConfigError, ModelError
+from exptilt.in_memory import from_memory, is_in_memory
 from exptilt.wording import in_one_line, nearest
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
@@ -59,6 +60,8 @@ def check_folder(path: str, kind: str, files: tuple[str, ...]) -> None:
     Raises:
         ModelError: there is no such folder, or it holds none of the files.
     """
+    if _is_held(path):
+        return
     folder = Path(path).expanduser()
     if not folder.exists():
         if path.startswith((".", "/", "~")) or path.count("/") > 1 or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
@@ -89,6 +92,8 @@ def check_model_files(path: str, *, revision: str | None = None) -> Weights | No
     Raises:
         ModelError: a file is missing, cut off, or no JSON.
     """
+    if _is_held(path):
+        return None
     folder = Path(path).expanduser()
     if not folder.exists():
         check_folder(path, "model", (CONFIG,))
@@ -112,6 +117,8 @@ def check_adapter_files(path: str) -> None:
     Raises:
         ModelError: it is no adapter, or a file is missing, cut off, or no JSON.
     """
+    if _is_held(path):
+        return
     folder = Path(path).expanduser()
     if folder.exists():
         check_folder(path, "adapter", (ADAPTER,))
@@ -127,6 +134,8 @@ def check_tokenizer_files(path: str, *, revision: str | None = None) -> None:
     Raises:
         ModelError: there are none, or one is no JSON.
     """
+    if _is_held(path):
+        return
     folder = Path(path).expanduser()
     if (folder / ADAPTER).is_file() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         path = str(read_json(folder / ADAPTER).get("base_model_name_or_path") or path)
@@ -138,6 +147,18 @@ def check_tokenizer_files(path: str, *, revision: str | None = None) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file():
             read_json(folder / name)
+
+
+def _is_held(path: str) -> bool:
+    """Whether a path is the name of an object of this program, which has no files.
+
+    Raises:
+        ModelError: of another program's.
+    """
+    try:
+        return is_in_memory(path) and from_memory(path) is not None
+    except ConfigError as error:
+        raise ModelError(str(error)) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -40,7 +40,7 @@ _VERSIONS = ("exptilt", "torch", "transformers", "peft", "tokenizers", "datasets
 _OF_A_RUN = (
     *("config.yaml", "run.json", "data.json", "metrics.jsonl", "checkpoints", "model", "best", "samples"),
     *("samples.jsonl", "evaluation*.json", "evaluation*.jsonl", "report.html", "report.json", "sft", "tokenizer"),
-    *("weights", "merged", "merged-base", "tensorboard", "wandb", "trackio", "mlruns", "round-[0-9]*"),
+    *("weights", "merged", "merged-base", "critic", "tensorboard", "wandb", "trackio", "mlruns", "round-[0-9]*"),
     *("pictures", "mask_evaluation*.json", "rivals"),
 )
 """What a run and the verbs that follow it write into its folder."""

@@ -48,8 +48,11 @@ def write_base_if_needed(recipe: Recipe, world: World, console: Console) -> Reci
 
     def write() -> None:
         folder, why = recipe.folder / MERGED_BASE, why_merged(recipe.model, recipe.adapter)
-        if is_in_memory(recipe.model.path) and recipe.adapter is not None and recipe.adapter.path is None:
-            _write_held_base(recipe.model, folder, console)
+        if is_in_memory(recipe.model.path) and recipe.adapter is not None:
+            if recipe.adapter.path is None:
+                _write_held_base(recipe.model, folder, console)
+            else:
+                _require_named_base(recipe.model.path)
         if not why or folder.is_dir():
             return
         with torch.random.fork_rng(devices=[]):
@@ -80,6 +83,21 @@ def _write_held_base(settings: ModelConfig, folder: Path, console: Console) -> N
         f"the model was given as an object that no folder holds; it is saved in {folder}, the base of the new adapter"
     )
     console.print(words, soft_wrap=True, highlight=False)
+
+
+def _require_named_base(name: str) -> None:
+    """Refuse to train the adapter of a model in memory further, if nobody could load the result: its base has no name.
+
+    Raises:
+        ModelError: its base has none, and it is not trained in place, where the program still holds the base.
+    """
+    held = from_memory(name)
+    settings = held.content.peft_config["default"]
+    if not (held.in_place or settings.base_model_name_or_path):
+        raise ModelError(
+            f"{held.what}: its adapter names no base, so what is trained could not be loaded again; save the base, load it with "
+            "from_pretrained, and put the adapter on that"
+        )
 
 
 def _is_saved(model: Any) -> bool:

@@ -22,7 +22,9 @@ from exptilt.policies.engine.forward import context_length
 from exptilt.policies.engine.self_check import packable
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.reference.references import START, TableReference, table_reference
+from exptilt.processes.world import World
 from exptilt.runs.run_models import TRAINED, reference_model
+from exptilt.runs.run_rows import prompts_of_run
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe
 
@@ -95,7 +97,10 @@ def loaded(where: ModelConfig, kind: Kind) -> tuple[Any, Any]:
 def measured_rows(recipe: Recipe, model: Any, tokenizer: Any, notes: Console | None = None) -> Prepared:
     """The rows; ties, which measuring leaves out of accuracies and counts, are refused only where training would be."""
     data = replace(recipe.data, on_tie="keep") if recipe.data.on_tie == "error" else recipe.data
-    rows = prepare(data, tokenizer, recipe.loss.kind, context_length(model))
+    if recipe.rollout is not None:
+        rows = prompts_of_run(recipe, tokenizer, World.alone())
+    else:
+        rows = prepare(data, tokenizer, recipe.loss.kind, context_length(model))
     print_report(rows.report, notes or Console(stderr=True))
     return rows
 

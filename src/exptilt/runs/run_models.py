@@ -2,13 +2,13 @@
 
     weights -> adapter -> fingerprint -> device -> self-check -> precision -> checkpointing, compile -> shards
 
-The fingerprint is taken while weights are whole; whether packed rows are right is asked before anything is wrapped.
+The fingerprint is taken while weights are whole; whether packed rows are right is asked before anything is wrapped. Weights
+that will be sharded stay pages of their files until then (`policies/mapped_weights.py`), and are widened and moved as they are cut.
 `Setup` holds every decision as plain values, so that a plan can rehearse it with random weights in another process.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.engine.inside import set_precision
 from exptilt.policies.engine.self_check import packable
 from exptilt.policies.fingerprint import fingerprint, identity_of
+from exptilt.policies.mapped_weights import as_if_float32, first_layers, frozen_copy
 from exptilt.policies.model_heads import LANGUAGE_HEAD, SCORE_HEAD, TRAINED_SCORE, ModelHead, head_of
 from exptilt.policies.outgoing import check_outgoing
 from exptilt.policies.policy import Policy
@@ -62,6 +63,12 @@ class Setup:
     moves: bool = False
     """Whether the reference follows the policy."""
     seed: int = 0
+
+    @property
+    def widens_late(self) -> bool:
+        """Whether weights are widened as they are sharded, so that no process ever holds them whole. DoRA reads them before."""
+        dora = self.adapter is not None and self.adapter.dora
+        return self.widens and self.parallel.kind == "fsdp" and not dora
 
     @property
     def holds_second_model(self) -> bool:
@@ -163,30 +170,43 @@ def set_up(
         check: looks at the policy while it is whole, before it is moved, wrapped or sharded.
     """
     base = start.model
-    if setup.widens and not is_quantized(base):
+    if setup.widens and not setup.widens_late and not is_quantized(base):
         base = base.float()
-    weights, policy = identity_of(base), base
+    weights, policy = identity_of(base, as_float32=setup.widens_late), base
     if setup.adapter is not None:
-        policy = with_adapter(base, setup.adapter, seed=setup.seed, revision=start.revision)
-        weights = weights if setup.adapter.path is None else identity_of(policy)
+        policy = _adapted(base, setup.adapter, setup, start.revision)
+        weights = weights if setup.adapter.path is None else identity_of(policy, as_float32=setup.widens_late)
     if check is not None:
         check(policy)
     held: Reference | None = None
     if setup.reference == "adapter off":
         held = AdapterOffReference(policy, weights, source)
-    elif setup.reference != "table":
-        frozen = other if setup.reference == "other" else copy.deepcopy(policy).eval().requires_grad_(False)
-        identity = weights if setup.reference == "copy" else fingerprint(frozen)
-        held = LiveReference(_made_ready(frozen, setup, trained=False), identity, source)
-    return Models(_made_ready(policy, setup, trained=True), weights, start.dtype, held)
+    elif setup.reference == "copy":
+        held = LiveReference(_made_ready(frozen_copy(policy), setup, widens=setup.widens_late), weights, source)
+    elif setup.reference == "other":
+        held = LiveReference(_made_ready(other, setup), fingerprint(other), source)
+    return Models(_made_ready(policy, setup, trained=True, widens=setup.widens_late), weights, start.dtype, held)
 
 
-def _made_ready(model: Any, setup: Setup, *, trained: bool) -> Any:
+def _adapted(base: Any, adapter: AdapterConfig, setup: Setup, revision: str | None) -> Any:
+    """A base with its adapter, whose numbers do not depend on when the base is widened."""
+    if not setup.widens_late:
+        return with_adapter(base, adapter, seed=setup.seed, revision=revision)
+    copied = [*adapter.modules_to_save, *(name.removesuffix(".weight") for name in head_of(base).made)]
+    with as_if_float32(base, but=copied):
+        return with_adapter(base, adapter, seed=setup.seed, revision=revision)
+
+
+def _made_ready(model: Any, setup: Setup, *, trained: bool = False, widens: bool = False) -> Any:
     """Move a model to its device, check it, and wrap it according to the setup."""
-    if setup.parallel.kind == "fsdp" and is_quantized(model):
+    sharded = setup.parallel.kind == "fsdp"
+    if sharded and is_quantized(model):
         raise ModelError("weights in few bits cannot be sharded; set parallel.kind=ddp")
-    model = model_on_device(model)
-    packable(model)
+    if sharded:
+        packable(model, model_on_device(first_layers(model)))
+    else:
+        model = model_on_device(model)
+        packable(model)
     set_precision(model, setup.products)
     inner = causal_lm(model)
     if trained and setup.checkpointing:
@@ -195,7 +215,7 @@ def _made_ready(model: Any, setup: Setup, *, trained: bool) -> Any:
     if setup.compiles:
         for block in blocks_of(model):
             block.compile(dynamic=True)
-    return shard(model, setup.parallel, setup.products) if setup.parallel.kind == "fsdp" else model
+    return shard(model, setup.parallel, setup.products, widens=widens) if sharded else model
 
 
 def start_model(model: ModelConfig, adapter: AdapterConfig | None, tokenizer: Any, seed: int = 0) -> Any:

@@ -163,6 +163,7 @@ def _measure(session: Session) -> None:
     if session.rollouts is not None:
         online = session.rollouts
         wanted = wanted_online(recipe, session.objective.loss, online.maker.reward, online.held_out)
+        held_out = [one.group for one in online.held_out]
     if recipe.loss.kind.scores:
         measured = measure_reward_model(model, held_out, wanted)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from exptilt.data.groups import Completion, Group
+from exptilt.data.groups import Completion, Credit, Group
 from exptilt.data.prepared import Prepared
 from exptilt.errors import ConfigError
 from exptilt.evaluation.held_out import Wanted
@@ -32,12 +33,22 @@ from exptilt.run_folder.file_names import ROLLOUT_WEIGHTS
 from exptilt.runs.run_models import Models
 from exptilt.runs.run_rows import prompt_data
 from exptilt.sampling.policy_on_server import open_sampler
+from exptilt.sampling.sampler import LocalSampler
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.rollout_settings import RolloutConfig
 
+logger = logging.getLogger(__name__)
+
 DRAWN_BEFORE_STEP_1 = 8
 """Rows compared with the reference before step 1."""
+
+
+def rollouts_in(recipe: Recipe) -> RolloutConfig:
+    """The rollouts of an online recipe."""
+    if recipe.rollout is None:
+        raise ConfigError("rollout is missing")
+    return recipe.rollout
 
 
 def rollouts_of(
@@ -57,12 +68,13 @@ def rollouts_of(
     Raises:
         ExptiltError: the reward cannot be made, or rows are preferences.
     """
-    settings, held = recipe.rollout, models.held
-    if settings is None or held is None:
-        raise ConfigError("rollout is missing")
+    settings, held = rollouts_in(recipe), models.held
+    if held is None:
+        raise ConfigError("an online run needs its reference as a model")
     require_updates(loss, settings, recipe.batch.size)
     asked, held_out = rollout_prompts(prompt_data(recipe), (rows.train, rows.test), take_prompts=settings.take_prompts)
     law = law_of(settings, turn_ends(tokenizer, models.policy))
+    beside = compares_with_reference(loss)
     maker = RolloutMaker(
         sampler=open_sampler(
             settings.sampler,
@@ -82,6 +94,7 @@ def rollouts_of(
         truncated_reward=settings.truncated_reward,
         tokens=recipe.batch.at_once,
         world=world,
+        beside=LocalSampler(held.model, tokenizer, batch_size=settings.samples_at_once) if beside else None,
     )
     return Rollouts(
         maker=maker,
@@ -101,7 +114,20 @@ def rollouts_of(
         tokens=tokens,
         world=world,
         held_out_samples=recipe.evaluate.num_samples,
+        weighs_sampler=weighs_sampler(loss, settings),
     )
+
+
+def weighs_sampler(loss: Loss, settings: RolloutConfig) -> bool:
+    """Whether samples of a server are weighed by trainer over sampler; said aloud where they could be and are not."""
+    if settings.sampler is None or not hasattr(loss, "max_weight"):
+        return False
+    if loss.max_weight is None:
+        logger.warning(
+            "rollout.sampler: a server's log-probabilities differ from the trainer's (rollout/mismatch) and nothing corrects for it; "
+            "loss.max_weight=2 weighs samples by trainer over sampler, truncated there"
+        )
+    return loss.max_weight is not None
 
 
 def _reward_of(settings: RolloutConfig) -> Reward | None:
@@ -122,6 +148,11 @@ def require_updates(loss: Loss, settings: RolloutConfig, batch_size: int) -> Non
         )
 
 
+def compares_with_reference(loss: Loss) -> bool:
+    """Whether a pair is one completion of the policy and one of the reference, as XPO needs."""
+    return "chosen_is_policy" in loss.inputs
+
+
 def law_of(settings: RolloutConfig, ends: tuple[int, ...]) -> SamplingLaw:
     """The law of a recipe's rollouts.
 
@@ -135,10 +166,10 @@ def law_of(settings: RolloutConfig, ends: tuple[int, ...]) -> SamplingLaw:
 def rows_maker(loss: Loss, settings: RolloutConfig, seed: int) -> RowsOf:
     """What makes the rows of the loss of a rollout: its groups as they are, or pairs."""
     if loss.kind == ROLLOUT:
-        least = 2 if "scores" in loss.inputs else 0
+        least = 2 if "scores" in loss.inputs else 1 if "advantages" in loss.inputs else 0
         return lambda groups, number, left_out: scored_groups(groups, least, left_out)
     rule = PairRule(
-        which=settings.pairs,
+        which="across" if compares_with_reference(loss) else settings.pairs,
         label={"greater": "reward", "coin": "coin", "soft": "soft"}[settings.decide],  # type: ignore[arg-type]
         scale=settings.scale,
         min_margin=settings.min_margin,
@@ -171,18 +202,16 @@ def wanted_online(recipe: Recipe, loss: Loss, reward: Reward | None, held_out: S
         reward: of the run; None where it has none.
         held_out: prompts to measure on.
     """
-    settings = recipe.rollout
-    if settings is None:
-        raise ConfigError("rollout is missing")
+    settings = rollouts_in(recipe)
     measured = replace(recipe.evaluate, max_new_tokens=settings.law.max_new_tokens)
     wanted = Wanted.of(loss, measured, recipe.batch.at_once, recipe.seed)
     asks = None if reward is None else RewardOfDraws(reward, held_out, settings.truncated_reward)
     return replace(wanted, pairs=False, reward=asks)
 
 
-def prompts_as_rows(rows: Prepared) -> list[Group]:
+def prompts_as_rows(rows: Prepared, settings: RolloutConfig) -> list[Group]:
     """A few prompts with themselves as completions: text on which policy and reference can be compared before anything is drawn."""
-    return [followed_by(group, group.prompt) for group in rows.train[:DRAWN_BEFORE_STEP_1]]
+    return [followed_by(one, one.prompt[: settings.law.max_new_tokens]) for one in rows.train[:DRAWN_BEFORE_STEP_1]]
 
 
 def longest_rows(rows: Prepared, settings: RolloutConfig, size: int) -> list[Group]:
@@ -194,10 +223,8 @@ def longest_rows(rows: Prepared, settings: RolloutConfig, size: int) -> list[Gro
 
 def followed_by(group: Group, *completions: Any) -> Group:
     """A prompt with these token ids as completions, as a rollout would have them."""
-    made = tuple(
-        Completion(
-            ids, np.ones(len(ids), np.bool_), score=float(at % 2), behaviour=np.zeros(len(ids), np.float32), version=0
-        )
-        for at, ids in enumerate(completions)
-    )
-    return Group(id=group.id, prompt=group.prompt, completions=made)
+    made = []
+    for at, ids in enumerate(completions):
+        blank, counted = np.zeros(len(ids), np.float32), np.ones(len(ids), np.bool_)
+        made.append(Completion(ids, counted, float(at % 2), blank, 0, Credit(blank, blank, blank)))
+    return Group(id=group.id, prompt=group.prompt, completions=tuple(made))

@@ -15,21 +15,24 @@ from exptilt.data.groups import Group, digest_of
 from exptilt.data.prepared import Prepared
 from exptilt.losses.at_zero import loss_at_zero
 from exptilt.losses.from_choice import build_loss
+from exptilt.online.crediting import Crediting
 from exptilt.online.rollouts import Rollouts
+from exptilt.policies.critic import Critic
 from exptilt.policies.engine.forward import evaluating
 from exptilt.policies.reference.references import TableReference
 from exptilt.policies.reference.start_distance import start_distance
-from exptilt.policies.reference.step_zero import check_step_zero
+from exptilt.policies.reference.step_zero import TOLERANCE, check_step_zero
 from exptilt.policies.saving import save_model
 from exptilt.policies.scorer import ModelScorer, Reference, Scorer
 from exptilt.processes.world import World
-from exptilt.run_folder.file_names import DATA
+from exptilt.run_folder.file_names import CRITIC, DATA
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.run_record import ReferenceIdentity
 from exptilt.runs.checks.stop_conditions import refuse_impossible
 from exptilt.runs.identity import defaults_of, identity
 from exptilt.runs.run_batches import ObjectiveBatches, batches_for, steps_in
 from exptilt.runs.run_callbacks import Watched, contradicting, own_callbacks, trained
+from exptilt.runs.run_critic import critic_models, learner_of
 from exptilt.runs.run_models import Models, Setup, in_words, models_of, setup_of
 from exptilt.runs.run_reference import groups_to_score, moving_reference_of, table_of
 from exptilt.runs.run_rollouts import identity_of_rollouts, longest_rows, prompts_as_rows, rollouts_of
@@ -78,6 +81,10 @@ class Session:
     """The reference where it follows the policy."""
     rollouts: Rollouts | None = None
     """Where batches come from, if the policy draws them itself."""
+    critic_models: Models | None = None
+    """The critic as a model, before step 1; None where the loss needs none."""
+    critic: Critic | None = None
+    """The same as a scorer."""
     own_callbacks: Sequence[Callback] = field(default=())
 
     @property
@@ -93,6 +100,7 @@ class Session:
         """The parts of the run that callbacks read."""
         recipe, models, rows = self.recipe, self.models, self.rows
         opposite = contradicting(rows.report.findings, recipe.data.on_conflict)
+        held_out = rows.test if self.rollouts is None else [one.group for one in self.rollouts.held_out]
         return Watched(
             settings=recipe.train,
             recipe=as_dict(recipe),
@@ -101,8 +109,8 @@ class Session:
             facts=text_facts(recipe, models, len(rows.train), opposite),
             checks=OF_TEXTS,
             save=lambda folder: save_model(models.policy, self.tokenizer, folder, dtype=models.dtype, world=self.world),
-            held_out_sums=self._held_out_sums if rows.test else None,
-            samples=step_samples(recipe, models, self.tokenizer, rows.test, self.folder) if rows.test else None,
+            held_out_sums=self._held_out_sums if held_out else None,
+            samples=step_samples(recipe, models, self.tokenizer, held_out, self.folder) if held_out else None,
             work=work_of(models.policy, rows.train, self.setup.products, self.world.size),
             quiet=self.console.quiet,
         )
@@ -110,7 +118,11 @@ class Session:
     def train(self) -> Progress:
         """Train to the end, or until somebody stops it, and save the model at the end."""
         watched = self.watched()
-        return trained(run_of(self, watched), watched, self.console)
+        progress = trained(run_of(self, watched), watched, self.console)
+        if progress.is_last and self.critic_models is not None:
+            critic = self.critic_models
+            save_model(critic.policy, self.tokenizer, self.folder.path / CRITIC, dtype=critic.dtype, world=self.world)
+        return progress
 
     def _held_out_sums(self) -> Sums:
         """Sum loss and metrics over all held-out rows at once, so that batches and processes cannot change them."""
@@ -158,6 +170,12 @@ def open_session(
     tokens, words = settle_tokens(recipe.batch, recipe.optim, folder, policy, objective, probes, world)
     _say(console, words)
     rollouts = None if planned else rollouts_of(recipe, objective.loss, models, rows, tokenizer, tokens, world)
+    critics = critic_models(recipe, objective.loss, setup, tokenizer, world)
+    critic = None if critics is None else Critic(critics.policy)
+    if rollouts is not None:
+        rollouts.ratio_tolerance = TOLERANCE[setup.products] / 10
+        if critic is not None:
+            rollouts.credited = Crediting(objective=objective, critic=critic, tokens=recipe.batch.at_once, world=world)
     batches = ObjectiveBatches(planned, objective, tokens, world) if planned else rollouts
     assert batches is not None  # noqa: S101 - one of them is there
     num_steps, table = steps_in(recipe.train, batches.num_steps), None
@@ -184,6 +202,8 @@ def open_session(
         table=table,
         moving=moving_reference_of(recipe.reference, models, setup),
         rollouts=rollouts,
+        critic_models=critics,
+        critic=critic,
         own_callbacks=callbacks,
     )
 
@@ -209,7 +229,9 @@ def run_of(session: Session, watched: Watched) -> Run:
     online = session.rollouts is not None
     start = session.models.held if online else session.moving or session.table
     if session.objective.loss.needs_reference and start is not None:
-        first = prompts_as_rows(session.rows) if online else session.batches.step(0)[0][:_STEP_ZERO_ROWS]
+        rollouts = recipe.rollout
+        known = session.batches.step(0)[0] if rollouts is None else prompts_as_rows(session.rows, rollouts)
+        first = known[:_STEP_ZERO_ROWS]
         with evaluating(model):
             if recipe.reference.model is None:
                 check_step_zero(session.policy, start, first, session.setup.products)
@@ -219,6 +241,8 @@ def run_of(session: Session, watched: Watched) -> Run:
     content = rows | {"starting weights": session.models.weights}
     if session.rollouts is not None:
         content |= identity_of_rollouts(session.rollouts, session.world)
+    if session.critic_models is not None:
+        content["critic's starting weights"] = session.critic_models.weights
     parts = [part for part in (session.moving, session.rollouts) if part is not None]
     return Run(
         model=model,
@@ -237,14 +261,15 @@ def run_of(session: Session, watched: Watched) -> Run:
         callbacks=watched.callbacks(*parts, *own_callbacks(recipe.train), *session.own_callbacks),
         seed=recipe.seed,
         world=session.world,
-        **({} if session.rollouts is None else {"drawn": session.rollouts.measures}),
+        critic=learner_of(session.critic_models, session.critic, recipe.critic, session.num_steps),
+        **({} if session.rollouts is None else {"drawn": session.rollouts.measure}),
     )
 
 
 def _distance(session: Session, reference: Scorer, groups: Sequence[Group]) -> str:
     """One line about the start of a run against another reference."""
     loss = None
-    if groups and not session.objective.loss.is_stateful:
+    if groups and not session.objective.loss.is_stateful and session.rollouts is None:
         with torch.no_grad():
             loss = session.objective(groups, session.policy(groups), reference(groups)).sums.means()["loss"]
     at_zero, name = loss_at_zero(session.objective.loss), str(session.recipe.reference.model)

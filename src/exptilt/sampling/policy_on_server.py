@@ -88,6 +88,8 @@ class ServerSampler:
     def take_weights(self, version: int) -> None:
         """Save the adapter under a new name, and let the server load it in the place of the last one."""
         name = f"exptilt-{self._run}-{version}"
+        if name == self._name:
+            return
         target = self._folder / name
         save_model(self._model, None, target, world=self._world)
         self._world.first_alone(lambda: self._exchange(name, target))

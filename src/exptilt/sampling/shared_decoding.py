@@ -90,33 +90,38 @@ class SharedState:
 def shares_prompts(model: Any) -> bool:
     """Whether a model decodes with prompts held once as it does by its own cache; the first call tries it."""
     inner = causal_lm(model)
-    if rule_of(inner).kind or hasattr(model, ENTRANCE):
+    if rule_of(inner).kind or hasattr(model, ENTRANCE) or _learns_prompts(model):
         return False
     if inner not in _CHECKED:
-        _CHECKED[inner] = _agrees(model)
+        _CHECKED[inner] = _agrees(inner)
     if _CHECKED[inner] and inner.config._attn_implementation != NAME:
         inner.set_attn_implementation(NAME)
     return _CHECKED[inner]
 
 
+def _learns_prompts(model: Any) -> bool:
+    """Whether an adapter puts positions of its own in front of every row."""
+    adapters = getattr(model, "peft_config", None) or {}
+    return any(getattr(settings, "is_prompt_learning", False) for settings in adapters.values())
+
+
 @torch.no_grad()
-def _agrees(model: Any) -> bool:
-    """Decode two prompts of different lengths in both ways, and compare."""
-    inner = causal_lm(model)
+def _agrees(inner: Any) -> bool:
+    """Decode two prompts of different lengths in both ways, and compare; `inner` is without the wrapper of an adapter."""
     if set(getattr(inner.config.get_text_config(), "layer_types", None) or ()) - {"full_attention"}:
         return False
-    probed = model
+    probed = inner
     if inner.dtype not in _TOLERANCE and inner.num_parameters() <= _COPY_LIMIT:
-        probed = copy.deepcopy(model).float()
+        probed = copy.deepcopy(inner).float()
     before, draw = inner.config._attn_implementation, np.random.default_rng(0)
     ids = draw.integers(0, inner.config.get_text_config().vocab_size, 14)
     prompts, steps = [ids[:5].astype(np.int32), ids[5:8].astype(np.int32)], ids[8:].reshape(2, 3)
     rows = (0, 0, 1)
-    with evaluating(causal_lm(probed)):
+    with evaluating(probed):
         expected = _logps_of(PaddedState(probed, prompts, rows), steps)
         try:
-            causal_lm(probed).set_attn_implementation(NAME)
-            if causal_lm(probed).config._attn_implementation != NAME:
+            probed.set_attn_implementation(NAME)
+            if probed.config._attn_implementation != NAME:
                 return False
             difference = max(
                 float((mine - theirs).abs().max())
@@ -125,9 +130,9 @@ def _agrees(model: Any) -> bool:
         except Exception:  # whatever a foreign architecture raises means the same: decode as its authors do
             difference = float("inf")
         finally:
-            if probed is model:
+            if probed is inner:
                 inner.set_attn_implementation(before)
-    return difference <= _TOLERANCE.get(causal_lm(probed).dtype, _HALF_TOLERANCE)
+    return difference <= _TOLERANCE.get(probed.dtype, _HALF_TOLERANCE)
 
 
 def _logps_of(state: PaddedState | SharedState, steps: np.ndarray[Any, Any]) -> list[Tensor]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator
 
 from exptilt.errors import ConfigError
+from exptilt.kinds import ROLLOUT
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 from exptilt.settings.declaration import config
 from exptilt.settings.evaluation_settings import EvaluateConfig
@@ -20,6 +21,7 @@ from exptilt.settings.model_settings import ModelConfig, SmallModel
 from exptilt.settings.ranges import Positive
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.reward_settings import AnyReward
+from exptilt.settings.rollout_settings import RolloutConfig
 from exptilt.settings.training_settings import OptimConfig, TrainConfig
 
 
@@ -109,11 +111,24 @@ class Method:
     """Peak learning rate of this objective, > 0; null takes optim.learning_rate."""
     label: str | None = None
     """What it is called; by default the objective and its settings."""
+    rollout: RolloutConfig | None = None
+    """Train on completions that the policy draws itself, from the prompts of the preferences; see `rollout:` of a recipe."""
+    reward: Literal["true", "learned"] = "true"
+    """What rewards them where rollout.reward is none: the study's reward, or a model trained on the study's preferences."""
+    batch_size: int | None = None
+    """Rows of one step of this objective; null takes batch.size."""
+    max_steps: int | None = None
+    """Steps of this objective, >= 1; null takes train.max_steps."""
 
     def __post_init__(self) -> None:
+        for name in ("batch_size", "max_steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
         object.__setattr__(self, "loss", choice_of(self.loss))  # Python code may give the loss itself
+        if self.loss.kind == ROLLOUT and self.rollout is None:
+            raise ValueError(f"rollout is missing: {self.loss.name} learns from completions drawn while training")
         if self.loss.kind.scores:
             raise ValueError(
                 f"a study compares policies, and {self.loss.name} trains a reward model; use `exptilt train` for it"
@@ -128,7 +143,13 @@ class Method:
             return "Preferred-FT"
         told = [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in self._told()]
         name = self.loss.title if isinstance(self.loss, OwnLoss) else type(self.loss).__name__
-        return " ".join([name, *told])
+        online = [] if self.rollout is None or self.loss.kind == ROLLOUT else ["online"]
+        return " ".join([*online, name, *told]) + (", learned reward" if self.asks_learned_reward else "")
+
+    @property
+    def asks_learned_reward(self) -> bool:
+        """Whether rollouts are rewarded by a model trained on the study's preferences."""
+        return self.rollout is not None and self.rollout.reward is None and self.reward == "learned"
 
     def _told(self) -> Iterator[tuple[str, Any]]:
         loss: Any = self.loss.loss if isinstance(self.loss, OwnLoss) else self.loss
@@ -222,25 +243,37 @@ class GridRecipe:
         """All runs, in order."""
         return [GridRun(method, seed, len(self.seeds) > 1) for method in self.methods for seed in self.seeds]
 
-    def recipe(self, run: GridRun, model: ModelConfig, data: DataConfig) -> Recipe:
+    def recipe(self, run: GridRun, model: ModelConfig, data: DataConfig, reward: AnyReward | None = None) -> Recipe:
         """One run of the grid as an ordinary recipe.
 
         Args:
             run: which run.
             model: the reference, where the run starts.
             data: preferences to train on.
+            reward: what rewards rollouts where the method names none.
         """
-        every = self.measure.every or _ALL
-        rate = run.method.learning_rate or self.optim.learning_rate
+        every, method = self.measure.every or _ALL, run.method
+        rate = method.learning_rate or self.optim.learning_rate
+        rollout = method.rollout
+        if rollout is not None:
+            law = replace(rollout.law, max_new_tokens=self.measure.max_new_tokens)
+            rollout = replace(rollout, reward=rollout.reward or reward, take_prompts=True, law=law)
         return Recipe(
             output=str(self.folder / "runs" / run.slug),
             seed=run.seed,
             model=model,
             data=data,
             loss=run.method.loss,
-            batch=self.batch,
+            rollout=rollout,
+            batch=replace(self.batch, size=method.batch_size or self.batch.size),
             optim=replace(self.optim, learning_rate=rate),
-            train=replace(self.train, save_every=every, keep_checkpoints=_ALL),
+            train=replace(
+                self.train,
+                save_every=every,
+                keep_checkpoints=_ALL,
+                max_steps=method.max_steps or self.train.max_steps,
+                epochs=1000.0 if method.max_steps and rollout is not None else self.train.epochs,
+            ),
             evaluate=EvaluateConfig(num_prompts=0),
         )
 

@@ -7,6 +7,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+from exptilt.kinds import ROLLOUT
 from exptilt.settings.declaration import config
 from exptilt.settings.loss_choice import AnyLossChoice, LossChoice, NamedLoss, choice_of
 from exptilt.settings.mask_rounds_settings import AnnotatorConfig, MaskLaw, MaskRoundsConfig
@@ -215,6 +216,8 @@ class MaskRecipe:
     def _check_loss(self, loss: NamedLoss) -> None:
         if loss.kind.reads != "logps":
             raise ValueError(f"loss: {loss.name} trains a reward model; segmenters take losses on log-probabilities")
+        if loss.kind == ROLLOUT:
+            raise ValueError(f"loss: {loss.name} learns from texts drawn while training; masks are trained on rows")
         parts = [(term.loss, term.weight) for term in getattr(loss, "terms", ())] or [(loss, 1.0)]
         linear = sum(weight for part, weight in parts if part.name == "anchor_linear")
         beta = sum(weight * float(getattr(part, "beta", 0.0) or 0.0) for part, weight in parts)

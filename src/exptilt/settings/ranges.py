@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 _KEYWORDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
 """The names of a range's ends in JSON Schema."""
@@ -117,7 +117,7 @@ Finite = Annotated[float, Range()]
 
 
 def check_ranges(settings: Any) -> None:
-    """Check every field of a settings dataclass that declares a range; None and words pass where the field may be one.
+    """Check every field of a settings dataclass that declares a range; None passes, and words where the field may be one.
 
     Raises:
         ValueError: the message begins with the field's name.
@@ -125,8 +125,23 @@ def check_ranges(settings: Any) -> None:
     cls: Any = type(settings)
     for name, constraint in _constraints(cls):
         value = getattr(settings, name)
-        if value is not None and not isinstance(value, str):
+        if value is not None and not (isinstance(value, str) and name in _may_be_words(cls)):
             constraint.check(name, value)
+
+
+@cache
+def _may_be_words(cls: Any) -> frozenset[str]:
+    """Fields of which one member is text: `float | Literal["auto"]`."""
+    hints = typing.get_type_hints(cls)
+    return frozenset(
+        name for name, hint in hints.items() if _is_text(hint) or any(map(_is_text, typing.get_args(hint)))
+    )
+
+
+def _is_text(hint: Any) -> bool:
+    return hint is str or (
+        typing.get_origin(hint) is Literal and any(isinstance(one, str) for one in typing.get_args(hint))
+    )
 
 
 @cache

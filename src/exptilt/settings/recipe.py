@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from exptilt.kinds import PAIR, ROLLOUT
+from exptilt.settings.critic_settings import CriticConfig
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 from exptilt.settings.declaration import config
 from exptilt.settings.evaluation_settings import EvaluateConfig
@@ -74,7 +75,9 @@ class Recipe:
     rounds: RoundsConfig | None = None
     """Sample, label and train several times, each time from the model just trained; none: train once on data.train."""
     rollout: RolloutConfig | None = None
-    """Train on completions that the policy itself draws, by their rewards (rloo, or any loss on pairs); none: on the rows of data.train."""
+    """Train on completions that the policy draws (rloo, ppo, grpo, distill, or any loss on pairs); none: on the rows of data.train."""
+    critic: CriticConfig | None = None
+    """The critic of ppo, which predicts rewards to come; none: its defaults, from the reward model where there is one."""
     bare_keys: ClassVar[Mapping[str, str]] = {"rounds": "num_rounds"}
     """Sections that may be one bare value, and the key it is short for."""
 
@@ -93,6 +96,11 @@ class Recipe:
             raise ValueError(
                 f"rollout is missing: loss {self.loss.name} learns from completions drawn while training; add e.g. "
                 "rollout: {reward: {kind: model, path: my-reward-model}}"
+            )
+
+        if self.critic is not None and "advantages" not in needs_of(self.loss):
+            raise ValueError(
+                f"critic belongs to losses with advantages, such as ppo, and {self.loss.name} has none; leave it out"
             )
 
     def _check_weights(self) -> None:
@@ -155,7 +163,7 @@ class Recipe:
         needs_rewards = self.loss.kind == PAIR or not {"scores", "advantages"}.isdisjoint(needs_of(self.loss))
         if needs_rewards and rollout.reward is None:
             raise ValueError(f"rollout.reward is missing: loss {self.loss.name} learns from it, e.g. {{kind: length}}")
-        if needs_rewards and rollout.num_samples < 2:
+        if needs_rewards and rollout.num_samples < 2 and "advantages" not in needs_of(self.loss):
             raise ValueError(
                 f"rollout.num_samples must be at least 2 for {self.loss.name}, which compares completions of one prompt, got 1"
             )
@@ -191,6 +199,7 @@ class Recipe:
             sft=None,
             rounds=None,
             rollout=None,
+            critic=None,
             adapter=None if self.model.path is None else self.adapter,  # a model from scratch is trained whole first
             data=replace(self.data, drop_highest_ches=0.0),  # of preferences, not of completions to imitate
             loss=LossChoice.of("sft"),

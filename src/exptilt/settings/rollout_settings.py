@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from exptilt.settings.declaration import config
+from exptilt.settings.own_parts import OwnPart
 from exptilt.settings.ranges import Finite, NonNegative, Positive, Range
-from exptilt.settings.reward_settings import AnyReward
+from exptilt.settings.reward_settings import AnyReward, OwnReward
 from exptilt.settings.rounds_settings import RoundLaw, most_pairs
 from exptilt.settings.sampler_settings import SamplerConfig
 
@@ -58,6 +59,10 @@ class RolloutConfig:
     run draws itself."""
     samples_at_once: Annotated[int, Range(ge=1)] = 256
     """Completions drawn at a time; it changes nothing beyond rounding."""
+
+    def __post_init__(self) -> None:
+        if callable(self.reward):  # Python code may give a function or an object by what it imports
+            object.__setattr__(self, "reward", OwnReward.read(OwnPart.of(self.reward).written()))
 
     def prompts_per_rollout(self, batch_size: int) -> int:
         """Prompts of one rollout."""

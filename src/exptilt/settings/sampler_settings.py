@@ -18,6 +18,7 @@ class SamplerConfig:
     """
 
     kind: Literal["server"] = "server"
+    """A server that speaks the OpenAI protocol."""
     url: str
     """The server's base, such as http://localhost:8000/v1."""
     key_variable: str = "OPENAI_API_KEY"

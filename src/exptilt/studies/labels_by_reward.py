@@ -42,6 +42,8 @@ class Bench:
     reward_name: str
     facts: dict[str, Any]
     """Numbers about the bench itself, for the record."""
+    true_reward: Any = None
+    """Settings of the same reward, for runs that ask it while they train; None where it has none."""
 
 
 @dataclass(frozen=True)

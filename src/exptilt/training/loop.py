@@ -11,14 +11,19 @@ from __future__ import annotations
 import logging
 import time
 
+import torch
+from torch import nn
 from transformers import set_seed
 
-from exptilt.errors import ServerError
+from exptilt.errors import NonFiniteError, ServerError
+from exptilt.policies.scorer import MicroBatches
 from exptilt.processes.interrupt import graceful_stop, losing_no_process
+from exptilt.processes.world import World
 from exptilt.training.callbacks.callback import Progress
 from exptilt.training.checkpoints.checkpoint_folder import Checkpoints, finishing
 from exptilt.training.checkpoints.choice import Choice
 from exptilt.training.checkpoints.run_state import random_state, restore, seed_of, state_bytes, state_of
+from exptilt.training.learner import Learner
 from exptilt.training.run import Run
 from exptilt.training.step import clipped_gradient
 from exptilt.training.sums import Sums
@@ -44,7 +49,8 @@ def train(run: Run) -> Progress:
     with losing_no_process(run.world), finishing(checkpoints):
         set_seed(seed_of(run.seed, run.world.rank))
         progress = _resume(run, checkpoints)
-        run.model.train()
+        for learner in run.learners:
+            learner.model.train()
         try:
             for callback in run.callbacks:
                 callback.on_start(progress)
@@ -90,16 +96,46 @@ def _one_step(run: Run, step: int) -> Sums:
     micro_batches = run.batches.step(step)
     run.optimizer.zero_grad(set_to_none=True)
     scorers = (run.policy, run.reference)
-    weights = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
-    sums = clipped_gradient(weights, micro_batches, run.objective, scorers, run.world, run.max_grad_norm)
-    learning_rate = float(run.schedule.get_last_lr()[0])
-    run.optimizer.step()
-    run.schedule.step()
-    sums.merge(run.drawn(step))
-    run.objective.advance(sums)
-    sums.add("lr", learning_rate, 1)
+    sums = clipped_gradient(
+        _weights(run.optimizer), micro_batches, run.objective, scorers, run.world, run.max_grad_norm
+    )
+    run.drawn(step, sums)
+    if run.critic is not None:
+        sums.merge(_critics_gradient(run.critic, micro_batches, run.world))
+    sums.add("lr", float(run.schedule.get_last_lr()[0]), 1)
+    for learner in run.learners:  # here weights move, and all that is refused is behind
+        learner.optimizer.step()
+        learner.schedule.step()
+        learner.objective.advance(sums)
     sums.count("seconds", time.perf_counter() - began)
     return sums
+
+
+def _critics_gradient(critic: Learner, micro_batches: MicroBatches, world: World) -> Sums:
+    """Leave the critic's gradient in its weights; its metrics."""
+    critic.optimizer.zero_grad(set_to_none=True)
+    try:
+        measured = clipped_gradient(
+            _weights(critic.optimizer),
+            micro_batches,
+            critic.objective,
+            (critic.scorer, None),
+            world,
+            critic.max_grad_norm,
+        )
+    except NonFiniteError as error:
+        told, raised = error.told, NonFiniteError(f"critic: {error}")
+        raised.told = told
+        raise raised from error
+    sums = Sums()
+    for name in ("loss", "grad_norm"):
+        sums.add(f"critic/{name}", *measured.totals[name])
+    sums.add("critic/lr", float(critic.schedule.get_last_lr()[0]), 1)
+    return sums
+
+
+def _weights(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _resume(run: Run, checkpoints: Checkpoints) -> Progress:

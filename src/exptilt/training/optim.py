@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_scheduler
 
-from exptilt.errors import ConfigError
+from exptilt.errors import ConfigError, ModelError
 from exptilt.settings.training_settings import OptimConfig
 from exptilt.training.adafactor import Adafactor
 from exptilt.wording import in_one_line
@@ -23,8 +23,12 @@ def build_optimizer(settings: OptimConfig, model: nn.Module) -> torch.optim.Opti
 
     Raises:
         ConfigError: the optimizer needs a package that is not installed, or cannot work on sharded weights.
+        ModelError: no weight is trainable.
     """
-    return _MAKERS[settings.name](settings, parameter_groups(model, settings.weight_decay))
+    groups = parameter_groups(model, settings.weight_decay)
+    if not groups:
+        raise ModelError("the model has no weight to train: all are frozen (requires_grad is False)")
+    return _MAKERS[settings.name](settings, groups)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from exptilt.processes.world import World
 from exptilt.run_folder.file_names import CHECKPOINTS
 from exptilt.settings.training_settings import TrainConfig
 from exptilt.training.callbacks.callback import Callback
+from exptilt.training.learner import Learner
 from exptilt.training.objective import Objective
 from exptilt.training.sums import Sums
 
@@ -40,12 +41,20 @@ class Run:
     defaults: Mapping[str, str] = field(default_factory=dict)
     """The values that a checkpoint of an earlier version has under names it does not know."""
     callbacks: Sequence[Callback] = ()
-    drawn: Callable[[int], Sums] = field(default=lambda step: Sums())
-    """What was measured of the completions that were drawn for a step, of all processes; nothing where rows are given."""
+    drawn: Callable[[int, Sums], None] = field(default=lambda step, sums: None)
+    """Adds to the sums of a step, before any weight moves, what was measured of the completions that were drawn for it, of all
+    processes; it may refuse the step. Nothing where rows are given."""
+    critic: Learner | None = None
+    """Trained beside the policy, on the same micro-batches."""
     seed: int = 0
     """Seed of dropout and of everything else that draws from the global generators."""
     world: World = field(default_factory=World.alone)
     """The processes that share every global batch; each has a `Run` of its own, equal but for its shards and rows."""
+
+    @property
+    def learners(self) -> tuple[Run | Learner, ...]:
+        """All that is trained: the policy, and the critic where there is one."""
+        return (self,) if self.critic is None else (self, self.critic)
 
     @property
     def checkpoints(self) -> Path:

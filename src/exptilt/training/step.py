@@ -87,7 +87,7 @@ def clipped_gradient(
     size = float(norm) / total
     if not math.isfinite(size):
         require_finite_gradient(nn.ParameterList(weights), size, micro_batches, objective, scorers, world)
-    torch._foreach_mul_(gradients, limit / max(limit, size) / total)
+    torch._foreach_mul_(gradients, (limit / size if size > limit else 1.0) / total)  # the limit may be infinite
     sums.add("grad_norm", size, 1)
     return sums
 

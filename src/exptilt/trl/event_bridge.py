@@ -42,7 +42,11 @@ def made(callbacks: Sequence[Any]) -> list[TrainerCallback]:
 
 
 def _overrides(callback: TrainerCallback, event: str) -> bool:
-    return getattr(type(callback), event, None) is not getattr(TrainerCallback, event, None)
+    """Whether a callback of somebody's own waits for an event; those of transformers do without."""
+    own = getattr(type(callback), event, None)
+    return own is not getattr(TrainerCallback, event, None) and not str(getattr(own, "__module__", "")).startswith(
+        "transformers."
+    )
 
 
 @dataclass

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from exptilt.converters.trl_keywords import OBJECTS
 from exptilt.errors import ConfigError
+from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.runs.run_models import HEADS
 from exptilt.settings.model_settings import ModelConfig
@@ -126,3 +130,57 @@ def loaded_tokenizer(tokenizer: Any, model: Any) -> Any:
     if not source:
         raise ConfigError("processing_class: is missing; a model that is no folder's needs its tokenizer beside it")
     return load_tokenizer(ModelConfig(tokenizer=str(source)))
+
+
+@contextmanager
+def left_in_its_form(model: Any) -> Iterator[None]:
+    """Give a model its own attention and dtypes back after training.
+
+    The engine replaces the attention by one that computes the same for packed rows, too, and trains float32 copies of weights in
+    16 bits.
+    """
+    inner = causal_lm(model)
+    attention = inner.config._attn_implementation
+    weights = [(weight, weight.dtype) for weight in model.parameters()]
+    buffers = [
+        (module, name, buffer.dtype)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    try:
+        yield
+    finally:
+        inner.set_attn_implementation(attention)
+        for weight, dtype in weights:
+            if weight.dtype != dtype:
+                weight.data = weight.data.to(dtype)
+        for module, name, dtype in buffers:
+            buffer = getattr(module, name, None)
+            if buffer is not None and buffer.dtype != dtype:
+                setattr(module, name, buffer.to(dtype))
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that torchrun started, as accelerate names them."""
+
+    process_index: int = field(default_factory=lambda: int(os.environ.get("RANK", "0")))
+    local_process_index: int = field(default_factory=lambda: int(os.environ.get("LOCAL_RANK", "0")))
+    num_processes: int = field(default_factory=lambda: int(os.environ.get("WORLD_SIZE", "1")))
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this is the first."""
+        return self.process_index == 0
+
+    @property
+    def is_local_main_process(self) -> bool:
+        """Whether this is the first on its machine."""
+        return self.local_process_index == 0
+
+    def wait_for_everyone(self) -> None:
+        """Nothing: outside of training processes do not depend on each other."""
+
+    def unwrap_model(self, model: Any) -> Any:
+        """The model itself: nothing is wrapped."""
+        return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,12 @@ class GivenRows:
 
 
 def given_rows(
-    rows: Any, kind: str, what: str, text_field: str = "text", made_text: Callable[[Any], Any] | None = None
+    rows: Any,
+    kind: str,
+    what: str,
+    *,
+    more: Collection[str] = (),
+    made_text: Callable[[Any], Any] | None = None,
 ) -> GivenRows:
     """Take rows for a recipe: a `datasets.Dataset`, rows that are mappings, a table of pandas, a path or a hub id.
 
@@ -45,7 +50,7 @@ def given_rows(
         rows: the rows.
         kind: trainer by the begin of its name, which says which columns count.
         what: what they are called in messages, `train_dataset`.
-        text_field: column of text, of `SFTTrainer`.
+        more: names of columns that count besides: that of text of `SFTTrainer`, those a recipe gives other names.
         made_text: makes a row's text, of `SFTTrainer`.
 
     Raises:
@@ -53,22 +58,32 @@ def given_rows(
     """
     if isinstance(rows, str) or hasattr(rows, "__fspath__"):
         return GivenRows(str(rows))
-    if isinstance(rows, Mapping) and not hasattr(rows, "column_names"):
-        raise DataError(f"{what}: several data sets by name ({', '.join(map(str, rows))}); give one")
-    if hasattr(rows, "num_rows") and isinstance(rows.num_rows, dict):
-        raise DataError(
-            f"{what}: a DatasetDict has several splits ({', '.join(rows)}); give one, such as dataset['train']"
-        )
+    if isinstance(rows, Mapping):
+        rows = _one_of(rows, what)
     if made_text is not None:
         rows = _made(rows, made_text)
     rows, names = _with_names(rows, what)
     if any(name in names for name in _IMAGES):
         raise DataError(f"{what}: holds images; text is trained here, and masks by `exptilt train` with `segmenter:`")
-    kept = [name for name in names if name in (*_READ[kind], text_field)]
+    kept = [name for name in names if name in (*_READ[kind], *more)]
     if kept and len(kept) < len(names):
         rows = _only(rows, kept)
     held = rows_in_memory(rows, what.replace("_dataset", "_rows"))
     return GivenRows(held.name, held, len(held.content), tuple(name for name in names if name not in kept))
+
+
+def _one_of(rows: Mapping[Any, Any], what: str) -> Any:
+    """The data set that is meant of a DatasetDict, or of several by name: the only one, or for training the split `train`."""
+    if not any(hasattr(part, "column_names") or _holds_rows(part) for part in rows.values()):
+        raise DataError(f"{what}: a mapping of columns is no list of rows; give datasets.Dataset.from_dict(...)")
+    wanted = "train" if what.startswith("train") and "train" in rows else next(iter(rows))
+    if len(rows) > 1 and wanted != "train":
+        raise DataError(f"{what}: several data sets by name ({', '.join(map(str, rows))}); give one of them")
+    return rows[wanted]
+
+
+def _holds_rows(part: Any) -> bool:
+    return isinstance(part, list) and bool(part) and isinstance(part[0], Mapping)
 
 
 def _made(rows: Iterable[Any], made_text: Callable[[Any], Any]) -> list[dict[str, str]]:

@@ -1,9 +1,13 @@
-"""What TRL's trainers have in common: objects and keywords in, a model trained in place out."""
+"""What TRL's trainers have in common: objects and keywords in, a model trained in place out.
+
+One class, and longer than others: it has every method that programs call on a trainer.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,13 +22,23 @@ from exptilt.converters.trl_keywords import OBJECTS, keywords_of
 from exptilt.disk import write_whole
 from exptilt.errors import ConfigError, ModelError
 from exptilt.in_memory import holding
+from exptilt.policies.adapters import has_adapter
+from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.publish import publish
 from exptilt.policies.saving import save_model
 from exptilt.run_folder.folder import RunFolder
 from exptilt.runs.run_recipe import run_recipe
 from exptilt.trl.event_bridge import EventBridge, made
-from exptilt.trl.given_objects import DATASET, loaded_model, loaded_tokenizer, refuse_objects, refuse_overrides
-from exptilt.trl.given_rows import given_rows
+from exptilt.trl.given_objects import (
+    DATASET,
+    Processes,
+    left_in_its_form,
+    loaded_model,
+    loaded_tokenizer,
+    refuse_objects,
+    refuse_overrides,
+)
+from exptilt.trl.given_rows import GivenRows, given_rows
 from exptilt.trl.held_out_metrics import held_out_metrics
 from exptilt.trl.saved_model import require_writable, take_best_weights, write_into_run
 from exptilt.trl.trainer_configs import TrainerConfig, config_for, plain
@@ -61,7 +75,7 @@ class PreferenceTrainer:
         refuse_overrides(type(self), PreferenceTrainer)
         config, objects = self._sorted(args, keywords)
         refuse_objects({**objects, "data_collator": data_collator, "ref_model": ref_model}, self.kind)
-        if ref_model is not None and ref_model is model:
+        if ref_model is not None and ref_model is model and not isinstance(model, str):
             raise ConfigError("ref_model: is the model itself; leave it out, or give another object")
         self.args = config
         self.is_in_train = False
@@ -72,7 +86,7 @@ class PreferenceTrainer:
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.ref_model = ref_model
         self._peft_config, self._made_text = objects.get("peft_config"), objects.get("formatting_func")
-        self.state = TrainerState(is_local_process_zero=True, is_world_process_zero=True)
+        self.state = self._new_state()
         self._parts = self._parts_of(train_dataset, eval_dataset)
         self._start = recipe_for(config, self._parts)  # refused before anything is spent
         self._bridge: EventBridge | None = None
@@ -97,19 +111,21 @@ class PreferenceTrainer:
         return config, objects
 
     def _parts_of(self, train: Any, held_out: Any) -> Parts:
-        field = self.args.dataset_text_field or "text" if self.kind == "SFT" else "text"
         if train is None:
             raise ConfigError("train_dataset: is missing; give a datasets.Dataset, a list of rows, a path or a hub id")
         return Parts(
             model=self.model,
             tokenizer=self.processing_class,
-            train=given_rows(train, self.kind, DATASET, field, self._made_text),
-            held_out=None
-            if held_out is None
-            else given_rows(held_out, self.kind, "eval_dataset", field, self._made_text),
+            train=self._rows(train, DATASET),
+            held_out=None if held_out is None else self._rows(held_out, "eval_dataset"),
             ref_model=self.ref_model,
             peft_config=self._peft_config,
         )
+
+    def _rows(self, rows: Any, what: str) -> GivenRows:
+        renamed = self.args.recipe.get("data.columns") or dict(self.args.recipe.get("data") or {}).get("columns") or {}
+        field = [self.args.dataset_text_field] if self.kind == "SFT" and self.args.dataset_text_field else []
+        return given_rows(rows, self.kind, what, more=[*renamed.values(), *field], made_text=self._made_text)
 
     def _say_once(self, start: TrainerRecipe) -> None:
         """Say what differs from TRL, so that nothing is ignored in silence."""
@@ -146,11 +162,11 @@ class PreferenceTrainer:
             raise ConfigError("trial: hyper-parameters are not searched here; see `exptilt frontier`")
         resume = resume_from_checkpoint or self.args.resume_from_checkpoint
         self._require_newest(resume)
+        if not resume:
+            self._require_base_apart()
         start = recipe_for(self.args, self._parts, resume=bool(resume))
-        self.state = TrainerState(
-            is_local_process_zero=True,
-            is_world_process_zero=True,
-            num_train_epochs=int(float(self.args.num_train_epochs or 1) + 0.999),
+        self.state = self._new_state(
+            num_train_epochs=math.ceil(float(self.args.num_train_epochs or 1)),
             logging_steps=start.recipe.train.log_every,
             train_batch_size=start.recipe.batch.size,
         )
@@ -158,19 +174,28 @@ class PreferenceTrainer:
         began = time.perf_counter()
         self.is_in_train = True
         try:
-            with holding(*start.held):
+            with holding(*start.held), left_in_its_form(self.model):
                 outcome = run_recipe(start.recipe, self._console(), callbacks=[bridge], measures=False)
         finally:
             self.is_in_train = False
         if outcome.model is not None:
             self.model = outcome.model.eval()
+            self._parts = replace(self._parts, model=self.model, peft_config=None)  # a second training goes on from it
         self._start = start
         if start.recipe.train.best is not None and outcome.finished:
             take_best_weights(self.model, outcome.folder.model)
         metrics = self._summary(outcome.step, time.perf_counter() - began)
-        if self.args.push_to_hub:
+        if self.args.push_to_hub and Processes().is_main_process:
             self.push_to_hub()
         return TrainOutput(outcome.step, metrics["train_loss"], metrics)
+
+    def _new_state(self, **more: Any) -> TrainerState:
+        processes = Processes()
+        return TrainerState(
+            is_local_process_zero=processes.is_local_main_process,
+            is_world_process_zero=processes.is_main_process,
+            **more,
+        )
 
     def _new_bridge(self, start: TrainerRecipe) -> EventBridge:
         strategy = (
@@ -194,6 +219,17 @@ class PreferenceTrainer:
             raise ConfigError(
                 f"resume_from_checkpoint={str(resume)!r}: a run goes on from its newest checkpoint in "
                 f"output_dir={self.args.output_dir!r}; give True"
+            )
+
+    def _require_base_apart(self) -> None:
+        """An adapter is saved with the name of its base, so a base in the run folder must not be moved aside with it."""
+        base = str(getattr(causal_lm(self.model), "name_or_path", "") or "")
+        adapts = self._parts.peft_config is not None or has_adapter(self.model)
+        folder = Path(self.args.output_dir).resolve()
+        if adapts and base and Path(base).exists() and Path(base).resolve().is_relative_to(folder):
+            raise ConfigError(
+                f"output_dir={self.args.output_dir!r}: holds the base of the adapter ({base}), which a new run would move "
+                "aside; set args.output_dir to another folder"
             )
 
     def _console(self) -> Console | None:
@@ -266,6 +302,8 @@ class PreferenceTrainer:
             ConfigError: the folder holds a model that is not of this trainer.
             ModelError: it cannot be written.
         """
+        if not Processes().is_main_process:
+            return
         folder = Path(output_dir or self.args.output_dir)
         if folder.resolve() == Path(self.args.output_dir).resolve():
             write_into_run(self.model, self.processing_class, folder)
@@ -298,12 +336,16 @@ class PreferenceTrainer:
 
     def log_metrics(self, split: str, metrics: Mapping[str, float]) -> None:
         """Print metrics."""
+        if not Processes().is_main_process:
+            return
         print(f"***** {split} metrics *****")
         for name in sorted(metrics):
             print(f"  {name:30} = {metrics[name]}")
 
     def save_metrics(self, split: str, metrics: Mapping[str, float], combined: bool = True) -> None:
         """Write metrics to `SPLIT_results.json` in the run folder, and to `all_results.json`."""
+        if not Processes().is_main_process:
+            return
         folder = Path(self.args.output_dir)
         write_whole(folder / f"{split}_results.json", json.dumps(dict(metrics), indent=4, sort_keys=True) + "\n")
         if combined:
@@ -313,6 +355,8 @@ class PreferenceTrainer:
 
     def save_state(self) -> None:
         """Write `trainer_state.json` into the run folder."""
+        if not Processes().is_main_process:
+            return
         path = Path(self.args.output_dir) / "trainer_state.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         self.state.save_to_json(str(path))
@@ -322,9 +366,12 @@ class PreferenceTrainer:
 
     def is_world_process_zero(self) -> bool:
         """Whether this is the first process."""
-        import os
+        return Processes().is_main_process
 
-        return os.environ.get("RANK", "0") == "0"
+    @property
+    def accelerator(self) -> Processes:
+        """Which process of how many this is, as programs ask accelerate."""
+        return Processes()
 
     @property
     def tokenizer(self) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -62,8 +63,11 @@ class TrainerConfig:
             raise AttributeError(name)
         if name in self.stated:
             return self.stated[name]
-        if name in _OF_ONE_PROCESS:
-            return _OF_ONE_PROCESS[name]
+        if name in _OF_PROCESSES:
+            variable, default = _OF_PROCESSES[name]
+            return int(os.environ.get(variable, default))
+        if name in ("should_save", "should_log"):
+            return os.environ.get("RANK", "0") == "0"
         if name == "output_dir":
             return OUTPUT_DIR
         if name == "metric_for_best_model" and self.load_best_model_at_end:
@@ -87,16 +91,12 @@ class TrainerConfig:
         return f"{self.kind}Config({given})"
 
 
-_OF_ONE_PROCESS: Mapping[str, Any] = {
-    "process_index": 0,
-    "local_process_index": 0,
-    "world_size": 1,
-    "n_gpu": 1,
-    "should_save": True,
-    "should_log": True,
-    "parallel_mode": "not_parallel",
+_OF_PROCESSES = {
+    "process_index": ("RANK", "0"),
+    "local_process_index": ("LOCAL_RANK", "0"),
+    "world_size": ("WORLD_SIZE", "1"),
 }
-"""Attributes of transformers' TrainingArguments that callbacks read."""
+"""Attributes of transformers' TrainingArguments that callbacks read, as torchrun sets them."""
 
 
 class DPOConfig(TrainerConfig):

@@ -9,12 +9,14 @@ from typing import Any
 
 from exptilt.converters.conversion import convert_keywords
 from exptilt.converters.draft import Fate
-from exptilt.converters.trl_keywords import BY_TRAINER
+from exptilt.converters.trl_keywords import BY_TRAINER, SHARDED
 from exptilt.errors import ConfigError
 from exptilt.in_memory import InMemory
 from exptilt.policies.adapters import has_adapter
 from exptilt.policies.models_in_memory import model_in_memory, tokenizer_in_memory
+from exptilt.settings.declaration import as_dict
 from exptilt.settings.load import build
+from exptilt.settings.loss_choice import choice_of
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.yaml_source import Source
 from exptilt.trl.given_rows import GivenRows
@@ -78,6 +80,8 @@ def recipe_for(config: TrainerConfig, parts: Parts, *, resume: bool = False) -> 
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     conversion = convert_keywords(config.kind, stated | adapter, parts.train.count, processes)
     refuse([fate for fate in conversion.fates if fate.outcome == "refused"], config.kind)
+    if conversion.settings.get("parallel.kind") == "fsdp":
+        raise ConfigError(f"{config.kind}Config: fsdp and deepspeed: {SHARDED}")
     model = model_in_memory(parts.model, in_place=True)
     tokenizer = tokenizer_in_memory(parts.tokenizer)
     held = [model, tokenizer, *(rows.held for rows in (parts.train, parts.held_out) if rows and rows.held)]
@@ -124,6 +128,8 @@ def _overridden(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[
     """The settings with keys of exptilt's own laid over them; a section may be given whole."""
     flat = dict(settings)
     for key, value in recipe.items():
+        if key == "loss" and not isinstance(value, str | Mapping):
+            value = as_dict(choice_of(value))
         if key == "loss" or not isinstance(value, Mapping):
             flat = {name: old for name, old in flat.items() if name != key and not name.startswith(f"{key}.")}
             flat[key] = value

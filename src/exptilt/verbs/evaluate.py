@@ -14,16 +14,19 @@ from typing import Any
 
 from rich.console import Console
 
+from exptilt.data.groups import Group
 from exptilt.errors import CheckpointError, ConfigError, DataError
 from exptilt.evaluation.held_out import HeldOutMeasures, Wanted, detectable_line, measure_policy
 from exptilt.evaluation.held_out_scores import measure_reward_model
 from exptilt.losses.from_choice import build_loss
+from exptilt.online.rollout_prompts import rollout_prompts
 from exptilt.policies.adapters import has_adapter
 from exptilt.policies.device import is_quantized
 from exptilt.policies.fingerprint import adapter_fingerprint, fingerprint
 from exptilt.policies.reference.references import TableReference
 from exptilt.processes.surroundings import left_as_found
 from exptilt.reports.tables.evaluation_table import evaluation_table, gainers_text, references_table
+from exptilt.rewards.reward_from_choice import build_reward
 from exptilt.run_folder.evaluation_record import Evaluation
 from exptilt.run_folder.file_names import DATA, EVALUATION, MODEL, RUN, SAMPLES, margins_of
 from exptilt.run_folder.folder import RunFolder, manifest
@@ -34,6 +37,8 @@ from exptilt.runs.merged_base import from_merged_base
 from exptilt.runs.model_evaluation import loaded, measure_model, measured_rows, reference_table
 from exptilt.runs.run_inputs import inputs_of
 from exptilt.runs.run_models import reference_model
+from exptilt.runs.run_rollouts import rollouts_in, wanted_online
+from exptilt.runs.run_rows import prompt_data
 from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
 from exptilt.settings.recipe import Recipe
 
@@ -132,9 +137,11 @@ def _evaluated(
         raise DataError(
             f"{recipe.data.named}: no held-out rows; name some with data.test=... or data.test_fraction=0.1"
         )
-    held_out = rows.test
+    held_out, name = rows.test, _evaluation_file(recipe, overrides, policy)
+    if recipe.rollout is not None:
+        measures = _online(recipe, start, model, tokenizer, held_out)
+        return _kept(RunFolder(output or folder.path), name, measures, None)
     Console().print(detectable_line(held_out, recipe.evaluate.level), highlight=False, soft_wrap=True)
-    name = _evaluation_file(recipe, overrides, policy)
     wanted = Wanted.of(build_loss(recipe.loss), recipe.evaluate, recipe.batch.at_once, recipe.seed)
     if recipe.loss.kind.scores:
         return _kept(RunFolder(output or folder.path), name, measure_reward_model(model, held_out, wanted), None)
@@ -146,6 +153,17 @@ def _evaluated(
             table = _require_same(folder, reference, table)
     measures = measure_policy(model, partial(reference_model, start, tokenizer), tokenizer, held_out, table, wanted)
     return _kept(RunFolder(output or folder.path), name, measures, table)
+
+
+def _online(recipe: Recipe, start: Recipe, model: Any, tokenizer: Any, held_out: Sequence[Group]) -> HeldOutMeasures:
+    """Samples of an online run's policy and of its reference on held-out prompts, with their rewards."""
+    settings = rollouts_in(recipe)
+    (asked,) = rollout_prompts(prompt_data(recipe), (held_out,), take_prompts=settings.take_prompts)
+    asked = asked[: recipe.evaluate.num_prompts]
+    reward = None if settings.reward is None else build_reward(settings.reward)
+    wanted = wanted_online(recipe, build_loss(recipe.loss), reward, asked)
+    groups = [one.group for one in asked]
+    return measure_policy(model, partial(reference_model, start, tokenizer), tokenizer, groups, None, wanted)
 
 
 @left_as_found()

@@ -30,6 +30,7 @@ from exptilt.errors import ConfigError, ExptiltError
 from exptilt.policies.device import model_on_device
 from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.policies.turn_ends import turn_ends
+from exptilt.processes.cores import usable_cores
 from exptilt.processes.surroundings import left_as_found
 from exptilt.reports.page import write_report
 from exptilt.reports.report_terminal import best_of_n_table, frontier_table
@@ -48,13 +49,14 @@ from exptilt.run_folder.study_record import MeasuredSamples, ReferenceSamples
 from exptilt.runs.run_inputs import data_inputs, model_inputs, reward_inputs
 from exptilt.settings.any_recipe import AnyGrid, load_grid
 from exptilt.settings.declaration import as_dict
-from exptilt.settings.grid_settings import GridRecipe, GridRun, OwnTask
+from exptilt.settings.grid_settings import GridRecipe, GridRun, Method, OwnTask
 from exptilt.settings.load import dump, load
 from exptilt.settings.mask_grid_settings import MaskGridRecipe
 from exptilt.studies.bench import Yardstick
 from exptilt.studies.grid import bench_of, law_of
 from exptilt.studies.grid_weights import digest_of_file, keep_weights, kept_weights, step_of, with_weights
 from exptilt.studies.labels_by_reward import Bench, finish
+from exptilt.studies.learned_reward import learned_reward
 from exptilt.studies.mask_grid import MaskGrid
 from exptilt.studies.proposals import Proposals
 from exptilt.studies.study import FrontierStudy, PolicyPoint, ReferencePool
@@ -108,6 +110,9 @@ def _study(recipe: GridRecipe, folder: RunFolder, console: Console) -> dict[str,
     console.print(f"reference: {grid.bench.reference.path}", highlight=False)
     for name, value in grid.bench.facts.items():
         console.print(f"{name}: {value}", highlight=False)
+    if any(method.asks_learned_reward for method in recipe.methods):
+        console.print("train a reward model on the preferences", highlight=False)
+        learned_reward(recipe.folder, grid.bench, recipe.seed)
     if recipe.jobs > 1:
         _in_processes(recipe, console)
     else:
@@ -164,10 +169,21 @@ class Grid:
 
     def run(self, entry: GridRun) -> None:
         """Train one run unless it is finished, and measure its checkpoints that are not measured yet."""
-        run = finish(self.recipe.recipe(entry, self.bench.reference, self.bench.data))
+        reward = self._reward(entry.method) if entry.method.rollout is not None else None
+        run = finish(self.recipe.recipe(entry, self.bench.reference, self.bench.data, reward))
         keep_weights(run.path, self.recipe.measure.every, self._model)
         for weights in self._weights(entry):
             self._measurement_of(entry, weights)
+
+    def _reward(self, method: Method) -> Any:
+        """What rewards the rollouts of a method that names no reward of its own."""
+        if method.asks_learned_reward:
+            return learned_reward(self.recipe.folder, self.bench, self.recipe.seed)
+        if self.bench.true_reward is None:
+            raise ConfigError(
+                f"methods: {method.title}: name a reward for its rollouts (rollout.reward), since task.reward is a function of texts"
+            )
+        return self.bench.true_reward
 
     def collect(self) -> FrontierStudy:
         """Place every measured checkpoint, run by run in order of steps."""
@@ -288,7 +304,7 @@ def _begin_study(folder: RunFolder, recipe: AnyGrid) -> None:
 
 def _in_processes(recipe: GridRecipe, console: Console) -> None:
     """Run every run in a process of its own, `jobs` at a time; if one fails, the study stops once the others have ended."""
-    threads = max(1, (os.cpu_count() or 1) // recipe.jobs)
+    threads = max(1, usable_cores() // recipe.jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
 
     def start(entry: GridRun) -> int:

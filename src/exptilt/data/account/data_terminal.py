@@ -11,6 +11,7 @@ from rich.text import Text
 
 from exptilt.data.account.data_report import _pieces, decoded
 from exptilt.data.groups import Group
+from exptilt.in_memory import shown_name
 from exptilt.run_folder.data_record import DataReport, Finding, SplitReport
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def split_table(name: str, split: SplitReport) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_column(overflow="fold")
     title = Text(f"{name}: ", style="bold")
-    title.append(f"{split.source} (format {split.format})", style="not bold")
+    title.append(f"{shown_name(split.source or 'rows')} (format {split.format})", style="not bold")
     table.add_row(title)
     for line in _facts(split):
         table.add_row(Text(f"  {line}"))
@@ -54,7 +55,7 @@ def _facts(split: SplitReport) -> Iterator[str]:
         yield f"columns not read: {', '.join(split.columns_not_read)}"
     for source in split.sources if len(split.sources) > 1 or any(each.licence for each in split.sources) else ():
         yield (
-            f"{source.path} ({source.format}): {source.rows} rows, {source.records} records, "
+            f"{shown_name(source.path)} ({source.format}): {source.rows} rows, {source.records} records, "
             f"weight {source.weight:g}, licence {source.licence or 'not known'}"
         )
 

@@ -63,15 +63,19 @@ class SelfCheck:
 _CHECKED: WeakKeyDictionary[nn.Module, SelfCheck] = WeakKeyDictionary()
 
 
-def packable(model: Any) -> bool:
+def packable(model: Any, probed: Any = None) -> bool:
     """Tell whether `model` runs on packed rows; the first call runs the self-check and warns if it fails.
+
+    Args:
+        model: the model that is asked about.
+        probed: a smaller model of the same build, on which the self-check is run instead.
 
     Raises:
         ModelError: the model sees later tokens, or its log-probabilities are not finite.
     """
     inner = causal_lm(model)
     if inner not in _CHECKED:
-        check = _CHECKED[inner] = self_check(model)
+        check = _CHECKED[inner] = self_check(model if probed is None else probed)
         if check.alone:
             run_alone(inner)
         if not check.packed:

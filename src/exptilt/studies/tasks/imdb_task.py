@@ -33,6 +33,7 @@ from exptilt.run_folder.study_record import StudyFacts
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.grid_settings import ImdbTask
 from exptilt.settings.model_settings import ModelConfig
+from exptilt.settings.reward_settings import ClassifierConfig
 from exptilt.settings.training_settings import TrainConfig
 from exptilt.studies.labels_by_reward import Bench, Labeller, pair_files, train_reference
 
@@ -92,7 +93,8 @@ class _Imdb:
             classifier, test, [part for review in test for part in cut(review.text, self.task.words)[:1]]
         )
         asked = encode_prompts(tokenizer, held_out[:num_prompts])
-        return Bench(reference, pair_files(self.folder), asked, reward, "p(positive)", facts)
+        true_reward = ClassifierConfig(path=str(self.folder / "classifier.npz"), reads="whole")
+        return Bench(reference, pair_files(self.folder), asked, reward, "p(positive)", facts, true_reward)
 
     def _source(self, split: str) -> Path:
         root = self.task.data or os.environ.get("EXPTILT_DATA")

@@ -50,6 +50,7 @@ def prepare_own(task: OwnTask, law: SamplingLaw, num_prompts: int) -> Bench:
         reward,
         reward.name,
         {"reward's source": reward.identity},
+        None if isinstance(task.reward, str) else task.reward,
     )
 
 

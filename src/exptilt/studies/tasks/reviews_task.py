@@ -14,6 +14,7 @@ from exptilt.policies.tokenizers import train_word_tokenizer
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.grid_settings import WorldTask
 from exptilt.settings.model_settings import SmallModel
+from exptilt.settings.reward_settings import OwnReward
 from exptilt.settings.training_settings import TrainConfig
 from exptilt.studies.labels_by_reward import Bench, Labeller, pair_files, train_reference
 from exptilt.testbed.reviews import FilmReviews
@@ -41,4 +42,5 @@ def prepare_world(task: WorldTask, folder: Path, seed: int, law: SamplingLaw, nu
         path = folder / f"preferences-{split}.jsonl"
         labeller.write(path, prompts, num_samples, seed + 2 + held_out, np.array([seed, held_out]))
     asked = encode_prompts(load_tokenizer(reference), world.prompts(num_prompts, seed, held_out=True))
-    return Bench(reference, pair_files(folder), asked, reward, "sentiment", {})
+    true_reward = OwnReward.read({"import": "exptilt.testbed.reviews.review_reward:review_rewards"})
+    return Bench(reference, pair_files(folder), asked, reward, "sentiment", {}, true_reward)

@@ -22,6 +22,7 @@ from exptilt.training.checkpoints.read_checkpoint import load_bare, load_checkpo
 from exptilt.training.checkpoints.shards import lift
 
 if TYPE_CHECKING:
+    from exptilt.training.learner import Learner
     from exptilt.training.run import Run
 
 _OPTIMIZER_SIZES = {"AdamW": 2.0, "AdamW8bit": 0.5, "RMSprop": 1.0}
@@ -39,13 +40,26 @@ def state_of(run: Run, progress: Progress) -> dict[str, Any]:
         "schedule": run.schedule.state_dict(),
         "loss": dict(run.objective.state),
         "callbacks": _callback_states(run.callbacks),
+        **({} if run.critic is None else {"critic": _learner_state(run.critic)}),
+    }
+
+
+def _learner_state(learner: Learner) -> dict[str, Any]:
+    return {
+        "model": trained_weights(learner.model),
+        "optimizer": _optimizer_state(learner),
+        "schedule": learner.schedule.state_dict(),
     }
 
 
 def state_bytes(run: Run) -> float:
     """Size of a checkpoint's tensors, an estimate before step 1; other files take a few kilobytes."""
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in trained_weights(run.model).values())
-    return weights * (1 + _OPTIMIZER_SIZES.get(type(run.optimizer).__name__, 0.0))
+    return sum(_bytes_of(learner) for learner in run.learners)
+
+
+def _bytes_of(learner: Run | Learner) -> float:
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in trained_weights(learner.model).values())
+    return weights * (1 + _OPTIMIZER_SIZES.get(type(learner.optimizer).__name__, 0.0))
 
 
 def restore(run: Run, checkpoint: Path) -> Progress:
@@ -60,6 +74,9 @@ def restore(run: Run, checkpoint: Path) -> Progress:
     run.schedule.load_state_dict(state["schedule"])
     run.objective.state.update(state["loss"])
     _restore_callbacks(run.callbacks, state["callbacks"])
+    if run.critic is not None:
+        _restore_optimizer(run.critic, state["critic"]["optimizer"])
+        run.critic.schedule.load_state_dict(state["critic"]["schedule"])
     step = int(state["step"])
     random_states = load_own(checkpoint, run.world.rank)
     if random_states is None:
@@ -78,11 +95,23 @@ def _require_fitting(run: Run, bare: Mapping[str, Any], checkpoint: Path) -> Non
             f"{checkpoint}: was written with another {' and another '.join(changed)}; choose another output folder, "
             "or train.resume=never to start anew, or train.resume=force to go on all the same"
         )
-    saved, mine = bare["optimizer"], _optimizer_state(run)
+    kept_critic = bare.get("critic")
+    if (kept_critic is None) != (run.critic is None):
+        raise CheckpointError(
+            f"{checkpoint}: was written {'without' if kept_critic is None else 'with'} a critic; choose another output folder, or "
+            "train.resume=never to start anew"
+        )
+    for learner, kept in zip(run.learners, (bare, kept_critic), strict=False):
+        _require_same_weights(learner, kept or {}, checkpoint)
+
+
+def _require_same_weights(learner: Run | Learner, bare: Mapping[str, Any], checkpoint: Path) -> None:
+    saved, mine = bare["optimizer"], _optimizer_state(learner)
     moved, moves = (
         [name for group in optimizer_state["groups"] for name in group["params"]] for optimizer_state in (saved, mine)
     )
-    if bare["model"].keys() != trained_weights(run.model).keys() or moved != moves or saved["class"] != mine["class"]:
+    same = bare["model"].keys() == trained_weights(learner.model).keys()
+    if not same or moved != moves or saved["class"] != mine["class"]:
         raise CheckpointError(
             f"{checkpoint}: other weights were trained there, or with another optimizer ({saved['class']}); "
             "choose another output folder, or train.resume=never to start anew"
@@ -179,12 +208,12 @@ def _names(model: nn.Module) -> dict[Tensor, str]:
     return {weights: _uncompiled_name(name) for name, weights in model.named_parameters()}
 
 
-def _optimizer_state(run: Run) -> dict[str, Any]:
+def _optimizer_state(learner: Run | Learner) -> dict[str, Any]:
     """The optimizer's state by names of weights instead of list positions, so that it fits any sharding.
 
     torch's own `get_optimizer_state_dict` would take a step with an optimizer that has taken none.
     """
-    names, optimizer = _names(run.model), run.optimizer
+    names, optimizer = _names(learner.model), learner.optimizer
     return {
         "class": type(optimizer).__name__,
         "groups": [
@@ -194,11 +223,11 @@ def _optimizer_state(run: Run) -> dict[str, Any]:
     }
 
 
-def _restore_optimizer(run: Run, saved: Mapping[str, Any]) -> None:
+def _restore_optimizer(learner: Run | Learner, saved: Mapping[str, Any]) -> None:
     places = {name: index for index, name in enumerate(name for group in saved["groups"] for name in group["params"])}
     groups = [{**group, "params": [places[name] for name in group["params"]]} for group in saved["groups"]]
     state = {places[name]: values for name, values in saved["state"].items()}
-    run.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 @dataclass
@@ -207,19 +236,24 @@ class _Targets:
 
     run: Run
     weights: dict[str, Tensor] = field(init=False)
+    critics: dict[str, Tensor] = field(init=False)
     others: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         self.weights = trained_weights(self.run.model)
+        self.critics = {} if self.run.critic is None else trained_weights(self.run.critic.model)
         self.others = lift({"callbacks": _callback_states(self.run.callbacks)})[1]
 
     def __call__(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         part, _, rest = name.partition("/")
-        if part == "model" and rest in self.weights:
-            return self.weights[rest]  # read in place: no second copy in memory
+        weights = self.weights
+        if part == "critic":
+            weights, (part, _, rest) = self.critics, rest.partition("/")
+        if part == "model" and rest in weights:
+            return weights[rest]  # read in place: no second copy in memory
         like = self.others.get(name)
         if part == "optimizer":
-            like = self.weights.get(rest.split("/")[1])
+            like = weights.get(rest.split("/")[1])
         if like is None:
             return torch.empty(shape, dtype=dtype)
         if like.shape == shape:
