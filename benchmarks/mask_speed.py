@@ -29,7 +29,7 @@ from exptilt.data.masks.image_files import write_mask
 from exptilt.policies.segmenters.segmenter_files import load_segmenter
 from exptilt.processes.world import World
 from exptilt.run_folder.folder import RunFolder
-from exptilt.runs.mask_run import open_masks
+from exptilt.runs.mask_session import open_masks
 from exptilt.settings.load import load
 from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.testbed.blobs import blobs, thickened

@@ -12,13 +12,14 @@ from PIL import Image
 from rich.console import Console
 
 from exptilt.data.masks.image_files import read_image, write_mask
-from exptilt.errors import ConfigError, DataError
+from exptilt.errors import ConfigError, DataError, Stopped
 from exptilt.evaluation.masks.mask_evaluation import predicted
 from exptilt.policies.segmenters.segmenter_files import load_segmenter
 from exptilt.rewards.mask_annotator import MaskAnnotator
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.frontier_record import Frontier
 from exptilt.runs.mask_run import run_masks
+from exptilt.runs.run_start import Outcome
 from exptilt.settings.any_recipe import load_grid, load_recipe
 from exptilt.settings.mask_settings import SegmenterConfig
 from exptilt.testbed.blobs import blobs, thickened
@@ -177,3 +178,13 @@ def test_images_without_a_true_mask_make_no_frontier(studied, monkeypatch):
     Path("bare.jsonl").write_text("".join(json.dumps({**row, "target": None}) + "\n" for row in rows))
     with pytest.raises(DataError, match="0 held-out images have a true mask"):
         frontier(load_grid("grid.yaml", ["output=bare", "data.test=bare.jsonl"]), Console(quiet=True))
+
+
+def test_a_stopped_run_stops_the_study(studied, monkeypatch):
+    """And what it had is kept: the same command goes on."""
+    folder, _, _ = studied
+    monkeypatch.chdir(folder)
+    stopped = Outcome(RunFolder(folder / "elsewhere"), 3, finished=False)
+    monkeypatch.setattr("exptilt.studies.mask_grid.run_masks", lambda *_: stopped)
+    with pytest.raises(Stopped, match=r"stopped in DPO beta=0.5 at step 3; give the same command again"):
+        frontier(load_grid("grid.yaml", ["output=stopped"]), Console(quiet=True))

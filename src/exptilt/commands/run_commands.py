@@ -17,14 +17,24 @@ app = typer.Typer()
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Where runs and report go.")] = Path("runs/demo"),
+    output: Annotated[
+        Path | None, typer.Option(help="Where runs and report go. Default: runs/demo, runs/demo-masks.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="One seed gives one table, on one machine and number of threads.")] = 0,
     seeds: Annotated[int, typer.Option(help="Seeds every objective is trained with; each takes its time.")] = 1,
+    of_masks: Annotated[
+        bool, typer.Option("--masks", help="Image masks: a segmenter, rounds, rivals; a minute.")
+    ] = False,
 ) -> None:
     """Run the whole path in small: a model, preferences, five runs, a report."""
-    from exptilt.verbs.demo import demo as run
+    from exptilt.verbs import demo as run
 
-    run(output, seed, seeds=seeds)
+    if of_masks:
+        if seeds != 1:
+            raise ConfigError("--seeds: the demo of masks has one; give another --seed")
+        run.demo_of_masks(output or Path("runs/demo-masks"), seed)
+        return
+    run.demo(output or Path("runs/demo"), seed, seeds=seeds)
 
 
 @app.command()

@@ -157,6 +157,7 @@ def _items(
     """Pairs of candidates of every image, drawn without repetition; candidates are written on the way."""
     law, (segmenter, sam) = CandidateLaw(**as_dict(request.law)), models
     channels = request.channels or channels_of(segmenter)
+    sam = None if request.sam is None else SamGenerator.load(request.sam.path, request.sam.revision)
     for number, row in enumerate(_images(request)):
         try:
             image = read_image(row.image, channels)

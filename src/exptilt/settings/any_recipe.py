@@ -27,6 +27,16 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     return load(cls, path, overrides)
 
 
+def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> AnyGrid:
+    """Read the recipe of a study.
+
+    Raises:
+        ConfigError: a line per problem.
+    """
+    cls: type[AnyGrid] = MaskGridRecipe if names_segmenter(path, overrides) else GridRecipe
+    return load(cls, path, overrides)
+
+
 def load_text_recipe(path: str | Path, overrides: Sequence[str], instead: str) -> Recipe:
     """Read a recipe for texts.
 
@@ -57,13 +67,3 @@ def names_segmenter(path: str | Path, overrides: Sequence[str] = ()) -> bool:
     """
     stated = {item.lstrip("-").partition("=")[0].partition(".")[0] for item in overrides}
     return "segmenter" in read_yaml(path).values or "segmenter" in stated
-
-
-def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> AnyGrid:
-    """Read the recipe of a study.
-
-    Raises:
-        ConfigError: a line per problem.
-    """
-    cls: type[AnyGrid] = MaskGridRecipe if names_segmenter(path, overrides) else GridRecipe
-    return load(cls, path, overrides)

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from exptilt.data.masks.mask_checks import prepare_masks, refused_masks
 from exptilt.data.masks.mask_set import MaskSet, Palette
-from exptilt.errors import ConfigError, DataError
+from exptilt.errors import ConfigError, DataError, Stopped
 from exptilt.evaluation.frontier.factorised import FactorisedOptimum, factorised_kl
 from exptilt.evaluation.intervals import Floats, Resampling, mean, paired_difference
 from exptilt.evaluation.masks.mask_evaluation import predicted
@@ -99,8 +99,14 @@ class MaskGrid:
         return list(images.values())
 
     def train(self, entry: GridRun, console: Console) -> None:
-        """Train one run unless it is finished, and measure its end."""
-        run_masks(self.recipe.recipe(entry), console)
+        """Train one run unless it is finished, and measure its end.
+
+        Raises:
+            Stopped: somebody asked to stop; the same command goes on.
+        """
+        outcome = run_masks(self.recipe.recipe(entry), console)
+        if not outcome.finished:
+            raise Stopped(f"stopped in {entry.title} at step {outcome.step}; give the same command again to go on")
         self._measured(entry)
 
     def content(self, command: str, progress: Callable[[int], None] = lambda done: None) -> Frontier:

@@ -19,9 +19,12 @@ from exptilt.policies.models import load_model, load_tokenizer
 from exptilt.processes.surroundings import left_as_found
 from exptilt.reports.page import write_report
 from exptilt.reports.report_terminal import frontier_table
-from exptilt.run_folder.file_names import FRONTIER, SAMPLES, STUDY_RUNS
+from exptilt.reports.tables.mask_table import mask_evaluation_of, mask_rounds_table, print_masks
+from exptilt.run_folder.file_names import FRONTIER, REPORT_PAGE, SAMPLES, STUDY_RUNS
 from exptilt.run_folder.folder import RunFolder
 from exptilt.run_folder.lock import claimed
+from exptilt.run_folder.mask_evaluation_record import MaskEvaluation
+from exptilt.runs.rounds.run_rounds import run_rounds
 from exptilt.sampling.sampling_law import SamplingLaw
 from exptilt.settings.data_settings import BatchConfig
 from exptilt.settings.evaluation_settings import EvaluateConfig
@@ -32,6 +35,7 @@ from exptilt.settings.training_settings import OptimConfig, TrainConfig
 from exptilt.studies.bench import Yardstick
 from exptilt.studies.labels_by_reward import Bench, finish
 from exptilt.studies.study import FrontierStudy, PolicyPoint, ReferencePool
+from exptilt.studies.tasks.blobs_task import BlobsSize, rounds_on_blobs
 from exptilt.studies.tasks.reviews_task import prepare_world
 
 
@@ -94,6 +98,36 @@ def demo(output: Path, seed: int, size: DemoSize | None = None, *, seeds: int = 
         if caution is not None:
             demo.console.print(f"warning: {caution}", style="yellow", soft_wrap=True, highlight=False)
         return demo.run()
+
+
+@left_as_found()
+def demo_of_masks(output: Path, seed: int, size: BlobsSize | None = None) -> MaskEvaluation:
+    """Run rounds of preferences between masks on procedural blobs, beside rivals; print their tables.
+
+    Args:
+        output: folder of images, start and rounds; a second call on it goes on where the first was interrupted.
+        seed: of everything that is drawn.
+        size: sizes of all parts.
+
+    Returns:
+        What was measured of the last segmenter, the start and the rivals.
+
+    Raises:
+        CheckpointError: the folder holds something else, or another process works in it.
+    """
+    console, began = Console(), time.monotonic()
+    with claimed(output, "demo", {}) as caution:
+        if caution is not None:
+            console.print(f"warning: {caution}", style="yellow", soft_wrap=True, highlight=False)
+        console.print("draw blobs, and train a segmenter on masks that are two pixels too thick: the start")
+        recipe = rounds_on_blobs(output, seed, size)
+        console.print("rounds: candidates, a noisy annotator, DPO with an anchor; then the rivals")
+        folder = run_rounds(recipe, Console(quiet=True)).folder
+    console.print(mask_rounds_table(folder))
+    print_masks(folder, console)
+    console.print(f"report: {folder.path / REPORT_PAGE}   ({time.monotonic() - began:.0f} s)", highlight=False)
+    measured = mask_evaluation_of(folder)
+    return measured or MaskEvaluation()
 
 
 @dataclass(frozen=True)

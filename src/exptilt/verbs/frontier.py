@@ -94,7 +94,9 @@ def _study_of_masks(recipe: MaskGridRecipe, folder: RunFolder, console: Console)
     for entry in recipe.runs:
         console.print(f"train and measure {entry.title}", highlight=False)
         grid.train(entry, Console(quiet=True))
-    frontier = grid.content(command=f"exptilt frontier {folder.path / STUDY_CONFIG}")
+    command, num = f"exptilt frontier {folder.path / STUDY_CONFIG}", len(grid.images)
+    with console.status("the optimum of every image") as status:
+        frontier = grid.content(command, lambda done: status.update(f"the optimum of image {done} of {num}"))
     folder.write(FRONTIER, frontier)
     page = write_report([folder.path])
     if frontier.points:
