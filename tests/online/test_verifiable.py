@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from exptilt.testbed.arithmetic import ArithmeticWorld
+from exptilt.testbed.arithmetic_world import ArithmeticWorld
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ def benchmark() -> Any:
 
 def test_right_answers_become_more_frequent_online_and_by_pairs_of_the_same_verifier(tmp_path):
     """The reference imitates demonstrations of which half are wrong; nothing but the verifier says which."""
-    bench = benchmark().Bench(tmp_path, ArithmeticWorld(largest=4), steps=25, hidden=48, demonstrations=7_000)
+    bench = benchmark().Bench(tmp_path, ArithmeticWorld(largest=4), steps=40, hidden=48, demonstrations=7_000)
     start, online, offline = (
         bench.success(where, bench.train, 16) for where in (bench.reference, bench.online("rloo"), bench.dpo())
     )
