@@ -36,7 +36,7 @@ from exptilt.settings.reward_settings import VerifierConfig
 from exptilt.settings.rollout_settings import RolloutConfig
 from exptilt.settings.rounds_settings import RoundLaw
 from exptilt.settings.training_settings import OptimConfig, TrainConfig
-from exptilt.testbed.arithmetic import ArithmeticWorld
+from exptilt.testbed.arithmetic_world import ArithmeticWorld
 
 QUIET = Console(quiet=True)
 DIGITS = 4

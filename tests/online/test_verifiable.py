@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from exptilt.testbed.arithmetic import ArithmeticWorld
+from exptilt.testbed.arithmetic_world import ArithmeticWorld
 
 ROOT = Path(__file__).parents[2]
 

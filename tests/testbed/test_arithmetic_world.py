@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from exptilt.testbed.arithmetic import ArithmeticWorld
+from exptilt.testbed.arithmetic_world import ArithmeticWorld
 
 WORLD = ArithmeticWorld(largest=12)
 
