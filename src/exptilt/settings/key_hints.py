@@ -37,7 +37,7 @@ def hint_for(cls: type[Any], values: Any, path: Sequence[str], value: Any = None
     same = [key for key in known if _plain(key) == _plain(".".join(path))]
     same = same or [key for key in known if _plain(key).rpartition(".")[2] == _plain(name)]
     if same:
-        shown = [key for key in same if not key.startswith("sft.")] or same
+        shown = [key for key in same if not key.startswith(("sft.", "critic."))] or same
         return f"; did you mean {' or '.join(map(repr, shown[:_MOST]))}?"
     word = word_for(name, value)
     if word is not None:
