@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from exptilt.settings.key_hints import hint_for
-
 _OVERRIDE = re.compile(r"--([A-Za-z_]\w*(?:\.[\w-]+)+=.*)", re.DOTALL)
 _NO_OPTION = re.compile(r"[Nn]o such option:? '?--?([\w.-]+)'?")
 _MISSING = re.compile(r"[Mm]issing argument '?\W*(\w+)\W*'?")
@@ -51,6 +49,7 @@ def usage_line(message: str, words: Sequence[str]) -> str:
 
 def _meant(option: str, message: str) -> str:
     """A key of a recipe, of whatever tool it is the name, else the option that the library names."""
+    from exptilt.settings.key_hints import hint_for
     from exptilt.settings.recipe import Recipe
 
     hint = hint_for(Recipe, {}, option.split("."))

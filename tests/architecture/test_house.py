@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "exptilt"
-COMPOSING = ("runs", "planning", "studies", "verbs", "calls", "cli.py", "trl", "settings")
+COMPOSING = ("runs", "planning", "studies", "verbs", "calls", "commands", "cli.py", "trl", "settings")
 
 GUESSES = {
     "the formula of DPO": "losses/dpo.py::DPO",
@@ -57,6 +57,10 @@ GUESSES = {
     "how completions are drawn, rewarded and scored": "online/rollout_maker.py::RolloutMaker",
     "what TRL's keywords become": "converters/trl_keywords.py::keywords_of",
     "what TRL's DPOTrainer is": "trl/trainers.py::DPOTrainer",
+    "which objective fits a data set": "runs/method_advice.py::advise",
+    "what is checked before torch is imported": "runs/first_checks.py::check_run",
+    "whether a model's files are whole": "policies/model_files.py::check_model_files",
+    "what a source of rows is": "settings/source_settings.py::SourceConfig",
     "what `exptilt pair` runs": "verbs/pair.py::pair",
 }
 
@@ -76,10 +80,11 @@ def test_a_question_is_answered_by_the_file_one_would_guess(question):
 
 
 def test_every_verb_stands_in_the_file_of_its_name():
-    cli = ast.parse((PACKAGE / "cli.py").read_text())
+    commands = [ast.parse(path.read_text()) for path in (PACKAGE / "commands").glob("*_commands.py")]
     verbs = {
         node.name
-        for node in cli.body
+        for file in commands
+        for node in file.body
         if isinstance(node, ast.FunctionDef) and any("app.command" in ast.unparse(mark) for mark in node.decorator_list)
     }
     assert len(verbs) >= 10

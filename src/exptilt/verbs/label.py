@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import json
 import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from exptilt.disk import write_lines, write_whole
 from exptilt.errors import ConfigError, DataError
@@ -21,6 +23,7 @@ from exptilt.people.page_server import bound_socket, links_of, names_of, serve_p
 from exptilt.people.raw_votes import as_csv, raw_rows
 from exptilt.people.tool_votes import read_tool_votes
 from exptilt.settings.label_settings import LabelRequest
+from exptilt.settings.load import load
 from exptilt.votes.vote_store import VoteStore
 from exptilt.wording import counted
 
@@ -95,6 +98,30 @@ def export_votes(store: str, output: Path, *, names: bool = False) -> Path:
         raise ConfigError(f"{output}: name a .jsonl or a .csv file")
     print(f"{counted(len(rows), 'vote')} of {store}: {output}")
     return output
+
+
+def move_votes(store: str, source: str | None, output: Path | None, *, names: bool = False) -> None:
+    """Add the votes of another tool to a store, or write those it holds, or first the one and then the other."""
+    if source is not None:
+        import_votes(source, store)
+    if output is not None:
+        export_votes(store, output, names=names)
+
+
+def label_request(sources: Sequence[str], people: Sequence[str], stated: Mapping[str, Any]) -> LabelRequest:
+    """The request that a command line states.
+
+    Args:
+        sources: files, among which names of people may stand; see `sources_and_people`.
+        people: names.
+        stated: further settings; None stands for the default.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    files, raters = sources_and_people(sources, people)
+    given = {"sources": files, "people": raters, **stated}
+    return load(LabelRequest, None, [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None])
 
 
 def sources_and_people(sources: Sequence[str], people: Sequence[str]) -> tuple[list[str], list[str]]:
