@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -108,6 +109,36 @@ def test_a_reward_model_is_trained_on_the_first_rows(tmp_path):
     accuracy = evaluation["accuracy"]["reward_model"]["score"]
     assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
     assert evaluation["num_pairs"] == folder.read("data.json")["test"]["kept"]
+
+
+def test_ultrafeedback_runs_on_rows_of_its_shape(tmp_path, finished):
+    """The recipe as it stands on rows as the data set has them, ties and equal answers among them; model and sizes are small."""
+    said = lambda text: [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": text}]  # noqa: E731
+    folder = tmp_path / "ultrafeedback"
+    folder.mkdir()
+    for split, count in (("train_prefs", 24), ("test_prefs", 8)):
+        rows = [
+            {"prompt": f"{split} {n}?", "prompt_id": str(n), "chosen": said(f"Because {n}."), "rejected": said(f"So {n}!"),
+             "messages": said(f"Because {n}."), "score_chosen": 8.0, "score_rejected": 8.0 if n == 3 else 5.0}
+            for n in range(count)
+        ]  # fmt: skip
+        for row in rows:
+            for side in ("chosen", "rejected", "messages"):
+                row[side][0]["content"] = row["prompt"]
+        rows[5]["rejected"] = rows[5]["chosen"]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    small = [
+        f"output={tmp_path / 'run'}", f"model.path={finished.folder / 'model'}", f"data.train={folder}/train_prefs.jsonl",
+        "data.split=train", f"data.test={folder}/test_prefs.jsonl", "data.test_split=null", "adapter.rank=2", "batch.size=8",
+        "train.eval_every=1", "train.eval_samples=2", "evaluate={num_prompts: 2, max_new_tokens: 4}",
+    ]  # fmt: skip
+    outcome = run_recipe(load(Recipe, ROOT / "recipes" / "ultrafeedback-lora.yaml", small))
+    data = outcome.folder.read("data.json")["train"]
+    assert outcome.finished
+    assert (data["rows"], data["kept"]) == (24, 22)
+    assert data["rows_left_out"] | data["examples_left_out"] == {"identical": 1, "tie": 1}
+    assert (outcome.folder.model / "adapter_model.safetensors").is_file()
+    assert outcome.folder.run.kept.metric == "eval/loss"
 
 
 @pytest.mark.slow
