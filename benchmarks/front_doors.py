@@ -2,9 +2,9 @@
 
 python benchmarks/front_doors.py [--rounds 5]
 
-Lines are those with code; names are different identifiers a person has to know: imports, calls, attributes, keywords. The scripts are written
-for this file, in the shape that TRL's documentation and ours give them. CPU seconds are of a fresh process and its children, the least of
-several rounds, beside those of an interpreter that does nothing.
+Lines are those with code; names are different identifiers a person has to know: imports, calls, attributes, keywords. The
+scripts are written for this file, in the shape that TRL's documentation and ours give them. CPU seconds are of a fresh process
+and its children, the least of several rounds, beside those of an interpreter that does nothing.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def doctor(
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="Model folder or hub id whose tokenizer is used.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    examples: Annotated[int, typer.Option(help="Rendered examples to show.")] = 2,
+    examples: Annotated[int, typer.Option(min=0, help="Rendered examples to show.")] = 2,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as a page, too.")] = None,
     reference_check: Annotated[
         bool,

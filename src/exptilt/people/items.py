@@ -135,6 +135,8 @@ def _records(source: str, alone: PolicyAnswers, left_out: Counter[str]) -> Itera
             yield Item(comparison=Comparison(record.prompt, answers), margin=margin)
         elif not words_of(record.prompt).strip():
             left_out["a text without a prompt"] += 1
+        elif not record.completions:
+            left_out["a prompt without an answer"] += 1
         else:
             alone.add(record.prompt, words_of(record.completions[0]))
 

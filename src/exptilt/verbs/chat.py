@@ -13,6 +13,7 @@ from exptilt.conversations.chat_terminal import ChatTerminal, line_editing
 from exptilt.conversations.model_process import ModelProcess
 from exptilt.data.turns import Message
 from exptilt.errors import ConfigError
+from exptilt.policies.model_files import check_model_files
 from exptilt.run_folder.file_names import CONFIG, MODEL
 from exptilt.runs.text_model import model_of_texts
 from exptilt.settings.evaluated_recipe import is_reward_model, is_run
@@ -129,6 +130,7 @@ def _model_of(what: str) -> str:
     path = model_of_texts(what)
     if is_reward_model(path):
         raise ConfigError(f"{what}: is a reward model, which gives scores and does not talk")
+    check_model_files(path)
     return path
 
 

@@ -16,6 +16,7 @@ from exptilt.data.kind_of_rows import kind_of_rows
 from exptilt.data.prepared import Prepared, prepare
 from exptilt.errors import ConfigError, DataError
 from exptilt.kinds import Kind
+from exptilt.policies.model_files import check_tokenizer_files
 from exptilt.run_folder.data_record import DataReport
 from exptilt.runs.method_advice import advise
 from exptilt.settings.data_settings import BatchConfig, DataConfig
@@ -195,6 +196,7 @@ def _subject(source: str, overrides: Sequence[str], model: str | None) -> _Subje
     settings = load(_Alone, None, [f"data.train={json.dumps(source)}", *overrides]).data
     if named_model is None:
         return _Subject(data=settings, kind=kind_of_rows(settings), tokenizer=None)
+    check_tokenizer_files(str(named_model.path))
     from exptilt.policies.architecture import declared_context
     from exptilt.runs.run_tokenizer import named_tokenizer
 
