@@ -26,7 +26,6 @@ def trl_arm(setting: dict[str, Any], turns: Turns) -> None:
     import torch
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-
     from trl import DPOTrainer
 
     class TakeTurns(TrainerCallback):

@@ -65,11 +65,10 @@ from exptilt.types import LogProbs, Pair, PairLoss
 pytest.importorskip("trl", reason="the comparison with TRL's own code needs it: pip install 'exptilt[peers]'")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
     from trl.experimental.cpo import CPOConfig, CPOTrainer
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
     from trl.experimental.tpo import TPOConfig, TPOTrainer
-
-    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOLERANCE = 1e-6

@@ -29,7 +29,6 @@ pytest.importorskip("trl", reason="the comparison with TRL's own code needs it: 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from datasets import Dataset
-
     from trl import RewardConfig, RewardTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -18,8 +18,9 @@ from exptilt.planning.planned_rows import PlannedRows, rows_of
 from exptilt.policies.architecture import architecture_for
 from exptilt.policies.model_heads import SCORE_HEAD
 from exptilt.runs.run_critic import critic_start
+from exptilt.runs.run_inputs import prompt_data
 from exptilt.runs.run_rollouts import followed_by, rollouts_in
-from exptilt.runs.run_rows import prompt_data, room_for_prompts
+from exptilt.runs.run_rows import room_for_prompts
 from exptilt.settings.loss_choice import needs_of
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.recipe import Recipe

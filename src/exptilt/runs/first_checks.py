@@ -35,7 +35,7 @@ from exptilt.run_folder.ownership import require_apart, require_no_file, require
 from exptilt.runs.checks.stop_conditions import refuse_impossible
 from exptilt.runs.disk_space import disk_space
 from exptilt.runs.identity import is_finished, refuse_another_run
-from exptilt.runs.run_inputs import inputs_of
+from exptilt.runs.run_inputs import inputs_of, rows_read
 from exptilt.settings.any_recipe import AnyRecipe
 from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.settings.model_settings import ModelConfig
@@ -102,8 +102,9 @@ def check_places(recipe: Recipe) -> DataReport | None:
         return None
     for path in recipe.data.paths.values():
         place_of(path)
-    first = replace(recipe.data, limit=min(_FIRST, recipe.data.limit or _FIRST), test_fraction=0.0)
-    return prepare(first, None, recipe.loss.kind, strict=False).report
+    data, kind = rows_read(recipe)
+    first = replace(data, limit=min(_FIRST, data.limit or _FIRST), test_fraction=0.0)
+    return prepare(first, None, kind, strict=False).report
 
 
 def check_evaluated(recipe: Recipe, policy: str | None) -> None:
@@ -134,7 +135,7 @@ def check_rows(recipe: Recipe) -> int | None:
     if recipe.sft is not None:
         phase = recipe.sft_recipe()
         check_texts(phase.data, phase.loss.kind)
-    report = check_texts(recipe.data, recipe.loss.kind)
+    report = check_texts(*rows_read(recipe))
     return None if report is None else report.train.kept
 
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from exptilt.kinds import PROMPT, Kind
 from exptilt.settings.data_settings import DataConfig
 from exptilt.settings.mask_settings import MaskRecipe
 from exptilt.settings.model_settings import ModelConfig
 from exptilt.settings.own_parts import OwnPart
 from exptilt.settings.recipe import Recipe
 from exptilt.settings.rounds_settings import RoundsConfig
+
+
+def rows_read(recipe: Recipe) -> tuple[DataConfig, Kind]:
+    """The settings by which a run reads its rows, and what it reads them as."""
+    return (recipe.data, recipe.loss.kind) if recipe.rollout is None else (prompt_data(recipe), PROMPT)
+
+
+def prompt_data(recipe: Recipe) -> DataConfig:
+    """The settings of the data of an online run: a prompt that is there twice is asked once."""
+    return replace(recipe.data, on_duplicate="drop") if recipe.data.on_duplicate == "error" else recipe.data
 
 
 def inputs_of(recipe: Recipe | MaskRecipe) -> dict[str, str]:

@@ -30,8 +30,8 @@ from exptilt.processes.world import World
 from exptilt.rewards.preferred_pairs import PairRule
 from exptilt.rewards.reward_from_choice import build_reward
 from exptilt.run_folder.file_names import ROLLOUT_WEIGHTS
+from exptilt.runs.run_inputs import prompt_data
 from exptilt.runs.run_models import Models
-from exptilt.runs.run_rows import prompt_data
 from exptilt.sampling.policy_on_server import open_sampler
 from exptilt.sampling.sampler import LocalSampler
 from exptilt.sampling.sampling_law import SamplingLaw

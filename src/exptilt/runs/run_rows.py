@@ -19,7 +19,7 @@ from exptilt.processes.world import World
 from exptilt.runs.checks.ches_filter import leave_out_displacing
 from exptilt.runs.checks.familiarity import check_reference
 from exptilt.runs.run_batches import check_batches
-from exptilt.settings.data_settings import DataConfig
+from exptilt.runs.run_inputs import prompt_data
 from exptilt.settings.recipe import Recipe
 
 
@@ -69,11 +69,6 @@ def prompts_of_run(recipe: Recipe, tokenizer: Any, world: World) -> Prepared:
     data = prompt_data(recipe)
     limit = room_for_prompts(recipe, declared_context(recipe.model, tokenizer))
     return world.first_before_others(lambda: prepare(data, tokenizer, PROMPT, limit))
-
-
-def prompt_data(recipe: Recipe) -> DataConfig:
-    """The settings of the data of an online run: a prompt that is there twice is asked once."""
-    return replace(recipe.data, on_duplicate="drop") if recipe.data.on_duplicate == "error" else recipe.data
 
 
 def room_for_prompts(recipe: Recipe, context: int | None) -> int | None:

@@ -35,10 +35,9 @@ from exptilt.run_folder.ownership import Kind
 from exptilt.run_folder.run_record import ModelFacts, ReferenceIdentity
 from exptilt.runs.merged_base import from_merged_base
 from exptilt.runs.model_evaluation import loaded, measure_model, measured_rows, reference_table
-from exptilt.runs.run_inputs import inputs_of
+from exptilt.runs.run_inputs import inputs_of, prompt_data
 from exptilt.runs.run_models import reference_model
 from exptilt.runs.run_rollouts import rollouts_in, wanted_online
-from exptilt.runs.run_rows import prompt_data
 from exptilt.settings.evaluated_recipe import is_run, recipe_of_model, recipe_of_run, with_reference
 from exptilt.settings.recipe import Recipe
 

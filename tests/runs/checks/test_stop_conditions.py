@@ -97,6 +97,8 @@ def test_the_names_known_before_step_1_are_those_of_metrics_jsonl(make_recipe, m
         "train/matmul_floor_share",
         "train/model_flop_utilisation",
         "train/peak_memory_gb",
+        "train/rollout/seconds_drawing",
+        "train/rollout/seconds_learning",
     }
     assert known - written <= unwritten
 
