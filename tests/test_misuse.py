@@ -64,7 +64,6 @@ MISUSES = {
     "train rounds.yaml rounds.reward.kind=verifier": "rounds.reward.check: missing",
     "train masks.yaml": "no manifest (.jsonl) and no folder of images and masks",
     "train masks.yaml data.classes=1": "data.classes must be >= 2",
-    "train masks.yaml train.stop_if=[alarm]": "segmenters do not have guard rails",
     "train masks.yaml segmenter.path=./gone segmenter.config=null": "./gone: no such folder",
     "train bad.yaml": "bad.yaml line 2: not valid YAML",
     "train list.yaml": "a recipe is a mapping of keys to values, this is a list",
