@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from exptilt.data.groups import Group
+from exptilt.kinds import ROLLOUT
 from exptilt.losses.at_zero import loss_at_zero
 from exptilt.losses.from_choice import build_loss
 from exptilt.policies.turn_ends import turn_ends
@@ -43,6 +44,7 @@ def text_facts(recipe: Recipe, models: Models, num_rows: int, contradicting: int
         max_grad_norm=recipe.optim.max_grad_norm,
         start_loss=loss_at_zero(loss) if own and not recipe.model.dropout else None,
         own_reference=own,
+        has_level=loss.kind != ROLLOUT,
         vocabulary=getattr(models.policy.config.get_text_config(), "vocab_size", None),
         rows=None if recipe.rollout is not None else num_rows,  # prompts may be asked again and again
         contradicting=contradicting,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,7 @@ def test_a_loss_far_above_its_start_is_told_at_once_with_the_setting_that_did_it
     assert (caution.name, caution.step, caution.value) == ("overshoot", 4, 7.1)
     assert caution.limit == pytest.approx(3 * 0.6931)
     assert caution.advice == "lower loss.beta, now 50"
+    assert said(lines, replace(facts, has_level=False), num_steps=18, every=10) == []  # losses of samples say nothing
     assert said(lines, Facts("dpo", 0.1, 0.1, 2e-4, 2e-5), 18)[0].advice == "lower optim.learning_rate, now 0.0002"
 
 

@@ -36,6 +36,8 @@ class Facts:
     """Number of training rows."""
     contradicting: int = 0
     """Number of training rows whose label is the opposite of another row's."""
+    has_level: bool = True
+    """Whether losses of two steps can be compared; those of the policy's own samples only have a meaningful gradient."""
     of_masks: bool = False
     """Whether completions are masks."""
 

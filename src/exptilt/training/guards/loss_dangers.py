@@ -102,7 +102,7 @@ def overshooting(history: History, facts: Facts) -> Danger | None:
     """A training loss far above its start; this is said at once, while there is time."""
     began = facts.start_loss if facts.start_loss is not None else _value(history.start, "train/loss")
     now = _value(history.training[-1], "train/loss")
-    if began is None or now is None:
+    if began is None or now is None or not facts.has_level:
         return None
     limit = began + (OVERSHOT - 1) * max(abs(began), 5 * SMALL)
     return None if now <= limit else _overshot(history.training[-1].step, "training", now, began, limit)
