@@ -13,6 +13,7 @@ from pydantic import Discriminator
 
 from exptilt.errors import ConfigError
 from exptilt.kinds import ROLLOUT
+from exptilt.settings.critic_settings import CriticConfig
 from exptilt.settings.data_settings import BatchConfig, DataConfig
 from exptilt.settings.declaration import config
 from exptilt.settings.evaluation_settings import EvaluateConfig
@@ -115,6 +116,8 @@ class Method:
     """Train on completions that the policy draws itself, from the prompts of the preferences; see `rollout:` of a recipe."""
     reward: Literal["true", "learned"] = "true"
     """What rewards them where rollout.reward is none: the study's reward, or a model trained on the study's preferences."""
+    critic: CriticConfig | None = None
+    """The critic of an objective that has one (ppo); see `critic:` of a recipe."""
     batch_size: int | None = None
     """Rows of one step of this objective; null takes batch.size."""
     max_steps: int | None = None
@@ -267,6 +270,7 @@ class GridRecipe:
             data=data,
             loss=run.method.loss,
             rollout=rollout,
+            critic=method.critic,
             batch=replace(self.batch, size=method.batch_size or self.batch.size),
             optim=replace(self.optim, learning_rate=rate),
             train=replace(
