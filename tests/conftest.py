@@ -19,8 +19,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from exptilt.data.groups import Completion, Group
-from exptilt.kinds import Kind, kind_of
+from exptilt.data.groups import Completion, Credit, Group
+from exptilt.kinds import ROLLOUT, Kind, kind_of
 from exptilt.labels import Desirable, Preferred, Ranked
 from exptilt.policies.scorer import ScorerFunction
 from exptilt.policies.scoring import score, score_all
@@ -90,6 +90,13 @@ def draw(kind: Kind | str, num: int = 8, seed: int = 0, *, soft: bool = False, l
         counted[0] = True
         return Completion(tokens, counted)
 
+    def drawn(part: Completion) -> dict[str, Any]:
+        """What a rollout knows of each token."""
+        if wanted != ROLLOUT:
+            return {}
+        of_tokens = [rng.normal(-1.0, 0.3, len(part.ids)).astype(np.float32) for _ in range(4)]
+        return {"behaviour": of_tokens[0], "credit": Credit(*of_tokens[1:])}
+
     def group(number: int, count: int) -> Group:
         prompt = np.concatenate([[1], ids(5)]).astype(np.int32)
         completions = [completion() for _ in range(count)]
@@ -103,7 +110,7 @@ def draw(kind: Kind | str, num: int = 8, seed: int = 0, *, soft: bool = False, l
             id=f"rows.jsonl:{number + 1}",
             prompt=prompt,
             completions=tuple(
-                replace(part, score=scores[at], version=0 if (of_policy * 2)[at] else None)
+                replace(part, score=scores[at], version=0 if (of_policy * 2)[at] else None, **drawn(part))
                 for at, part in enumerate(completions)
             ),
             label=next((label for label in labels if type(label) is wanted.label), None),

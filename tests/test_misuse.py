@@ -78,7 +78,7 @@ MISUSES = {
     "train r.yaml 'loss={import: nope:X}'": "no module named 'nope'",
     "frontier grid.yaml task.name=nope": "unknown name 'nope'",
     "frontier grid.yaml methods=dpo": "methods: must be a valid list",
-    "frontier grid.yaml methods=[]": "methods must name at least one",
+    "frontier grid.yaml seeds=[]": "seeds must name at least one",
     "frontier grid.yaml jobs=0": "jobs must be >= 1",
     "sample": "missing argument 'MODEL'",
     "sample m data.train=prompts.jsonl": "output: missing",

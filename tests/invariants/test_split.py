@@ -54,7 +54,7 @@ class Bench:
         self.known = dict(zip(map(id, everything), score_all(self.other, everything), strict=True))
 
     def policy(self, groups: Any) -> LogProbs:
-        live = self.other if "divergence" in self.loss.byproducts else None
+        live = self.other if {"divergence", "kl"} & set(self.loss.byproducts) else None
         return score(self.model, groups, byproducts=self.loss.byproducts, reference=live)
 
     @property

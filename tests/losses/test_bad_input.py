@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from exptilt import losses as L
+from exptilt.errors import ConfigError
 from exptilt.types import LogProbs, Pair
 
 
@@ -128,7 +129,7 @@ def test_lists():
 
 
 def test_positional_hyper_parameters_and_unknown_names_are_refused():
-    with pytest.raises(TypeError):
+    with pytest.raises(ConfigError, match="settings are given by name"):
         L.DPO(0.1)  # type: ignore[misc]
-    with pytest.raises(TypeError):
+    with pytest.raises(ConfigError, match="betta"):
         dataclasses.replace(L.DPO(), betta=0.1)  # type: ignore[call-arg]

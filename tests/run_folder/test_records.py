@@ -126,7 +126,7 @@ FULL = {
         reference=ReferenceIdentity(identity="3f2a", source="the start"),
     ),
     "frontier.json": Frontier(
-        reward_name="sentiment", log_m=4.0, limit_kl=3.5, reference_reward=E, num_prompts=2, num_samples=4,
+        reward_name="sentiment", each="mask", prompts="images", log_m=4.0, limit_kl=3.5, reference_reward=E, num_prompts=2, num_samples=4,
         optimum=Optimum(kl=(0.0, 1.0), reward=(0.5, 1.0), low=(0.25, 0.5), high=(0.75, 2.0), trusted=(True, False)),
         pooled=Pooled(policies=("dpo",), samples_each=4), command="exptilt frontier f.yaml", facts={"accuracy": 0.9},
         reference_diversity=Diversity(entropy_per_token=E),

@@ -23,11 +23,14 @@ _PROBED_LAYERS = 6
 
 
 def frozen_copy(model: Any) -> Any:
-    """A copy of a model that shares its memory, frozen and in evaluation mode.
-
-    Once both are sharded, neither sees what is written to the other's weights.
-    """
+    """A copy of a model that shares its memory, frozen and in evaluation mode; once it is sharded, `owning` parts them."""
     return _sharing(model).eval().requires_grad_(False)
+
+
+def owning(model: Any) -> Any:
+    """The sharded model with shards of its own: where nothing was widened or moved, shards are views of what they were cut from."""
+    model._apply(torch.Tensor.clone)
+    return model
 
 
 def first_layers(model: Any, count: int = _PROBED_LAYERS) -> Any:

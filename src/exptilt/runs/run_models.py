@@ -9,6 +9,7 @@ that will be sharded stay pages of their files until then (`policies/mapped_weig
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +26,7 @@ from exptilt.policies.engine.forward import causal_lm
 from exptilt.policies.engine.inside import set_precision
 from exptilt.policies.engine.self_check import packable
 from exptilt.policies.fingerprint import fingerprint, identity_of
-from exptilt.policies.mapped_weights import as_if_float32, first_layers, frozen_copy
+from exptilt.policies.mapped_weights import as_if_float32, first_layers, frozen_copy, owning
 from exptilt.policies.model_heads import LANGUAGE_HEAD, SCORE_HEAD, TRAINED_SCORE, ModelHead, head_of
 from exptilt.policies.outgoing import check_outgoing
 from exptilt.policies.policy import Policy
@@ -182,10 +183,17 @@ def set_up(
     if setup.reference == "adapter off":
         held = AdapterOffReference(policy, weights, source)
     elif setup.reference == "copy":
-        held = LiveReference(_made_ready(frozen_copy(policy), setup, widens=setup.widens_late), weights, source)
+        held = LiveReference(_frozen(policy, setup), weights, source)
     elif setup.reference == "other":
         held = LiveReference(_made_ready(other, setup), fingerprint(other), source)
     return Models(_made_ready(policy, setup, trained=True, widens=setup.widens_late), weights, start.dtype, held)
+
+
+def _frozen(policy: Any, setup: Setup) -> Any:
+    """The policy as it is now, as a reference with weights of its own."""
+    if setup.parallel.kind != "fsdp":
+        return _made_ready(copy.deepcopy(policy).eval().requires_grad_(False), setup)
+    return owning(_made_ready(frozen_copy(policy), setup, widens=setup.widens_late))
 
 
 def _adapted(base: Any, adapter: AdapterConfig, setup: Setup, revision: str | None) -> Any:

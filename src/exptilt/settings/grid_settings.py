@@ -231,8 +231,6 @@ class GridRecipe:
             raise ValueError(f"jobs must be >= 1, got {self.jobs}")
         if not self.seeds:
             raise ValueError("seeds must name at least one")
-        if not self.methods:
-            raise ValueError("methods must name at least one, such as {loss: dpo}")
         titles = [method.title for method in self.methods]
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice or len(set(self.seeds)) < len(self.seeds):

@@ -29,7 +29,7 @@ class VerifierConfig:
         >>> VerifierConfig(check="regex")
         Traceback (most recent call last):
         ...
-        ValueError: pattern is missing: check=regex looks for it
+        exptilt.errors.ConfigError: pattern is missing: check=regex looks for it
     """
 
     kind: Literal["verifier"] = "verifier"
@@ -206,7 +206,7 @@ class StepsConfig:
         >>> StepsConfig(rule="min")
         Traceback (most recent call last):
         ...
-        ValueError: reward or column is missing: one of them says how good a step is
+        exptilt.errors.ConfigError: reward or column is missing: one of them says how good a step is
     """
 
     kind: Literal["steps"] = "steps"

@@ -145,7 +145,7 @@ def _fitting(
     decided: dict[str, Any] = {
         key: choice for code, (key, choice) in _DECISIONS.items() if code in {one.code for one in report.errors}
     }
-    trained = COMPLETION if advice.loss == "sft" else PAIR if advice.reward is not None else kind
+    trained = COMPLETION if LossChoice.of(advice.loss).kind.imitates else PAIR if advice.reward is not None else kind
     if kind is not PAIR and "on_conflict" in decided:
         decided["on_conflict"] = "keep"  # marks of one completion have no mean
     rounds = None if advice.reward is None else RoundsConfig(num_rounds=2, reward=advice.reward)

@@ -77,4 +77,4 @@ def test_a_plan_is_that_of_a_round_with_as_many_and_as_long_rows_as_it_can_have(
     assert (content["num_rounds"], content["num_prompts"]) == (2, 12)
     (phase,) = content["phases"]
     assert (phase["rows"], phase["steps"]) == (12, 6)
-    assert phase["seconds"]["samples of the round (roughly)"] > 0
+    assert "samples of the round (roughly)" in phase["seconds"]
