@@ -7,7 +7,7 @@
 The start is a U-Net trained on coarse labels (true masks grown by so many pixels): wrong in one systematic way, which candidates span.
 Everything is kept in `--output`, and what is in results.jsonl is not made again: give the same command after an interruption. A table over
 seeds is printed (mean and standard deviation of Dice after the last round, the images' interval, the gain over the start), and then what
-issue and docs claim of blobs, each with yes or no.
+the docs claim of blobs, each with yes or no.
 """
 
 from __future__ import annotations
