@@ -78,3 +78,23 @@ def test_a_file_system_without_locks_is_said_and_does_not_stop_the_run(tmp_path,
     with claimed(tmp_path / "run", "run") as caution:
         assert "its file system cannot lock files (No locks available)" in caution
         assert (tmp_path / "run" / LOCK_FILE).exists()
+
+
+def test_work_that_fails_before_it_writes_leaves_no_folder(tmp_path):
+    """A folder that was there stays, and so does one that something was written to."""
+    there = tmp_path / "there"
+    there.mkdir()
+
+    def fails(folder, *files):
+        with claimed(folder, "evaluation"):
+            for name in files:
+                (folder / name).write_text("{}")
+            raise ZeroDivisionError
+
+    for folder, files in ((there, []), (tmp_path / "new", []), (tmp_path / "written", ["result.json"])):
+        with pytest.raises(ZeroDivisionError):
+            fails(folder, *files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there", "written"]
+    with claimed(tmp_path / "new", "evaluation"):
+        pass
+    assert (tmp_path / "new").exists()

@@ -11,13 +11,13 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from exptilt.disk import reason, refusals
 from exptilt.errors import CheckpointError
-from exptilt.run_folder.ownership import LOCK_FILE, Kind, require_apart, require_no_file, require_ours, sign
+from exptilt.run_folder.ownership import LOCK_FILE, OWNER_FILE, Kind, require_apart, require_no_file, require_ours, sign
 
 _BUSY = (errno.EACCES, errno.EAGAIN)
 _held: set[str] = set()
@@ -54,6 +54,7 @@ def claimed(
     if inputs is not None:
         require_apart(folder, inputs, key)
     require_ours(folder, kind, key)
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,9 +73,22 @@ def claimed(
         if not shared:
             _write_holder(descriptor, folder)
         yield caution
+    except BaseException:
+        if is_new and name in _held:
+            _leave_nothing(folder)
+        raise
     finally:
         _held.discard(name)
         os.close(descriptor)  # gives the lock back; the file stays
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Remove a folder that was made for work that failed before it wrote anything there."""
+    with suppress(OSError):
+        if {path.name for path in folder.iterdir()} <= {LOCK_FILE, OWNER_FILE}:
+            for name in (OWNER_FILE, LOCK_FILE):
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _lock(descriptor: int, folder: Path, key: str, shared: bool) -> str | None:
