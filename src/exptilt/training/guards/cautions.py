@@ -8,6 +8,9 @@ from statistics import mean
 
 FEW = 3
 """Lines that are averaged where one alone says little."""
+KL_LIMIT = 30.0
+"""Nats a completion. Best of a million samples is 13 nats away from its reference, and the DPO paper's controlled runs
+stay below 20: what is beyond 30 is no longer a tilt of the reference."""
 _FIRST = FEW
 _LATEST = 20
 """Lines of each kind that are kept."""

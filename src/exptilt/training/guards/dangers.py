@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import mean
 
 from exptilt.training.guards.alarms import below_uniform, runaway
-from exptilt.training.guards.cautions import FEW, Facts, History
+from exptilt.training.guards.cautions import FEW, KL_LIMIT, Facts, History
 from exptilt.training.guards.checks import Checks
 from exptilt.training.guards.cures import Danger, cures
 from exptilt.training.guards.loss_dangers import overfitting, overshooting, saturated, worse_than_the_start, wrong_start
@@ -28,9 +28,6 @@ what is beyond is not taught by preferences."""
 FLAT = 0.05
 """Nats a completion; a policy within this of its reference half-way through a run has learned nothing that samples show. Of a
 reward model, the log-odds by which it prefers a completion to another: 51 %."""
-KL_LIMIT = 30.0
-"""Nats a completion. Best of a million samples is 13 nats away from its reference, and the DPO paper's controlled runs
-stay below 20: what is beyond 30 is no longer a tilt of the reference."""
 GROWTH = 10.0
 """Clipping every step by the same factor is common and harmless, since adaptive optimisers divide scale out; a norm that
 has grown tenfold since the start is not."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from statistics import mean
 
-from exptilt.training.guards.cautions import FEW, Facts, History
+from exptilt.training.guards.cautions import FEW, KL_LIMIT, Facts, History
 from exptilt.training.guards.cures import Danger, cures
 
 COLLAPSED = 0.1
 """Share of the entropy at the start; DPO and RLOO near their optima keep a third or more of it, and below a tenth the completions
 of a prompt are nearly one text, from which nothing can be compared any more."""
-ROLLOUT_KL_LIMIT = 30.0
-"""Nats a completion, as for other runs: what is beyond is no longer a tilt of the reference."""
 LENGTHENED = 2.0
 """Twice or half the length at the start: more than a better answer explains, and what rewards that like length lead to."""
 LENGTHENED_AT_LEAST = 8.0
@@ -37,7 +35,7 @@ def collapsing(history: History, facts: Facts) -> Danger | None:
 def far_from_reference(history: History, facts: Facts) -> Danger | None:
     """A KL of own completions that no tilt has."""
     _, now = _first_and_latest(history, "train/rollout/kl")
-    if now is None or now <= ROLLOUT_KL_LIMIT:
+    if now is None or now <= KL_LIMIT:
         return None
     return Danger(
         step=history.training[-1].step,
@@ -45,7 +43,7 @@ def far_from_reference(history: History, facts: Facts) -> Danger | None:
         message=f"completions are {now:.3g} nats from the reference: a reward that was learned on its text says little there",
         cures=cures("raise loss.beta", "lower optim.learning_rate"),
         value=now,
-        limit=ROLLOUT_KL_LIMIT,
+        limit=KL_LIMIT,
     )
 
 
