@@ -25,11 +25,11 @@ _SETTINGS = {
 }
 """The key of `data` that decides about a problem; all others are decided by on_invalid."""
 _FIXES = {
-    "identical": "a pair without a difference says nothing",
+    "identical": "remove the pair, which says nothing",
     "duplicate": "remove the copies, or give the row a weight",
     "conflict": "settle the label, or set data.on_conflict=keep",
     "far": "show people candidates near the model's own mask: `exptilt masks` makes them",
-    "leak": "the same image is trained on and held out",
+    "leak": "hold the image out, or train on it",
 }
 
 
